@@ -1,0 +1,393 @@
+"""What can be chosen: search spaces and architectures as frozen data, without tensors."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any, Literal, get_args
+
+__all__ = [
+    "Architecture",
+    "BlockOption",
+    "Choice",
+    "ConvSpec",
+    "DepthMultiplier",
+    "FixedBlock",
+    "Kind",
+    "SearchSpace",
+    "Stage",
+    "StageArchitecture",
+    "hidden_width",
+    "out_size",
+]
+
+Kind = Literal["ibn", "fused", "ds"]
+"""Block kinds: ``ibn`` is the inverted bottleneck (1x1 expand, KxK depthwise, 1x1 project; MobileNetV2,
+arXiv 1801.04381), ``fused`` the fused inverted bottleneck (KxK expand, 1x1 project; MobileDets, arXiv
+2004.14525), ``ds`` the depthwise-separable block (KxK depthwise, 1x1 project), an IBN without expansion."""
+
+FORMAT = 1
+
+
+@dataclass(frozen=True, order=True)
+class BlockOption:
+    """One way to run a block.
+
+    Attributes:
+        kind: ``ibn``, ``fused`` or ``ds``.
+        expansion: Hidden channels over input channels; 1 for ``ds``.
+        kernel: Odd spatial size of the depthwise (IBN, DS) or of the expanding (fused) convolution.
+
+    Example::
+
+        >>> str(BlockOption("fused", 4, 3))
+        'fused e4 k3'
+    """
+
+    kind: Kind
+    expansion: float
+    kernel: int
+
+    def __post_init__(self) -> None:
+        if self.kind not in get_args(Kind):
+            raise ValueError(f"`kind` must be one of {', '.join(get_args(Kind))}; got {self.kind!r}.")
+        if not (math.isfinite(self.expansion) and self.expansion > 0):
+            raise ValueError(f"`expansion` must be a positive number; got {self.expansion}.")
+        if self.kind == "ds" and self.expansion != 1:
+            raise ValueError(f"`expansion` of a 'ds' block must be 1; got {self.expansion}.")
+        if self.kernel < 1 or self.kernel % 2 == 0:
+            raise ValueError(f"`kernel` must be odd and positive; got {self.kernel}.")
+
+    def __str__(self) -> str:
+        return f"{self.kind} e{self.expansion:g} k{self.kernel}"
+
+
+@dataclass(frozen=True)
+class Choice:
+    """The options of one block position, and its stride.
+
+    The first option has no special role; `SearchSpace.reference` says which options the source network had.
+    """
+
+    stride: int
+    options: tuple[BlockOption, ...]
+
+    def __post_init__(self) -> None:
+        if self.stride not in (1, 2):
+            raise ValueError(f"`stride` must be 1 or 2; got {self.stride}.")
+        if not self.options:
+            raise ValueError("A block needs at least one option; got none.")
+        if len(set(self.options)) != len(self.options):
+            raise ValueError(f"The options of a block must differ; got {', '.join(map(str, self.options))}.")
+
+
+@dataclass(frozen=True)
+class Stage:
+    """Blocks that share one output width; `width` is the widest, that of the source network."""
+
+    width: int
+    blocks: tuple[Choice, ...]
+
+
+@dataclass(frozen=True)
+class ConvSpec:
+    """A convolution, norm and activation outside the choice blocks (stem, head)."""
+
+    width: int
+    kernel: int
+    stride: int
+
+
+@dataclass(frozen=True)
+class DepthMultiplier:
+    """One choice of a ratio that scales the channels of some stages together.
+
+    Attributes:
+        stages: Indices of the stages it scales: one stage, or all of them (scope ``model``).
+        widths: One row an option, ascending: the width of each of those stages. The last row is the full width.
+    """
+
+    stages: tuple[int, ...]
+    widths: tuple[tuple[int, ...], ...]
+
+    def __post_init__(self) -> None:
+        if not self.widths or any(len(row) != len(self.stages) for row in self.widths):
+            raise ValueError(f"Each option must give one width for each stage of {self.stages}; got {self.widths}.")
+        if len(set(self.widths)) != len(self.widths):
+            raise ValueError(f"Width options must differ (two that round to the same are one); got {self.widths}.")
+
+
+@dataclass(frozen=True)
+class FixedBlock:
+    """A chosen block of an architecture: its option and its stride."""
+
+    option: BlockOption
+    stride: int
+
+
+@dataclass(frozen=True)
+class StageArchitecture:
+    """A chosen stage: output channels and blocks."""
+
+    width: int
+    blocks: tuple[FixedBlock, ...]
+
+
+@dataclass(frozen=True)
+class Architecture:
+    """One network out of a space, complete: it can be priced and rebuilt from this alone.
+
+    Attributes:
+        input_size: Channels, height and width of one image (CHW).
+        stem: First convolution.
+        stages: Chosen stages.
+        head: 1x1 convolution before pooling, or None where the network has none.
+        num_classes: Outputs of the classifier; 0 for a network without pooling and classifier.
+    """
+
+    input_size: tuple[int, int, int]
+    stem: ConvSpec
+    stages: tuple[StageArchitecture, ...]
+    head: ConvSpec | None
+    num_classes: int
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return builtins that `from_dict` reads back."""
+        return {"format": FORMAT, **asdict(self)}
+
+    @classmethod
+    def from_dict(cls, data: dict[str, Any]) -> Architecture:
+        """Read `to_dict`'s result.
+
+        Raises:
+            ValueError: A field is missing or of the wrong form.
+        """
+        with _reading("architecture", data):
+            stages = tuple(
+                StageArchitecture(
+                    stage["width"],
+                    tuple(FixedBlock(BlockOption(**block["option"]), block["stride"]) for block in stage["blocks"]),
+                )
+                for stage in data["stages"]
+            )
+            head = ConvSpec(**data["head"]) if data["head"] else None
+            size = _image_size(data["input_size"])
+            return cls(size, ConvSpec(**data["stem"]), stages, head, data["num_classes"])
+
+    def to_json(self) -> str:
+        """Return the JSON text of the architecture."""
+        return json.dumps(self.to_dict(), indent=1)
+
+    @classmethod
+    def from_json(cls, text: str) -> Architecture:
+        """Read the JSON text of `to_json`."""
+        return cls.from_dict(json.loads(text))
+
+    @property
+    def blocks(self) -> tuple[FixedBlock, ...]:
+        """All blocks in order."""
+        return tuple(block for stage in self.stages for block in stage.blocks)
+
+    def __str__(self) -> str:
+        return " | ".join(
+            f"{stage.width}: " + ", ".join(str(block.option) for block in stage.blocks) for stage in self.stages
+        )
+
+
+@dataclass(frozen=True)
+class SearchSpace:
+    """All networks that a supernet holds.
+
+    A member is named by one integer a *node*: first one for each depth multiplier, then one for each block.
+
+    Attributes:
+        input_size: Channels, height and width of one image (CHW).
+        stem: First convolution, not searched.
+        stages: The stages with the options of each block.
+        multipliers: The depth multipliers; together they cover each stage once.
+        head: 1x1 convolution before pooling, not searched, or None.
+        num_classes: Outputs of the classifier; 0 for a network without one.
+        reference: For each block the index of the option that the source network had.
+
+    Raises:
+        ValueError: The parts do not fit each other.
+    """
+
+    input_size: tuple[int, int, int]
+    stem: ConvSpec
+    stages: tuple[Stage, ...]
+    multipliers: tuple[DepthMultiplier, ...]
+    head: ConvSpec | None
+    num_classes: int
+    reference: tuple[int, ...]
+
+    def __post_init__(self) -> None:
+        covered = sorted(stage for multiplier in self.multipliers for stage in multiplier.stages)
+        if covered != list(range(len(self.stages))):
+            raise ValueError(f"Depth multipliers must cover each of {len(self.stages)} stages once; got {covered}.")
+        if len(self.reference) != len(self.choices):
+            raise ValueError(f"`reference` must name {len(self.choices)} options; got {len(self.reference)}.")
+        for multiplier in self.multipliers:
+            full = tuple(self.stages[stage].width for stage in multiplier.stages)
+            if multiplier.widths[-1] != full or any(
+                width > limit or width < 1 for row in multiplier.widths for width, limit in zip(row, full, strict=True)
+            ):
+                raise ValueError(f"Widths of stages {multiplier.stages} must end at {full}; got {multiplier.widths}.")
+
+    @property
+    def choices(self) -> tuple[Choice, ...]:
+        """All block positions in order."""
+        return tuple(choice for stage in self.stages for choice in stage.blocks)
+
+    @property
+    def node_sizes(self) -> tuple[int, ...]:
+        """Number of options of each node: depth multipliers first, then blocks."""
+        return (*(len(m.widths) for m in self.multipliers), *(len(c.options) for c in self.choices))
+
+    @property
+    def num_architectures(self) -> int:
+        """Number of members."""
+        return math.prod(self.node_sizes)
+
+    @property
+    def reference_nodes(self) -> tuple[int, ...]:
+        """The source network: its own options at full width."""
+        return (*(len(m.widths) - 1 for m in self.multipliers), *self.reference)
+
+    def stage_node(self, stage: int) -> tuple[int, tuple[int, ...]]:
+        """Return the node that sets the width of `stage`, and that stage's width for each of its options."""
+        for node, multiplier in enumerate(self.multipliers):
+            if stage in multiplier.stages:
+                column = multiplier.stages.index(stage)
+                return node, tuple(row[column] for row in multiplier.widths)
+        raise IndexError(f"There is no stage {stage}; the space has {len(self.stages)}.")
+
+    def stage_blocks(self) -> Iterator[tuple[int, int, Choice]]:
+        """Yield the stage index, the node and the choice of every block in order."""
+        node = itertools.count(len(self.multipliers))
+        for index, stage in enumerate(self.stages):
+            for choice in stage.blocks:
+                yield index, next(node), choice
+
+    def decode(self, nodes: Sequence[int]) -> Architecture:
+        """Return the architecture that `nodes` (one option index a node) names.
+
+        Raises:
+            ValueError: Wrong number of nodes, or an index out of range.
+        """
+        if len(nodes) != len(self.node_sizes) or any(
+            not 0 <= node < size for node, size in zip(nodes, self.node_sizes, strict=False)
+        ):
+            raise ValueError(f"`nodes` must hold one index below each of {self.node_sizes}; got {tuple(nodes)}.")
+        options = iter(nodes[len(self.multipliers) :])
+        stages = []
+        for index, stage in enumerate(self.stages):
+            node, widths = self.stage_node(index)
+            blocks = tuple(FixedBlock(choice.options[next(options)], choice.stride) for choice in stage.blocks)
+            stages.append(StageArchitecture(widths[nodes[node]], blocks))
+        return Architecture(self.input_size, self.stem, tuple(stages), self.head, self.num_classes)
+
+    def encode(self, architecture: Architecture) -> tuple[int, ...]:
+        """Return the option index of each node; the inverse of `decode`.
+
+        Raises:
+            ValueError: The architecture is not a member; the message names the first part that is not.
+        """
+        widths = tuple(stage.width for stage in architecture.stages)
+        nodes = []
+        for multiplier in self.multipliers:
+            row = tuple(widths[stage] for stage in multiplier.stages if stage < len(widths))
+            if row not in multiplier.widths:
+                raise ValueError(f"Stages {multiplier.stages} offer the widths {multiplier.widths}; got {row}.")
+            nodes.append(multiplier.widths.index(row))
+        for number, (choice, block) in enumerate(zip(self.choices, architecture.blocks, strict=True)):
+            if block.option not in choice.options:
+                offered = ", ".join(map(str, choice.options))
+                raise ValueError(f"Block {number} offers {offered}; got {block.option}.")
+            nodes.append(choice.options.index(block.option))
+        if self.decode(nodes) != architecture:
+            raise ValueError("The architecture differs from the space outside its choices (input, stem, stride, head).")
+        return tuple(nodes)
+
+    def to_json(self) -> str:
+        """Return the JSON text of the space."""
+        return json.dumps({"format": FORMAT, **asdict(self)}, indent=1)
+
+    @classmethod
+    def from_json(cls, text: str) -> SearchSpace:
+        """Read the JSON text of `to_json`.
+
+        Raises:
+            ValueError: A field is missing or of the wrong form.
+        """
+        data = json.loads(text)
+        with _reading("search space", data):
+            stages = tuple(
+                Stage(
+                    stage["width"],
+                    tuple(
+                        Choice(block["stride"], tuple(BlockOption(**option) for option in block["options"]))
+                        for block in stage["blocks"]
+                    ),
+                )
+                for stage in data["stages"]
+            )
+            multipliers = tuple(
+                DepthMultiplier(tuple(item["stages"]), tuple(tuple(row) for row in item["widths"]))
+                for item in data["multipliers"]
+            )
+            return cls(
+                input_size=_image_size(data["input_size"]),
+                stem=ConvSpec(**data["stem"]),
+                stages=stages,
+                multipliers=multipliers,
+                head=ConvSpec(**data["head"]) if data["head"] else None,
+                num_classes=data["num_classes"],
+                reference=tuple(data["reference"]),
+            )
+
+
+def hidden_width(in_width: int, expansion: float) -> int:
+    """Return the hidden channels of a block: rounded to 8 as timm rounds, so that its strings rebuild the network.
+
+    Example::
+
+        >>> hidden_width(24, 6), hidden_width(24, 1)
+        (144, 24)
+    """
+    # timm's make_divisible(v, 8): round half up, but never lose more than 10 % of the channels.
+    exact = in_width * expansion
+    rounded = max(8, int(exact + 4) // 8 * 8)
+    return rounded + 8 if rounded < 0.9 * exact else rounded
+
+
+def out_size(size: int, stride: int) -> int:
+    """Return height or width after a convolution with an odd kernel, padded by half of it."""
+    return -(-size // stride)
+
+
+def _image_size(values: Sequence[int]) -> tuple[int, int, int]:
+    channels, height, width = values
+    return channels, height, width
+
+
+class _reading:  # noqa: N801 (a context manager, used like a function)
+    """Turn the errors of a malformed file into one ValueError that says what was read."""
+
+    def __init__(self, what: str, data: Any) -> None:
+        self.what = what
+        if not isinstance(data, dict) or data.get("format") != FORMAT:
+            found = data.get("format") if isinstance(data, dict) else type(data).__name__
+            raise ValueError(f"This is no {what} of format {FORMAT}; its format is {found!r}.")
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
+        if isinstance(error, KeyError):
+            raise ValueError(f"The {self.what} lacks the field {error}.") from error
+        if isinstance(error, TypeError):
+            raise ValueError(f"The {self.what} has a field of the wrong form: {error}.") from error
