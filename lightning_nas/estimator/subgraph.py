@@ -1,0 +1,275 @@
+"""Subgraphs: what a network is cut into to be priced, at its thin bottleneck tensors."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import Literal, get_args
+
+from lightning_nas.space.spec import Architecture, BlockOption, ConvSpec, hidden_width, out_size
+
+__all__ = [
+    "Layer",
+    "Subgraph",
+    "SubgraphKind",
+    "block_subgraph",
+    "head_subgraph",
+    "stem_subgraph",
+    "subgraphs",
+]
+
+SubgraphKind = Literal["stem", "conv", "ds", "ibn", "fused", "head", "classifier"]
+"""``stem``: convolution on the image; ``conv``: any other convolution; ``ds``: depthwise, 1x1; ``ibn``: 1x1,
+depthwise, 1x1; ``fused``: KxK, 1x1; ``head``: 1x1, global pool, linear; ``classifier``: global pool, linear."""
+
+Operator = Literal["conv", "depthwise", "add", "pool", "linear"]
+
+
+@dataclass(frozen=True)
+class Layer:
+    """One operator of a subgraph, with the norm and the activation folded into it.
+
+    Attributes:
+        operator: ``conv``, ``depthwise``, ``add``, ``pool`` (global average) or ``linear``.
+        height: Input rows.
+        width: Input columns.
+        in_channels: Input channels.
+        out_channels: Output channels.
+        kernel: Spatial size of the filter.
+        stride: Spatial stride.
+    """
+
+    operator: Operator
+    height: int
+    width: int
+    in_channels: int
+    out_channels: int
+    kernel: int = 1
+    stride: int = 1
+
+    @property
+    def out_shape(self) -> tuple[int, int, int]:
+        """Height, width and channels of the output."""
+        if self.operator in ("pool", "linear"):
+            return 1, 1, self.out_channels
+        return out_size(self.height, self.stride), out_size(self.width, self.stride), self.out_channels
+
+    @property
+    def num_weights(self) -> int:
+        """Weights, biases not counted."""
+        if self.operator in ("add", "pool"):
+            return 0
+        fan_in = 1 if self.operator == "depthwise" else self.in_channels
+        return self.kernel**2 * fan_in * self.out_channels
+
+    @property
+    def macs(self) -> int:
+        """Multiply-accumulates; additions and pooling count none."""
+        height, width, _ = self.out_shape
+        return height * width * self.num_weights
+
+    @property
+    def parameter_bytes(self) -> int:
+        """Bytes of int8 weights and int32 biases after the norm is folded."""
+        return self.num_weights + 4 * self.out_channels if self.num_weights else 0
+
+
+@dataclass(frozen=True)
+class Subgraph:
+    """One priced part of a network. Two with equal shapes are equal, wherever they are.
+
+    Attributes:
+        kind: What it is made of, see `SubgraphKind`.
+        height: Input rows.
+        width: Input columns.
+        in_channels: Input channels.
+        hidden_channels: Channels between its convolutions; where there are none, those of its widest tensor:
+            output channels of ``stem`` and ``conv``, input channels of ``ds`` and ``classifier``.
+        out_channels: Output channels; the number of classes for ``head`` and ``classifier``.
+        kernel: Size of its spatial convolution.
+        stride: Stride of its spatial convolution.
+        residual: Whether the input is added to the output.
+        path: Module path, to say where it is; not compared.
+
+    Example::
+
+        >>> block = Subgraph("fused", 112, 112, 16, 96, 24, kernel=3, stride=2)
+        >>> block.macs, block.parameter_bytes
+        (50577408, 16608)
+    """
+
+    kind: SubgraphKind
+    height: int
+    width: int
+    in_channels: int
+    hidden_channels: int
+    out_channels: int
+    kernel: int = 1
+    stride: int = 1
+    residual: bool = False
+    path: str = field(default="", compare=False)
+
+    def __post_init__(self) -> None:
+        if self.kind not in get_args(SubgraphKind):
+            raise ValueError(f"`kind` must be one of {', '.join(get_args(SubgraphKind))}; got {self.kind!r}.")
+        sizes = (self.height, self.width, self.in_channels, self.hidden_channels, self.out_channels)
+        if min(sizes) < 1:
+            raise ValueError(f"Sizes and channels of a subgraph must be positive; got {sizes} at {self.path!r}.")
+
+    @property
+    def layers(self) -> tuple[Layer, ...]:
+        """The operators in order of execution."""
+        return _LAYERS[self.kind](self) + ((self._add,) if self.residual else ())
+
+    @property
+    def out_shape(self) -> tuple[int, int, int]:
+        """Height, width and channels of the output."""
+        return self.layers[-1].out_shape
+
+    @property
+    def macs(self) -> int:
+        """Multiply-accumulates of one image."""
+        return sum(layer.macs for layer in self.layers)
+
+    @property
+    def parameter_bytes(self) -> int:
+        """Bytes of int8 weights (1 each) and int32 biases (4 each) after norms are folded."""
+        return sum(layer.parameter_bytes for layer in self.layers)
+
+    @property
+    def peak_activation_bytes(self) -> int:
+        """Largest sum of live int8 tensors over the execution order.
+
+        Channels are rounded up to 16, as NPUs store tensors in bricks of 16, except those of the image, and the
+        residual is added in place. The peak of a network is the largest of its subgraphs.
+        """
+        image = self.height * self.width * self.in_channels
+        source = image if self.kind == "stem" else _brick_bytes((self.height, self.width, self.in_channels))
+        tensors = [source] + [_brick_bytes(layer.out_shape) for layer in self.layers if layer.operator != "add"]
+        kept = [source if self.residual and index else 0 for index in range(len(tensors) - 1)]
+        return max(a + b + keep for a, b, keep in zip(tensors, tensors[1:], kept, strict=False))
+
+    @property
+    def _add(self) -> Layer:
+        return Layer("add", self.height, self.width, self.out_channels, self.out_channels)
+
+    def __str__(self) -> str:
+        channels = f"{self.in_channels}->{self.hidden_channels}->{self.out_channels}"
+        return f"{self.kind} {self.height}x{self.width} {channels} k{self.kernel} s{self.stride}"
+
+
+def stem_subgraph(input_size: tuple[int, int, int], stem: ConvSpec, path: str = "stem") -> Subgraph:
+    """Return the first convolution of a network, on images of `input_size` (CHW)."""
+    channels, height, width = input_size
+    return Subgraph("stem", height, width, channels, stem.width, stem.width, stem.kernel, stem.stride, path=path)
+
+
+def block_subgraph(
+    option: BlockOption, stride: int, in_width: int, out_width: int, height: int, width: int, path: str = ""
+) -> Subgraph:
+    """Return a block that runs as `option` on an input of `in_width` channels and `height` x `width` pixels.
+
+    Example::
+
+        >>> print(block_subgraph(BlockOption("ibn", 6, 3), 1, 24, 24, 56, 56))
+        ibn 56x56 24->144->24 k3 s1
+    """
+    hidden = in_width if option.kind == "ds" else hidden_width(in_width, option.expansion)
+    residual = stride == 1 and in_width == out_width
+    return Subgraph(
+        option.kind, height, width, in_width, hidden, out_width, option.kernel, stride, residual=residual, path=path
+    )
+
+
+def head_subgraph(
+    head: ConvSpec | None, num_classes: int, in_width: int, height: int, width: int, path: str = "head"
+) -> Subgraph | None:
+    """Return what follows the last block, or None where nothing does (no head and no classes)."""
+    if head is None:
+        return (
+            Subgraph("classifier", height, width, in_width, in_width, num_classes, path=path) if num_classes else None
+        )
+    if not num_classes:
+        return Subgraph("conv", height, width, in_width, head.width, head.width, head.kernel, head.stride, path=path)
+    return Subgraph("head", height, width, in_width, head.width, num_classes, head.kernel, head.stride, path=path)
+
+
+def subgraphs(architecture: Architecture) -> list[Subgraph]:
+    """Cut an architecture into subgraphs, in order of execution, from its data alone.
+
+    Example::
+
+        >>> from lightning_nas.space.spec import FixedBlock, StageArchitecture
+        >>> stage = StageArchitecture(24, (FixedBlock(BlockOption("fused", 6, 3), 2),))
+        >>> net = Architecture((3, 64, 64), ConvSpec(16, 3, 2), (stage,), None, 10)
+        >>> for subgraph in subgraphs(net):
+        ...     print(subgraph)
+        stem 64x64 3->16->16 k3 s2
+        fused 32x32 16->96->24 k3 s2
+        classifier 16x16 24->24->10 k1 s1
+    """
+    parts = [stem_subgraph(architecture.input_size, architecture.stem)]
+    for index, stage in enumerate(architecture.stages):
+        for number, block in enumerate(stage.blocks):
+            height, width, channels = parts[-1].out_shape
+            path = f"stages.{index}.{number}"
+            parts.append(block_subgraph(block.option, block.stride, channels, stage.width, height, width, path))
+    height, width, channels = parts[-1].out_shape
+    head = head_subgraph(architecture.head, architecture.num_classes, channels, height, width)
+    return parts if head is None else [*parts, head]
+
+
+def _brick_bytes(shape: Iterable[int]) -> int:
+    height, width, channels = shape
+    return height * width * -(-channels // 16) * 16
+
+
+def _plain(part: Subgraph) -> tuple[Layer, ...]:
+    return (_spatial("conv", part, part.in_channels, part.out_channels),)
+
+
+def _separable(part: Subgraph) -> tuple[Layer, ...]:
+    return _projected(_spatial("depthwise", part, part.in_channels, part.in_channels), part.out_channels)
+
+
+def _inverted(part: Subgraph) -> tuple[Layer, ...]:
+    expand = Layer("conv", part.height, part.width, part.in_channels, part.hidden_channels)
+    depthwise = _spatial("depthwise", part, part.hidden_channels, part.hidden_channels)
+    return (expand, *_projected(depthwise, part.out_channels))
+
+
+def _fused(part: Subgraph) -> tuple[Layer, ...]:
+    return _projected(_spatial("conv", part, part.in_channels, part.hidden_channels), part.out_channels)
+
+
+def _head(part: Subgraph) -> tuple[Layer, ...]:
+    conv = _spatial("conv", part, part.in_channels, part.hidden_channels)
+    return (conv, *_pooled(conv.out_shape, part.out_channels))
+
+
+def _classifier(part: Subgraph) -> tuple[Layer, ...]:
+    return _pooled((part.height, part.width, part.in_channels), part.out_channels)
+
+
+def _spatial(operator: Operator, part: Subgraph, in_channels: int, out_channels: int) -> Layer:
+    return Layer(operator, part.height, part.width, in_channels, out_channels, part.kernel, part.stride)
+
+
+def _projected(layer: Layer, out_channels: int) -> tuple[Layer, ...]:
+    return layer, Layer("conv", *layer.out_shape, out_channels)
+
+
+def _pooled(shape: tuple[int, int, int], out_channels: int) -> tuple[Layer, ...]:
+    channels = shape[2]
+    return Layer("pool", *shape, channels), Layer("linear", 1, 1, channels, out_channels)
+
+
+_LAYERS = {
+    "stem": _plain,
+    "conv": _plain,
+    "ds": _separable,
+    "ibn": _inverted,
+    "fused": _fused,
+    "head": _head,
+    "classifier": _classifier,
+}
