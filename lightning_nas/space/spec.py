@@ -374,7 +374,7 @@ def _image_size(values: Sequence[int]) -> tuple[int, int, int]:
     return channels, height, width
 
 
-class _reading:  # noqa: N801 (a context manager, used like a function)
+class _reading:
     """Turn the errors of a malformed file into one ValueError that says what was read."""
 
     def __init__(self, what: str, data: Any) -> None:

@@ -1,0 +1,214 @@
+"""Turning a stock network into a supernet, in place, with its weights kept."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import cast
+
+import torch
+from torch import Tensor, nn
+
+from ..space.curate import Scope, curate
+from ..space.spec import BlockOption, Choice, DepthMultiplier, Kind, SearchSpace, Stage
+from .choice import ChoiceBlock
+from .elastic import ElasticBatchNorm2d, ElasticConv2d
+from .source import ConvNorm, Source, SourceBlock, read_source
+from .supernet import Supernet
+
+__all__ = ["space_of", "supernet_from"]
+
+
+def space_of(
+    model: nn.Module,
+    example_input: Tensor,
+    *,
+    lanes: int = 8,
+    kinds: Sequence[Kind] = ("ibn", "fused"),
+    expansions: Sequence[float] = (2, 3, 4, 6),
+    kernels: Sequence[int] = (),
+    ratios: Sequence[float] = (0.5, 0.75, 1.0),
+    scope: Scope = "stage",
+    widths: Sequence[Sequence[int]] | None = None,
+) -> SearchSpace:
+    """Return the search space around a stock network.
+
+    Each inverted bottleneck can be of any of `kinds`, `expansions` and `kernels`; its own always is an option, and
+    so is the full width.
+
+    Args:
+        model: Network that `supernet_from` supports.
+        example_input: One batch that it can run, shape (N, C, H, W).
+        lanes: Parallelism factor of the device (`Estimator.lanes`).
+        kinds: Block kinds to choose from.
+        expansions: Expansions; those above the block's own are left out.
+        kernels: Further kernel sizes beside the block's own.
+        ratios: Depth multipliers.
+        scope: What one depth multiplier scales: a ``stage`` or the whole ``model``.
+        widths: Explicit widths for each stage, instead of `ratios`.
+
+    Raises:
+        ValueError: The network is not supported, or an option is not valid.
+    """
+    source = read_source(model, example_input)
+    for kind in kinds:
+        if kind not in ("ibn", "fused"):
+            raise ValueError(f"`kinds` can hold 'ibn' and 'fused'; got {kind!r}.")
+    stages, reference = [], []
+    for blocks in source.stages:
+        choices = [_choice(block, kinds, expansions, kernels) for block in blocks]
+        reference += [choice.options.index(block.option) for choice, block in zip(choices, blocks, strict=True)]
+        stages.append(Stage(blocks[-1].out_width, tuple(choices)))
+    channels, height, width = example_input.shape[1:]
+    space = SearchSpace(
+        input_size=(channels, height, width),
+        stem=source.stem,
+        stages=tuple(stages),
+        multipliers=tuple(DepthMultiplier((i,), ((stage.width,),)) for i, stage in enumerate(stages)),
+        head=source.head,
+        num_classes=source.num_classes,
+        reference=tuple(reference),
+    )
+    return curate(space, lanes, ratios, scope, widths)
+
+
+def supernet_from(model: nn.Module, example_input: Tensor, space: SearchSpace | None = None) -> nn.Module:
+    """Turn `model` into a supernet in place and return it.
+
+    Each inverted bottleneck becomes a `ChoiceBlock` whose IBN holds the block's weights; the fused-IBN starts from
+    the composition of expand and depthwise. The network keeps its class and gains the submodule `supernet`. With the
+    source's own options at full width, which are active at first, it computes exactly what it did.
+
+    Args:
+        model: torchvision's `mobilenet_v2`, or timm's `mobilenetv2_*` or `efficientnet_lite*`.
+        example_input: One batch that it can run, shape (N, C, H, W).
+        space: What to choose from; by default `space_of(model, example_input)`.
+
+    Raises:
+        ValueError: The network is not supported, or `space` does not fit it. The network is unchanged then.
+
+    Example::
+
+        >>> from torchvision.models import mobilenet_v2
+        >>> network = supernet_from(mobilenet_v2(), torch.rand(1, 3, 64, 64))
+        >>> len(network.supernet.blocks)
+        17
+    """
+    source = read_source(model, example_input)
+    space = space or space_of(model, example_input)
+    _check_fit(source, space, example_input)
+    dtype, device = example_input.dtype, next(model.parameters()).device
+    blocks = [
+        _choice_block(block, choice).to(device, dtype)
+        for choice, block in zip(space.choices, (b for stage in source.stages for b in stage), strict=True)
+    ]
+    for block, found in zip(blocks, (b for stage in source.stages for b in stage), strict=True):
+        block.train(model.training)
+        model.set_submodule(found.path, block)
+    norms = [module for module in model.modules() if isinstance(module, ElasticBatchNorm2d)]
+    norms.append(_elastic_head(model, source))
+    model.supernet = Supernet(space, blocks, norms).to(device)
+    return model
+
+
+def _choice(block: SourceBlock, kinds: Sequence[Kind], expansions: Sequence[float], kernels: Sequence[int]) -> Choice:
+    own = block.option
+    sizes = sorted({own.kernel, *kernels})
+    if own.kind == "ds":
+        return Choice(block.stride, tuple(BlockOption("ds", 1.0, kernel) for kernel in sizes))
+    ratios = sorted({own.expansion, *(e for e in expansions if e < own.expansion)})
+    options = {BlockOption(kind, e, kernel): None for kind in kinds for e in ratios for kernel in sizes}
+    return Choice(block.stride, tuple(dict.fromkeys([*options, own])))
+
+
+def _check_fit(source: Source, space: SearchSpace, example_input: Tensor) -> None:
+    found = [[(b.stride, b.out_width) for b in stage] for stage in source.stages]
+    wanted = [[(choice.stride, stage.width) for choice in stage.blocks] for stage in space.stages]
+    if found != wanted or source.stem != space.stem or source.head != space.head:
+        raise ValueError(f"`space` describes blocks of (stride, width) {wanted}; the network has {found}.")
+    if tuple(example_input.shape[1:]) != space.input_size:
+        raise ValueError(f"`space` is for images of {space.input_size}; got {tuple(example_input.shape[1:])}.")
+    blocks = [block for stage in source.stages for block in stage]
+    for block, choice, reference in zip(blocks, space.choices, space.reference, strict=True):
+        if choice.options[reference] != block.option:
+            raise ValueError(f"Block {block.path!r} is {block.option}; the space says {choice.options[reference]}.")
+
+
+def _choice_block(source: SourceBlock, choice: Choice) -> ChoiceBlock:
+    block = ChoiceBlock(choice, source.in_width, source.out_width, source.act, source.drop_path)
+    for kind, candidate in block.candidates.items():
+        parts = source.parts if kind == source.option.kind else _composed(source.parts, source.act)
+        for (conv, norm), (elastic, elastic_norm) in zip(parts, candidate.parts(), strict=True):
+            _copy_conv(conv, elastic)
+            _copy_norm(norm, elastic_norm)
+    return block
+
+
+@torch.no_grad()
+def _copy_conv(conv: nn.Conv2d, elastic: ElasticConv2d) -> None:
+    out, inner, size, _ = conv.weight.shape
+    margin = (elastic.kernel_size[0] - size) // 2
+    if margin > 0:
+        elastic.weight[:out, :inner].zero_()
+    end = elastic.kernel_size[0] - margin
+    elastic.weight[:out, :inner, margin:end, margin:end] = conv.weight
+
+
+@torch.no_grad()
+def _copy_norm(norm: nn.BatchNorm2d, elastic: ElasticBatchNorm2d) -> None:
+    n = norm.num_features
+    elastic.eps, elastic.momentum = norm.eps, norm.momentum
+    for name, value in norm.state_dict().items():
+        target = getattr(elastic, name)
+        (target if value.ndim == 0 else target[:n]).copy_(value)
+
+
+@torch.no_grad()
+def _composed(parts: Sequence[ConvNorm], act: nn.Module) -> list[ConvNorm]:
+    """Return the fused-IBN's parts: the KxK convolution that expand and depthwise make, and a copy of project.
+
+    The convolution is the exact composition; the activation between the two is replaced by its best linear fit to
+    what expand's batch norm gives (Bussgang's theorem), which only moves the running statistics: a scale of the
+    convolution's output is undone by the norm behind it.
+    """
+    (expand, norm1), (depthwise, norm2), project = parts
+    scale = norm1.weight / (norm1.running_var + norm1.eps).sqrt()
+    shift = norm1.bias - norm1.running_mean * scale
+    fused = nn.Conv2d(expand.in_channels, expand.out_channels, depthwise.kernel_size, bias=False)
+    fused.weight.copy_(depthwise.weight * (expand.weight * scale.view(-1, 1, 1, 1)))
+    gain, offset = _linear_fit(act, norm1.weight, norm1.bias)
+    norm = nn.BatchNorm2d(expand.out_channels, eps=norm2.eps, momentum=norm2.momentum)
+    norm.load_state_dict({name: value for name, value in norm2.state_dict().items() if name in norm.state_dict()})
+    constant = depthwise.weight.sum((1, 2, 3)) * (gain * shift + offset)
+    norm.running_mean.copy_((norm2.running_mean - constant) / gain)
+    norm.running_var.copy_(norm2.running_var / gain.square())
+    return [(fused, norm), project]
+
+
+def _linear_fit(act: nn.Module, spread: Tensor, centre: Tensor) -> tuple[Tensor, Tensor]:
+    """Return slope and offset of the least-squares line through `act` under a normal distribution per channel."""
+    points = torch.linspace(-4, 4, 161)
+    density = torch.exp(-points.square() / 2)
+    density = density / density.sum()
+    z = points.to(spread).view(-1, 1)
+    weight = density.to(spread).view(-1, 1)
+    values = act((centre + spread * z).clone())
+    gain = (weight * values * z).sum(0) / torch.where(spread.abs() < 1e-5, torch.ones_like(spread), spread)
+    # A channel whose activation is off nearly always has no slope to speak of; the floor keeps its norm finite.
+    gain = gain.clamp(min=0.05)
+    return gain, (weight * values).sum(0) - gain * centre
+
+
+def _elastic_head(model: nn.Module, source: Source) -> ElasticBatchNorm2d:
+    """Make the head's convolution read any width; its own width stays. Return its norm."""
+    conv = cast(nn.Conv2d, model.get_submodule(source.head_path))
+    norm = cast(nn.BatchNorm2d, model.get_submodule(source.head_norm_path))
+    elastic = ElasticConv2d(conv.in_channels, conv.out_channels, 1, bias=conv.bias is not None).to(conv.weight)
+    elastic.load_state_dict(conv.state_dict())
+    elastic_norm = ElasticBatchNorm2d(norm.num_features, norm.eps, norm.momentum).to(norm.weight)
+    elastic_norm.load_state_dict(norm.state_dict())
+    elastic.train(model.training)
+    elastic_norm.train(model.training)
+    model.set_submodule(source.head_path, elastic)
+    act = getattr(norm, "act", None)  # timm's norms hold the activation
+    model.set_submodule(source.head_norm_path, elastic_norm if act is None else nn.Sequential(elastic_norm, act))
+    return elastic_norm

@@ -1,0 +1,64 @@
+"""Convolution and batch norm that run on a slice of their maximal weight."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+__all__ = ["ElasticBatchNorm2d", "ElasticConv2d"]
+
+
+class ElasticConv2d(nn.Conv2d):
+    """A convolution of which any leading part of the channels and any centred part of the kernel can run.
+
+    Every narrower or smaller convolution is a slice of the one weight (super-kernels; Single-Path NAS, arXiv
+    1904.02877): nothing is masked or copied, and what is outside the slice gets a gradient of zero. With
+    ``groups=in_channels`` it is depthwise and keeps the number of its input's channels.
+    """
+
+    def forward(self, x: Tensor, out_channels: int | None = None, kernel: int | None = None) -> Tensor:
+        """Convolve x, shape (N, C, H, W), C up to `in_channels`.
+
+        Args:
+            x: Input.
+            out_channels: Leading output channels to compute; all by default.
+            kernel: Odd size of the centred part of the kernel to use; all of it by default.
+        """
+        depthwise = self.groups > 1
+        num_out = x.shape[1] if depthwise else out_channels or self.out_channels
+        weight = self.weight[:num_out] if depthwise else self.weight[:num_out, : x.shape[1]]
+        size = kernel or self.kernel_size[0]
+        if (margin := (self.kernel_size[0] - size) // 2) > 0:
+            weight = weight[:, :, margin:-margin, margin:-margin]
+        bias = None if self.bias is None else self.bias[:num_out]
+        return F.conv2d(x, weight, bias, self.stride, size // 2, self.dilation, num_out if depthwise else 1)
+
+
+class ElasticBatchNorm2d(nn.BatchNorm2d):
+    """Batch norm on the leading channels, as many as the input has.
+
+    The affine parameters are shared by all subnets, the statistics cannot be: with `batch_statistics` set, as during
+    a search, each batch is normalised by its own, in evaluation too, and the running statistics stay untouched.
+    """
+
+    batch_statistics = False
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Normalise x, shape (N, C, H, W), C up to `num_features`."""
+        n = x.shape[1]
+        weight, bias = self.weight[:n], self.bias[:n]
+        if self.batch_statistics:
+            return F.batch_norm(x, None, None, weight, bias, True, 0.0, self.eps)
+        assert self.running_mean is not None
+        assert self.running_var is not None
+        mean, var = self.running_mean[:n], self.running_var[:n]
+        if self.training and self.num_batches_tracked is not None:
+            self.num_batches_tracked.add_(1)
+        return F.batch_norm(x, mean, var, weight, bias, self.training, self._update_rate(), self.eps)
+
+    def _update_rate(self) -> float:
+        # PyTorch's convention: no momentum means the cumulative average over all batches.
+        if self.momentum is None:
+            return 1.0 / max(1, int(torch.as_tensor(self.num_batches_tracked)))
+        return self.momentum

@@ -1,0 +1,197 @@
+"""Reading stock networks: what blocks a torchvision or timm network is made of, and where they sit."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+from timm.models import EfficientNet
+from timm.models._efficientnet_blocks import DepthwiseSeparableConv, InvertedResidual
+from torch import Tensor, nn
+from torchvision.models.mobilenetv2 import InvertedResidual as TorchvisionInvertedResidual
+from torchvision.models.mobilenetv2 import MobileNetV2
+
+from ..space.spec import BlockOption, ConvSpec
+
+__all__ = ["ConvNorm", "Source", "SourceBlock", "read_source"]
+
+ConvNorm = tuple[nn.Conv2d, nn.BatchNorm2d]
+SUPPORTED = "torchvision's mobilenet_v2 and timm's mobilenetv2_* and efficientnet_lite*"
+
+
+@dataclass(frozen=True)
+class SourceBlock:
+    """A block as found: its place, its shape and its layers.
+
+    Attributes:
+        path: Name of the submodule in the network.
+        option: Kind, expansion and kernel.
+        stride: Stride of the depthwise convolution.
+        parts: Convolutions with the norm behind each, in order of execution.
+        act: The activation between them.
+        drop_path: What stands on the residual branch, or None.
+    """
+
+    path: str
+    option: BlockOption
+    stride: int
+    parts: tuple[ConvNorm, ...]
+    act: nn.Module
+    drop_path: nn.Module | None
+
+    @property
+    def in_width(self) -> int:
+        """Input channels."""
+        return self.parts[0][0].in_channels
+
+    @property
+    def out_width(self) -> int:
+        """Output channels."""
+        return self.parts[-1][0].out_channels
+
+
+@dataclass(frozen=True)
+class Source:
+    """A network as found.
+
+    Attributes:
+        stem: First convolution.
+        stages: Blocks by stage; a stage begins where the width or the resolution changes.
+        head: 1x1 convolution before pooling.
+        head_path: Name of its submodule.
+        head_norm_path: Name of the norm behind it.
+        num_classes: Outputs of the classifier; 0 without one.
+    """
+
+    stem: ConvSpec
+    stages: tuple[tuple[SourceBlock, ...], ...]
+    head: ConvSpec
+    head_path: str
+    head_norm_path: str
+    num_classes: int
+
+
+def read_source(model: nn.Module, example_input: Tensor) -> Source:
+    """Find the blocks of a supported network.
+
+    Args:
+        model: A network of torchvision's `MobileNetV2` or timm's `EfficientNet` class.
+        example_input: One batch that it can run, shape (N, C, H, W); shapes are checked with it.
+
+    Raises:
+        ValueError: Another network, or one with a block that cannot be converted; the message names it.
+    """
+    if isinstance(model, MobileNetV2):
+        blocks, stem, head_path, norm_path = _torchvision_blocks(model)
+    elif isinstance(model, EfficientNet):
+        blocks, stem, head_path, norm_path = _timm_blocks(model)
+    else:
+        raise ValueError(
+            f"{type(model).__name__} has no block that can become a choice of IBN and fused-IBN; supported are "
+            f"{SUPPORTED}. HINT: for a LightningModule pass its network: `supernet_from(model.backbone, ...)`."
+        )
+    _check_runs(model, example_input)
+    head = model.get_submodule(head_path)
+    if not isinstance(head, nn.Conv2d):
+        raise ValueError(f"{type(model).__name__} has no 1x1 convolution at {head_path!r}; supported are {SUPPORTED}.")
+    if not any(block.option.kind == "ibn" for block in blocks):
+        raise ValueError(f"{type(model).__name__} has no inverted bottleneck to convert; supported are {SUPPORTED}.")
+    return Source(
+        stem=ConvSpec(stem.out_channels, stem.kernel_size[0], stem.stride[0]),
+        stages=tuple(_stages(blocks)),
+        head=ConvSpec(head.out_channels, 1, 1),
+        head_path=head_path,
+        head_norm_path=norm_path,
+        num_classes=_num_classes(model),
+    )
+
+
+def _torchvision_blocks(model: MobileNetV2) -> tuple[list[SourceBlock], nn.Conv2d, str, str]:
+    last = len(model.features) - 1
+    blocks = []
+    for index in range(1, last):
+        module = model.features[index]
+        path = f"features.{index}"
+        if not isinstance(module, TorchvisionInvertedResidual):
+            raise ValueError(f"Block {path!r} is a {type(module).__name__}; an InvertedResidual is needed.")
+        *inner, conv, norm = module.conv
+        parts = [(unit[0], unit[1]) for unit in inner] + [(conv, norm)]
+        blocks.append(_block(path, parts, inner[0][2], None))
+    return blocks, _conv(model.features[0][0]), f"features.{last}.0", f"features.{last}.1"
+
+
+def _timm_blocks(model: EfficientNet) -> tuple[list[SourceBlock], nn.Conv2d, str, str]:
+    blocks = []
+    for path, module in model.blocks.named_modules(prefix="blocks"):
+        if isinstance(module, InvertedResidual):
+            parts = [(module.conv_pw, module.bn1), (module.conv_dw, module.bn2), (module.conv_pwl, module.bn3)]
+        elif isinstance(module, DepthwiseSeparableConv):
+            parts = [(module.conv_dw, module.bn1), (module.conv_pw, module.bn2)]
+        elif path.count(".") == 2:
+            raise ValueError(f"Block {path!r} is a {type(module).__name__}; supported are {SUPPORTED}.")
+        else:
+            continue
+        if not isinstance(module.se, nn.Identity):
+            raise ValueError(f"Block {path!r} has squeeze-and-excitation, which is not supported; use {SUPPORTED}.")
+        blocks.append(_block(path, parts, parts[0][1].act, module.drop_path))
+    return blocks, _conv(model.conv_stem), "conv_head", "bn2"
+
+
+def _block(path: str, parts: list[ConvNorm], act: nn.Module, drop_path: nn.Module | None) -> SourceBlock:
+    for conv, norm in parts:
+        _check_conv(path, conv, norm)
+    depthwise = parts[-2][0]
+    expansion = parts[-1][0].in_channels / parts[0][0].in_channels
+    kind = "ibn" if len(parts) == 3 else "ds"
+    option = BlockOption(kind, expansion, depthwise.kernel_size[0])
+    return SourceBlock(path, option, depthwise.stride[0], tuple(parts), act, drop_path)
+
+
+def _check_conv(path: str, conv: nn.Conv2d, norm: nn.BatchNorm2d) -> None:
+    kernel = conv.kernel_size[0]
+    if not isinstance(norm, nn.BatchNorm2d):
+        raise ValueError(f"Block {path!r} is normalised by {type(norm).__name__}; a BatchNorm2d is needed.")
+    if conv.padding != (kernel // 2, kernel // 2) or conv.dilation != (1, 1) or conv.bias is not None:
+        raise ValueError(
+            f"Block {path!r} has a convolution with padding {conv.padding}, dilation {conv.dilation} or a bias; needed "
+            f"are symmetric padding of half the kernel, no dilation, no bias (timm's 'tf_' networks pad otherwise)."
+        )
+
+
+def _conv(module: nn.Module) -> nn.Conv2d:
+    if not isinstance(module, nn.Conv2d):
+        raise ValueError(f"The network begins with a {type(module).__name__}; a Conv2d is needed.")
+    return module
+
+
+def _stages(blocks: list[SourceBlock]) -> Iterator[tuple[SourceBlock, ...]]:
+    stage: list[SourceBlock] = []
+    for block in blocks:
+        if stage and (block.stride != 1 or block.in_width != block.out_width):
+            yield tuple(stage)
+            stage = []
+        stage.append(block)
+    yield tuple(stage)
+
+
+def _num_classes(model: nn.Module) -> int:
+    classifier = model.classifier
+    layers = [layer for layer in classifier.modules() if isinstance(layer, nn.Linear)]
+    return layers[-1].out_features if layers else 0
+
+
+def _check_runs(model: nn.Module, example_input: Tensor) -> None:
+    if example_input.ndim != 4:
+        raise ValueError(f"`example_input` must have the shape (N, C, H, W); got {tuple(example_input.shape)}.")
+    modes = {module: module.training for module in model.modules()}
+    try:
+        with torch.no_grad():
+            model.eval()(example_input)
+    except RuntimeError as error:
+        raise ValueError(
+            f"{type(model).__name__} cannot run `example_input` of shape {tuple(example_input.shape)}: {error}"
+        ) from error
+    finally:
+        for module, mode in modes.items():
+            module.training = mode

@@ -1,0 +1,100 @@
+"""The supernet's handle: the logits of every choice, and which architecture runs."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from ..space.spec import Architecture, SearchSpace
+from .choice import ChoiceBlock
+from .elastic import ElasticBatchNorm2d
+
+__all__ = ["DepthMultiplierLogits", "Supernet", "find_supernet"]
+
+
+class DepthMultiplierLogits(nn.Module):
+    """The logits of one depth multiplier."""
+
+    def __init__(self, num_options: int) -> None:
+        super().__init__()
+        self.logits = nn.Parameter(torch.zeros(num_options))
+
+    def probabilities(self) -> Tensor:
+        """Return the probability of each option, shape (num_options,)."""
+        return self.logits.float().softmax(0)
+
+
+class Supernet(nn.Module):
+    """The choices of a network, as a submodule of it: `network.supernet`.
+
+    The network keeps its class and its forward pass; this handle says which of its subnets runs. An architecture is
+    named by its nodes: one option index for each depth multiplier, then for each block (`SearchSpace.decode`).
+
+    Attributes:
+        space: What can be chosen.
+        multipliers: Logits of the depth multipliers.
+        nodes: The architecture that runs now.
+    """
+
+    def __init__(self, space: SearchSpace, blocks: Sequence[ChoiceBlock], norms: Sequence[ElasticBatchNorm2d]) -> None:
+        super().__init__()
+        self.space = space
+        self.multipliers = nn.ModuleList(DepthMultiplierLogits(len(m.widths)) for m in space.multipliers)
+        # In tuples, not as submodules: they are the network's own, and would stand twice in its state_dict.
+        self._blocks = tuple(blocks)
+        self._norms = tuple(norms)
+        self.nodes: tuple[int, ...] = ()
+        self.activate(space.reference_nodes)
+
+    @property
+    def blocks(self) -> tuple[ChoiceBlock, ...]:
+        """The choice blocks in order."""
+        return self._blocks
+
+    @property
+    def logits(self) -> list[nn.Parameter]:
+        """The logits of each node."""
+        return [node.logits for node in (*self.multipliers, *self._blocks)]
+
+    def probabilities(self) -> list[Tensor]:
+        """Return the option probabilities of each node."""
+        return [node.probabilities() for node in (*self.multipliers, *self._blocks)]
+
+    def activate(self, architecture: Sequence[int] | Architecture) -> None:
+        """Let the network run `architecture`, given as such or by its nodes.
+
+        Raises:
+            ValueError: It is not in the space.
+        """
+        nodes = self.space.encode(architecture) if isinstance(architecture, Architecture) else tuple(architecture)
+        chosen = self.space.decode(nodes)
+        widths = [stage.width for stage in chosen.stages for _ in stage.blocks]
+        for block, fixed, width in zip(self._blocks, chosen.blocks, widths, strict=True):
+            block.active, block.out_width = fixed.option, width
+        self.nodes = nodes
+
+    def use_batch_statistics(self, enabled: bool) -> None:
+        """Normalise every batch by its own statistics (during a search), or by running ones (a single subnet)."""
+        for norm in self._norms:
+            norm.batch_statistics = enabled
+
+    def extra_repr(self) -> str:
+        """Show the size of the space."""
+        return f"{len(self._blocks)} blocks, {self.space.num_architectures:.2g} architectures"
+
+
+def find_supernet(module: nn.Module) -> Supernet:
+    """Return the one supernet in `module`.
+
+    Raises:
+        ValueError: There is none, or more than one.
+    """
+    found = [child for child in module.modules() if isinstance(child, Supernet)]
+    if len(found) != 1:
+        raise ValueError(
+            f"{type(module).__name__} must hold exactly one supernet; it holds {len(found)}. "
+            "HINT: convert its network first: `model.backbone = supernet_from(model.backbone, example_input)`."
+        )
+    return found[0]
