@@ -1,0 +1,10 @@
+"""How a choice runs and trains: plain PyTorch."""
+
+from .choice import ChoiceBlock as ChoiceBlock
+from .convert import space_of as space_of
+from .convert import supernet_from as supernet_from
+from .derive import derive as derive
+from .derive import recalibrate as recalibrate
+from .importance import sort_channels as sort_channels
+from .supernet import Supernet as Supernet
+from .supernet import find_supernet as find_supernet

@@ -104,9 +104,7 @@ def supernet_from(model: nn.Module, example_input: Tensor, space: SearchSpace | 
     for block, found in zip(blocks, (b for stage in source.stages for b in stage), strict=True):
         block.train(model.training)
         model.set_submodule(found.path, block)
-    norms = [module for module in model.modules() if isinstance(module, ElasticBatchNorm2d)]
-    norms.append(_elastic_head(model, source))
-    model.supernet = Supernet(space, blocks, norms).to(device)
+    model.supernet = Supernet(space, blocks, _elastic_head(model, source)).to(device)
     return model
 
 
@@ -198,8 +196,8 @@ def _linear_fit(act: nn.Module, spread: Tensor, centre: Tensor) -> tuple[Tensor,
     return gain, (weight * values).sum(0) - gain * centre
 
 
-def _elastic_head(model: nn.Module, source: Source) -> ElasticBatchNorm2d:
-    """Make the head's convolution read any width; its own width stays. Return its norm."""
+def _elastic_head(model: nn.Module, source: Source) -> tuple[ElasticConv2d, ElasticBatchNorm2d]:
+    """Make the head's convolution read any width; its own width stays."""
     conv = cast(nn.Conv2d, model.get_submodule(source.head_path))
     norm = cast(nn.BatchNorm2d, model.get_submodule(source.head_norm_path))
     elastic = ElasticConv2d(conv.in_channels, conv.out_channels, 1, bias=conv.bias is not None).to(conv.weight)
@@ -211,4 +209,4 @@ def _elastic_head(model: nn.Module, source: Source) -> ElasticBatchNorm2d:
     model.set_submodule(source.head_path, elastic)
     act = getattr(norm, "act", None)  # timm's norms hold the activation
     model.set_submodule(source.head_norm_path, elastic_norm if act is None else nn.Sequential(elastic_norm, act))
-    return elastic_norm
+    return elastic, elastic_norm

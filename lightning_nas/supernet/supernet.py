@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from ..space.spec import Architecture, SearchSpace
 from .choice import ChoiceBlock
-from .elastic import ElasticBatchNorm2d
+from .elastic import ElasticBatchNorm2d, ElasticConv2d
 
 __all__ = ["DepthMultiplierLogits", "Supernet", "find_supernet"]
 
@@ -38,13 +38,15 @@ class Supernet(nn.Module):
         nodes: The architecture that runs now.
     """
 
-    def __init__(self, space: SearchSpace, blocks: Sequence[ChoiceBlock], norms: Sequence[ElasticBatchNorm2d]) -> None:
+    def __init__(
+        self, space: SearchSpace, blocks: Sequence[ChoiceBlock], head: tuple[ElasticConv2d, ElasticBatchNorm2d]
+    ) -> None:
         super().__init__()
         self.space = space
         self.multipliers = nn.ModuleList(DepthMultiplierLogits(len(m.widths)) for m in space.multipliers)
         # In tuples, not as submodules: they are the network's own, and would stand twice in its state_dict.
         self._blocks = tuple(blocks)
-        self._norms = tuple(norms)
+        self._head = head
         self.nodes: tuple[int, ...] = ()
         self.activate(space.reference_nodes)
 
@@ -52,6 +54,11 @@ class Supernet(nn.Module):
     def blocks(self) -> tuple[ChoiceBlock, ...]:
         """The choice blocks in order."""
         return self._blocks
+
+    @property
+    def head(self) -> tuple[ElasticConv2d, ElasticBatchNorm2d]:
+        """The convolution behind the last stage, which reads any width, and its norm."""
+        return self._head
 
     @property
     def logits(self) -> list[nn.Parameter]:
@@ -77,8 +84,10 @@ class Supernet(nn.Module):
 
     def use_batch_statistics(self, enabled: bool) -> None:
         """Normalise every batch by its own statistics (during a search), or by running ones (a single subnet)."""
-        for norm in self._norms:
-            norm.batch_statistics = enabled
+        for module in (*self._blocks, self._head[1]):
+            for norm in module.modules():
+                if isinstance(norm, ElasticBatchNorm2d):
+                    norm.batch_statistics = enabled
 
     def extra_repr(self) -> str:
         """Show the size of the space."""

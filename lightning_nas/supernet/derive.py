@@ -1,0 +1,196 @@
+"""The derived subnet: the user's own class with plain blocks, weights inherited, batch norm recalibrated."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from copy import deepcopy
+from typing import Any, TypeVar, cast
+
+import torch
+from timm.models import EfficientNet
+from timm.models._efficientnet_blocks import DepthwiseSeparableConv, EdgeResidual, InvertedResidual
+from torch import nn
+from torchvision.models.mobilenetv2 import InvertedResidual as TorchvisionInvertedResidual
+from torchvision.ops import Conv2dNormActivation
+
+from ..space.spec import Architecture, BlockOption, hidden_width
+from .choice import ChoiceBlock
+from .elastic import ElasticBatchNorm2d, ElasticConv2d
+from .supernet import Supernet, find_supernet
+
+__all__ = ["derive", "recalibrate"]
+
+ModuleT = TypeVar("ModuleT", bound=nn.Module)
+
+
+def derive(module: ModuleT, architecture: Architecture | Sequence[int]) -> ModuleT:
+    """Return a copy of `module` in which the supernet is the plain network of `architecture`.
+
+    The copy is made of torchvision's or timm's own blocks and needs no lightning_nas to run, train or export. It
+    inherits the slices of the weights and of the running statistics; those of batch norm belong to other subnets and
+    have to be made anew: `recalibrate`.
+
+    Args:
+        module: A supernet, or a module that holds one (a LightningModule); it is not changed.
+        architecture: A member of the supernet's space, or its nodes.
+
+    Raises:
+        ValueError: `module` holds no supernet, or the architecture is not in its space.
+    """
+    supernet = find_supernet(module)
+    nodes = supernet.space.encode(architecture) if isinstance(architecture, Architecture) else architecture
+    chosen = supernet.space.decode(nodes)
+    network = _owner(module, supernet)
+    timm_blocks = isinstance(network, EfficientNet)
+    # deepcopy takes what the memo holds as the copy of a module, so that each choice is replaced, never copied.
+    memo: dict[int, Any] = {id(supernet): nn.Identity()}
+    in_width = chosen.stem.width
+    blocks = iter(supernet.blocks)
+    for stage in chosen.stages:
+        for fixed in stage.blocks:
+            block = next(blocks)
+            memo[id(block)] = _plain_block(block, fixed.option, in_width, stage.width, timm_blocks)
+            in_width = stage.width
+    head, head_norm = supernet.head
+    memo[id(head)] = _plain_conv(head, head.out_channels, in_width)
+    memo[id(head_norm)] = _plain_norm(head_norm, head_norm.num_features)
+    plain = deepcopy(module, memo)
+    copied = memo[id(network)]
+    del copied.supernet
+    if timm_blocks:
+        _finish_timm(copied)
+    return plain
+
+
+@torch.no_grad()
+def recalibrate(module: nn.Module, run: Callable[[Any], Any], batches: Iterable[Any]) -> None:
+    """Replace the running statistics of batch norm by those of `batches` (Once-for-All, arXiv 1908.09791).
+
+    Each statistic becomes the plain average over the batches. Everything else stays in evaluation mode.
+
+    Args:
+        module: The module whose batch norms are recalibrated.
+        run: Forward pass of one batch through `module`.
+        batches: At least one batch of training data; some hundred images suffice.
+
+    Raises:
+        ValueError: `batches` is empty.
+    """
+    norms = [m for m in module.modules() if isinstance(m, nn.BatchNorm2d) and m.track_running_stats]
+    momenta = [norm.momentum for norm in norms]
+    modes = {child: child.training for child in module.modules()}
+    module.eval()
+    for norm in norms:
+        norm.reset_running_stats()
+        norm.momentum = None
+        norm.train()
+    num_batches = 0
+    try:
+        for batch in batches:
+            run(batch)
+            num_batches += 1
+    finally:
+        for norm, momentum in zip(norms, momenta, strict=True):
+            norm.momentum = momentum
+        for child, mode in modes.items():
+            child.training = mode
+    if num_batches == 0:
+        raise ValueError("`batches` holds no batch; at least one is needed to recalibrate batch norm.")
+
+
+def _owner(module: nn.Module, supernet: Supernet) -> nn.Module:
+    return next(parent for parent in module.modules() if any(child is supernet for child in parent.children()))
+
+
+def _plain_block(block: ChoiceBlock, option: BlockOption, in_width: int, out_width: int, timm: bool) -> nn.Module:
+    candidate = block.candidates[option.kind]
+    hidden = hidden_width(in_width, option.expansion)
+    widths = [in_width, *[hidden] * (len(candidate.parts()) - 1), out_width]
+    parts = [
+        (_plain_conv(conv, n_out, n_in, option.kernel), _plain_norm(norm, n_out))
+        for (conv, norm), n_in, n_out in zip(candidate.parts(), widths[:-1], widths[1:], strict=True)
+    ]
+    build = _timm_block if timm else _torchvision_block
+    plain = build(block, option, in_width, out_width, parts, candidate.act)
+    return plain.train(block.training)
+
+
+@torch.no_grad()
+def _plain_conv(conv: ElasticConv2d, num_out: int, num_in: int, kernel: int | None = None) -> nn.Conv2d:
+    depthwise = conv.groups > 1
+    # A pointwise convolution of the block keeps its size of 1, whatever the option's kernel.
+    size = min(kernel or 1, conv.kernel_size[0])
+    margin = (conv.kernel_size[0] - size) // 2
+    end = conv.kernel_size[0] - margin
+    groups = num_out if depthwise else 1
+    bias = conv.bias is not None
+    plain = nn.Conv2d(num_in, num_out, size, conv.stride, size // 2, groups=groups, bias=bias).to(conv.weight)
+    plain.weight.copy_(conv.weight[:num_out, : 1 if depthwise else num_in, margin:end, margin:end])
+    if conv.bias is not None and plain.bias is not None:
+        plain.bias.copy_(conv.bias[:num_out])
+    return plain
+
+
+@torch.no_grad()
+def _plain_norm(norm: ElasticBatchNorm2d, num_features: int) -> nn.BatchNorm2d:
+    plain = nn.BatchNorm2d(num_features, norm.eps, norm.momentum).to(norm.weight)
+    for name, value in norm.state_dict().items():
+        getattr(plain, name).copy_(value if value.ndim == 0 else value[:num_features])
+    return plain.train(norm.training)
+
+
+def _torchvision_block(
+    block: ChoiceBlock,
+    option: BlockOption,
+    in_width: int,
+    out_width: int,
+    parts: list[tuple[nn.Conv2d, nn.BatchNorm2d]],
+    act: nn.Module,
+) -> nn.Module:
+    """Return torchvision's InvertedResidual; for a fused-IBN its `conv` holds one KxK unit in place of the two."""
+    plain = TorchvisionInvertedResidual(in_width, out_width, block.stride, expand_ratio=1)
+    units = []
+    for conv, norm in parts[:-1]:
+        unit = Conv2dNormActivation(1, 1, norm_layer=nn.BatchNorm2d, activation_layer=nn.ReLU6)
+        unit[0], unit[1], unit[2] = conv, norm, deepcopy(act)
+        unit.out_channels = conv.out_channels
+        units.append(unit)
+    plain.conv = nn.Sequential(*units, *parts[-1])
+    return plain
+
+
+def _timm_block(
+    block: ChoiceBlock,
+    option: BlockOption,
+    in_width: int,
+    out_width: int,
+    parts: list[tuple[nn.Conv2d, nn.BatchNorm2d]],
+    act: nn.Module,
+) -> nn.Module:
+    """Return the block that timm builds from the architecture string, with the weights of `parts`."""
+    kinds = {"ibn": InvertedResidual, "fused": EdgeResidual, "ds": DepthwiseSeparableConv}
+    arguments: dict[str, Any] = {"stride": block.stride, "act_layer": type(act)}
+    arguments["exp_kernel_size" if option.kind == "fused" else "dw_kernel_size"] = option.kernel
+    if option.kind != "ds":
+        arguments["exp_ratio"] = option.expansion
+    plain = kinds[option.kind](in_width, out_width, **arguments).to(parts[0][0].weight)
+    plain.drop_path = deepcopy(block.drop_path)
+    convs = [m for m in plain.modules() if isinstance(m, nn.Conv2d)]
+    norms = [m for m in plain.modules() if isinstance(m, nn.BatchNorm2d)]
+    for (conv, norm), plain_conv, plain_norm in zip(parts, convs, norms, strict=True):
+        plain_conv.load_state_dict(conv.state_dict())
+        plain_norm.load_state_dict(norm.state_dict())
+        plain_norm.eps, plain_norm.momentum = norm.eps, norm.momentum
+    return plain
+
+
+def _finish_timm(network: EfficientNet) -> None:
+    """Give timm's head norm its class back, and its table of features the widths."""
+    norm, act = cast(nn.Sequential, network.bn2)
+    network.bn2 = type(network.bn1)(norm.num_features, eps=norm.eps, act_layer=type(act)).to(norm.weight)
+    network.bn2.momentum = norm.momentum
+    network.bn2.load_state_dict(norm.state_dict())
+    network.bn2.train(norm.training)
+    for info in network.feature_info:
+        convs = [m for m in network.get_submodule(info["module"]).modules() if isinstance(m, nn.Conv2d)]
+        info["num_chs"] = convs[-1].out_channels

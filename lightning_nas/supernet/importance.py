@@ -1,0 +1,73 @@
+"""Sorting channels by importance, so that a narrow slice keeps what matters (Once-for-All, arXiv 1908.09791)."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from .choice import ChoiceBlock, ElasticDS
+from .elastic import ElasticBatchNorm2d, ElasticConv2d
+from .supernet import find_supernet
+
+__all__ = ["sort_channels"]
+
+
+@torch.no_grad()
+def sort_channels(network: nn.Module) -> None:
+    """Sort the hidden channels of each block and the channels of each stage, most important first.
+
+    Importance is the L1 norm of the weights that read a channel, times the spread that batch norm gives it. The
+    widest subnet computes the same function as before, up to the order of its sums.
+
+    Args:
+        network: A supernet, or a module that holds one; it is changed in place.
+    """
+    supernet = find_supernet(network)
+    blocks = iter(supernet.blocks)
+    stages = [[next(blocks) for _ in stage.blocks] for stage in supernet.space.stages]
+    for block in supernet.blocks:
+        _sort_hidden(block)
+    for index, stage in enumerate(stages):
+        following = stages[index + 1][:1] if index + 1 < len(stages) else []
+        _sort_stage(stage, following, supernet.head[0])
+
+
+def _sort_hidden(block: ChoiceBlock) -> None:
+    for candidate in block.candidates.values():
+        if isinstance(candidate, ElasticDS):
+            continue  # its hidden channels are its input's
+        *inner, (project, _) = candidate.parts()
+        order = _descending(_read_by([project]) * inner[-1][1].weight.abs())
+        project.weight.copy_(project.weight[:, order])
+        for conv, norm in inner:
+            conv.weight.copy_(conv.weight[order])
+            _permute_norm(norm, order)
+
+
+def _sort_stage(stage: list[ChoiceBlock], following: list[ChoiceBlock], head: ElasticConv2d) -> None:
+    readers = [c.parts()[0][0] for block in stage[1:] + following for c in block.candidates.values()]
+    readers += [] if following else [head]
+    writers = [c.parts()[-1] for block in stage for c in block.candidates.values()]
+    spread = torch.stack([norm.weight.abs() for _, norm in writers]).mean(0)
+    order = _descending(_read_by(readers) * spread)
+    for conv, norm in writers:
+        conv.weight.copy_(conv.weight[order])
+        _permute_norm(norm, order)
+    for conv in readers:
+        conv.weight.copy_(conv.weight[:, order])
+
+
+def _read_by(convs: list[ElasticConv2d]) -> Tensor:
+    """Return the L1 norm of the weights that read each input channel, each convolution counting alike."""
+    norms = [conv.weight.abs().sum((0, 2, 3)) for conv in convs]
+    return torch.stack([norm / norm.mean().clamp(min=1e-12) for norm in norms]).mean(0)
+
+
+def _descending(importance: Tensor) -> Tensor:
+    return importance.argsort(descending=True, stable=True)
+
+
+def _permute_norm(norm: ElasticBatchNorm2d, order: Tensor) -> None:
+    for value in norm.state_dict().values():
+        if value.ndim:
+            value.copy_(value[order])
