@@ -1,0 +1,257 @@
+"""Classification from a folder of images, one folder a class."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import lightning as L
+import numpy as np
+import torch
+from PIL import Image, ImageOps
+from torch import Tensor
+from torch.utils.data import DataLoader
+from torchvision.datasets.folder import IMG_EXTENSIONS
+from typing_extensions import override
+
+from lightning_nas.data._batches import BatchAugmentation, BatchedImages, check_loading, image_loader
+from lightning_nas.data.digits import Split
+
+__all__ = ["ImageFolderDataModule"]
+
+logger = logging.getLogger(__name__)
+
+# Enough to hide the reads; PIL decodes and resizes outside Python's lock.
+DECODE_THREADS = 4
+SPLIT_FRACTIONS = (0.7, 0.15, 0.15)
+
+
+@dataclass(frozen=True)
+class _Files:
+    """The images of one split: paths with one class index each."""
+
+    paths: tuple[Path, ...]
+    labels: tuple[int, ...]
+
+
+class ImageFolderDataModule(L.LightningDataModule):
+    """Images in the layout ``root/{train,val,test}/<class>/*.jpg``, for a classifier.
+
+    Without a ``test`` folder the images of ``val`` are the test images too, with a warning. Without any of the three
+    folders, the folders in ``root`` are the classes and each is split 70/15/15, the same way for every seed.
+
+    Images are decoded and resized once and kept in memory as bytes where they fit. Training images are cropped,
+    mirrored and recoloured a batch at a time; all are normalised by ImageNet's mean and deviation.
+
+    Args:
+        root: Folder of the data set.
+        image_size: Height and width that images are resized to, in pixels.
+        batch_size: Images a batch.
+        num_workers: Worker processes; 0 is usually fastest while the images are in memory.
+        seed: Decides the shuffles and the augmentation.
+        min_crop_area: Smallest training crop as a share of the image's area; 1 crops nothing.
+        flip: Whether to mirror half of the training images.
+        color_jitter: Largest relative change of brightness, contrast and saturation of training images.
+        cache_limit_bytes: Decoded splits above this size are read from files again in every epoch.
+
+    Raises:
+        ValueError: A setting is out of range, or the folder is not in the layout above.
+    """
+
+    def __init__(
+        self,
+        root: str | Path,
+        image_size: int = 96,
+        batch_size: int = 32,
+        num_workers: int = 0,
+        seed: int = 0,
+        min_crop_area: float = 0.6,
+        flip: bool = True,
+        color_jitter: float = 0.2,
+        cache_limit_bytes: int = 2**30,
+    ) -> None:
+        super().__init__()
+        check_loading(batch_size, num_workers, seed)
+        if image_size < 8:
+            raise ValueError(f"`image_size` must be at least 8; got {image_size}.")
+        self.root = Path(root).expanduser()
+        self.image_size = image_size
+        self.batch_size = batch_size
+        self.num_workers = num_workers
+        self.seed = seed
+        self.cache_limit_bytes = cache_limit_bytes
+        self._augment = BatchAugmentation(min_crop_area, flip, color_jitter)
+        # The folder is listed here, so that the number of classes is known before the network is built.
+        self._class_names, self._files = _scan(self.root)
+        self._parts: dict[Split, BatchedImages] = {}
+
+    @property
+    def num_classes(self) -> int:
+        """Number of classes."""
+        return len(self._class_names)
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """Names of the classes, in the order of their indices."""
+        return self._class_names
+
+    @property
+    def input_size(self) -> tuple[int, int, int]:
+        """Channels, height and width of one image."""
+        return 3, self.image_size, self.image_size
+
+    @override
+    def setup(self, stage: str | None = None) -> None:
+        if "test" not in self._files and stage in (None, "test"):
+            logger.warning("%s has no `test` folder; the images of `val` are the test images too.", self.root)
+        wanted: dict[str | None, tuple[Split, ...]] = {
+            "fit": ("train", "val"),
+            "validate": ("val",),
+            "test": ("test",),
+            None: ("train", "val", "test"),
+        }
+        for split in wanted.get(stage, ("test",)):
+            source = split if split in self._files else "val"
+            if source not in self._parts:
+                self._parts[source] = self._load(source)
+            self._parts[split] = self._parts[source]
+
+    @override
+    def train_dataloader(self) -> DataLoader[tuple[Tensor, Tensor]]:
+        return image_loader(self._parts["train"], self.batch_size, shuffle=True, num_workers=self.num_workers)
+
+    @override
+    def val_dataloader(self) -> DataLoader[tuple[Tensor, Tensor]]:
+        return image_loader(self._parts["val"], self.batch_size, num_workers=self.num_workers)
+
+    @override
+    def test_dataloader(self) -> DataLoader[tuple[Tensor, Tensor]]:
+        return image_loader(self._parts["test"], self.batch_size, num_workers=self.num_workers)
+
+    def _load(self, split: Split) -> BatchedImages:
+        files = self._files[split]
+        augment = self._augment if split == "train" else None
+        labels = torch.tensor(files.labels)
+        size_bytes = 3 * self.image_size**2 * len(files.paths)
+        if size_bytes <= self.cache_limit_bytes:
+            images = _decode_all(files.paths, self.image_size)
+            return BatchedImages(images.__getitem__, labels, augment, self.seed)
+        logger.info("%s (%s) would take %d MiB: it is read again in every epoch.", self.root, split, size_bytes >> 20)
+        _check_headers(files.paths)
+        return BatchedImages(partial(_decode_some, files.paths, self.image_size), labels, augment, self.seed)
+
+
+def _scan(root: Path) -> tuple[tuple[str, ...], dict[Split, _Files]]:
+    """Return the class names and the files of each split that the folder has or that is made of it."""
+    if not root.is_dir():
+        found = "a file" if root.exists() else "nothing"
+        raise ValueError(f"`root` must be a folder of images; there is {found} at '{root}'.")
+    folders = _folder_names(root)
+    if not folders:
+        raise ValueError(f"`root` must hold train/, val/ and test/, or one folder a class; '{root}' has no folder.")
+    if not {"train", "val", "test"} & set(folders):
+        images = _list_classes(root)
+        return tuple(images), _split(images, root)
+    if missing := {"train", "val"} - set(folders):
+        raise ValueError(f"'{root}' must have the folders train and val; it lacks {' and '.join(sorted(missing))}.")
+    names: tuple[Split, ...] = ("train", "val", "test")
+    splits = {split: _list_classes(root / split) for split in names if split in folders}
+    classes = tuple(splits["train"])
+    for split, images in splits.items():
+        if differing := sorted(set(classes) ^ set(images)):
+            raise ValueError(
+                f"All splits of '{root}' must have the same class folders; "
+                f"train and {split} differ in {', '.join(differing)}."
+            )
+    return classes, {split: _files(list(images.values())) for split, images in splits.items()}
+
+
+def _folder_names(folder: Path) -> list[str]:
+    return sorted(entry.name for entry in folder.iterdir() if entry.is_dir() and not entry.name.startswith("."))
+
+
+def _list_classes(folder: Path) -> dict[str, list[Path]]:
+    """Return the sorted image paths of each class."""
+    classes = {}
+    for name in _folder_names(folder):
+        files = sorted((folder / name).rglob("*"))
+        # macOS leaves "._x.jpg" beside "x.jpg".
+        images = [file for file in files if file.suffix.lower() in IMG_EXTENSIONS and not file.name.startswith(".")]
+        if not images:
+            raise ValueError(f"Each class needs an image ({', '.join(IMG_EXTENSIONS)}); '{folder / name}' has none.")
+        classes[name] = images
+    if len(classes) < 2:
+        found = ", ".join(classes) or "none"
+        raise ValueError(f"'{folder}' must have a folder for each of at least two classes; it has {found}.")
+    return classes
+
+
+def _split(classes: dict[str, list[Path]], root: Path) -> dict[Split, _Files]:
+    """Split each class 70/15/15; by names alone, so that runs with different seeds have the same test images."""
+    parts: dict[Split, list[list[Path]]] = {"train": [], "val": [], "test": []}
+    for name, paths in classes.items():
+        if len(paths) < 3:
+            raise ValueError(
+                f"A class needs at least 3 images to be split into train, val and test; "
+                f"'{root / name}' has {len(paths)}. Give it more, or make train/, val/ and test/ folders."
+            )
+        order = np.random.default_rng(0).permutation(len(paths))
+        num_val, num_test = (max(1, round(share * len(paths))) for share in SPLIT_FRACTIONS[1:])
+        cuts = {"val": order[:num_val], "test": order[num_val : num_val + num_test], "train": order[num_val + num_test :]}
+        for split, images in parts.items():
+            images.append([paths[index] for index in sorted(cuts[split])])
+    return {split: _files(images) for split, images in parts.items()}
+
+
+def _files(classes: Sequence[Sequence[Path]]) -> _Files:
+    pairs = [(path, label) for label, paths in enumerate(classes) for path in paths]
+    return _Files(tuple(path for path, _ in pairs), tuple(label for _, label in pairs))
+
+
+def _decode_all(paths: Sequence[Path], size: int) -> Tensor:
+    """Return all images (N, 3, size, size), uint8."""
+    images = torch.empty(len(paths), 3, size, size, dtype=torch.uint8)
+    with ThreadPoolExecutor(DECODE_THREADS) as pool:
+        for index, image in enumerate(pool.map(partial(_decode, size=size), paths)):
+            images[index] = image
+    return images
+
+
+def _decode_some(paths: Sequence[Path], size: int, indices: list[int]) -> Tensor:
+    return torch.stack([_decode(paths[index], size) for index in indices])
+
+
+def _decode(path: Path, size: int) -> Tensor:
+    """Return one image (3, size, size), uint8, whatever its mode and orientation."""
+    try:
+        with Image.open(path) as file:
+            # JPEG can skip most of the work for a small copy; twice the size keeps the result sharp.
+            file.draft("RGB", (2 * size, 2 * size))
+            image = _rgb(ImageOps.exif_transpose(file)).resize((size, size), Image.Resampling.BILINEAR)
+    except (OSError, SyntaxError, ValueError) as error:
+        raise ValueError(f"'{path}' must be a readable image; reading it failed: {error}.") from error
+    return torch.from_numpy(np.array(image)).permute(2, 0, 1)
+
+
+def _rgb(image: Image.Image) -> Image.Image:
+    if image.mode.startswith("I"):
+        # PIL clips 16-bit grey to white instead of scaling it.
+        return Image.fromarray((np.asarray(image).astype(np.float32) / 257).astype(np.uint8)).convert("RGB")
+    if image.has_transparency_data:
+        # What lies under a transparent pixel is arbitrary, often black or noise.
+        canvas = Image.new("RGBA", image.size, "white")
+        return Image.alpha_composite(canvas, image.convert("RGBA")).convert("RGB")
+    return image.convert("RGB")
+
+
+def _check_headers(paths: Sequence[Path]) -> None:
+    """Find files that are no images before the training does, without decoding them."""
+    for path in paths:
+        try:
+            Image.open(path).close()
+        except OSError as error:
+            raise ValueError(f"'{path}' must be a readable image; reading it failed: {error}.") from error
