@@ -1,0 +1,62 @@
+"""What an estimator estimates: a device, as data beside its table of measurements."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+__all__ = ["Device"]
+
+FORMAT = 1
+
+
+@dataclass(frozen=True)
+class Device:
+    """A device and the backend that measures it.
+
+    Attributes:
+        name: Name of the device, and of its table.
+        backend: Name of the backend, a module of `lightning_nas.estimator.measure`.
+        lanes: Channels that the device processes together; latency against channels steps at its multiples.
+        settings: What the backend must know, in its own terms.
+        record: What was measured, by which versions, in which units, and with what error. Not used to estimate.
+
+    Example::
+
+        >>> Device("npu", "vela", 16).lanes
+        16
+    """
+
+    name: str
+    backend: str
+    lanes: int
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    record: Mapping[str, Any] = field(default_factory=dict, compare=False)
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.lanes, int) or self.lanes < 1:
+            raise ValueError(f"`lanes` of device {self.name!r} must be a positive integer; got {self.lanes!r}.")
+
+    def save(self, path: Path) -> None:
+        """Write the device to a JSON file, whole or not at all."""
+        part = path.with_suffix(".part")
+        part.write_text(json.dumps({"format": FORMAT, **asdict(self)}, indent=1) + "\n")
+        part.replace(path)
+
+    @classmethod
+    def load(cls, path: Path) -> Device:
+        """Read a device from a JSON file.
+
+        Raises:
+            ValueError: The file is no device.
+        """
+        try:
+            data = json.loads(path.read_text())
+            if data.pop("format") != FORMAT:
+                raise ValueError(f"its format is not {FORMAT}")
+            return cls(**data)
+        except (ValueError, TypeError, KeyError, AttributeError) as error:
+            raise ValueError(f"{path.name} is no device: {error}.") from error

@@ -1,0 +1,48 @@
+"""What every backend does, and how one is opened by the name that a device gives."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Sequence
+from typing import Protocol
+
+from lightning_nas.estimator.device import Device
+from lightning_nas.estimator.measurements import Figures
+from lightning_nas.estimator.subgraph import Subgraph
+
+__all__ = ["BACKENDS", "Backend", "open_backend"]
+
+BACKENDS = ("vela",)
+
+
+class Backend(Protocol):
+    """Measures on one device. The module of a backend has a class `Measure` that takes the device."""
+
+    def measure_subgraph(self, subgraph: Subgraph) -> Figures:
+        """Measure a subgraph as a part of a network."""
+        ...
+
+    def measure_network(self, parts: Sequence[Subgraph]) -> Figures:
+        """Measure a whole network."""
+        ...
+
+    def versions(self) -> dict[str, str]:
+        """Return what the figures depend on, for the record."""
+        ...
+
+
+def open_backend(device: Device) -> Backend:
+    """Return the backend of a device, ready to measure.
+
+    Raises:
+        ValueError: There is no such backend.
+        ImportError: The packages of the backend are not installed; the message says how to get them.
+    """
+    # Only names of this list: a device can come from anybody's file, which must not choose what is imported.
+    if device.backend not in BACKENDS:
+        raise ValueError(
+            f"`backend` of device {device.name!r} must be one of {', '.join(BACKENDS)}; got {device.backend!r}."
+        )
+    module = importlib.import_module(f"{__package__}.{device.backend}")
+    backend: Backend = module.Measure(device)
+    return backend

@@ -1,0 +1,55 @@
+"""Measure many subgraphs into a table, in a way that can be stopped at any moment and continued."""
+
+from __future__ import annotations
+
+import csv
+import os
+from collections.abc import Iterable
+from pathlib import Path
+
+from tqdm import tqdm
+
+from lightning_nas.estimator.device import Device
+from lightning_nas.estimator.measure.backend import Backend, open_backend
+from lightning_nas.estimator.measurements import COLUMNS, Figures, read_measurements, to_row
+from lightning_nas.estimator.subgraph import Subgraph
+
+__all__ = ["measure"]
+
+
+def measure(
+    device: Device, subgraphs: Iterable[Subgraph], path: Path, backend: Backend | None = None
+) -> dict[Subgraph, Figures]:
+    """Measure the subgraphs that a table does not hold yet, and return the whole table.
+
+    Every row is on disk before the next is measured, so Ctrl-C loses nothing; the next call continues.
+
+    Args:
+        device: What to measure on.
+        subgraphs: What to measure; equal ones are measured once.
+        path: The table, a CSV file; it is made where it is not there.
+        backend: What measures; by default that of the device.
+    """
+    _repair(path)
+    known = read_measurements(path)
+    missing = [subgraph for subgraph in dict.fromkeys(subgraphs) if subgraph not in known]
+    if missing:
+        backend = backend or open_backend(device)
+        with path.open("a", newline="") as file:
+            writer = csv.writer(file, lineterminator="\n")
+            for subgraph in tqdm(missing, desc=f"Measuring {device.name}", unit="subgraph"):
+                known[subgraph] = backend.measure_subgraph(subgraph)
+                writer.writerow(to_row(subgraph, known[subgraph]))
+                file.flush()
+    return known
+
+
+def _repair(path: Path) -> None:
+    """Make sure that a table exists and ends with a whole line: a process may die in the middle of one."""
+    header = ",".join(COLUMNS) + "\n"
+    text = path.read_text() if path.exists() else ""
+    whole = text[: text.rfind("\n") + 1] or header
+    if whole != text:
+        part = path.with_suffix(".part")
+        part.write_text(whole)
+        os.replace(part, path)

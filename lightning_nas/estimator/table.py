@@ -1,0 +1,145 @@
+"""The cost of every member of a space as small tensors: exact for one, exact in expectation over all."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from ..space.spec import SearchSpace, out_size
+from .subgraph import Subgraph, block_subgraph, head_subgraph, stem_subgraph
+
+__all__ = ["CostTable", "Factor", "cost_table"]
+
+Price = Callable[[Sequence[Subgraph]], NDArray[np.float64]]
+"""Costs of subgraphs, one figure each; `Estimator.predict_ms` is one."""
+
+
+@dataclass(frozen=True)
+class Factor:
+    """One additive part of the cost of a network.
+
+    Attributes:
+        nodes: The nodes of the space it depends on; none for a constant part.
+        cost: The cost for each combination of their options, of shape (options of each node, ...).
+    """
+
+    nodes: tuple[int, ...]
+    cost: NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class CostTable:
+    """The cost of every member of a space: a sum of factors, each over the few nodes it depends on.
+
+    A block costs by its option, its width in and its width out, and so depends on at most three nodes. Since the
+    nodes are chosen independently, the expected cost under their probabilities is exact, and differentiable.
+
+    Attributes:
+        factors: The parts: stem, blocks in order, head.
+        node_sizes: Number of options of each node.
+    """
+
+    factors: tuple[Factor, ...]
+    node_sizes: tuple[int, ...]
+
+    def exact(self, nodes: Sequence[int]) -> float:
+        """Return the cost of one architecture, given by its nodes."""
+        return float(self.exact_many(np.asarray([nodes]))[0])
+
+    def exact_many(self, nodes: NDArray[np.integer]) -> NDArray[np.float64]:
+        """Return the cost of many architectures.
+
+        Args:
+            nodes: One architecture a row, shape (num_architectures, num_nodes).
+        """
+        columns = (factor.cost[tuple(nodes[:, node] for node in factor.nodes)] for factor in self.factors)
+        return sum(columns, start=np.zeros(len(nodes)))
+
+    def parts(self, nodes: Sequence[int]) -> list[float]:
+        """Return the cost of each factor of one architecture, in order."""
+        return [float(factor.cost[tuple(nodes[node] for node in factor.nodes)]) for factor in self.factors]
+
+    def expected(self, probabilities: Sequence[Tensor]) -> Tensor:
+        """Return the exact expected cost, a scalar in the probabilities' graph, computed in float64.
+
+        Args:
+            probabilities: One distribution a node, shape (num_options,) each.
+
+        Example::
+
+            >>> table = CostTable((Factor((0, 1), np.array([[1.0, 3.0], [5.0, 7.0]])),), (2, 2))
+            >>> float(table.expected([torch.tensor([0.5, 0.5]), torch.tensor([1.0, 0.0])]))
+            3.0
+        """
+        wide = [p.double() for p in probabilities]
+        total = wide[0].new_zeros(())
+        for factor in self.factors:
+            value = torch.from_numpy(factor.cost).to(total.device)
+            for node in reversed(factor.nodes):
+                value = value @ wide[node]
+            total = total + value
+        return total
+
+    def sample_costs(self, count: int, seed: int = 0) -> NDArray[np.float64]:
+        """Return the costs of `count` uniformly drawn architectures."""
+        generator = np.random.default_rng(seed)
+        return self.exact_many(np.stack([generator.integers(0, n, count) for n in self.node_sizes], axis=1))
+
+
+def cost_table(space: SearchSpace, price: Price) -> CostTable:
+    """Price every (block option, width in, width out) of a space by one call.
+
+    Args:
+        space: What can be chosen.
+        price: Cost of a list of subgraphs; called once, with all of them.
+    """
+    layouts = list(_layouts(space))
+    shapes = [tuple(space.node_sizes[node] for node in nodes) for nodes, _ in layouts]
+    costs = np.asarray(price([part for _, parts in layouts for part in parts]), dtype=np.float64)
+    ends = np.cumsum([len(parts) for _, parts in layouts])
+    chunks = np.split(costs, ends[:-1])
+    factors = tuple(
+        Factor(nodes, chunk.reshape(shape)) for (nodes, _), shape, chunk in zip(layouts, shapes, chunks, strict=True)
+    )
+    return CostTable(factors, space.node_sizes)
+
+
+def _layouts(space: SearchSpace) -> list[tuple[tuple[int, ...], list[Subgraph]]]:
+    """Return for each factor its nodes and its subgraphs, one for each combination in C order."""
+    _, height, width = space.input_size
+    height, width = out_size(height, space.stem.stride), out_size(width, space.stem.stride)
+    layouts: list[tuple[tuple[int, ...], list[Subgraph]]] = [((), [stem_subgraph(space.input_size, space.stem)])]
+    # The width of the tensor at hand: the node that decides it (none at the stem) and its value for each option.
+    source: tuple[int | None, tuple[int, ...]] = (None, (space.stem.width,))
+    for stage, node, choice in space.stage_blocks():
+        target = space.stage_node(stage)
+        nodes, pairs = _combinations(source, target)
+        parts = [
+            block_subgraph(option, choice.stride, in_width, out_width, height, width)
+            for in_width, out_width in pairs
+            for option in choice.options
+        ]
+        layouts.append(((*nodes, node), parts))
+        source = target
+        height, width = out_size(height, choice.stride), out_size(width, choice.stride)
+    heads = [head_subgraph(space.head, space.num_classes, w, height, width) for w in source[1]]
+    present = [head for head in heads if head is not None]
+    if present:
+        layouts.append((() if source[0] is None else (source[0],), present))
+    return layouts
+
+
+def _combinations(
+    source: tuple[int | None, tuple[int, ...]], target: tuple[int, tuple[int, ...]]
+) -> tuple[tuple[int, ...], list[tuple[int, int]]]:
+    """Return the distinct nodes behind the widths in and out, and the width pairs over their options."""
+    if source[0] == target[0]:
+        return (target[0],), list(zip(source[1], target[1], strict=True))
+    nodes = (target[0],) if source[0] is None else (source[0], target[0])
+    return nodes, list(itertools.product(source[1], target[1]))
