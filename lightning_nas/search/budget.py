@@ -1,0 +1,152 @@
+"""Budgets as a user writes them: absolute (8.0 milliseconds, "256KiB") or relative to the source network ("0.5x")."""
+
+from __future__ import annotations
+
+import math
+import re
+from dataclasses import dataclass
+
+import numpy as np
+
+from ..estimator.table import CostTable
+from ..space.spec import SearchSpace
+from .solve import Limit, Reach, cheapest, reach
+
+__all__ = ["Budgets", "feasibility", "format_reach", "resolve_budget"]
+
+BYTE_UNITS = {"b": 1, "kb": 10**3, "mb": 10**6, "kib": 2**10, "mib": 2**20}
+FORMS = {
+    "latency_ms": "milliseconds (8.0) or a part of the source network's latency ('0.5x')",
+    "parameter_bytes": "bytes (262144, '256KiB', '1MB') or a part of the source network's ('0.5x')",
+    "peak_activation_bytes": "bytes (262144, '256KiB', '1MB') or a part of the source network's ('0.5x')",
+}
+
+
+@dataclass(frozen=True)
+class Budgets:
+    """The budgets of one search, in absolute figures, and the tables they bound.
+
+    Attributes:
+        limits: Budgets on additive costs (latency, parameters).
+        reaches: For each limit what the space can reach.
+        references: For each limit the source network's cost.
+        forbidden: Tables of the combinations that cannot fit the peak activation budget.
+        peak_activation_bytes: That budget, or None.
+    """
+
+    limits: tuple[Limit, ...]
+    reaches: tuple[Reach, ...]
+    references: tuple[float, ...]
+    forbidden: tuple[CostTable, ...] = ()
+    peak_activation_bytes: float | None = None
+
+
+def resolve_budget(value: float | str, reference: float, name: str) -> float:
+    """Return a budget in absolute figures.
+
+    Args:
+        value: What the user gave.
+        reference: The source network's cost, for relative budgets.
+        name: ``latency_ms``, ``parameter_bytes`` or ``peak_activation_bytes``.
+
+    Example::
+
+        >>> resolve_budget("0.5x", 4.0, "latency_ms"), resolve_budget("2KiB", 0, "parameter_bytes")
+        (2.0, 2048.0)
+
+    Raises:
+        ValueError: It is not a positive number of a known form.
+    """
+    match = re.fullmatch(r"\s*([-+]?[\d.]+(?:e[-+]?\d+)?|[-+]?nan|[-+]?inf)\s*([a-z]*)\s*", str(value).lower())
+    units = {"x": reference, "": 1.0, **({"ms": 1.0} if name == "latency_ms" else BYTE_UNITS)}
+    try:
+        number = float(match[1]) * units[match[2]] if match else math.nan
+    except (KeyError, ValueError):
+        number = math.nan
+    if not (math.isfinite(number) and number > 0):
+        raise ValueError(f"The budget {name}={value!r} is not valid; give a positive number: {FORMS[name]}.")
+    return number
+
+
+def feasibility(
+    space: SearchSpace,
+    tables: dict[str, CostTable],
+    budgets: dict[str, float | str | None],
+) -> Budgets:
+    """Resolve budgets against a space, and prove that one of its members meets all of them.
+
+    Args:
+        space: What can be chosen.
+        tables: The costs by name: ``latency_ms``, ``parameter_bytes``, ``peak_activation_bytes``.
+        budgets: What the user gave, by the same names; None where there is no budget.
+
+    Raises:
+        ValueError: No budget at all, one that is not valid, or budgets that no member meets; the message says what
+            the space can reach.
+    """
+    given = {name: value for name, value in budgets.items() if value is not None}
+    if not given:
+        raise ValueError(f"Give at least one budget of {', '.join(FORMS)}; got none.")
+    peak, forbidden = None, ()
+    limits, reaches, references = [], [], []
+    for name, value in given.items():
+        table = tables[name]
+        if name == "peak_activation_bytes":
+            reference = _peak(table, space.reference_nodes)
+            peak = resolve_budget(value, reference, name)
+            forbidden = (_too_large(table, peak),)
+            continue
+        references.append(table.exact(space.reference_nodes))
+        limits.append(Limit(table, resolve_budget(value, references[-1], name), name))
+        reaches.append(reach(table))
+    for limit, span in zip(limits, reaches, strict=True):
+        if limit.budget < span.minimum:
+            raise ValueError(
+                f"The budget {limit.name}={limit.budget:.6g} is below what the space can reach: "
+                f"{span.minimum:.6g} (minimum) to {span.maximum:.6g} (maximum)."
+            )
+    found = Budgets(tuple(limits), tuple(reaches), tuple(references), forbidden, peak)
+    _check_together(found, tables)
+    return found
+
+
+def format_reach(budgets: Budgets) -> str:
+    """Return the feasibility table as text: for each budget the source, the budget and the space's reach."""
+    lines = [f"{'cost':<18}{'source':>12}{'budget':>12}{'minimum':>12}{'median':>12}{'maximum':>12}"]
+    for limit, span, reference in zip(budgets.limits, budgets.reaches, budgets.references, strict=True):
+        figures = (reference, limit.budget, span.minimum, span.median, span.maximum)
+        lines.append(f"{limit.name:<18}" + "".join(f"{figure:>12.5g}" for figure in figures))
+    return "\n".join(lines)
+
+
+def _check_together(budgets: Budgets, tables: dict[str, CostTable]) -> None:
+    from .solve import solve
+
+    table = next(iter(tables.values()))
+    if budgets.peak_activation_bytes is not None and cheapest(table, budgets.forbidden) is None:
+        raise ValueError(
+            f"The budget peak_activation_bytes={budgets.peak_activation_bytes:.6g} is below what the space can reach: "
+            f"{_lowest_peak(tables['peak_activation_bytes']):.6g} (minimum)."
+        )
+    if solve([np.zeros(n) for n in table.node_sizes], budgets.limits, budgets.forbidden) is None:
+        given = ", ".join(f"{limit.name}={limit.budget:.6g}" for limit in budgets.limits)
+        raise ValueError(f"No architecture of the space meets all budgets at once: {given}. Each alone can be met.")
+
+
+def _peak(table: CostTable, nodes: tuple[int, ...]) -> float:
+    """Return the peak of one architecture: the largest of its parts, not their sum."""
+    return max(table.parts(nodes))
+
+
+def _too_large(table: CostTable, budget: float) -> CostTable:
+    from ..estimator.table import Factor
+
+    factors = tuple(Factor(f.nodes, (f.cost > budget).astype(np.float64)) for f in table.factors)
+    return CostTable(factors, table.node_sizes)
+
+
+def _lowest_peak(table: CostTable) -> float:
+    levels = np.unique(np.concatenate([factor.cost.ravel() for factor in table.factors]))
+    fits = [level for level in levels if cheapest(table, [_too_large(table, level)]) is not None]
+    constant = max((float(f.cost) for f in table.factors if not f.nodes), default=0.0)
+    return max(fits[0], constant)

@@ -1,0 +1,289 @@
+"""`ArchitectureSearch`: the search as a callback on an untouched LightningModule and Trainer."""
+
+from __future__ import annotations
+
+import logging
+from itertools import islice
+from typing import Any
+
+import lightning.pytorch as pl
+import torch
+from lightning.fabric.utilities import move_data_to_device
+from lightning.pytorch.callbacks import Callback
+from lightning.pytorch.utilities import rank_zero_info
+from lightning.pytorch.utilities.exceptions import MisconfigurationException
+from torch import Tensor, nn
+from typing_extensions import override
+
+from ..estimator.estimator import Estimator
+from ..space.spec import Architecture
+from ..supernet.derive import derive, recalibrate
+from ..supernet.supernet import Supernet, find_supernet
+from .budget import Budgets, format_reach
+from .engine import Search, SearchSettings
+from .probe import evaluating, quiet_copy, task_loss
+from .tables import space_budgets
+
+__all__ = ["ArchitectureSearch"]
+
+log = logging.getLogger(__name__)
+
+
+class ArchitectureSearch(Callback):
+    """Search a supernet's architecture while its module trains, and derive the subnet inside the budget.
+
+    The module's loss, optimizer and schedule stay the user's: the callback owns the logits and their Adam. Each batch
+    trains one sampled path. After a warm-up of weights only, every few steps some architectures drawn by the logits
+    are compared on the coming batch (forward passes only), and the gradient of that score, with the exact gradient of
+    the penalty on the expected cost, goes to the logits in `on_before_optimizer_step`.
+
+    The cost must depend on the logits only, as it does here. Gradient clipping and learning rate schedules of the
+    user do not touch the logits. The reported loss stays the task's. A checkpoint taken with this callback needs it
+    on resume, since the logits are not in the user's optimizer.
+
+    Args:
+        estimator: What architectures cost: an `Estimator`, or the name of a shipped device.
+        latency: Budget in milliseconds (8.0) or relative to the source network ("0.5x").
+        parameter_bytes: Budget on int8 parameters: bytes, "256KiB" or "0.5x".
+        peak_activation_bytes: Budget on the largest sum of live int8 activations, in the same forms.
+        warmup: Part of the steps that train weights only.
+        every: Optimizer steps from one architecture step to the next.
+        samples: Architectures compared in an architecture step.
+        lr: Learning rate of the logits.
+        seed: Seed of every draw.
+
+    Raises:
+        ValueError: A budget or a setting that is not valid, or, at the start of `fit`, a budget out of reach.
+
+    Example::
+
+        search = ArchitectureSearch("ethos_u85_1024", latency="0.5x")
+        Trainer(max_epochs=10, callbacks=[search]).fit(model, datamodule)
+        subnet = search.derive(model)
+    """
+
+    def __init__(
+        self,
+        estimator: Estimator | str = "ethos_u85_1024",
+        latency: float | str | None = None,
+        parameter_bytes: float | str | None = None,
+        peak_activation_bytes: float | str | None = None,
+        *,
+        warmup: float = 0.25,
+        every: int = 4,
+        samples: int = 2,
+        lr: float = 0.05,
+        seed: int = 0,
+    ) -> None:
+        super().__init__()
+        self.estimator = Estimator.load(estimator) if isinstance(estimator, str) else estimator
+        self.settings = SearchSettings(warmup=warmup, every=every, samples=samples, lr=lr, seed=seed)
+        self.requested = {
+            "latency_ms": latency,
+            "parameter_bytes": parameter_bytes,
+            "peak_activation_bytes": peak_activation_bytes,
+        }
+        self.budgets: Budgets | None = None
+        self.search: Search | None = None
+        self.history: list[dict[str, float]] = []
+        self._optimizer: torch.optim.Adam | None = None
+        self._state: dict[str, Any] = {}
+        self._pending: tuple[list[tuple[int, ...]], Tensor] | None = None
+        self._scored_step = -1
+        self._module: pl.LightningModule | None = None
+        self._trainer: pl.Trainer | None = None
+
+    @property
+    def architecture(self) -> Architecture:
+        """The architecture that `derive` gives.
+
+        Raises:
+            RuntimeError: Before `fit`.
+        """
+        return self._started().supernet.space.decode(self._started().best())
+
+    @override
+    def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        if stage != "fit":
+            return
+        if getattr(trainer.strategy, "handles_gradient_accumulation", False):
+            raise MisconfigurationException(
+                "ArchitectureSearch does not support the DeepSpeed strategy. HINT: use `strategy='ddp'` or one device."
+            )
+        supernet = find_supernet(pl_module)
+        self.budgets = space_budgets(supernet.space, self.estimator, self.requested)
+        self._warn_off_grid(supernet)
+        rank_zero_info(f"Searching {supernet.space.num_architectures:.3g} architectures within:")
+        rank_zero_info(format_reach(self.budgets))
+        self.search = Search(supernet, self.budgets, self.settings)
+
+    @override
+    def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        search = self._started()
+        self._module, self._trainer = pl_module, trainer
+        own = {id(logits) for logits in search.supernet.logits}
+        for optimizer in trainer.optimizers:
+            for group in optimizer.param_groups:
+                group["params"] = [p for p in group["params"] if id(p) not in own]
+        betas = (self.settings.beta1, 0.999)
+        self._optimizer = torch.optim.Adam(search.supernet.logits, self.settings.lr, betas=betas)
+        search.supernet.use_batch_statistics(True)
+        self._restore()
+
+    @override
+    def on_train_batch_start(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int
+    ) -> None:
+        search, step, total = self._started(), trainer.global_step, self._total_steps(trainer)
+        if search.is_due(step, total) and step != self._scored_step:
+            self._scored_step = step
+            self._pending = self._score(trainer, pl_module, batch, batch_idx)
+        search.supernet.activate(search.path(step, total))
+
+    @override
+    def on_before_optimizer_step(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, optimizer: torch.optim.Optimizer
+    ) -> None:
+        if self._pending is None or self._optimizer is None:
+            return
+        search = self._started()
+        objective = search.objective(*self._pending)
+        self._pending = None
+        logits = [p for p in search.supernet.logits if p.requires_grad]
+        gradients = torch.autograd.grad(objective, logits, allow_unused=True)
+        for parameter, gradient in zip(logits, gradients, strict=True):
+            parameter.grad = torch.zeros_like(parameter) if gradient is None else gradient
+        self._optimizer.step()
+        self._optimizer.zero_grad()
+        search.update_multipliers()
+        metrics = search.metrics()
+        self.history.append({"step": float(trainer.global_step), **metrics})
+        for name, value in metrics.items():
+            pl_module.log(name, value, prog_bar=name in ("nas/latency_ms", "nas/entropy"))
+
+    @override
+    def on_validation_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        if self.search is not None:
+            self.search.supernet.activate(self.search.best())
+
+    @override
+    def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        search = self._started()
+        search.supernet.activate(search.best())
+        rank_zero_info(f"Found {self.architecture}")
+
+    @override
+    def state_dict(self) -> dict[str, Any]:
+        if self.search is None or self._optimizer is None:
+            return self._state
+        return {
+            "search": self.search.state_dict(),
+            "optimizer": self._optimizer.state_dict(),
+            "scored_step": self._scored_step,
+            "history": self.history,
+        }
+
+    @override
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        # It arrives before the optimizer exists: kept until on_fit_start, or applied at once when started.
+        self._state = dict(state_dict)
+        if self._optimizer is not None:
+            self._restore()
+
+    def derive(self, module: nn.Module, num_batches: int = 32) -> Any:
+        """Return the found subnet: a plain model within the budget, weights inherited, batch norm recalibrated.
+
+        Args:
+            module: The trained LightningModule, or its network (the supernet). A LightningModule gives a
+                LightningModule of the same class, ready to be fine-tuned.
+            num_batches: Training batches for batch norm's statistics.
+
+        Raises:
+            RuntimeError: Before `fit`, or if the derived network costs more than a budget.
+            ValueError: `module` is neither the trained module nor a part of it.
+        """
+        search = self._started()
+        assert self._module is not None
+        assert self._trainer is not None
+        names = [name for name, child in self._module.named_modules() if child is module]
+        if not names:
+            raise ValueError(f"This {type(module).__name__} is not part of the module that was searched.")
+        nodes = search.best()
+        derived = derive(self._module, nodes)
+        self._confirm(search, nodes)
+        quiet = quiet_copy(derived)
+        quiet.trainer = self._trainer
+        batches = islice(iter(self._trainer.train_dataloader), num_batches)
+        device = self._module.device
+        with evaluating(derived):
+            recalibrate(
+                derived,
+                lambda item: task_loss(quiet, move_data_to_device(item[1], device), item[0]),
+                enumerate(batches),
+            )
+        return derived.get_submodule(names[0]) if names[0] else derived
+
+    def _started(self) -> Search:
+        if self.search is None:
+            raise RuntimeError("The search has not run. HINT: `Trainer(callbacks=[search]).fit(model, data)` first.")
+        return self.search
+
+    def _total_steps(self, trainer: pl.Trainer) -> int:
+        total = trainer.estimated_stepping_batches
+        if total == float("inf"):
+            raise MisconfigurationException(
+                "ArchitectureSearch needs to know the number of steps. HINT: give the Trainer max_epochs or max_steps."
+            )
+        return int(total)
+
+    def _score(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int
+    ) -> tuple[list[tuple[int, ...]], Tensor]:
+        """Draw architectures and return them with their losses on `batch`, the mean over all processes."""
+        search = self._started()
+        samples = [search.draw() for _ in range(self.settings.samples)]
+        quiet = quiet_copy(pl_module)
+        losses = []
+        with evaluating(pl_module), trainer.precision_plugin.forward_context():
+            quiet.training = False
+            for nodes in samples:
+                search.supernet.activate(nodes)
+                losses.append(task_loss(quiet, batch, batch_idx))
+        return samples, trainer.strategy.reduce(torch.stack(losses), reduce_op="mean")
+
+    def _restore(self) -> None:
+        if not self._state or self._optimizer is None:
+            return
+        self._started().load_state_dict(self._state["search"])
+        self._optimizer.load_state_dict(self._state["optimizer"])
+        self._scored_step = self._state["scored_step"]
+        self.history = list(self._state["history"])
+        self._state = {}
+
+    def _confirm(self, search: Search, nodes: tuple[int, ...]) -> None:
+        """Check the promise on the architecture itself, not on the table the solver saw."""
+        chosen = search.supernet.space.decode(nodes)
+        memory = self.estimator.memory(chosen)
+        assert self.budgets is not None
+        costs = {"latency_ms": self.estimator.latency_ms(chosen), "parameter_bytes": float(memory.parameter_bytes)}
+        bounds = [(limit.name, limit.budget) for limit in self.budgets.limits]
+        if self.budgets.peak_activation_bytes is not None:
+            costs["peak_activation_bytes"] = float(memory.peak_activation_bytes)
+            bounds.append(("peak_activation_bytes", self.budgets.peak_activation_bytes))
+        for name, budget in bounds:
+            # The table adds the same figures in another order.
+            if costs[name] > budget * (1 + 1e-9):
+                raise RuntimeError(f"The derived network has {name}={costs[name]:.6g}, over its budget {budget:.6g}.")
+
+    def _warn_off_grid(self, supernet: Supernet) -> None:
+        lanes = self.estimator.lanes
+        for multiplier in supernet.space.multipliers:
+            off = {w for row in multiplier.widths[:-1] for w in row if w % lanes}
+            if off:
+                log.warning(
+                    "Widths %s of stages %s do not fill the %d lanes of the device. HINT: build the space with "
+                    "`space_of(model, example_input, lanes=estimator.lanes)`.",
+                    sorted(off),
+                    multiplier.stages,
+                    lanes,
+                )

@@ -1,0 +1,189 @@
+"""The search itself, without Lightning: which path trains, when the logits learn, from what, and what is chosen."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..supernet.supernet import Supernet
+from .budget import Budgets
+from .penalty import augmented_lagrangian, entropy, policy_loss, relative_excess
+from .sampling import draw, draw_near, narrowest
+from .solve import solve
+
+__all__ = ["Search", "SearchSettings"]
+
+
+@dataclass(frozen=True)
+class SearchSettings:
+    """How to search; the defaults are measured ones.
+
+    Attributes:
+        warmup: Part of the steps that train weights only.
+        every: Optimizer steps from one architecture step to the next.
+        samples: Architectures that an architecture step compares on one batch.
+        lr: Learning rate of Adam on the logits.
+        beta1: First moment of that Adam.
+        rho: Weight of the squared relative excess over the budget.
+        eta: Step of the budget's multiplier.
+        uniform: Part of the random training paths that ignore the logits, so that no option starves.
+        band: Costs, relative to the budget, of the random paths that are trained.
+        seed: Seed of every draw.
+
+    Raises:
+        ValueError: A setting out of range.
+    """
+
+    warmup: float = 0.25
+    every: int = 4
+    samples: int = 2
+    lr: float = 0.05
+    beta1: float = 0.5
+    rho: float = 5.0
+    eta: float = 0.05
+    uniform: float = 0.2
+    band: tuple[float, float] = (0.7, 1.3)
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        for name, valid, rule in (
+            ("warmup", 0 <= self.warmup < 1, "at least 0 and below 1"),
+            ("every", self.every >= 1, "at least 1"),
+            ("samples", self.samples >= 2, "at least 2, since each is compared with the others"),
+            ("lr", self.lr > 0, "above 0"),
+            ("beta1", 0 <= self.beta1 < 1, "at least 0 and below 1"),
+            ("rho", self.rho >= 0, "at least 0"),
+            ("eta", self.eta >= 0, "at least 0"),
+            ("uniform", 0 <= self.uniform <= 1, "between 0 and 1"),
+            ("band", 0 <= self.band[0] < self.band[1], "two rising numbers"),
+        ):
+            if not valid:
+                raise ValueError(f"`{name}` must be {rule}; got {getattr(self, name)}.")
+
+
+class Search:
+    """The state of a search: the supernet's logits, the budgets' multipliers and the generator of every draw.
+
+    Both spellings run on it: `ArchitectureSearch`, the callback, and `SearchModule`, which writes the loss out.
+
+    Args:
+        supernet: What is searched.
+        budgets: What it has to cost.
+        settings: How.
+    """
+
+    def __init__(self, supernet: Supernet, budgets: Budgets, settings: SearchSettings) -> None:
+        self.supernet = supernet
+        self.budgets = budgets
+        self.settings = settings
+        self.generator = torch.Generator().manual_seed(settings.seed)
+        self.multipliers = [0.0] * len(budgets.limits)
+
+    def is_due(self, step: int, total_steps: int) -> bool:
+        """Return whether optimizer step `step` of `total_steps` is an architecture step."""
+        first = math.ceil(self.settings.warmup * total_steps)
+        return step >= first and (step - first) % self.settings.every == 0
+
+    def path(self, step: int, total_steps: int) -> tuple[int, ...]:
+        """Return the nodes of the path to train at `step`: source network, random, narrowest, random.
+
+        The rotation keeps the widest and the narrowest slices trained (the sandwich rule of BigNAS, arXiv
+        2003.11142, one path at a time). Random paths follow the logits once these learn.
+        """
+        space, turn = self.supernet.space, step % 4
+        if turn == 0:
+            return space.reference_nodes
+        if turn == 2 and step < self.settings.warmup * total_steps:
+            return narrowest(space)
+        learnt = step >= self.settings.warmup * total_steps
+        if learnt and float(torch.rand((), generator=self.generator)) >= self.settings.uniform:
+            return self.draw()
+        if not self.budgets.limits:
+            return tuple(int(torch.randint(n, (), generator=self.generator)) for n in space.node_sizes)
+        limit = self.budgets.limits[0]
+        return draw_near(limit.table, limit.budget, self.settings.band, self.generator)
+
+    def draw(self) -> tuple[int, ...]:
+        """Draw an architecture by the logits."""
+        return draw(self.supernet.probabilities(), self.generator)
+
+    def objective(self, samples: Sequence[Sequence[int]], losses: Tensor) -> Tensor:
+        """Return the loss of the logits: the surrogate of the task's expected loss, plus the penalty.
+
+        Args:
+            samples: Architectures drawn by `draw`.
+            losses: Their losses on one batch, shape (num_samples,), without gradient.
+        """
+        with torch.autocast(losses.device.type, enabled=False):
+            probabilities = self.supernet.probabilities()
+            return policy_loss(probabilities, samples, losses.detach().float()) + self.penalty()
+
+    def penalty(self) -> Tensor:
+        """Return the penalty of every budget on the exact expected costs; a function of the logits only."""
+        probabilities = self.supernet.probabilities()
+        terms = []
+        for limit, multiplier in zip(self.budgets.limits, self.multipliers, strict=True):
+            excess = relative_excess(limit.table.expected(probabilities), limit.budget)
+            terms.append(augmented_lagrangian(excess, multiplier, self.settings.rho))
+        return torch.stack(terms).sum().float() if terms else probabilities[0].new_zeros(())
+
+    @torch.no_grad()
+    def update_multipliers(self) -> None:
+        """Move each budget's multiplier by its relative excess; once after each architecture step."""
+        probabilities = self.supernet.probabilities()
+        self.multipliers = [
+            multiplier + self.settings.eta * float(relative_excess(limit.table.expected(probabilities), limit.budget))
+            for limit, multiplier in zip(self.budgets.limits, self.multipliers, strict=True)
+        ]
+
+    def best(self) -> tuple[int, ...]:
+        """Return the nodes of the most probable architecture within all budgets: exact, never over.
+
+        Raises:
+            ValueError: No architecture meets the budgets.
+        """
+        with torch.no_grad():
+            scores = [p.clamp(min=1e-12).log().cpu().double().numpy() for p in self.supernet.probabilities()]
+        nodes = solve(scores, self.budgets.limits, self.budgets.forbidden)
+        if nodes is None:
+            raise ValueError("No architecture of the space meets the budgets.")
+        return nodes
+
+    @torch.no_grad()
+    def metrics(self) -> dict[str, float]:
+        """Return what to log: expected costs, multipliers and the mean normalised entropy of the choices."""
+        probabilities = self.supernet.probabilities()
+        values = {"nas/entropy": float(entropy(probabilities))}
+        for limit, multiplier in zip(self.budgets.limits, self.multipliers, strict=True):
+            values[f"nas/{limit.name}"] = float(limit.table.expected(probabilities))
+            values[f"nas/{limit.name}_multiplier"] = multiplier
+        return values
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return tensors and builtins that `load_state_dict` continues from."""
+        return {
+            "generator": self.generator.get_state(),
+            "multipliers": list(self.multipliers),
+            "space": self.supernet.space.to_json(),
+            "budgets": {limit.name: limit.budget for limit in self.budgets.limits},
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Continue from `state_dict`'s result.
+
+        Raises:
+            ValueError: It is of another space.
+        """
+        if state["space"] != self.supernet.space.to_json():
+            raise ValueError(
+                "The checkpoint is of another search space than the model's. HINT: convert the same network with the "
+                "same options before resuming."
+            )
+        self.generator.set_state(state["generator"])
+        if {limit.name for limit in self.budgets.limits} == set(state["budgets"]):
+            self.multipliers = list(state["multipliers"])

@@ -1,0 +1,97 @@
+"""`SearchModule`: the same search with its loss written out, for those who read or own their training step."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import lightning.pytorch as pl
+import torch
+from torch import Tensor, nn
+from typing_extensions import override
+
+from ..estimator.estimator import Estimator
+from ..supernet.supernet import find_supernet
+from .engine import Search, SearchSettings
+from .probe import evaluating
+from .tables import space_budgets
+
+__all__ = ["SearchModule"]
+
+
+class SearchModule(pl.LightningModule):
+    """Train and search a supernet by ``loss = task + policy + penalty``, one optimizer, two parameter groups.
+
+    It does what `ArchitectureSearch` does to a foreign module, bit by bit; `training_step` is the place to read it.
+
+    Args:
+        network: A supernet, from `supernet_from`.
+        criterion: Loss of (outputs, targets).
+        estimator: What architectures cost.
+        latency: Budget in milliseconds or relative ("0.5x").
+        settings: How to search.
+        optimizer: Makes the optimizer of parameter groups, AdamW by default. Logits get their own group.
+
+    Raises:
+        ValueError: No supernet, or a budget that is not valid or out of reach.
+    """
+
+    def __init__(
+        self,
+        network: nn.Module,
+        criterion: Callable[[Tensor, Tensor], Tensor],
+        estimator: Estimator,
+        latency: float | str,
+        settings: SearchSettings | None = None,
+        optimizer: Callable[[list[dict[str, Any]]], torch.optim.Optimizer] = torch.optim.AdamW,
+    ) -> None:
+        super().__init__()
+        self.network = network
+        self.criterion = criterion
+        self.make_optimizer = optimizer
+        supernet = find_supernet(network)
+        budgets = space_budgets(supernet.space, estimator, {"latency_ms": latency})
+        self.search = Search(supernet, budgets, settings or SearchSettings())
+        supernet.use_batch_statistics(True)
+        self._searched = False
+
+    @override
+    def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
+        images, targets = batch
+        step, total = self.global_step, int(self.trainer.estimated_stepping_batches)
+        self._searched = self.search.is_due(step, total)
+        objective = self._objective(images, targets) if self._searched else 0.0
+        self.search.supernet.activate(self.search.path(step, total))
+        return self.criterion(self.network(images), targets) + objective
+
+    @override
+    def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
+        if self._searched:
+            self.search.update_multipliers()
+
+    @override
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        logits = self.search.supernet.logits
+        own = {id(parameter) for parameter in logits}
+        weights = [parameter for parameter in self.parameters() if id(parameter) not in own]
+        settings = self.search.settings
+        architecture = {"params": logits, "lr": settings.lr, "betas": (settings.beta1, 0.999), "weight_decay": 0.0}
+        return self.make_optimizer([{"params": weights}, architecture])
+
+    @override
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        checkpoint["search"] = self.search.state_dict()
+
+    @override
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        self.search.load_state_dict(checkpoint["search"])
+
+    def _objective(self, images: Tensor, targets: Tensor) -> Tensor:
+        """Return policy loss plus penalty, from some architectures' losses on this batch."""
+        samples = [self.search.draw() for _ in range(self.search.settings.samples)]
+        losses = []
+        with evaluating(self):
+            for nodes in samples:
+                self.search.supernet.activate(nodes)
+                losses.append(self.criterion(self.network(images), targets).float())
+        return self.search.objective(samples, torch.stack(losses))

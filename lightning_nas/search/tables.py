@@ -1,0 +1,42 @@
+"""The tables and budgets of a space on a device."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..estimator.estimator import Estimator
+from ..estimator.subgraph import Subgraph
+from ..estimator.table import CostTable, cost_table
+from ..space.spec import SearchSpace
+from .budget import Budgets, feasibility
+
+__all__ = ["cost_tables", "space_budgets"]
+
+
+def cost_tables(space: SearchSpace, estimator: Estimator) -> dict[str, CostTable]:
+    """Return the cost tables of `space`: latency_ms, parameter_bytes and peak_activation_bytes."""
+    return {
+        "latency_ms": cost_table(space, estimator.predict_ms),
+        "parameter_bytes": cost_table(space, _parameter_bytes),
+        "peak_activation_bytes": cost_table(space, _peak_activation_bytes),
+    }
+
+
+def space_budgets(space: SearchSpace, estimator: Estimator, requested: dict[str, float | str | None]) -> Budgets:
+    """Resolve what was requested against what the space can reach on the device.
+
+    Raises:
+        ValueError: A budget that is not valid or cannot be met.
+    """
+    return feasibility(space, cost_tables(space, estimator), requested)
+
+
+def _parameter_bytes(parts: Sequence[Subgraph]) -> NDArray[np.float64]:
+    return np.array([part.parameter_bytes for part in parts], dtype=np.float64)
+
+
+def _peak_activation_bytes(parts: Sequence[Subgraph]) -> NDArray[np.float64]:
+    return np.array([part.peak_activation_bytes for part in parts], dtype=np.float64)

@@ -1,0 +1,60 @@
+"""Fixtures: an estimator without a table, and a supernet small enough for quick fits."""
+
+from dataclasses import dataclass
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from torchvision.models import MobileNetV2
+
+from lightning_nas.estimator.subgraph import subgraphs
+from lightning_nas.supernet import space_of, supernet_from
+
+FACTOR = {"fused": 0.3, "head": 0.1, "stem": 0.1}
+SETTING = [[1, 8, 1, 1], [4, 16, 2, 2], [4, 24, 2, 2]]
+
+
+@dataclass(frozen=True)
+class LinearEstimator:
+    """Prices a subgraph by a closed form, so that tests of the search need neither table nor regressor."""
+
+    lanes: int = 8
+
+    def predict_ms(self, parts):
+        return np.array([1e-5 * part.macs * FACTOR.get(part.kind, 1.0) + 0.001 for part in parts])
+
+    def latency_ms(self, architecture, example_input=None):
+        return float(self.predict_ms(subgraphs(architecture)).sum())
+
+    def memory(self, architecture, example_input=None):
+        parts = subgraphs(architecture)
+        return SimpleNamespace(
+            parameter_bytes=sum(part.parameter_bytes for part in parts),
+            peak_activation_bytes=max(part.peak_activation_bytes for part in parts),
+        )
+
+
+def small_network(num_classes=4):
+    return MobileNetV2(num_classes=num_classes, inverted_residual_setting=SETTING, dropout=0.0)
+
+
+@pytest.fixture
+def estimator():
+    return LinearEstimator()
+
+
+@pytest.fixture
+def images():
+    return torch.rand(8, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+
+
+@pytest.fixture
+def network():
+    torch.manual_seed(0)
+    return small_network()
+
+
+@pytest.fixture
+def supernet(network, images):
+    return supernet_from(network, images[:1], space_of(network, images[:1], kernels=(3, 5)))

@@ -1,0 +1,139 @@
+import copy
+
+import lightning.pytorch as pl
+import pytest
+import torch
+import torch.nn.functional as F
+from lightning.pytorch.callbacks import ModelCheckpoint
+from torch.utils.data import DataLoader, TensorDataset
+
+from lightning_nas.estimator.subgraph import subgraphs
+from lightning_nas.search.callback import ArchitectureSearch
+from lightning_nas.search.engine import SearchSettings
+from lightning_nas.search.module import SearchModule
+
+QUIET = {"logger": False, "enable_progress_bar": False, "enable_model_summary": False, "accelerator": "cpu"}
+
+
+class Plain(pl.LightningModule):
+    """A user's module that knows nothing of the search."""
+
+    def __init__(self, network):
+        super().__init__()
+        self.network = network
+
+    def training_step(self, batch, batch_idx):
+        images, targets = batch
+        loss = F.cross_entropy(self.network(images), targets)
+        self.log("train_loss", loss)
+        return loss
+
+    def validation_step(self, batch, batch_idx):
+        self.log("val_loss", F.cross_entropy(self.network(batch[0]), batch[1]))
+
+    def configure_optimizers(self):
+        return torch.optim.AdamW(self.parameters(), lr=1e-2)
+
+
+def loader():
+    generator = torch.Generator().manual_seed(1)
+    images = torch.rand(32, 3, 32, 32, generator=generator)
+    targets = torch.randint(0, 4, (32,), generator=generator)
+    return DataLoader(TensorDataset(images, targets), batch_size=8)
+
+
+def trainer(tmp_path, callbacks=(), epochs=4, **options):
+    options = {"enable_checkpointing": False, **options}
+    return pl.Trainer(max_epochs=epochs, default_root_dir=tmp_path, callbacks=list(callbacks), **QUIET, **options)
+
+
+def difference(a, b):
+    return max((p - q).abs().max().item() for p, q in zip(a.parameters(), b.parameters(), strict=True))
+
+
+@pytest.mark.parametrize("precision", ["32-true", "bf16-mixed"])
+def test_callback_equals_the_loss_written_out(supernet, estimator, tmp_path, precision):
+    explicit = SearchModule(
+        copy.deepcopy(supernet),
+        F.cross_entropy,
+        estimator,
+        "0.5x",
+        SearchSettings(every=2),
+        lambda groups: torch.optim.AdamW(groups, lr=1e-2),
+    )
+    implicit = Plain(copy.deepcopy(supernet))
+    start = copy.deepcopy(supernet)
+    trainer(tmp_path, precision=precision).fit(explicit, loader())
+    search = ArchitectureSearch(estimator, latency="0.5x", every=2)
+    trainer(tmp_path, [search], precision=precision).fit(implicit, loader())
+    assert difference(explicit.network, implicit.network) == 0
+    assert difference(start, implicit.network) > 1e-2
+    logits = [(a - b).abs().max() for a, b in zip(start.supernet.logits, implicit.network.supernet.logits, strict=True)]
+    assert max(logits) > 1e-2
+
+
+def test_resumed_equals_uninterrupted(supernet, estimator, tmp_path):
+    whole = Plain(copy.deepcopy(supernet))
+    resumed = Plain(copy.deepcopy(supernet))
+    trainer(tmp_path, [ArchitectureSearch(estimator, latency="0.5x", every=2)]).fit(whole, loader())
+
+    class StopAfterTwo(pl.Callback):
+        def on_train_epoch_end(self, trainer, pl_module):
+            trainer.should_stop = trainer.current_epoch == 1
+
+    keep = ModelCheckpoint(tmp_path, filename="{epoch}", save_top_k=-1, save_last=True)
+    first = ArchitectureSearch(estimator, latency="0.5x", every=2)
+    trainer(tmp_path, [first, keep, StopAfterTwo()], enable_checkpointing=True).fit(resumed, loader())
+    checkpoint = torch.load(tmp_path / "last.ckpt", weights_only=True)
+    assert checkpoint["epoch"] == 1
+    second = ArchitectureSearch(estimator, latency="0.5x", every=2)
+    continued = Plain(copy.deepcopy(supernet))
+    keep = ModelCheckpoint(tmp_path / "second", save_top_k=-1)
+    trainer(tmp_path, [second, keep], enable_checkpointing=True).fit(continued, loader(), ckpt_path=tmp_path / "last.ckpt")
+    assert difference(whole, continued) == 0
+    assert difference(whole, resumed) > 0
+
+
+@pytest.mark.parametrize("budget", ["0.45x", "0.6x"])
+def test_derived_is_plain_and_within_the_budget(supernet, estimator, tmp_path, budget):
+    module = Plain(supernet)
+    reference = estimator.latency_ms(supernet.supernet.space.decode(supernet.supernet.space.reference_nodes))
+    search = ArchitectureSearch(estimator, latency=budget)
+    trainer(tmp_path, [search], epochs=2).fit(module, loader(), loader())
+    derived = search.derive(module)
+    assert type(derived) is Plain
+    assert not [m for m in derived.network.modules() if type(m).__module__.startswith("lightning_nas")]
+    assert estimator.predict_ms(subgraphs(search.architecture)).sum() <= float(budget[:-1]) * reference
+    network = search.derive(module.network)
+    assert difference(network, derived.network) == 0
+    trainer(tmp_path, epochs=1).fit(derived, loader())
+
+
+def test_weights_only_during_warm_up(supernet, estimator, tmp_path):
+    module = Plain(supernet)
+    search = ArchitectureSearch(estimator, latency="0.5x", warmup=0.99)
+    trainer(tmp_path, [search], epochs=1).fit(module, loader())
+    assert all((logits == 0).all() for logits in supernet.supernet.logits)
+
+
+@pytest.mark.parametrize(
+    ("budget", "message"),
+    [
+        (0, "positive number"),
+        (-1.0, "positive number"),
+        ("nan", "positive number"),
+        ("fast", "positive number"),
+        ("0.01x", "minimum"),
+    ],
+)
+def test_bad_budgets_stop_before_training(supernet, estimator, tmp_path, budget, message):
+    before = copy.deepcopy(supernet)
+    search = ArchitectureSearch(estimator, latency=budget)
+    with pytest.raises(ValueError, match=message):
+        trainer(tmp_path, [search]).fit(Plain(supernet), loader())
+    assert difference(before, supernet) == 0
+
+
+def test_module_without_supernet_is_refused(network, estimator, tmp_path):
+    with pytest.raises(ValueError, match="supernet_from"):
+        trainer(tmp_path, [ArchitectureSearch(estimator, latency="0.5x")]).fit(Plain(network), loader())
