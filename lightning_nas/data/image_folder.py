@@ -201,7 +201,11 @@ def _split(classes: dict[str, list[Path]], root: Path) -> dict[Split, _Files]:
             )
         order = np.random.default_rng(0).permutation(len(paths))
         num_val, num_test = (max(1, round(share * len(paths))) for share in SPLIT_FRACTIONS[1:])
-        cuts = {"val": order[:num_val], "test": order[num_val : num_val + num_test], "train": order[num_val + num_test :]}
+        cuts = {
+            "val": order[:num_val],
+            "test": order[num_val : num_val + num_test],
+            "train": order[num_val + num_test :],
+        }
         for split, images in parts.items():
             images.append([paths[index] for index in sorted(cuts[split])])
     return {split: _files(images) for split, images in parts.items()}

@@ -8,6 +8,7 @@ from typing import Any, Literal, get_args
 import lightning as L
 import torch
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
+from lightning.pytorch.utilities.types import OptimizerLRSchedulerConfig
 from torch import Tensor, nn
 from torch.nn import functional
 from torch.optim.lr_scheduler import LambdaLR
@@ -117,7 +118,7 @@ class Classification(L.LightningModule):
             teacher.to(self.device)
 
     @override
-    def configure_optimizers(self) -> dict[str, Any]:
+    def configure_optimizers(self) -> OptimizerLRSchedulerConfig:
         groups = _decay_groups(self, self.weight_decay)
         optimizer: torch.optim.Optimizer
         if self.optimizer_name == "sgd":

@@ -9,6 +9,7 @@ says of an operator can be told to a subgraph.
 from __future__ import annotations
 
 import functools
+import itertools
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -45,7 +46,7 @@ def author(parts: Sequence[Subgraph]) -> bytes:
     """
     if not parts:
         raise ValueError("A file needs at least one subgraph; got none.")
-    for first, second in zip(parts, parts[1:], strict=False):
+    for first, second in itertools.pairwise(parts):
         expected = (second.height, second.width, second.in_channels)
         if first.out_shape != expected:
             raise ValueError(f"{second} cannot follow {first}, whose output is {first.out_shape}.")
