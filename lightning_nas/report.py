@@ -1,0 +1,282 @@
+"""What a run did, for a person: the report of a run directory, the picture of a network, the page of results."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from html import escape
+from pathlib import Path
+from typing import Any
+
+from lightning_nas._architecture_svg import BlockCost, architecture_svg
+from lightning_nas._results_page import budget_text, bytes_text, count_text, is_within_budget, results_page
+from lightning_nas._svg import Point, line_chart, scatter_chart
+
+__all__ = ["BlockCost", "Point", "results_page", "write_architecture_svg", "write_report", "write_results_page"]
+
+Cost = Mapping[str, Any]
+Record = Mapping[str, float]
+
+COST_ROWS: tuple[tuple[str, str, Callable[[float], str]], ...] = (
+    ("latency_ms", "Latency, estimated", lambda value: f"{value:.3g} ms"),
+    ("verified_latency_ms", "Latency, verified", lambda value: f"{value:.3g} ms"),
+    ("parameter_bytes", "Parameters", bytes_text),
+    ("peak_activation_bytes", "Peak activations", bytes_text),
+    ("macs", "Multiply-accumulates", count_text),
+)
+# Which columns of the history belong into one chart, by a part of their names.
+CHARTS = (
+    ("Expected latency", ("latency",), "ms"),
+    ("Entropy of the choices", ("entropy",), "nats"),
+    ("Losses", ("loss", "penalty"), ""),
+    ("Accuracy", ("acc",), ""),
+)
+STYLE = """
+:root { --ink:#1c2430; --dim:#5d6878; --rule:#d5dae1; --page:#ffffff; --ground:#eef1f5; --good:#17734f; --bad:#b3202f;
+  color-scheme: light dark; }
+@media (prefers-color-scheme: dark) { :root { --ink:#e6eaf0; --dim:#9aa6b6; --rule:#3a4452; --page:#141a22;
+  --ground:#0c1016; --good:#5bcb9d; --bad:#f2717d; } }
+* { box-sizing:border-box; } body { margin:0; background:var(--ground); color:var(--ink);
+  font:15px/1.5 system-ui,-apple-system,'Segoe UI',Roboto,'Liberation Sans','DejaVu Sans',sans-serif; }
+main { max-width:1120px; margin:0 auto; padding:32px 20px 48px; }
+h1 { font-size:22px; margin:0; } h2 { font-size:16px; margin:0 0 12px; } p { margin:4px 0 0; }
+.dim { color:var(--dim); }
+section { background:var(--page); border:1px solid var(--rule); border-radius:10px; padding:20px; margin-top:16px;
+  overflow-x:auto; }
+.figures { display:flex; flex-wrap:wrap; gap:14px 44px; } .figure b { display:block; font-size:26px; line-height:1.25;
+  font-weight:650; font-variant-numeric:tabular-nums; } .figure span { color:var(--dim); font-size:13px; }
+.good { color:var(--good); } .bad { color:var(--bad); }
+table { border-collapse:collapse; width:100%; font-variant-numeric:tabular-nums; }
+th, td { text-align:right; padding:7px 12px; border-bottom:1px solid var(--rule); white-space:nowrap; }
+th:first-child, td:first-child { text-align:left; padding-left:0; } tr:last-child td { border-bottom:none; }
+th { color:var(--dim); font-weight:600; font-size:13px; }
+dl { display:grid; grid-template-columns:max-content 1fr; gap:6px 24px; margin:0; } dt { color:var(--dim); }
+dd { margin:0; overflow-wrap:anywhere; }
+.charts { display:grid; grid-template-columns:repeat(auto-fit,minmax(380px,1fr)); gap:12px; }
+.charts svg { width:100%; height:auto; } section > svg { display:block; max-width:none; }
+"""
+
+
+def write_report(
+    run_dir: str | Path,
+    result: Mapping[str, Any],
+    blocks: Sequence[BlockCost],
+    history: Sequence[Record] = (),
+    frontier: Sequence[Point] | None = None,
+    *,
+    baseline_blocks: Sequence[BlockCost] = (),
+    feasibility: Mapping[str, Mapping[str, float]] | None = None,
+) -> Path:
+    """Write ``report.html``, one file without scripts or anything to fetch.
+
+    Args:
+        run_dir: Directory of the run.
+        result: Content of ``result.json``; an optional ``comparisons`` maps names of other networks to their costs.
+        blocks: Blocks of the subnet.
+        history: One record a logged step: ``step`` and any of the columns whose names hold ``latency``, ``entropy``,
+            ``loss``, ``penalty`` or ``acc``; records may lack columns.
+        frontier: Networks by latency in ms (x) and metric (y).
+        baseline_blocks: Blocks of the baseline.
+        feasibility: What the space can reach: for ``latency_ms`` and the like its ``minimum``, ``median`` and
+            ``maximum``.
+
+    Returns:
+        Path of the report.
+    """
+    title = f"{result['recipe']} on {result['device']}"
+    sections = [
+        _headline(result),
+        architecture_svg(blocks, baseline_blocks, "Block by block"),
+        f"<h2>Cost and quality</h2>{_cost_table(result)}",
+        _curves(history, result["budget"].get("latency_ms")),
+        _frontier(frontier, result),
+        _feasibility(feasibility, result),
+        f"<h2>The run</h2>{_provenance(result)}",
+    ]
+    body = "".join(f"<section>{section}</section>\n" for section in sections if section)
+    page = (
+        f'<!doctype html>\n<html lang="en"><head><meta charset="utf-8"><title>{escape(title)}</title>\n'
+        '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
+        f"<style>{STYLE}</style></head>\n<body><main><h1>{escape(title)}</h1>"
+        f'<p class="dim">{escape(_subtitle(result))}</p>\n{body}</main></body></html>\n'
+    )
+    path = Path(run_dir) / "report.html"
+    path.write_text(page, encoding="utf-8")
+    return path
+
+
+def write_architecture_svg(
+    path: str | Path, blocks: Sequence[BlockCost], baseline_blocks: Sequence[BlockCost] = (), title: str = ""
+) -> None:
+    """Write the picture of a network block by block as an SVG file.
+
+    Args:
+        path: File to write.
+        blocks: Blocks of the network.
+        baseline_blocks: Blocks of the network it is compared with, or nothing.
+        title: Heading of the picture.
+
+    Raises:
+        ValueError: There are no blocks.
+    """
+    Path(path).write_text(architecture_svg(blocks, baseline_blocks, title), encoding="utf-8")
+
+
+def write_results_page(folder: str | Path) -> str:
+    """Write the markdown page of the results in `folder` beside it, and return its text.
+
+    Args:
+        folder: Folder of one task, such as ``recipes/results/classification``, whose page is
+            ``recipes/results/classification.md``.
+
+    Raises:
+        ValueError: There is no result in the folder, or one of them is not in the form of ``result.json``.
+    """
+    page = results_page(folder)
+    _page_path(folder).write_text(page, encoding="utf-8")
+    return page
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Write the pages of results, or check that they are up to date; return the exit status.
+
+    Args:
+        arguments: Command line, or None for that of the process.
+    """
+    parser = argparse.ArgumentParser(prog="python -m lightning_nas.report", description="Write the pages of results.")
+    parser.add_argument("folders", nargs="+", type=Path, help="folders of results, such as recipes/results/detection")
+    parser.add_argument("--check", action="store_true", help="write nothing; exit 1 if a page is out of date")
+    options = parser.parse_args(arguments)
+    status = 0
+    for folder in options.folders:
+        path = _page_path(folder)
+        try:
+            if not options.check:
+                write_results_page(folder)
+            elif not path.is_file() or path.read_text(encoding="utf-8") != results_page(folder):
+                sys.stderr.write(f"{path} is out of date; run: python -m lightning_nas.report {folder}\n")
+                status = 1
+        except ValueError as error:
+            parser.error(str(error))
+    return status
+
+
+def _page_path(folder: str | Path) -> Path:
+    folder = Path(folder)
+    return folder.parent / f"{folder.name}.md"
+
+
+def _subtitle(result: Mapping[str, Any]) -> str:
+    search = result.get("search") or {}
+    spent = f", search {search['seconds']:.0f} s in {search['steps']} steps" if search else ""
+    return f"{result.get('task', '')}, seed {result['seed']}{spent}".lstrip(", ")
+
+
+def _headline(result: Mapping[str, Any]) -> str:
+    baseline, subnet = result["baseline"], result["subnet"]
+    change = subnet["latency_ms"] / baseline["latency_ms"] - 1 if baseline["latency_ms"] else 0.0
+    within = is_within_budget(result)
+    figures = [
+        (f"{baseline['latency_ms']:.3g} → {subnet['latency_ms']:.3g} ms", "latency, baseline → subnet", ""),
+        (f"{change:+.0%}".replace("-", "\u2212"), "latency", ""),
+        (budget_text(result), "budget: kept" if within else "budget: exceeded", "good" if within else "bad"),
+    ]
+    if subnet.get("metric") and baseline.get("metric"):
+        values = f"{baseline['metric']['value']:.3f} → {subnet['metric']['value']:.3f}"
+        figures.append((values, f"{subnet['metric']['name']} ({subnet['metric']['split']})", ""))
+    items = (
+        f'<div class="figure {css}"><b>{escape(value)}</b><span>{escape(name)}</span></div>'
+        for value, name, css in figures
+    )
+    return f'<div class="figures">{"".join(items)}</div>'
+
+
+def _cost_table(result: Mapping[str, Any]) -> str:
+    costs: dict[str, Cost] = {
+        "Baseline": result["baseline"],
+        **(result.get("comparisons") or {}),
+        "Subnet": result["subnet"],
+    }
+    rows = []
+    for field, name, form in COST_ROWS:
+        values = [cost.get(field) for cost in costs.values()]
+        rows.append([name, *("n/a" if value is None else form(value) for value in values), _change(values)])
+    metrics = [cost.get("metric") for cost in costs.values()]
+    names = {f"{metric['name']} ({metric['split']})" for metric in metrics if metric}
+    if names:
+        texts = [f"{metric['value']:.3f}" if metric else "n/a" for metric in metrics]
+        ends = (metrics[0], metrics[-1])
+        difference = f"{ends[1]['value'] - ends[0]['value']:+.3f}" if ends[0] and ends[1] else ""
+        rows.append([", ".join(sorted(names)), *texts, difference.replace("-", "\u2212")])
+    return _table(["", *costs, "Change"], rows)
+
+
+def _change(values: Sequence[float | None]) -> str:
+    first, last = values[0], values[-1]
+    return f"{last / first - 1:+.0%}".replace("-", "\u2212") if first and last is not None else ""
+
+
+def _curves(history: Sequence[Record], budget_ms: float | None) -> str:
+    columns = dict.fromkeys(name for record in history for name in record if name not in ("step", "epoch"))
+    charts = []
+    for title, parts, unit in CHARTS:
+        names = [name for name in columns if any(part in name for part in parts)]
+        series = {
+            name.removesuffix("_ms").replace("_", " "): [
+                (float(record.get("step", index)), float(record[name]))
+                for index, record in enumerate(history)
+                if record.get(name) is not None
+            ]
+            for name in names
+        }
+        if series:
+            limit = budget_ms if "latency" in parts else None
+            charts.append(line_chart(title, series, y_label=unit, limit=limit))
+    return f'<h2>The search</h2><div class="charts">{"".join(charts)}</div>' if charts else ""
+
+
+def _frontier(frontier: Sequence[Point] | None, result: Mapping[str, Any]) -> str:
+    if not frontier:
+        return ""
+    metric = (result["subnet"].get("metric") or {}).get("name", "metric")
+    chart = scatter_chart(
+        f"{metric} against latency",
+        frontier,
+        x_label="latency (ms)",
+        y_label=metric,
+        limit=result["budget"].get("latency_ms"),
+        size=(1036, 360),
+    )
+    return f"<h2>Trade-off</h2>{chart}"
+
+
+def _feasibility(feasibility: Mapping[str, Mapping[str, float]] | None, result: Mapping[str, Any]) -> str:
+    if not feasibility:
+        return ""
+    forms = {field: (name, form) for field, name, form in COST_ROWS}
+    rows = []
+    for field, reach in feasibility.items():
+        name, form = forms.get(field, (field, "{:.4g}".format))
+        budget = result["budget"].get(field)
+        ends = [form(reach[key]) for key in ("minimum", "median", "maximum")]
+        rows.append([name, *ends, "none" if budget is None else form(budget)])
+    return "<h2>What the space can reach</h2>" + _table(["", "Minimum", "Median", "Maximum", "Budget"], rows)
+
+
+def _provenance(result: Mapping[str, Any]) -> str:
+    rows = [[field.capitalize(), str(result[field])] for field in ("command", "data", "machine") if result.get(field)]
+    versions = result.get("versions") or {}
+    rows.append(["Versions", ", ".join(f"{name} {version}" for name, version in sorted(versions.items())) or "n/a"])
+    items = (f"<dt>{escape(name)}</dt><dd>{escape(value)}</dd>" for name, value in rows)
+    return f"<dl>{''.join(items)}</dl>"
+
+
+def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    top = "<tr>" + "".join(f"<th>{escape(cell)}</th>" for cell in head) + "</tr>"
+    lines = ("<tr>" + "".join(f"<td>{escape(cell)}</td>" for cell in row) + "</tr>" for row in rows)
+    return f"<table>{top}{''.join(lines)}</table>"
+
+
+if __name__ == "__main__":
+    sys.exit(main())
