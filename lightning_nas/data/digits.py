@@ -72,7 +72,7 @@ class DigitScenes:
 
         >>> scenes = DigitScenes(image_size=32, scenes_per_digit=1).make("val")
         >>> scenes.images.shape, scenes.boxes.shape
-        (torch.Size([359, 3, 32, 32]), torch.Size([359, 1, 4]))
+        (torch.Size([360, 3, 32, 32]), torch.Size([360, 1, 4]))
     """
 
     image_size: int = 48
@@ -181,7 +181,7 @@ class DigitScenes:
         """Return how much of each pixel the glyph covers (N, 1, H, W), at a random place and size in its cell."""
         count = len(glyphs)
         left, top, room = cells.unbind(dim=1)
-        size = room * (0.5 + 0.4 * torch.rand(count, generator=generator))
+        size = room * (0.6 + 0.35 * torch.rand(count, generator=generator))
         angle = 0.2 * (2 * torch.rand(count, generator=generator) - 1)
         place = torch.rand(count, 2, generator=generator)
         across = left + size / 2 + place[:, 0] * (room - size)

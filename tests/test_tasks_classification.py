@@ -1,0 +1,174 @@
+"""Classification: a plain module whose teacher leaves no trace and whose runs resume to the same weights."""
+
+import copy
+from pathlib import Path
+
+import lightning as L
+import pytest
+import torch
+from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.utilities.exceptions import MisconfigurationException
+from torch import nn
+from torch.nn import functional
+from torch.utils.data import DataLoader, TensorDataset
+
+from lightning_nas.data.digits import DigitsDataModule
+from lightning_nas.tasks.classification import Classification, distillation_loss
+
+
+def make_network(seed: int = 0) -> nn.Module:
+    torch.manual_seed(seed)
+    return nn.Sequential(
+        nn.Conv2d(3, 8, 3, 2, 1, bias=False),
+        nn.BatchNorm2d(8),
+        nn.ReLU(),
+        nn.AdaptiveAvgPool2d(1),
+        nn.Flatten(),
+        nn.Linear(8, 10),
+    )
+
+
+def make_loader() -> DataLoader:
+    generator = torch.Generator().manual_seed(0)
+    images = torch.randn(32, 3, 16, 16, generator=generator)
+    return DataLoader(TensorDataset(images, torch.arange(32) % 10), batch_size=8)
+
+
+def make_trainer(**settings: object) -> L.Trainer:
+    quiet = {"logger": False, "enable_progress_bar": False, "enable_model_summary": False, "accelerator": "cpu"}
+    return L.Trainer(**{**quiet, "enable_checkpointing": False, **settings})
+
+
+def test_trains_and_logs_on_digit_scenes() -> None:
+    data = DigitsDataModule(image_size=32, scenes_per_digit=1)
+    model = Classification(make_network(), data.num_classes)
+    trainer = make_trainer(max_epochs=1, limit_train_batches=3, limit_val_batches=2, limit_test_batches=2)
+    trainer.fit(model, data)
+    assert {"train_loss", "val_loss", "val_acc"} <= set(trainer.callback_metrics)
+    assert set(trainer.test(model, data, verbose=False)[0]) == {"test_loss", "test_acc"}
+
+
+def test_weights_are_those_of_a_plain_loop() -> None:
+    network, plain = make_network(), make_network()
+    model = Classification(network, 10, lr=0.1, weight_decay=0.01, warmup_fraction=0.0, label_smoothing=0.1)
+    make_trainer(max_epochs=2).fit(model, make_loader())
+
+    decayed = [p for p in plain.parameters() if p.ndim > 1]
+    others = [p for p in plain.parameters() if p.ndim <= 1]
+    groups = [{"params": decayed, "weight_decay": 0.01}, {"params": others, "weight_decay": 0.0}]
+    optimizer = torch.optim.SGD(groups, lr=0.1, momentum=0.9, nesterov=True)
+    schedule = torch.optim.lr_scheduler.LambdaLR(
+        optimizer, lambda step: 0.5 * (1 + torch.cos(torch.tensor(torch.pi * step / 8, dtype=torch.float64)).item())
+    )
+    plain.train()
+    for images, labels in [batch for _ in range(2) for batch in make_loader()]:
+        optimizer.zero_grad()
+        logits = plain(images.contiguous(memory_format=torch.channels_last))
+        functional.cross_entropy(logits, labels, label_smoothing=0.1).backward()
+        optimizer.step()
+        schedule.step()
+    for trained, expected in zip(network.parameters(), plain.parameters(), strict=True):
+        assert torch.equal(trained, expected)
+
+
+def test_teacher_leaves_no_trace() -> None:
+    network, teacher = make_network(0), make_network(1)
+    before = copy.deepcopy(teacher.state_dict())
+    model = Classification(network, 10, teacher=teacher)
+    alone = Classification(make_network(0), 10)
+    assert model.state_dict().keys() == alone.state_dict().keys()
+    assert len(list(model.parameters())) == len(list(alone.parameters()))
+    trainer = make_trainer(max_epochs=1)
+    trainer.fit(model, make_loader())
+    # The running statistics of its norms would betray a teacher in training mode.
+    assert all(torch.equal(before[name], value) for name, value in teacher.state_dict().items())
+    assert not teacher.training
+    assert network.training
+
+
+def test_only_the_teacher_counts_with_full_weight() -> None:
+    network, teacher = make_network(0), make_network(1)
+    model = Classification(network, 10, teacher=teacher, distillation_weight=1.0, temperature=3.0)
+    model.log = lambda *args, **kwargs: None
+    images, labels = next(iter(make_loader()))
+    loss = model.training_step((images, labels), 0)
+    with torch.no_grad():
+        images = images.contiguous(memory_format=torch.channels_last)
+        expected = distillation_loss(network(images), teacher(images), 3.0)
+    torch.testing.assert_close(loss.detach(), expected)
+
+
+def test_distillation_loss_is_the_scaled_divergence() -> None:
+    student, teacher = torch.randn(2, 4, 5, generator=torch.Generator().manual_seed(0))
+    soft = (teacher / 2).softmax(1)
+    expected = 4 * (soft * (soft.log() - (student / 2).log_softmax(1))).sum(1).mean()
+    torch.testing.assert_close(distillation_loss(student, teacher, 2.0), expected)
+
+
+def test_learning_rate_rises_then_falls_to_zero() -> None:
+    rates = []
+
+    class Recorder(L.Callback):
+        def on_train_batch_start(self, trainer: L.Trainer, *_: object) -> None:
+            rates.append(trainer.optimizers[0].param_groups[0]["lr"])
+
+    model = Classification(make_network(), 10, lr=1.0, warmup_fraction=0.25)
+    trainer = make_trainer(max_steps=8, callbacks=[Recorder()])
+    trainer.fit(model, make_loader())
+    rates.append(trainer.optimizers[0].param_groups[0]["lr"])
+    assert rates[:3] == pytest.approx([1 / 3, 2 / 3, 1.0])
+    assert rates[2:] == sorted(rates[2:], reverse=True)
+    assert rates[-1] == pytest.approx(0.0)
+
+
+@pytest.mark.filterwarnings("ignore:Checkpoint directory")
+@pytest.mark.parametrize("optimizer", ["sgd", "adamw"])
+def test_resumed_run_ends_with_the_same_weights(tmp_path: Path, optimizer: str) -> None:
+    def run(ckpt_path: Path | None = None) -> tuple[Classification, L.Trainer]:
+        data = DigitsDataModule(image_size=32, scenes_per_digit=1, batch_size=64)
+        model = Classification(make_network(), 10, optimizer=optimizer, lr=0.01)
+        checkpoint = ModelCheckpoint(tmp_path, filename="{epoch}", save_top_k=-1)
+        trainer = make_trainer(
+            max_epochs=2,
+            limit_train_batches=3,
+            limit_val_batches=1,
+            enable_checkpointing=True,
+            callbacks=[checkpoint],
+            default_root_dir=tmp_path,
+        )
+        trainer.fit(model, data, ckpt_path=ckpt_path, weights_only=True)
+        return model, trainer
+
+    straight, _ = run()
+    resumed, trainer = run(tmp_path / "epoch=0.ckpt")
+    assert trainer.global_step == 6
+    for name, value in straight.state_dict().items():
+        assert torch.equal(value, resumed.state_dict()[name]), name
+
+
+def test_endless_trainer_is_refused() -> None:
+    model = Classification(make_network(), 10)
+    with pytest.raises(MisconfigurationException, match="HINT: give the Trainer `max_steps` or `max_epochs`"):
+        make_trainer(max_epochs=-1).fit(model, make_loader())
+
+
+def test_network_with_other_outputs_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"logits of shape \(8, 7\); got \(8, 10\)"):
+        make_trainer(max_epochs=1).fit(Classification(make_network(), 7), make_loader())
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"num_classes": 1}, "`num_classes` must be at least 2; got 1"),
+        ({"lr": 0.0}, "`lr` must be a positive number; got 0"),
+        ({"lr": float("nan")}, "`lr` must be a positive number; got nan"),
+        ({"weight_decay": -1.0}, "`weight_decay` must be zero or a positive number; got -1"),
+        ({"optimizer": "lion"}, "`optimizer` must be one of sgd, adamw; got 'lion'"),
+        ({"temperature": 0.0}, "`temperature` must be a positive number; got 0"),
+        ({"distillation_weight": 1.5}, "`distillation_weight` must be between 0 and 1; got 1.5"),
+    ],
+)
+def test_settings_out_of_range_are_refused(settings: dict, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        Classification(**{"network": make_network(), "num_classes": 10, **settings})
