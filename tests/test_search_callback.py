@@ -90,7 +90,9 @@ def test_resumed_equals_uninterrupted(supernet, estimator, tmp_path):
     second = ArchitectureSearch(estimator, latency="0.5x", every=2)
     continued = Plain(copy.deepcopy(supernet))
     keep = ModelCheckpoint(tmp_path, save_top_k=-1)
-    trainer(tmp_path, [second, keep], enable_checkpointing=True).fit(continued, loader(), ckpt_path=tmp_path / "last.ckpt")
+    trainer(tmp_path, [second, keep], enable_checkpointing=True).fit(
+        continued, loader(), ckpt_path=tmp_path / "last.ckpt"
+    )
     assert difference(whole, continued) == 0
     assert difference(whole, resumed) > 0
 

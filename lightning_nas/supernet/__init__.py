@@ -6,5 +6,6 @@ from .convert import supernet_from as supernet_from
 from .derive import derive as derive
 from .derive import recalibrate as recalibrate
 from .importance import sort_channels as sort_channels
+from .stock import stock_network as stock_network
 from .supernet import Supernet as Supernet
 from .supernet import find_supernet as find_supernet

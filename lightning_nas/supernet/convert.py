@@ -190,7 +190,8 @@ def _linear_fit(act: nn.Module, spread: Tensor, centre: Tensor) -> tuple[Tensor,
     z = points.to(spread).view(-1, 1)
     weight = density.to(spread).view(-1, 1)
     values = act((centre + spread * z).clone())
-    gain = (weight * values * z).sum(0) / torch.where(spread.abs() < 1e-5, torch.ones_like(spread), spread)
+    slope = (weight * values * z).sum(0) / (weight * z.square()).sum()
+    gain = slope / torch.where(spread.abs() < 1e-5, torch.ones_like(spread), spread)
     # A channel whose activation is off nearly always has no slope to speak of; the floor keeps its norm finite.
     gain = gain.clamp(min=0.05)
     return gain, (weight * values).sum(0) - gain * centre

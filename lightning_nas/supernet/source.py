@@ -149,6 +149,8 @@ def _block(path: str, parts: list[ConvNorm], act: nn.Module, drop_path: nn.Modul
 
 
 def _check_conv(path: str, conv: nn.Conv2d, norm: nn.BatchNorm2d) -> None:
+    if not isinstance(conv, nn.Conv2d):
+        raise ValueError(f"Block {path!r} convolves by {type(conv).__name__}; a Conv2d is needed.")
     kernel = conv.kernel_size[0]
     if not isinstance(norm, nn.BatchNorm2d):
         raise ValueError(f"Block {path!r} is normalised by {type(norm).__name__}; a BatchNorm2d is needed.")

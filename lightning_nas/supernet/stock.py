@@ -1,0 +1,69 @@
+"""Stock networks by name, with weights from a file or from their library's own download."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import timm
+import torch
+from safetensors.torch import load_file
+from torch import Tensor, nn
+from torchvision.models import MobileNet_V2_Weights, get_model
+
+__all__ = ["stock_network"]
+
+
+def stock_network(name: str, num_classes: int, weights: str | Path | None = None, **options: Any) -> nn.Module:
+    """Return a stock network whose blocks `supernet_from` converts, in channels-last memory format.
+
+    Args:
+        name: ``mobilenet_v2`` (torchvision), or a timm name such as ``mobilenetv2_050`` or ``efficientnet_lite0``.
+        num_classes: Outputs of the classifier.
+        weights: None (random), ``imagenet`` (downloaded by torchvision or timm), or a file of a state_dict (.pth,
+            .pt or .safetensors). A classifier of another size in the file is left out.
+        **options: Further arguments of the network, such as ``width_mult`` (torchvision) or ``drop_rate`` (timm).
+
+    Raises:
+        ValueError: An unknown name, or weights that are of another network.
+        FileNotFoundError: There is no such file of weights.
+
+    Example::
+
+        >>> type(stock_network("mobilenetv2_050", num_classes=10)).__name__
+        'EfficientNet'
+    """
+    file = None if weights in (None, "imagenet") else Path(str(weights)).expanduser()
+    if file is not None and not file.is_file():
+        raise FileNotFoundError(f"There is no file of weights at {str(file)!r}; give a .pth, .pt or .safetensors file.")
+    download = weights == "imagenet"
+    if name == "mobilenet_v2":
+        network = get_model(name, num_classes=num_classes, **options)
+        if download:
+            _load(network, MobileNet_V2_Weights.DEFAULT.get_state_dict(progress=True), "torchvision's ImageNet weights")
+    elif timm.is_model(name):
+        network = timm.create_model(name, pretrained=download, num_classes=num_classes, **options)
+    else:
+        near = ", ".join(timm.list_models(f"*{name[:9]}*")[:8]) or ", ".join(timm.list_models("mobilenetv2_*"))
+        raise ValueError(f"Unknown network {name!r}; known are mobilenet_v2 (torchvision) and timm's, such as {near}.")
+    if file is not None:
+        _load(network, _read(file), str(file))
+    return network.to(memory_format=torch.channels_last)
+
+
+def _read(file: Path) -> dict[str, Tensor]:
+    if file.suffix == ".safetensors":
+        return load_file(file)
+    return torch.load(file, map_location="cpu", weights_only=True)
+
+
+def _load(network: nn.Module, state: dict[str, Tensor], origin: str) -> None:
+    own = network.state_dict()
+    fitting = {key: value for key, value in state.items() if key in own and own[key].shape == value.shape}
+    missing = [key for key in own if key not in fitting and not key.startswith("classifier.")]
+    if missing:
+        raise ValueError(
+            f"The weights of {origin} are not of a {type(network).__name__} like this one: {len(missing)} of "
+            f"{len(own)} tensors are missing or of another shape, the first is {missing[0]!r}."
+        )
+    network.load_state_dict(fitting, strict=False)

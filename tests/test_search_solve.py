@@ -1,0 +1,146 @@
+import itertools
+
+import numpy as np
+import pytest
+import torch
+
+from lightning_nas.estimator.subgraph import subgraphs
+from lightning_nas.estimator.table import cost_table
+from lightning_nas.search.budget import feasibility, resolve_budget
+from lightning_nas.search.solve import Limit, cheapest, reach, solve
+from lightning_nas.space import curate
+
+
+@pytest.fixture(params=["stage", "model"])
+def space(request, supernet):
+    return curate(supernet.supernet.space, 8, (0.5, 1.0), request.param)
+
+
+@pytest.fixture
+def table(space, estimator):
+    return cost_table(space, estimator.predict_ms)
+
+
+def enumerate_nodes(sizes):
+    return np.array(list(itertools.product(*map(range, sizes))))
+
+
+def small(space):
+    """Return `space` with two options a block, small enough to enumerate."""
+    from dataclasses import replace
+
+    stages = tuple(
+        replace(stage, blocks=tuple(replace(c, options=c.options[:: max(1, len(c.options) - 1)]) for c in stage.blocks))
+        for stage in space.stages
+    )
+    return replace(space, stages=stages, reference=tuple(0 for _ in space.reference))
+
+
+def test_table_is_exact(space, table, estimator):
+    generator = np.random.default_rng(0)
+    nodes = np.stack([generator.integers(0, n, 50) for n in space.node_sizes], axis=1)
+    exact = [estimator.latency_ms(space.decode(row)) for row in nodes]
+    assert np.allclose(table.exact_many(nodes), exact, rtol=1e-12)
+    assert sum(table.parts(nodes[0])) == pytest.approx(exact[0])
+
+
+def test_table_prices_by_one_call(space):
+    calls = []
+    cost_table(space, lambda parts: calls.append(len(parts)) or np.ones(len(parts)))
+    assert len(calls) == 1
+
+
+def test_expectation_is_exact_and_differentiable(space, estimator):
+    space = small(space)
+    table = cost_table(space, estimator.predict_ms)
+    generator = torch.Generator().manual_seed(0)
+    logits = [torch.randn(n, generator=generator, dtype=torch.float64) for n in space.node_sizes]
+    probabilities = [row.softmax(0).requires_grad_() for row in logits]
+    nodes = enumerate_nodes(space.node_sizes)
+    columns = [p.detach().numpy()[nodes[:, i]] for i, p in enumerate(probabilities)]
+    brute = (np.prod(columns, axis=0) * table.exact_many(nodes)).sum()
+    expected = table.expected(probabilities)
+    assert expected.item() == pytest.approx(brute, rel=1e-12)
+    assert torch.autograd.gradcheck(lambda *p: table.expected(p), probabilities)
+
+
+@pytest.mark.parametrize("part", [0.35, 0.5, 0.7, 0.95])
+def test_solver_finds_what_enumeration_finds(space, estimator, part):
+    space = small(space)
+    table = cost_table(space, estimator.predict_ms)
+    parameters = cost_table(space, lambda parts: np.array([float(p.parameter_bytes) for p in parts]))
+    nodes = enumerate_nodes(space.node_sizes)
+    costs, weights = table.exact_many(nodes), parameters.exact_many(nodes)
+    budget = costs.min() + part * (costs.max() - costs.min())
+    weight_budget = weights.min() + 0.8 * (weights.max() - weights.min())
+    generator = np.random.default_rng(1)
+    for _ in range(5):
+        scores = [generator.normal(size=n) for n in space.node_sizes]
+        totals = sum(score[nodes[:, i]] for i, score in enumerate(scores))
+        fits = (costs <= budget) & (weights <= weight_budget)
+        found = solve(scores, [Limit(table, budget), Limit(parameters, weight_budget, "parameter_bytes")])
+        assert table.exact(found) <= budget
+        assert sum(score[i] for score, i in zip(scores, found, strict=True)) == pytest.approx(totals[fits].max())
+
+
+def test_reach_is_exact(space, estimator):
+    space = small(space)
+    table = cost_table(space, estimator.predict_ms)
+    costs = table.exact_many(enumerate_nodes(space.node_sizes))
+    span = reach(table)
+    assert (span.minimum, span.maximum) == pytest.approx((costs.min(), costs.max()))
+    assert table.exact(cheapest(table)) == pytest.approx(costs.min())
+    assert solve([np.zeros(n) for n in table.node_sizes], [Limit(table, 0.9 * costs.min())]) is None
+
+
+def test_peak_is_a_filter_and_not_a_sum(space):
+    # What stands before the blocks is fixed and has the largest peak here; without it the blocks decide.
+    def block_peak(part):
+        return float(part.peak_activation_bytes) if part.kind in ("ibn", "fused") else 0.0
+
+    peak = cost_table(space, lambda parts: np.array([block_peak(p) for p in parts]))
+    parameters = cost_table(space, lambda parts: np.array([float(p.parameter_bytes) for p in parts]))
+    tables = {"parameter_bytes": parameters, "peak_activation_bytes": peak}
+    budgets = feasibility(space, tables, {"parameter_bytes": "2x", "peak_activation_bytes": "0.8x"})
+    generator = np.random.default_rng(0)
+    source = max(map(block_peak, subgraphs(space.decode(space.reference_nodes))))
+    for _ in range(5):
+        scores = [generator.normal(size=n) for n in space.node_sizes]
+        found = space.decode(solve(scores, budgets.limits, budgets.forbidden))
+        assert max(map(block_peak, subgraphs(found))) <= 0.8 * source
+    with pytest.raises(ValueError, match=r"peak_activation_bytes=.* is below what the space can reach"):
+        feasibility(space, tables, {"peak_activation_bytes": 10})
+
+
+@pytest.mark.parametrize(
+    "value", [0, -3, float("nan"), float("inf"), "0x", "-1x", "nan", "fast", "3 hours", "", "1.2.3x"]
+)
+def test_invalid_budgets_name_the_value(value):
+    with pytest.raises(ValueError, match="is not valid") as caught:
+        resolve_budget(value, 4.0, "latency_ms")
+    assert repr(value) in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("value", "name", "expected"),
+    [
+        (8.0, "latency_ms", 8.0),
+        ("0.5x", "latency_ms", 2.0),
+        ("3ms", "latency_ms", 3.0),
+        ("256KiB", "parameter_bytes", 262144.0),
+        ("1MB", "parameter_bytes", 1e6),
+        (1000, "peak_activation_bytes", 1000.0),
+    ],
+)
+def test_budgets_in_their_forms(value, name, expected):
+    assert resolve_budget(value, 4.0, name) == expected
+
+
+def test_contradictory_budgets_are_refused(space, table):
+    parameters = cost_table(space, lambda parts: np.array([-float(p.parameter_bytes) + 1e7 for p in parts]))
+    tables = {"latency_ms": table, "parameter_bytes": parameters}
+    tight = {"latency_ms": reach(table).minimum * 1.001, "parameter_bytes": reach(parameters).minimum * 1.00001}
+    with pytest.raises(ValueError, match="all budgets at once"):
+        feasibility(space, tables, tight)
+    with pytest.raises(ValueError, match="at least one budget"):
+        feasibility(space, tables, {"latency_ms": None})
