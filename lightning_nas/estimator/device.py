@@ -21,6 +21,7 @@ class Device:
         name: Name of the device, and of its table.
         backend: Name of the backend, a module of `lightning_nas.estimator.measure`.
         lanes: Channels that the device processes together; latency against channels steps at its multiples.
+        is_split: Whether the table holds operators, whose costs add up to those of subgraphs, or whole subgraphs.
         settings: What the backend must know, in its own terms.
         record: What was measured, by which versions, in which units, and with what error. Not used to estimate.
 
@@ -33,6 +34,7 @@ class Device:
     name: str
     backend: str
     lanes: int
+    is_split: bool = False
     settings: Mapping[str, Any] = field(default_factory=dict)
     record: Mapping[str, Any] = field(default_factory=dict, compare=False)
 

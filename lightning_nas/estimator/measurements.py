@@ -58,7 +58,7 @@ def read_measurements(path: Path) -> dict[Subgraph, Figures]:
 
 def _read_row(row: Mapping[str, Any], place: str) -> tuple[Subgraph, Figures]:
     try:
-        shape = {name: int(row[name]) for name in _SHAPE}
+        shape: dict[str, Any] = {name: int(row[name]) for name in _SHAPE}
         subgraph = Subgraph(row["kind"], **{**shape, "residual": bool(shape["residual"])})
         return subgraph, Figures(float(row["latency_ms"]), int(row["sram_bytes"]))
     except (TypeError, ValueError) as error:

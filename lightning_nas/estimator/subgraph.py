@@ -18,10 +18,12 @@ __all__ = [
     "subgraphs",
 ]
 
-SubgraphKind = Literal["stem", "conv", "ds", "ibn", "fused", "head", "classifier"]
+SubgraphKind = Literal["stem", "conv", "ds", "ibn", "fused", "head", "classifier", "depthwise", "pool", "linear"]
 """``stem``: convolution on the image; ``conv``: any other convolution; ``ds``: depthwise, 1x1; ``ibn``: 1x1,
-depthwise, 1x1; ``fused``: KxK, 1x1; ``head``: 1x1, global pool, linear; ``classifier``: global pool, linear."""
+depthwise, 1x1; ``fused``: KxK, 1x1; ``head``: 1x1, global pool, linear; ``classifier``: global pool, linear.
+``depthwise``, ``pool`` and ``linear`` are single operators: networks are not cut there, but tables may hold them."""
 
+_KINDS = frozenset(get_args(SubgraphKind))
 Operator = Literal["conv", "depthwise", "add", "pool", "linear"]
 
 
@@ -110,7 +112,7 @@ class Subgraph:
     path: str = field(default="", compare=False)
 
     def __post_init__(self) -> None:
-        if self.kind not in get_args(SubgraphKind):
+        if self.kind not in _KINDS:
             raise ValueError(f"`kind` must be one of {', '.join(get_args(SubgraphKind))}; got {self.kind!r}.")
         sizes = (self.height, self.width, self.in_channels, self.hidden_channels, self.out_channels)
         if min(sizes) < 1:
@@ -120,6 +122,25 @@ class Subgraph:
     def layers(self) -> tuple[Layer, ...]:
         """The operators in order of execution."""
         return _LAYERS[self.kind](self) + ((self._add,) if self.residual else ())
+
+    @property
+    def operators(self) -> tuple[Subgraph, ...]:
+        """Its operators as subgraphs of their own, for tables that hold those; the last has the residual.
+
+        Example::
+
+            >>> for operator in Subgraph("ds", 56, 56, 32, 32, 16, kernel=3).operators:
+            ...     print(operator)
+            depthwise 56x56 32->32->32 k3 s1
+            conv 56x56 32->16->16 k1 s1
+        """
+        if self.kind in _LAYERS_OF_ONE:
+            return (self,)
+        layers = _LAYERS[self.kind](self)
+        return tuple(
+            _operator(layer, self.residual and number == len(layers), self.path)
+            for number, layer in enumerate(layers, start=1)
+        )
 
     @property
     def out_shape(self) -> tuple[int, int, int]:
@@ -264,6 +285,26 @@ def _pooled(shape: tuple[int, int, int], out_channels: int) -> tuple[Layer, ...]
     return Layer("pool", *shape, channels), Layer("linear", 1, 1, channels, out_channels)
 
 
+def _depthwise(part: Subgraph) -> tuple[Layer, ...]:
+    return (_spatial("depthwise", part, part.in_channels, part.out_channels),)
+
+
+def _pool(part: Subgraph) -> tuple[Layer, ...]:
+    return (_spatial("pool", part, part.in_channels, part.out_channels),)
+
+
+def _linear(part: Subgraph) -> tuple[Layer, ...]:
+    return (_spatial("linear", part, part.in_channels, part.out_channels),)
+
+
+def _operator(layer: Layer, residual: bool, path: str) -> Subgraph:
+    assert layer.operator != "add"  # additions belong to the operator before them
+    channels = layer.in_channels, layer.out_channels, layer.out_channels
+    return Subgraph(
+        layer.operator, layer.height, layer.width, *channels, layer.kernel, layer.stride, residual=residual, path=path
+    )
+
+
 _LAYERS = {
     "stem": _plain,
     "conv": _plain,
@@ -272,4 +313,8 @@ _LAYERS = {
     "fused": _fused,
     "head": _head,
     "classifier": _classifier,
+    "depthwise": _depthwise,
+    "pool": _pool,
+    "linear": _linear,
 }
+_LAYERS_OF_ONE = ("stem", "conv", "depthwise", "pool", "linear")

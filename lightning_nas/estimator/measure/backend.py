@@ -18,8 +18,8 @@ BACKENDS = ("vela",)
 class Backend(Protocol):
     """Measures on one device. The module of a backend has a class `Measure` that takes the device."""
 
-    def measure_subgraph(self, subgraph: Subgraph) -> Figures:
-        """Measure a subgraph as a part of a network."""
+    def measure_subgraph(self, subgraph: Subgraph) -> dict[Subgraph, Figures]:
+        """Measure a subgraph as a part of a network: the figures of its operators, or of itself if those have none."""
         ...
 
     def measure_network(self, parts: Sequence[Subgraph]) -> Figures:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from tqdm import tqdm
@@ -20,9 +20,9 @@ __all__ = ["measure"]
 def measure(
     device: Device, subgraphs: Iterable[Subgraph], path: Path, backend: Backend | None = None
 ) -> dict[Subgraph, Figures]:
-    """Measure the subgraphs that a table does not hold yet, and return the whole table.
+    """Measure the subgraphs that a table does not hold yet, whole or by operators, and return the whole table.
 
-    Every row is on disk before the next is measured, so Ctrl-C loses nothing; the next call continues.
+    Every subgraph is on disk before the next is measured, so Ctrl-C loses nothing; the next call continues.
 
     Args:
         device: What to measure on.
@@ -32,16 +32,24 @@ def measure(
     """
     _repair(path)
     known = read_measurements(path)
-    missing = [subgraph for subgraph in dict.fromkeys(subgraphs) if subgraph not in known]
+    missing = [subgraph for subgraph in dict.fromkeys(subgraphs) if not _is_known(subgraph, known)]
     if missing:
         backend = backend or open_backend(device)
         with path.open("a", newline="") as file:
             writer = csv.writer(file, lineterminator="\n")
             for subgraph in tqdm(missing, desc=f"Measuring {device.name}", unit="subgraph"):
-                known[subgraph] = backend.measure_subgraph(subgraph)
-                writer.writerow(to_row(subgraph, known[subgraph]))
-                file.flush()
+                # An earlier one may have brought all of its operators meanwhile.
+                if not _is_known(subgraph, known):
+                    rows = backend.measure_subgraph(subgraph)
+                    new = {part: figures for part, figures in rows.items() if part not in known}
+                    writer.writerows(to_row(part, figures) for part, figures in new.items())
+                    file.flush()
+                    known.update(new)
     return known
+
+
+def _is_known(subgraph: Subgraph, known: Mapping[Subgraph, Figures]) -> bool:
+    return subgraph in known or all(operator in known for operator in subgraph.operators)
 
 
 def _repair(path: Path) -> None:

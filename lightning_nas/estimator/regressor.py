@@ -1,0 +1,123 @@
+"""Gradient-boosted trees that fill the gaps between measurements, kept in files that hold nothing but numbers."""
+
+from __future__ import annotations
+
+import io
+import os
+import tempfile
+import zipfile
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from sklearn.ensemble import HistGradientBoostingRegressor
+from sklearn.ensemble._hist_gradient_boosting.common import PREDICTOR_RECORD_DTYPE
+from sklearn.ensemble._hist_gradient_boosting.predictor import TreePredictor
+from threadpoolctl import threadpool_limits
+
+from lightning_nas.estimator.features import features, work
+from lightning_nas.estimator.subgraph import Subgraph
+
+__all__ = ["VERSION", "Regressor"]
+
+VERSION = 1
+"""Goes into the key of the cache: to be raised with every change of the features or of the fit."""
+
+# (leaves, fewest samples of a leaf): the mean of different ensembles is better than the best of them.
+_MEMBERS = ((31, 8), (63, 4))
+
+
+class Regressor:
+    """Predicts the latency of subgraphs.
+
+    What is learnt is the logarithm of milliseconds per multiply-accumulate, so that errors are relative and the trees
+    need not learn that twice the work takes twice the time.
+
+    Example::
+
+        >>> parts = [Subgraph("conv", 8, 8, width, width, width, kernel=3) for width in range(8, 264, 8)]
+        >>> regressor = Regressor.fit(parts, np.array([part.macs * 1e-6 for part in parts]))
+        >>> bool(np.allclose(regressor.predict_ms(parts), [part.macs * 1e-6 for part in parts]))
+        True
+    """
+
+    def __init__(self, nodes: np.ndarray, starts: np.ndarray, offset: float) -> None:
+        self._nodes, self._starts, self._offset = nodes, starts, offset
+        bits = np.zeros((0, 8), np.uint32)
+        ends = [*starts[1:].tolist(), len(nodes)]
+        self._trees = [TreePredictor(nodes[a:b], bits, bits) for a, b in zip(starts.tolist(), ends, strict=True)]
+
+    @classmethod
+    def fit(cls, subgraphs: Sequence[Subgraph], latency_ms: np.ndarray) -> Regressor:
+        """Fit to measurements."""
+        inputs, targets = features(subgraphs), np.log(latency_ms / work(subgraphs))
+        trees: list[np.ndarray] = []
+        offset = 0.0
+        # More threads than free cores make this a hundred times slower.
+        with threadpool_limits(1, "openmp"):
+            for seed, (leaves, samples) in enumerate(_MEMBERS):
+                model = HistGradientBoostingRegressor(
+                    max_iter=500,
+                    learning_rate=0.06,
+                    max_leaf_nodes=leaves,
+                    min_samples_leaf=samples,
+                    max_features=0.3,
+                    early_stopping=False,
+                    random_state=seed,
+                ).fit(inputs, targets)
+                offset += float(model._baseline_prediction.item())
+                trees += [tree.nodes for (tree,) in model._predictors]
+        starts = np.cumsum([0, *(len(tree) for tree in trees[:-1])])
+        return cls(np.concatenate(trees), starts, offset)
+
+    def predict_ms(self, subgraphs: Sequence[Subgraph]) -> np.ndarray:
+        """Return the predicted latency of each subgraph."""
+        if not subgraphs:
+            return np.zeros(0)
+        inputs = features(subgraphs)
+        no_categories = np.zeros((0, 8), np.uint32), np.zeros(inputs.shape[1], np.uint32)
+        total = np.full(len(inputs), self._offset)
+        for tree in self._trees:
+            total += tree.predict(inputs, *no_categories, 1)
+        latency_ms: np.ndarray = np.exp(total / len(_MEMBERS)) * work(subgraphs)
+        return latency_ms
+
+    def save(self, path: Path) -> None:
+        """Write the arrays to an npz file, whole or not at all."""
+        data = io.BytesIO()
+        np.savez_compressed(data, nodes=self._nodes, starts=self._starts, offset=np.array(self._offset))
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.NamedTemporaryFile(dir=path.parent, delete=False) as file:
+            file.write(data.getvalue())
+        os.replace(file.name, path)
+
+    @classmethod
+    def load(cls, path: Path) -> Regressor:
+        """Read what `save` wrote. Only arrays of numbers are read, and they are checked before they are used.
+
+        Raises:
+            ValueError: The file is damaged, or no regressor.
+        """
+        try:
+            with np.load(path, allow_pickle=False) as data:
+                nodes, starts, offset = data["nodes"], data["starts"], float(data["offset"])
+        except (OSError, EOFError, KeyError, TypeError, zipfile.BadZipFile) as error:
+            raise ValueError(f"{path} is no regressor: {error}") from error
+        if nodes.dtype != PREDICTOR_RECORD_DTYPE or not _is_forest(nodes, starts):
+            raise ValueError(f"{path} is no regressor: its trees are malformed.")
+        return cls(nodes, starts, offset)
+
+
+def _is_forest(nodes: np.ndarray, starts: np.ndarray) -> bool:
+    """Whether every node leads to later nodes of its own tree: compiled code walks them without looking."""
+    ordered = starts.ndim == nodes.ndim == 1 and starts.dtype == np.int64 and len(starts) > 0 and starts[0] == 0
+    if not ordered or np.any(np.diff(starts) <= 0) or starts[-1] >= len(nodes):
+        return False
+    sizes = np.diff([*starts, len(nodes)])
+    size, place = np.repeat(sizes, sizes), np.arange(len(nodes)) - np.repeat(starts, sizes)
+    inner = nodes["is_leaf"] == 0
+    children = np.stack([nodes["left"], nodes["right"]]).astype(np.int64)
+    within = np.all((children > place) & (children < size), axis=0)
+    num_features = features([Subgraph("conv", 1, 1, 1, 1, 1)]).shape[1]
+    known = (nodes["feature_idx"] >= 0) & (nodes["feature_idx"] < num_features) & (nodes["is_categorical"] == 0)
+    return bool(np.all(~inner | (within & known)))
