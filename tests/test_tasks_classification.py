@@ -142,6 +142,7 @@ def test_resumed_run_ends_with_the_same_weights(tmp_path: Path, optimizer: str) 
     straight, _ = run()
     resumed, trainer = run(tmp_path / "epoch=0.ckpt")
     assert trainer.global_step == 6
+    assert trainer.train_dataloader.sampler.epoch == 1
     for name, value in straight.state_dict().items():
         assert torch.equal(value, resumed.state_dict()[name]), name
 
