@@ -1,0 +1,151 @@
+"""The front door: `lightning-nas` lists the recipes, `lightning-nas --config-name NAME [overrides]` runs one."""
+
+from __future__ import annotations
+
+import logging
+import shutil
+import sys
+import warnings
+from collections.abc import Sequence
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+import hydra
+from hydra.core.hydra_config import HydraConfig
+from hydra.errors import HydraException, InstantiationException
+from hydra.types import RunMode
+from hydra.utils import instantiate
+from lightning.pytorch.utilities.exceptions import MisconfigurationException
+from omegaconf import DictConfig
+from omegaconf.errors import OmegaConfBaseException
+
+__all__ = ["main", "recipes"]
+
+log = logging.getLogger("lightning_nas")
+
+USER_ERRORS = (ValueError, TypeError, FileNotFoundError, MisconfigurationException, ImportError, RuntimeError)
+PLAIN = ("-h", "--help", "--hydra-help", "--version", "--info", "-c", "--cfg", "-sc", "--shell-completion")
+USER_FOLDERS = ("-cd", "--config-dir", "-cp", "--config-path")
+
+
+def recipes() -> dict[str, str]:
+    """Return the shipped recipes: the name, and the first comment of the file."""
+    folder = files("lightning_nas.recipes")
+    found = {}
+    for entry in sorted(folder.iterdir(), key=lambda item: item.name):
+        if entry.name.endswith(".yaml"):
+            first = entry.read_text(encoding="utf-8").partition("\n")[0]
+            found[entry.name.removesuffix(".yaml")] = first.lstrip("# ").strip()
+    return found
+
+
+def main() -> None:
+    """Run the command line; exit with 2 on an error of the user's."""
+    arguments = sys.argv[1:]
+    name = _config_name(arguments)
+    if name is None and not any(argument in PLAIN for argument in arguments):
+        _say(_listing())
+        sys.exit(0)
+    if name is not None and not any(argument.split("=")[0] in (*PLAIN, *USER_FOLDERS) for argument in arguments):
+        _check(name, arguments)
+    _run()
+
+
+@hydra.main(version_base="1.3", config_path="pkg://lightning_nas.recipes", config_name=None)
+def _run(config: DictConfig) -> Any:
+    single = HydraConfig.get().mode == RunMode.RUN
+    try:
+        return _job(config)
+    except (*USER_ERRORS, InstantiationException, OmegaConfBaseException) as error:
+        if not single or log.isEnabledFor(logging.DEBUG):
+            raise
+        cause = _cause(error)
+        if not isinstance(cause, USER_ERRORS) or _is_bug(cause):
+            raise
+        _remove_if_unused(Path(HydraConfig.get().runtime.output_dir))
+        _fail(str(cause))
+
+
+def _job(config: DictConfig) -> Any:
+    # Lightning's own remarks (devices, tips) would stand between the lines of the job.
+    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
+    warnings.filterwarnings("ignore", message=r".*isinstance\(treespec, LeafSpec\).*")
+    # The job's parts are built first: whatever is wrong with the data or an option is said before any training.
+    job = instantiate(config, _partial_=True, _convert_="all")
+    result = job()
+    return result["subnet"]["metric"]["value"] if isinstance(result, dict) and "subnet" in result else None
+
+
+def _config_name(arguments: Sequence[str]) -> str | None:
+    for index, argument in enumerate(arguments):
+        key, _, value = argument.partition("=")
+        if key in ("--config-name", "-cn"):
+            return value or (arguments[index + 1] if index + 1 < len(arguments) else "")
+    return None
+
+
+def _check(name: str, arguments: Sequence[str]) -> None:
+    """Compose the recipe once, to say in our words what cannot be composed."""
+    known = recipes()
+    if name.removesuffix(".yaml") not in known:
+        _fail(f"There is no recipe {name!r}; there are: {', '.join(known)}.")
+    if any(argument in ("-m", "--multirun") for argument in arguments):
+        return  # sweeps hold lists of values, which only Hydra's sweeper takes apart
+    skip = {arguments.index(a) + 1 for a in arguments if a in ("--config-name", "-cn")}
+    overrides = [a for i, a in enumerate(arguments) if i not in skip and not a.startswith("-")]
+    with hydra.initialize_config_module("lightning_nas.recipes", version_base="1.3"):
+        try:
+            config = hydra.compose(name, overrides=overrides)
+        except (HydraException, OmegaConfBaseException) as error:
+            cause = error.__cause__ or error
+            keys = sorted(str(key) for key in hydra.compose(name))
+            reason = str(cause).strip().splitlines()[0]
+            _fail(f"Recipe {name!r} does not take these overrides: {reason}\nIts keys are: {', '.join(keys)}.")
+        missing = [str(key) for key in config if isinstance(key, str) and config._get_node(key)._is_missing()]
+    if missing:
+        _fail(f"Recipe {name!r} needs a value for {', '.join(missing)}.")
+
+
+def _cause(error: BaseException) -> BaseException:
+    while isinstance(error, InstantiationException) and error.__cause__ is not None:
+        error = error.__cause__
+    return error
+
+
+def _is_bug(error: BaseException) -> bool:
+    """Return whether an error came from the depth of a library, and not from a check that names what is valid."""
+    trace = error.__traceback__
+    while trace is not None and trace.tb_next is not None:
+        trace = trace.tb_next
+    module = "" if trace is None else str(trace.tb_frame.f_globals.get("__name__", ""))
+    return isinstance(error, TypeError | RuntimeError) and not module.startswith("lightning_nas")
+
+
+def _remove_if_unused(run_dir: Path) -> None:
+    """Remove a run directory in which nothing but Hydra's own files was written."""
+    left = [path for path in run_dir.iterdir() if path.name != ".hydra" and path.suffix != ".log"]
+    if not left:
+        logging.shutdown()
+        shutil.rmtree(run_dir)
+
+
+def _listing() -> str:
+    known = recipes()
+    width = max(map(len, known), default=0) + 2
+    lines = [f"  {name:<{width}}{text}" for name, text in known.items()]
+    usage = "lightning-nas --config-name RECIPE [key=value ...]"
+    return "\n".join([f"Usage: {usage}", "", "Recipes:", *lines])
+
+
+def _say(text: str) -> None:
+    sys.stdout.write(text + "\n")
+
+
+def _fail(text: str) -> None:
+    sys.stderr.write(f"lightning-nas: {text}\n")
+    sys.exit(2)
+
+
+if __name__ == "__main__":
+    main()

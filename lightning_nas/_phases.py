@@ -1,0 +1,142 @@
+"""The trainings of one run, one after the other, each resumable."""
+
+from __future__ import annotations
+
+import json
+import logging
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import lightning.pytorch as pl
+import torch
+from lightning.pytorch.callbacks import Checkpoint
+from typing_extensions import override
+
+from ._files import write_text
+
+__all__ = ["Fit", "KeepLast", "Phases"]
+
+log = logging.getLogger(__name__)
+
+
+class KeepLast(Checkpoint):
+    """Save the state at the start and after each epoch, so that a stop loses less than an epoch.
+
+    Every epoch begins with its own seed: a resumed run draws the dropout and the order that the whole run drew.
+
+    Args:
+        path: The checkpoint, replaced each time.
+        seed: Seed of the first epoch.
+    """
+
+    def __init__(self, path: Path, seed: int) -> None:
+        super().__init__()
+        self.path = path
+        self.seed = seed
+        self.seconds = 0.0
+        self._started = time.monotonic()
+
+    @override
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self._started = time.monotonic()
+        if not self.path.exists():
+            trainer.save_checkpoint(self.path)
+
+    @override
+    def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        torch.manual_seed(self.seed * 1_000_003 + trainer.current_epoch)
+
+    @override
+    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        now = time.monotonic()
+        self.seconds, self._started = self.seconds + now - self._started, now
+        trainer.save_checkpoint(self.path)
+
+    @override
+    def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
+        if isinstance(exception, KeyboardInterrupt):
+            log.warning(
+                "Interrupted. The state is in %s; to go on, repeat the command with hydra.run.dir=%s",
+                self.path,
+                self.path.parent.parent,
+            )
+
+    @override
+    def state_dict(self) -> dict[str, Any]:
+        return {"seconds": self.seconds}
+
+    @override
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self.seconds = state_dict["seconds"]
+
+
+@dataclass(frozen=True)
+class Fit:
+    """A finished training: its trainer, the seconds it took over all its parts, its optimizer steps."""
+
+    trainer: pl.Trainer
+    seconds: float
+    steps: int
+
+
+class Phases:
+    """Runs trainings with one Trainer each, in one run directory.
+
+    Args:
+        run_dir: Directory of the run; checkpoints go to its folder ``checkpoints``.
+        trainer: Makes a Trainer of `max_epochs`, `callbacks`, `logger` and `default_root_dir`.
+        logger: Makes a logger of `save_dir`, `name` and `version`.
+        data: The LightningDataModule.
+        seed: Seed of each training.
+        fingerprint: What must be the same for a run to be continued.
+
+    Raises:
+        ValueError: The directory holds a run of other settings.
+    """
+
+    def __init__(
+        self,
+        run_dir: Path,
+        trainer: Callable[..., pl.Trainer],
+        logger: Callable[..., Any],
+        data: pl.LightningDataModule,
+        seed: int,
+        fingerprint: dict[str, Any],
+    ) -> None:
+        self.run_dir = run_dir
+        self.make_trainer = trainer
+        self.make_logger = logger
+        self.data = data
+        self.seed = seed
+        self._check(fingerprint)
+
+    def fit(self, name: str, module: pl.LightningModule, epochs: int, callbacks: Sequence[pl.Callback] = ()) -> Fit:
+        """Train `module`, from its checkpoint where there is one."""
+        path = self.run_dir / "checkpoints" / f"{name}.ckpt"
+        keep = KeepLast(path, self.seed)
+        logger = self.make_logger(save_dir=self.run_dir, name="logs", version=name)
+        trainer = self.make_trainer(
+            max_epochs=epochs, callbacks=[*callbacks, keep], logger=logger, default_root_dir=self.run_dir
+        )
+        resumed = path if path.exists() else None
+        trainer.fit(module, datamodule=self.data, ckpt_path=resumed, weights_only=True)
+        return Fit(trainer, keep.seconds, trainer.global_step)
+
+    def train(self, name: str, module: pl.LightningModule, epochs: int) -> dict[str, Any]:
+        """Train `module` and return its metric on the test split."""
+        trainer = self.fit(name, module, epochs).trainer
+        figures = trainer.test(module, datamodule=self.data, verbose=False, weights_only=True)[0]
+        return {"name": "accuracy", "value": figures["test_acc"], "split": "test"}
+
+    def _check(self, fingerprint: dict[str, Any]) -> None:
+        path = self.run_dir / "checkpoints" / "fingerprint.json"
+        text = json.dumps(fingerprint, indent=1, sort_keys=True)
+        if path.exists() and path.read_text(encoding="utf-8") != text:
+            raise ValueError(
+                f"{self.run_dir} holds a run of another space, seed, length or budget; continue it with the settings "
+                "in its .hydra/overrides.yaml, or give another hydra.run.dir."
+            )
+        write_text(path, text)

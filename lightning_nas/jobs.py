@@ -1,0 +1,293 @@
+"""The jobs that recipes name: what is built, trained, searched and written, in which order."""
+
+from __future__ import annotations
+
+import json
+import logging
+import platform
+import sys
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import partial
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import lightning.pytorch as pl
+import torch
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from ._files import write_text
+from ._phases import Phases
+from .estimator import Estimator
+from .estimator.subgraph import Subgraph, subgraphs
+from .report import BlockCost, write_report
+from .search import ArchitectureSearch
+from .search.budget import Budgets, format_reach
+from .search.tables import space_budgets
+from .space.spec import Architecture, SearchSpace
+from .space.timm_strings import to_timm
+from .supernet import derive, recalibrate, sort_channels, space_of, supernet_from
+
+__all__ = ["Epochs", "search_and_finetune"]
+
+log = logging.getLogger(__name__)
+
+PACKAGES = ("lightning-nas", "torch", "torchvision", "lightning", "timm", "hydra-core", "scikit-learn", "ethos-u-vela")
+
+
+@dataclass(frozen=True)
+class Epochs:
+    """How long each part trains; the baseline trains as long as search and fine-tuning together.
+
+    Attributes:
+        search: Epochs of the supernet.
+        finetune: Epochs of the derived subnet.
+    """
+
+    search: int
+    finetune: int
+
+    def __post_init__(self) -> None:
+        for name in ("search", "finetune"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"`epochs.{name}` must be at least 1; got {getattr(self, name)}.")
+
+
+def search_and_finetune(
+    *,
+    recipe: str,
+    output_dir: str | Path,
+    seed: int,
+    latency: float | str | None,
+    parameter_bytes: float | str | None,
+    peak_activation_bytes: float | str | None,
+    network: partial[nn.Module],
+    space: Mapping[str, Any],
+    data: Any,
+    device: str,
+    estimator: Callable[[str], Estimator],
+    search: Callable[..., ArchitectureSearch],
+    task: Callable[..., pl.LightningModule],
+    trainer: Callable[..., pl.Trainer],
+    logger: Callable[..., Any],
+    epochs: Epochs,
+    distillation_weight: float = 0.0,
+    sort_by_importance: bool = True,
+    num_calibration_batches: int = 32,
+) -> dict[str, Any]:
+    """Train the baseline, search a supernet, derive the subnet inside the budget, fine-tune it, compare the two.
+
+    Both networks see the same data for the same number of optimizer steps. A run that was interrupted continues when
+    it is started again with the same output directory.
+
+    Args:
+        recipe: Name of the recipe, for the record.
+        output_dir: Directory of the run; it receives result.json, architecture.json, subnet.safetensors, report.html
+            and the checkpoints.
+        seed: Seed of everything random.
+        latency: Budget in milliseconds or relative to the baseline ("0.5x").
+        parameter_bytes: Budget on int8 parameters.
+        peak_activation_bytes: Budget on live int8 activations.
+        network: Makes the baseline of `num_classes`; called twice.
+        space: Options of `space_of`.
+        data: A LightningDataModule with `num_classes` and `input_size`.
+        device: Name of a shipped device, or the path of a table.
+        estimator: Makes the estimator of `device`.
+        search: Makes the callback of an estimator and budgets.
+        task: Makes the LightningModule of a network and `num_classes`.
+        trainer: Makes the Trainer of `max_epochs`, `callbacks` and `logger`.
+        logger: Makes the logger of `save_dir` and `version`.
+        epochs: How long each part trains.
+        distillation_weight: Part of the loss in fine-tuning that imitates the supernet's largest network of the
+            source's kinds; 0 for none.
+        sort_by_importance: Whether channels are sorted before the search, for pretrained weights.
+        num_calibration_batches: Training batches for batch norm's statistics.
+
+    Returns:
+        The content of result.json.
+
+    Raises:
+        ValueError: A setting that is not valid or a budget out of reach; before any training.
+    """
+    budgets_requested = {
+        "latency_ms": latency,
+        "parameter_bytes": parameter_bytes,
+        "peak_activation_bytes": peak_activation_bytes,
+    }
+    run_dir = Path(output_dir)
+    pl.seed_everything(seed, workers=True, verbose=False)
+    example = torch.zeros(1, *data.input_size)
+    costs = estimator(device)
+    baseline = network(num_classes=data.num_classes)
+    full = space_of(baseline, example, **{"lanes": costs.lanes, **space})
+    budgets = space_budgets(full, costs, budgets_requested)
+    log.info("Budgets and what the space of %.3g architectures can reach:\n%s", _size(full), format_reach(budgets))
+
+    fingerprint = {"space": full.to_json(), "seed": seed, "epochs": vars(epochs), "budgets": budgets_requested}
+    phases = Phases(run_dir, trainer, logger, data, seed, fingerprint)
+    source = full.decode(full.reference_nodes)
+
+    log.info("1/3 Training the baseline, %.4g ms", costs.latency_ms(source))
+    module = task(network=baseline, num_classes=data.num_classes)
+    baseline_metric = phases.train("baseline", module, epochs.search + epochs.finetune)
+
+    log.info("2/3 Searching")
+    pl.seed_everything(seed, workers=True, verbose=False)
+    supernet = supernet_from(network(num_classes=data.num_classes), example, full)
+    if sort_by_importance:
+        sort_channels(supernet)
+    callback = search(
+        costs,
+        latency=latency,
+        parameter_bytes=parameter_bytes,
+        peak_activation_bytes=peak_activation_bytes,
+        seed=seed,
+    )
+    searched = task(network=supernet, num_classes=data.num_classes)
+    fit = phases.fit("search", searched, epochs.search, [callback])
+    chosen = callback.architecture
+    subnet = callback.derive(supernet, num_calibration_batches)
+    log.info("Found %s, %.4g ms", chosen, costs.latency_ms(chosen))
+
+    log.info("3/3 Fine-tuning the subnet")
+    teaching = {}
+    if distillation_weight > 0:
+        teacher = derive(supernet, full.reference_nodes)
+        recalibrate(teacher, teacher, _images(data, num_calibration_batches))
+        teaching = {"teacher": teacher, "distillation_weight": distillation_weight}
+    tuned = task(network=subnet, num_classes=data.num_classes, **teaching)
+    subnet_metric = phases.train("finetune", tuned, epochs.finetune)
+
+    result = {
+        "recipe": recipe,
+        "task": "classification",
+        "device": costs.device.name,
+        "seed": seed,
+        "budget": _budget(budgets),
+        "baseline": _cost(costs, source, baseline_metric),
+        "subnet": _cost(costs, chosen, subnet_metric),
+        "search": {"seconds": round(fit.seconds, 1), "steps": fit.steps},
+        "versions": _versions(),
+    }
+    _write(run_dir, result, costs, budgets, source, chosen, tuned.network, callback.history, network, data)
+    log.info("%s\nWritten to %s", _summary(result), run_dir)
+    return result
+
+
+def _size(space: SearchSpace) -> int:
+    return space.num_architectures
+
+
+def _images(data: Any, num_batches: int) -> list[Tensor]:
+    loader = iter(data.train_dataloader())
+    return [images for (images, _), _ in zip(loader, range(num_batches), strict=False)]
+
+
+def _budget(budgets: Budgets) -> dict[str, float | None]:
+    given: dict[str, float | None] = dict.fromkeys(("latency_ms", "peak_activation_bytes", "parameter_bytes"))
+    given.update({limit.name: limit.budget for limit in budgets.limits})
+    given["peak_activation_bytes"] = budgets.peak_activation_bytes
+    return given
+
+
+def _cost(estimator: Estimator, architecture: Architecture, metric: dict[str, Any]) -> dict[str, Any]:
+    memory = estimator.memory(architecture)
+    return {
+        "latency_ms": estimator.latency_ms(architecture),
+        "verified_latency_ms": estimator.verify_ms(architecture),
+        "parameter_bytes": memory.parameter_bytes,
+        "peak_activation_bytes": memory.peak_activation_bytes,
+        "macs": sum(part.macs for part in subgraphs(architecture)),
+        "metric": metric,
+    }
+
+
+def _versions() -> dict[str, str]:
+    versions = {"python": platform.python_version()}
+    for name in PACKAGES:
+        try:
+            versions[name] = version(name)
+        except PackageNotFoundError:
+            continue
+    return versions
+
+
+def _write(
+    run_dir: Path,
+    result: dict[str, Any],
+    costs: Estimator,
+    budgets: Budgets,
+    source: Architecture,
+    chosen: Architecture,
+    subnet: nn.Module,
+    history: list[dict[str, float]],
+    network: partial[nn.Module],
+    data: Any,
+) -> None:
+    """Write the run's files; result.json last, since it says that the run is complete."""
+    state = {key: value.contiguous() for key, value in subnet.state_dict().items()}
+    save_file(state, run_dir / "subnet.safetensors.part")
+    (run_dir / "subnet.safetensors.part").replace(run_dir / "subnet.safetensors")
+    described = {
+        **chosen.to_dict(),
+        "timm": to_timm(chosen.stages),
+        "network": {key: value for key, value in network.keywords.items() if key != "weights"},
+        "device": costs.device.name,
+        "latency_ms": result["subnet"]["latency_ms"],
+    }
+    write_text(run_dir / "architecture.json", json.dumps(described, indent=1))
+    reach = {
+        limit.name: {"source": reference, "budget": limit.budget, **vars(span)}
+        for limit, span, reference in zip(budgets.limits, budgets.reaches, budgets.references, strict=True)
+    }
+    write_report(
+        run_dir,
+        result,
+        _block_costs(costs, chosen),
+        history,
+        baseline_blocks=_block_costs(costs, source),
+        feasibility=reach,
+    )
+    described_run = {
+        "command": " ".join([Path(sys.argv[0]).name, *sys.argv[1:]]),
+        "machine": f"{platform.machine()}, {torch.get_num_threads()} threads",
+        "data": data.root.name if hasattr(data, "root") else type(data).__name__,
+        "finished": time.strftime("%Y-%m-%d"),
+    }
+    write_text(run_dir / "run.json", json.dumps(described_run, indent=1))
+    write_text(run_dir / "result.json", json.dumps(result, indent=1))
+
+
+def _block_costs(estimator: Estimator, architecture: Architecture) -> list[BlockCost]:
+    parts = subgraphs(architecture)
+    return [_block_cost(part, ms) for part, ms in zip(parts, estimator.predict_ms(parts), strict=True)]
+
+
+def _block_cost(part: Subgraph, latency_ms: float) -> BlockCost:
+    return BlockCost(
+        name=part.path,
+        kind=part.kind,
+        in_width=part.in_channels,
+        out_width=part.hidden_channels if part.kind == "head" else part.out_channels,
+        expansion=part.hidden_channels / part.in_channels if part.kind in ("ibn", "fused") else 1.0,
+        kernel=part.kernel,
+        stride=part.stride,
+        resolution=part.height,
+        latency_ms=float(latency_ms),
+    )
+
+
+def _summary(result: Mapping[str, Any]) -> str:
+    lines = [f"{'':<10}{'latency':>12}{'compiled':>12}{'parameters':>14}{'test':>10}"]
+    for name in ("baseline", "subnet"):
+        cost = result[name]
+        compiled = "-" if cost["verified_latency_ms"] is None else f"{cost['verified_latency_ms']:.4f} ms"
+        lines.append(
+            f"{name:<10}{cost['latency_ms']:>9.4f} ms{compiled:>12}{cost['parameter_bytes']:>14,}"
+            f"{cost['metric']['value']:>10.4f}"
+        )
+    saved = 1 - result["subnet"]["latency_ms"] / result["baseline"]["latency_ms"]
+    return "\n".join([*lines, f"Latency saved: {saved:.1%}"])
