@@ -100,9 +100,10 @@ class Estimator:
 
     def predict_ms(self, subgraphs: Sequence[Subgraph]) -> np.ndarray:
         """Return the latency of each subgraph, in one vectorised call."""
-        pieces = [self._pieces(part) for part in subgraphs]
-        self._learn(piece for group in pieces for piece in group)
-        return np.array([sum(self._known[piece] for piece in group) for group in pieces], dtype=np.float64)
+        unknown = {part: self._pieces(part) for part in dict.fromkeys(subgraphs) if part not in self._known}
+        self._learn(piece for pieces in unknown.values() for piece in pieces)
+        self._known.update({part: sum(self._known[piece] for piece in pieces) for part, pieces in unknown.items()})
+        return np.array([self._known[part] for part in subgraphs], dtype=np.float64)
 
     def latency_ms(self, network: nn.Module | Architecture, example_input: Tensor | None = None) -> float:
         """Return the latency of a whole network for one image.
@@ -138,7 +139,7 @@ class Estimator:
         return measured / sum(self._known[piece] for piece in pieces)
 
     def _pieces(self, part: Subgraph) -> tuple[Subgraph, ...]:
-        return part.operators if self.device.is_split and part not in self._known else (part,)
+        return part.operators if self.device.is_split and part not in self.measurements else (part,)
 
     def _learn(self, pieces: Iterable[Subgraph]) -> None:
         """Predict what is not known yet."""

@@ -45,7 +45,7 @@ def measure(
                     writer.writerows(to_row(part, figures) for part, figures in new.items())
                     file.flush()
                     known.update(new)
-    return known
+    return read_measurements(path)
 
 
 def _is_known(subgraph: Subgraph, known: Mapping[Subgraph, Figures]) -> bool:

@@ -1,0 +1,125 @@
+import random
+import re
+
+import numpy as np
+import pytest
+
+from lightning_nas.estimator.device import Device
+from lightning_nas.estimator.estimator import TARGETS, Estimator
+from lightning_nas.estimator.measure.backend import open_backend
+from lightning_nas.estimator.measure.sample import sample_architecture, sample_subgraphs
+from lightning_nas.estimator.subgraph import Subgraph, block_subgraph, subgraphs
+from lightning_nas.space.spec import Architecture, BlockOption, ConvSpec, FixedBlock, StageArchitecture
+
+pytest.importorskip("ethosu", reason="needs the extra: pip install 'lightning-nas[vela]'")
+pytest.importorskip("flatbuffers", reason="needs the extra: pip install 'lightning-nas[vela]'")
+
+from lightning_nas.estimator.measure.tflite import author
+
+MOBILENET = ((16, 1, 1), (24, 2, 2), (32, 3, 2), (64, 4, 2), (96, 3, 1), (160, 3, 2), (320, 1, 1))
+
+
+@pytest.fixture(scope="module")
+def estimator():
+    return Estimator.load("ethos_u85_1024")
+
+
+@pytest.fixture(scope="module")
+def backend(estimator):
+    return open_backend(estimator.device)
+
+
+def mobilenet(fused=()):
+    stages, number = [], 0
+    for index, (width, count, stride) in enumerate(MOBILENET):
+        blocks = []
+        for position in range(count):
+            option = BlockOption("fused" if number in fused else "ibn", 6, 3) if index else BlockOption("ds", 1, 3)
+            blocks.append(FixedBlock(option, 1 if position else stride))
+            number += 1
+        stages.append(StageArchitecture(width, tuple(blocks)))
+    return Architecture((3, 224, 224), ConvSpec(32, 3, 2), tuple(stages), ConvSpec(1280, 1, 1), 1000)
+
+
+def best_fusion(estimator):
+    plain, fused = subgraphs(mobilenet()), subgraphs(mobilenet(range(1, 17)))
+    gain = estimator.predict_ms(fused) < estimator.predict_ms(plain)
+    return [number - 1 for number in np.flatnonzero(gain)]
+
+
+def test_fusion_in_the_right_places_is_worth_a_third(estimator):
+    plain, best, every = mobilenet(), mobilenet(best_fusion(estimator)), mobilenet(range(1, 17))
+    baseline_ms = estimator.verify_ms(plain)
+    assert baseline_ms == pytest.approx(2.08, rel=0.01)
+    assert estimator.verify_ms(best) / baseline_ms == pytest.approx(0.70, abs=0.02)
+    assert estimator.verify_ms(every) / baseline_ms == pytest.approx(0.96, abs=0.03)
+    for network in (plain, best, every):
+        assert estimator.latency_ms(network) == pytest.approx(estimator.verify_ms(network), rel=0.02)
+
+
+def test_the_compiler_agrees_about_early_and_late_blocks(backend):
+    def ratio(*shape):
+        parts = [block_subgraph(BlockOption(kind, 6, 3), *shape) for kind in ("fused", "ibn")]
+        fused, ibn = (sum(row.latency_ms for row in backend.measure_subgraph(part).values()) for part in parts)
+        return fused / ibn
+
+    assert ratio(2, 16, 24, 112, 112) == pytest.approx(0.25, rel=0.02)
+    assert ratio(1, 160, 160, 7, 7) == pytest.approx(2.38, rel=0.02)
+
+
+def test_the_table_is_what_the_compiler_says(estimator, backend):
+    checked = 0
+    for part in random.Random(0).sample(sample_subgraphs(0, 3000), 40):
+        for operator, figures in backend.measure_subgraph(part).items():
+            if operator in estimator.measurements:
+                # An operator was met elsewhere first; nearly all cost the same everywhere.
+                assert figures.latency_ms == pytest.approx(estimator.measurements[operator].latency_ms, rel=0.1)
+                checked += 1
+    assert checked > 50
+
+
+def test_unseen_networks(estimator, backend):
+    rng = random.Random(77)
+    networks = [sample_architecture(rng) for _ in range(8)]
+    true_ms = np.array([backend.measure_network(subgraphs(network)).latency_ms for network in networks])
+    predicted_ms = np.array([estimator.latency_ms(network) for network in networks])
+    assert np.abs(predicted_ms / true_ms - 1).mean() < 0.03
+
+
+def test_operators_of_a_subgraph_are_all_measured(backend):
+    for part in sample_subgraphs(3, 30):
+        assert tuple(backend.measure_subgraph(part)) == part.operators
+
+
+def test_lanes_are_where_latency_steps(estimator, backend):
+    def latency_ms(width):
+        (figures,) = backend.measure_subgraph(Subgraph("conv", 28, 28, 64, width, width, 3)).values()
+        return figures.latency_ms
+
+    widths = np.arange(33, 82)
+    steps = np.diff([latency_ms(int(width)) for width in widths])
+    highest = widths[1:][np.argsort(steps)[-3:]]
+    assert set((highest - 1) % estimator.lanes) == {0}
+
+
+def test_author_is_deterministic_and_refuses_what_is_no_chain():
+    parts = subgraphs(sample_architecture(random.Random(0)))
+    assert author(parts) == author(parts)
+    with pytest.raises(ValueError, match=re.escape("cannot follow")):
+        author([parts[0], parts[0]])
+    with pytest.raises(ValueError, match="at least one"):
+        author([])
+
+
+def test_modes_whose_subgraphs_do_not_add_up_are_refused():
+    device = Device.load(TARGETS / "ethos_u85_1024.json")
+    settings = {**device.settings, "memory_mode": "Dedicated_Sram"}
+    with pytest.raises(ValueError, match="Dedicated_Sram"):
+        open_backend(Device("own", "vela", 16, True, settings))
+
+
+def test_missing_extra_says_how_to_get_it(monkeypatch, estimator):
+    monkeypatch.setitem(__import__("sys").modules, "ethosu", None)
+    with pytest.raises(ImportError, match=re.escape("pip install 'lightning-nas[vela]'")):
+        open_backend(estimator.device)
+    assert estimator.verify_ms(mobilenet()) is None
