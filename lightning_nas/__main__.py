@@ -98,9 +98,8 @@ def _check(name: str, arguments: Sequence[str]) -> None:
         try:
             config = hydra.compose(name, overrides=overrides)
         except (HydraException, OmegaConfBaseException) as error:
-            cause = error.__cause__ or error
             keys = sorted(str(key) for key in hydra.compose(name))
-            reason = str(cause).strip().splitlines()[0]
+            reason = str(error).strip().splitlines()[0]
             _fail(f"Recipe {name!r} does not take these overrides: {reason}\nIts keys are: {', '.join(keys)}.")
         missing = [str(key) for key in config if isinstance(key, str) and config._get_node(key)._is_missing()]
     if missing:

@@ -7,5 +7,6 @@ from .derive import derive as derive
 from .derive import recalibrate as recalibrate
 from .importance import sort_channels as sort_channels
 from .stock import stock_network as stock_network
+from .subnet import load_subnet as load_subnet
 from .supernet import Supernet as Supernet
 from .supernet import find_supernet as find_supernet

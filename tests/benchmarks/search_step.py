@@ -1,6 +1,6 @@
 """The cost of a search step against the plain training step of the average sampled subnet, side by side in one run.
 
-Run it: ``python tests/benchmarks/search_step.py``. It prints ratios: time of a search step (all that `ArchitectureSearch`
+Run it: ``python tests/benchmarks/search_step.py``. It prints ratios: time of a search step (all that the callback
 adds included) over the training step of the same sampled subnets as plain networks; and peak memory that a step adds,
 over that of the largest subnet. The goals are 1.2 and 1.2.
 """
@@ -73,7 +73,8 @@ def search_step(network, search, optimizers, step, images, targets):
     F.cross_entropy(network(images), targets).backward()
     if scored:
         parameters = search.supernet.logits
-        for parameter, gradient in zip(parameters, torch.autograd.grad(search.objective(*scored), parameters)):
+        gradients = torch.autograd.grad(search.objective(*scored), parameters)
+        for parameter, gradient in zip(parameters, gradients, strict=True):
             parameter.grad = gradient
         logits.step()
         logits.zero_grad()
@@ -127,8 +128,10 @@ def main():
     sys.stdout.write(f"(median of {len(ratios)} pairs, {low:.2f} to {high:.2f}); goal 1.2\n")
 
     widest = [len(m.widths) - 1 for m in space.multipliers]
-    fused = [max(range(len(c.options)), key=lambda i, c=c: (c.options[i].kind == "fused", c.options[i].expansion))
-             for c in space.choices]
+    fused = [
+        max(range(len(c.options)), key=lambda i, c=c: (c.options[i].kind == "fused", c.options[i].expansion))
+        for c in space.choices
+    ]
     largest = derive(supernet, (*widest, *fused)).train()
     optimizer = optimizer_of(largest)
     plain_step(largest, optimizer, images, targets)
@@ -139,7 +142,9 @@ def main():
         with PeakMemory() as searching:
             search_step(supernet, search, optimizers, step, images, targets)
         peaks.append(searching.added)
-    sys.stdout.write(f"added peak memory of a search step / of the largest subnet's step: {max(peaks) / alone.added:.2f} ")
+    sys.stdout.write(
+        f"added peak memory of a search step / of the largest subnet's step: {max(peaks) / alone.added:.2f} "
+    )
     sys.stdout.write(f"({max(peaks) / 2**20:.0f} MiB / {alone.added / 2**20:.0f} MiB); goal 1.2\n")
 
 

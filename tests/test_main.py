@@ -1,0 +1,114 @@
+import json
+import re
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+import torch
+
+from lightning_nas import Architecture, Estimator, load_subnet
+from lightning_nas.__main__ import recipes
+
+TINY = [
+    "epochs.search=1",
+    "epochs.finetune=1",
+    "data.image_size=32",
+    "trainer.limit_train_batches=3",
+    "trainer.limit_val_batches=1",
+    "trainer.limit_test_batches=1",
+    "trainer.accelerator=cpu",
+    "trainer.enable_progress_bar=false",
+]
+
+
+def command(*arguments):
+    return [sys.executable, "-m", "lightning_nas", *arguments]
+
+
+def run(folder, *arguments, timeout=300):
+    return subprocess.run(command(*arguments), cwd=folder, capture_output=True, text=True, timeout=timeout)
+
+
+def run_dir(folder):
+    return next((folder / "outputs").glob("*/*"))
+
+
+def test_without_arguments_it_lists_the_recipes(tmp_path):
+    done = run(tmp_path)
+    assert done.returncode == 0
+    assert all(re.search(rf"^  {name} +\w", done.stdout, re.MULTILINE) for name in recipes())
+    assert {"digits", "classification"} <= set(recipes())
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("recipe", sorted(recipes()))
+def test_recipe_from_start_to_result(tmp_path, recipe):
+    done = run(tmp_path, "--config-name", recipe, "latency=0.6x", "seed=3", *TINY)
+    assert done.returncode == 0, done.stderr
+    folder = run_dir(tmp_path)
+    names = {path.name for path in folder.iterdir()}
+    assert {"result.json", "architecture.json", "subnet.safetensors", "report.html", ".hydra", "checkpoints"} <= names
+    result = json.loads((folder / "result.json").read_text())
+    assert list(result) == ["recipe", "task", "device", "seed", "budget", "baseline", "subnet", "search", "versions"]
+    cost = ["latency_ms", "verified_latency_ms", "parameter_bytes", "peak_activation_bytes", "macs", "metric"]
+    assert list(result["subnet"]) == list(result["baseline"]) == cost
+    assert (result["recipe"], result["device"], result["seed"]) == (recipe, "ethos_u85_1024", 3)
+    assert result["budget"]["latency_ms"] == pytest.approx(0.6 * result["baseline"]["latency_ms"])
+    assert result["subnet"]["latency_ms"] <= result["budget"]["latency_ms"]
+    architecture = Architecture.from_json((folder / "architecture.json").read_text())
+    estimator = Estimator.load("ethos_u85_1024")
+    assert estimator.latency_ms(architecture) == pytest.approx(result["subnet"]["latency_ms"])
+    subnet = load_subnet(folder)
+    example = torch.zeros(1, *architecture.input_size)
+    assert estimator.latency_ms(subnet, example) == pytest.approx(result["subnet"]["latency_ms"])
+    assert f"{result['subnet']['latency_ms']:.4f}" in done.stdout
+    assert "<svg" in (folder / "report.html").read_text()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--config-name", "digits", "latency=0"], "latency_ms=0 is not valid"),
+        (["--config-name", "digits", "latency=-2"], "latency_ms=-2 is not valid"),
+        (["--config-name", "digits", "latency=nan"], "latency_ms=nan is not valid"),
+        (["--config-name", "digits", "latency=0.01x"], r"below what the space can reach: [\d.]+ \(minimum\)"),
+        (["--config-name", "digits", "latency=null"], "at least one budget"),
+        (["--config-name", "digits", "device=abacus"], "abacus.*ethos_u85_1024"),
+        (["--config-name", "digits", "space.widths=[[16],[20],[32],[64]]"], "Width 20 of stage 1 is not a multiple"),
+        (["--config-name", "digits", "network.name=resnet18"], "ResNet has no block"),
+        (["--config-name", "digits", "latencies=0.5x"], "latencies(.|\n)*Its keys are: .*latency"),
+        (["--config-name", "digitz"], "no recipe 'digitz'; there are: classification, digits"),
+        (["--config-name", "classification", "data.root=nowhere"], "nowhere"),
+        (["--config-name", "classification", "data.root=empty"], "empty"),
+        (["--config-name", "classification", "network.weights=none.pth"], "no file of weights at 'none.pth'"),
+    ],
+)
+def test_bad_input_gets_one_message_and_leaves_nothing(tmp_path, arguments, message):
+    (tmp_path / "empty").mkdir()
+    done = run(tmp_path, *arguments)
+    assert done.returncode == 2, done.stderr
+    assert re.search(message, done.stderr), done.stderr
+    assert "Traceback" not in done.stderr
+    assert not [path for path in tmp_path.rglob("*") if path.is_file()]
+
+
+def test_interrupted_run_goes_on(tmp_path):
+    arguments = ["--config-name", "digits", *TINY, "epochs.search=40", "hydra.run.dir=run"]
+    process = subprocess.Popen(command(*arguments), cwd=tmp_path, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL)
+    checkpoint = tmp_path / "run" / "checkpoints" / "baseline.ckpt"
+    deadline = time.monotonic() + 240
+    while not checkpoint.exists() and time.monotonic() < deadline:
+        time.sleep(0.2)
+    process.send_signal(signal.SIGINT)
+    _, errors = process.communicate(timeout=120)
+    assert process.returncode != 0
+    assert checkpoint.exists(), errors
+    assert not (tmp_path / "run" / "result.json").exists()
+    other = run(tmp_path, *arguments, "seed=9")
+    assert other.returncode == 2
+    assert "another space, seed" in other.stderr
+    done = run(tmp_path, *arguments)
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "run" / "result.json").exists()
