@@ -29,7 +29,7 @@ from .search.budget import Budgets, format_reach
 from .search.tables import space_budgets
 from .space.spec import Architecture, SearchSpace
 from .space.timm_strings import to_timm
-from .supernet import derive, recalibrate, sort_channels, space_of, supernet_from
+from .supernet import derive, find_supernet, recalibrate, sort_channels, space_of, supernet_from
 
 __all__ = ["Epochs", "search_and_finetune"]
 
@@ -75,6 +75,7 @@ def search_and_finetune(
     logger: Callable[..., Any],
     epochs: Epochs,
     distillation_weight: float = 0.0,
+    feature_weight: float = 0.0,
     sort_by_importance: bool = True,
     num_calibration_batches: int = 32,
 ) -> dict[str, Any]:
@@ -101,8 +102,10 @@ def search_and_finetune(
         trainer: Makes the Trainer of `max_epochs`, `callbacks` and `logger`.
         logger: Makes the logger of `save_dir` and `version`.
         epochs: How long each part trains.
-        distillation_weight: Part of the loss in fine-tuning that imitates the supernet's largest network of the
-            source's kinds; 0 for none.
+        distillation_weight: Part of the loss in fine-tuning that imitates the logits of the supernet's largest network
+            (the source's options at full width, as the search left it); 0 for none.
+        feature_weight: Weight of imitating its last feature map, in fine-tuning, and before that, in the search, the
+            map that it has at the start; for pretrained weights. 0 for none.
         sort_by_importance: Whether channels are sorted before the search, for pretrained weights.
         num_calibration_batches: Training batches for batch norm's statistics.
 
@@ -146,18 +149,18 @@ def search_and_finetune(
         peak_activation_bytes=peak_activation_bytes,
         seed=seed,
     )
-    searched = task(network=supernet, num_classes=data.num_classes)
+    searched = task(network=supernet, num_classes=data.num_classes, **_start_teaching(supernet, feature_weight))
     fit = phases.fit("search", searched, epochs.search, [callback])
     chosen = callback.architecture
     subnet = callback.derive(supernet, num_calibration_batches)
     log.info("Found %s, %.4g ms", chosen, costs.latency_ms(chosen))
 
     log.info("3/3 Fine-tuning the subnet")
-    teaching = {}
-    if distillation_weight > 0:
+    teaching: dict[str, Any] = {}
+    if distillation_weight > 0 or feature_weight > 0:
         teacher = derive(supernet, full.reference_nodes)
         recalibrate(teacher, teacher, _images(data, num_calibration_batches))
-        teaching = {"teacher": teacher, "distillation_weight": distillation_weight}
+        teaching = {"teacher": teacher, "distillation_weight": distillation_weight, "feature_weight": feature_weight}
     tuned = task(network=subnet, num_classes=data.num_classes, **teaching)
     subnet_metric = phases.train("finetune", tuned, epochs.finetune)
 
@@ -175,6 +178,17 @@ def search_and_finetune(
     _write(run_dir, result, costs, budgets, source, chosen, tuned.network, callback.history, network, data)
     log.info("%s\nWritten to %s", _summary(result), run_dir)
     return result
+
+
+def _start_teaching(supernet: nn.Module, feature_weight: float) -> dict[str, Any]:
+    """Return the task's options to imitate the features that the supernet's largest network has before any training.
+
+    Its classifier is new then and has nothing to teach.
+    """
+    if feature_weight == 0:
+        return {}
+    teacher = derive(supernet, find_supernet(supernet).space.reference_nodes)
+    return {"teacher": teacher, "distillation_weight": 0.0, "feature_weight": feature_weight}
 
 
 def _size(space: SearchSpace) -> int:

@@ -21,6 +21,7 @@ IMAGE = -1
 _ALIASES = {
     "view",
     "_unsafe_view",
+    "as_strided_",
     "reshape",
     "clone",
     "detach",

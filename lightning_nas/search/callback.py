@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Iterable
 from itertools import islice
 from typing import Any
 
@@ -13,6 +14,7 @@ from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.utilities import rank_zero_info
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from torch import Tensor, nn
+from tqdm import tqdm
 from typing_extensions import override
 
 from ..estimator.estimator import Estimator
@@ -27,6 +29,9 @@ from .tables import space_budgets
 __all__ = ["ArchitectureSearch"]
 
 log = logging.getLogger(__name__)
+
+# Some thousand images at usual batch sizes: beyond, the comparison of candidates costs more than it tells.
+SELECTION_BATCHES = 32
 
 
 class ArchitectureSearch(Callback):
@@ -49,6 +54,8 @@ class ArchitectureSearch(Callback):
         warmup: Part of the steps that train weights only.
         every: Optimizer steps from one architecture step to the next.
         samples: Architectures compared in an architecture step.
+        candidates: Architectures within the budget that are compared by their inherited loss at the end, on the
+            validation data or, without any, on the training data; 1 takes the most probable one.
         lr: Learning rate of the logits.
         seed: Seed of every draw.
 
@@ -72,6 +79,7 @@ class ArchitectureSearch(Callback):
         warmup: float = 0.25,
         every: int = 4,
         samples: int = 2,
+        candidates: int = 16,
         lr: float = 0.05,
         seed: int = 0,
     ) -> None:
@@ -85,6 +93,10 @@ class ArchitectureSearch(Callback):
         }
         self.budgets: Budgets | None = None
         self.search: Search | None = None
+        if candidates < 1:
+            raise ValueError(f"`candidates` must be at least 1; got {candidates}.")
+        self.num_candidates = candidates
+        self.nodes: tuple[int, ...] | None = None
         self.history: list[dict[str, float]] = []
         self._optimizer: torch.optim.Adam | None = None
         self._state: dict[str, Any] = {}
@@ -100,7 +112,7 @@ class ArchitectureSearch(Callback):
         Raises:
             RuntimeError: Before `fit`.
         """
-        return self._started().supernet.space.decode(self._started().best())
+        return self._started().supernet.space.decode(self._chosen())
 
     @override
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
@@ -169,7 +181,8 @@ class ArchitectureSearch(Callback):
     @override
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         search = self._started()
-        search.supernet.activate(search.best())
+        self.nodes = self._select(trainer, pl_module)
+        search.supernet.activate(self.nodes)
         rank_zero_info(f"Found {self.architecture}")
 
     @override
@@ -181,6 +194,7 @@ class ArchitectureSearch(Callback):
             "optimizer": self._optimizer.state_dict(),
             "scored_step": self._scored_step,
             "history": self.history,
+            "nodes": self.nodes,
         }
 
     @override
@@ -208,7 +222,7 @@ class ArchitectureSearch(Callback):
         names = [name for name, child in self._module.named_modules() if child is module]
         if not names:
             raise ValueError(f"This {type(module).__name__} is not part of the module that was searched.")
-        nodes = search.best()
+        nodes = self._chosen()
         derived = derive(self._module, nodes)
         self._confirm(search, nodes)
         quiet = quiet_copy(derived)
@@ -251,6 +265,26 @@ class ArchitectureSearch(Callback):
                 losses.append(task_loss(quiet, batch, batch_idx))
         return samples, trainer.strategy.reduce(torch.stack(losses), reduce_op="mean")
 
+    def _chosen(self) -> tuple[int, ...]:
+        return self._started().best() if self.nodes is None else self.nodes
+
+    def _select(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> tuple[int, ...]:
+        """Return the candidate of the lowest inherited loss; all of them see the same batches."""
+        search = self._started()
+        candidates = search.candidates(self.num_candidates)
+        loader = trainer.val_dataloaders if isinstance(trainer.val_dataloaders, Iterable) else trainer.train_dataloader
+        batches = [move_data_to_device(b, pl_module.device) for b in islice(iter(loader or ()), SELECTION_BATCHES)]
+        if len(candidates) == 1 or not batches:
+            return candidates[0]
+        quiet, losses = quiet_copy(pl_module), []
+        with evaluating(pl_module), trainer.precision_plugin.forward_context():
+            quiet.training = False
+            for nodes in tqdm(candidates, desc="Comparing candidates", leave=False, disable=not trainer.is_global_zero):
+                search.supernet.activate(nodes)
+                losses.append(torch.stack([task_loss(quiet, batch, i) for i, batch in enumerate(batches)]).mean())
+        means = trainer.strategy.reduce(torch.stack(losses), reduce_op="mean")
+        return candidates[int(means.argmin())]
+
     def _restore(self) -> None:
         if not self._state or self._optimizer is None:
             return
@@ -258,6 +292,7 @@ class ArchitectureSearch(Callback):
         self._optimizer.load_state_dict(self._state["optimizer"])
         self._scored_step = self._state["scored_step"]
         self.history = list(self._state["history"])
+        self.nodes = None if self._state["nodes"] is None else tuple(self._state["nodes"])
         self._state = {}
 
     def _confirm(self, search: Search, nodes: tuple[int, ...]) -> None:

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from ..supernet.supernet import Supernet
@@ -33,6 +35,7 @@ class SearchSettings:
         eta: Step of the budget's multiplier.
         uniform: Part of the random training paths that ignore the logits, so that no option starves.
         band: Costs, relative to the budget, of the random paths that are trained.
+        use: Least part of the first budget that a derived architecture uses, where the space allows it.
         seed: Seed of every draw.
 
     Raises:
@@ -48,6 +51,7 @@ class SearchSettings:
     eta: float = 0.05
     uniform: float = 0.2
     band: tuple[float, float] = (0.7, 1.3)
+    use: float = 0.96
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -60,6 +64,7 @@ class SearchSettings:
             ("rho", self.rho >= 0, "at least 0"),
             ("eta", self.eta >= 0, "at least 0"),
             ("uniform", 0 <= self.uniform <= 1, "between 0 and 1"),
+            ("use", 0 <= self.use < 1, "at least 0 and below 1"),
             ("band", 0 <= self.band[0] < self.band[1], "two rising numbers"),
         ):
             if not valid:
@@ -144,12 +149,37 @@ class Search:
     def best(self) -> tuple[int, ...]:
         """Return the nodes of the most probable architecture within all budgets: exact, never over.
 
+        The first budget is used up to a few percent (`SearchSettings.use`), where the space allows it.
+
         Raises:
             ValueError: No architecture meets the budgets.
         """
+        return self._solve(self._scores())
+
+    def candidates(self, count: int) -> list[tuple[int, ...]]:
+        """Return up to `count` distinct architectures within all budgets, the most probable one first.
+
+        The others are the most probable under scores with Gumbel noise, which draws near the distribution that the
+        logits give over the architectures within the budgets (perturb-and-MAP, Papandreou and Yuille 2011).
+        """
+        scores, found = self._scores(), {self.best(): None}
+        for _ in range(2 * count):
+            if len(found) >= count:
+                break
+            noisy = [s + _gumbel(len(s), self.generator) for s in scores]
+            found[self._solve(noisy)] = None
+        return list(found)
+
+    def _scores(self) -> list[NDArray[np.float64]]:
         with torch.no_grad():
-            scores = [p.clamp(min=1e-12).log().cpu().double().numpy() for p in self.supernet.probabilities()]
-        nodes = solve(scores, self.budgets.limits, self.budgets.forbidden)
+            return [p.clamp(min=1e-12).log().cpu().double().numpy() for p in self.supernet.probabilities()]
+
+    def _solve(self, scores: list[NDArray[np.float64]]) -> tuple[int, ...]:
+        limits = self.budgets.limits
+        banded = [replace(limit, floor=self.settings.use * limit.budget) for limit in limits[:1]]
+        nodes = solve(scores, [*banded, *limits[1:]], self.budgets.forbidden)
+        if nodes is None:  # a budget above what the space can spend, or one that another budget caps
+            nodes = solve(scores, limits, self.budgets.forbidden)
         if nodes is None:
             raise ValueError("No architecture of the space meets the budgets.")
         return nodes
@@ -187,3 +217,8 @@ class Search:
         self.generator.set_state(state["generator"])
         if {limit.name for limit in self.budgets.limits} == set(state["budgets"]):
             self.multipliers = list(state["multipliers"])
+
+
+def _gumbel(count: int, generator: torch.Generator) -> NDArray[np.float64]:
+    uniform = torch.rand(count, generator=generator, dtype=torch.float64).clamp(min=1e-12)
+    return (-(-uniform.log()).log()).numpy()

@@ -23,11 +23,14 @@ class Limit:
         table: The cost.
         budget: Its greatest allowed value, in the table's unit.
         name: What it is, for messages.
+        floor: Its least value; 0 for none. A budget is there to be used: a band just below it keeps the solver from
+            networks that are needlessly small where the scores hardly differ.
     """
 
     table: CostTable
     budget: float
     name: str = "latency_ms"
+    floor: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -100,6 +103,8 @@ class _Program:
         # Scaled to the budget, since the solver's tolerances are absolute.
         rest = limit.budget - self._constant(limit.table)
         self._add_row(columns, values / limit.budget, -np.inf, rest / limit.budget)
+        if limit.floor > 0:
+            self._add_row(columns, values / limit.budget, rest / limit.budget - 1 + limit.floor / limit.budget, np.inf)
 
     def forbid(self, table: CostTable) -> None:
         """Exclude the combinations in which `table` is positive."""

@@ -16,8 +16,8 @@ __all__ = ["sort_channels"]
 def sort_channels(network: nn.Module) -> None:
     """Sort the hidden channels of each block and the channels of each stage, most important first.
 
-    Importance is the L1 norm of the weights that read a channel, times the spread that batch norm gives it. The
-    widest subnet computes the same function as before, up to the order of its sums.
+    Importance is the L1 norm of the weights that read a channel, times the spread that batch norm and activation
+    give it. The widest subnet computes the same function as before, up to the order of its sums.
 
     Args:
         network: A supernet, or a module that holds one; it is changed in place.
@@ -37,7 +37,7 @@ def _sort_hidden(block: ChoiceBlock) -> None:
         if isinstance(candidate, ElasticDS):
             continue  # its hidden channels are its input's
         *inner, (project, _) = candidate.parts()
-        order = _descending(_read_by([project]) * inner[-1][1].weight.abs())
+        order = _descending(_read_by([project]) * _activity(inner[-1][1], candidate.act))
         project.weight.copy_(project.weight[:, order])
         for conv, norm in inner:
             conv.weight.copy_(conv.weight[order])
@@ -55,6 +55,19 @@ def _sort_stage(stage: list[ChoiceBlock], following: list[ChoiceBlock], head: El
         _permute_norm(norm, order)
     for conv in readers:
         conv.weight.copy_(conv.weight[:, order])
+
+
+def _activity(norm: ElasticBatchNorm2d, act: nn.Module) -> Tensor:
+    """Return each channel's standard deviation behind norm and activation, were the norm's output normal.
+
+    The norm's scale alone would rank a channel high that the activation nearly always cuts to zero.
+    """
+    points = torch.linspace(-4, 4, 161).to(norm.weight).view(-1, 1)
+    density = torch.exp(-points.square() / 2)
+    density = density / density.sum()
+    values = act(norm.bias + norm.weight.abs() * points)
+    mean = (density * values).sum(0)
+    return (density * (values - mean).square()).sum(0).sqrt()
 
 
 def _read_by(convs: list[ElasticConv2d]) -> Tensor:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any, Literal, get_args
 
 import lightning as L
@@ -15,7 +17,7 @@ from torch.optim.lr_scheduler import LambdaLR
 from torchmetrics.classification import MulticlassAccuracy
 from typing_extensions import override
 
-__all__ = ["Classification", "OptimizerName", "distillation_loss"]
+__all__ = ["Classification", "OptimizerName", "distillation_loss", "feature_loss"]
 
 OptimizerName = Literal["sgd", "adamw"]
 """``sgd`` is SGD with Nesterov momentum 0.9."""
@@ -38,6 +40,8 @@ class Classification(L.LightningModule):
         teacher: Network whose logits are imitated too, or None. It is frozen and set to eval mode, is trained by
             nobody and is in no checkpoint.
         distillation_weight: Share of the teacher's loss in the training loss, 0 to 1.
+        feature_weight: Weight of the mean squared difference from the teacher's last feature map, relative to that
+            map's variance (FitNets, Romero et al. 2015, arXiv 1412.6550); 0 for none. Worth most on small data.
         temperature: Divides both logits in the teacher's loss.
 
     Raises:
@@ -62,8 +66,11 @@ class Classification(L.LightningModule):
         teacher: nn.Module | None = None,
         distillation_weight: float = 0.5,
         temperature: float = 2.0,
+        feature_weight: float = 0.0,
     ) -> None:
         super().__init__()
+        if not (math.isfinite(feature_weight) and feature_weight >= 0):
+            raise ValueError(f"`feature_weight` must be zero or a positive number; got {feature_weight}.")
         _check_settings(num_classes, lr, weight_decay, optimizer, temperature)
         for name, value in (
             ("warmup_fraction", warmup_fraction),
@@ -82,6 +89,7 @@ class Classification(L.LightningModule):
         self.label_smoothing = label_smoothing
         self.distillation_weight = distillation_weight
         self.temperature = temperature
+        self.feature_weight = feature_weight
         # A tuple hides the teacher from nn.Module: no state_dict, no optimizer and no train() reaches it.
         self._teacher = () if teacher is None else (teacher.requires_grad_(False).eval(),)
         self.val_accuracy = MulticlassAccuracy(num_classes, average="micro")
@@ -94,13 +102,16 @@ class Classification(L.LightningModule):
     @override
     def training_step(self, batch: tuple[Tensor, Tensor], batch_index: int) -> Tensor:
         images, labels = batch
-        logits = self._logits(images)
+        with _last_feature_map(self.network) as features:
+            logits = self._logits(images)
         loss = functional.cross_entropy(logits, labels, label_smoothing=self.label_smoothing)
         for teacher in self._teacher:
-            with torch.no_grad():
+            with torch.no_grad(), _last_feature_map(teacher) as teacher_features:
                 teacher_logits = teacher(images.contiguous(memory_format=torch.channels_last))
             imitation = distillation_loss(logits, teacher_logits, self.temperature)
             loss = torch.lerp(loss, imitation, self.distillation_weight)
+            if self.feature_weight:
+                loss = loss + self.feature_weight * feature_loss(features[-1], teacher_features[-1])
         self.log("train_loss", loss, prog_bar=True, batch_size=len(labels))
         return loss
 
@@ -165,6 +176,43 @@ def distillation_loss(logits: Tensor, teacher_logits: Tensor, temperature: float
     student = functional.log_softmax(logits / temperature, dim=1)
     teacher = functional.log_softmax(teacher_logits / temperature, dim=1)
     return temperature**2 * functional.kl_div(student, teacher, reduction="batchmean", log_target=True)
+
+
+def feature_loss(features: Tensor, teacher_features: Tensor) -> Tensor:
+    """Return the mean squared difference of two feature maps (N, C, H, W), relative to the teacher's variance.
+
+    Raises:
+        ValueError: The maps differ in shape.
+
+    Example::
+
+        >>> features = torch.tensor([0.0, 1.0]).view(1, 2, 1, 1)
+        >>> feature_loss(features, features).item()
+        0.0
+    """
+    if features.shape != teacher_features.shape:
+        raise ValueError(
+            "Feature maps can be imitated where teacher and student have the same shape before pooling; got "
+            f"{tuple(teacher_features.shape)} and {tuple(features.shape)}. Set feature_weight=0."
+        )
+    return functional.mse_loss(features, teacher_features) / teacher_features.var().clamp(min=1e-6)
+
+
+@contextmanager
+def _last_feature_map(network: nn.Module) -> Iterator[list[Tensor]]:
+    """Collect the four-dimensional outputs of the network's direct children; the last is what is pooled."""
+    maps: list[Tensor] = []
+
+    def keep(module: nn.Module, inputs: Any, output: Any) -> None:
+        if isinstance(output, Tensor) and output.ndim == 4 and output.shape[-2:].numel() > 1:
+            maps.append(output)
+
+    handles = [child.register_forward_hook(keep) for child in network.children()]
+    try:
+        yield maps
+    finally:
+        for handle in handles:
+            handle.remove()
 
 
 def _check_settings(num_classes: int, lr: float, weight_decay: float, optimizer: str, temperature: float) -> None:
