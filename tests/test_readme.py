@@ -6,7 +6,7 @@ import pytest
 import timm
 import torch
 import torch.nn.functional as F
-from torch.utils.data import TensorDataset
+from torch.utils.data import DataLoader, TensorDataset
 
 README = Path(__file__).parent.parent / "README.md"
 
@@ -25,6 +25,17 @@ class Model(pl.LightningModule):
         return torch.optim.AdamW(self.parameters(), lr=1e-3)
 
 
+class Data(pl.LightningDataModule):
+    """A user's data."""
+
+    def __init__(self, dataset):
+        super().__init__()
+        self.dataset = dataset
+
+    def train_dataloader(self):
+        return DataLoader(self.dataset, batch_size=8)
+
+
 @pytest.mark.filterwarnings("ignore:.*does not have many workers")
 def test_the_callback_example_runs(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
@@ -33,7 +44,7 @@ def test_the_callback_example_runs(tmp_path, monkeypatch):
     )
     generator = torch.Generator().manual_seed(0)
     images, targets = torch.rand(16, 3, 64, 64, generator=generator), torch.randint(0, 4, (16,), generator=generator)
-    data = pl.LightningDataModule.from_datasets(TensorDataset(images, targets), batch_size=8)
+    data = Data(TensorDataset(images, targets))
     names = {"model": Model(), "example_input": images[:1], "datamodule": data}
     exec(example[1], names)
     subnet, search = names["subnet"], names["search"]

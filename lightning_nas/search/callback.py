@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable
+from collections import deque
 from itertools import islice
 from typing import Any
 
@@ -14,12 +14,14 @@ from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.utilities import rank_zero_info
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from torch import Tensor, nn
+from torch.utils.data import DataLoader
 from tqdm import tqdm
 from typing_extensions import override
 
 from ..estimator.estimator import Estimator
 from ..space.spec import Architecture
 from ..supernet.derive import derive, recalibrate
+from ..supernet.elastic import ElasticBatchNorm2d
 from ..supernet.supernet import Supernet, find_supernet
 from .budget import Budgets, format_reach
 from .engine import Search, SearchSettings
@@ -32,6 +34,7 @@ log = logging.getLogger(__name__)
 
 # Some thousand images at usual batch sizes: beyond, the comparison of candidates costs more than it tells.
 SELECTION_BATCHES = 32
+CALIBRATION_BATCHES = 8
 
 
 class ArchitectureSearch(Callback):
@@ -55,7 +58,7 @@ class ArchitectureSearch(Callback):
         every: Optimizer steps from one architecture step to the next.
         samples: Architectures compared in an architecture step.
         candidates: Architectures within the budget that are compared by their inherited loss at the end, on the
-            validation data or, without any, on the training data; 1 takes the most probable one.
+            validation data (one DataLoader), or else on recent training batches; 1 takes the most probable one.
         lr: Learning rate of the logits.
         seed: Seed of every draw.
 
@@ -102,6 +105,8 @@ class ArchitectureSearch(Callback):
         self._state: dict[str, Any] = {}
         self._pending: tuple[list[tuple[int, ...]], Tensor] | None = None
         self._scored_step = -1
+        # What batch norm is recalibrated on before a subnet is evaluated.
+        self._recent: deque[Any] = deque(maxlen=CALIBRATION_BATCHES)
         self._module: pl.LightningModule | None = None
         self._trainer: pl.Trainer | None = None
 
@@ -151,6 +156,7 @@ class ArchitectureSearch(Callback):
             self._scored_step = step
             self._pending = self._score(trainer, pl_module, batch, batch_idx)
         search.supernet.activate(search.path(step, total))
+        self._recent.append(batch)
 
     @override
     def on_before_optimizer_step(
@@ -175,8 +181,13 @@ class ArchitectureSearch(Callback):
 
     @override
     def on_validation_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        if self.search is not None and self._recent:
+            self._prepare(trainer, pl_module, self.search.best())
+
+    @override
+    def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         if self.search is not None:
-            self.search.supernet.activate(self.search.best())
+            self.search.supernet.use_batch_statistics(True)
 
     @override
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
@@ -268,20 +279,36 @@ class ArchitectureSearch(Callback):
     def _chosen(self) -> tuple[int, ...]:
         return self._started().best() if self.nodes is None else self.nodes
 
+    def _prepare(self, trainer: pl.Trainer, pl_module: pl.LightningModule, nodes: tuple[int, ...]) -> None:
+        """Let a subnet run with running statistics of its own, from recent training batches.
+
+        Validation data often comes sorted by class: a batch's own statistics would then hide what tells the classes.
+        """
+        supernet = self._started().supernet
+        supernet.activate(nodes)
+        supernet.use_batch_statistics(False)
+        quiet = quiet_copy(pl_module)
+        with trainer.precision_plugin.forward_context():
+            recalibrate(
+                pl_module, lambda item: task_loss(quiet, item[1], item[0]), enumerate(self._recent), ElasticBatchNorm2d
+            )
+
     def _select(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> tuple[int, ...]:
         """Return the candidate of the lowest inherited loss; all of them see the same batches."""
         search = self._started()
         candidates = search.candidates(self.num_candidates)
-        loader = trainer.val_dataloaders if isinstance(trainer.val_dataloaders, Iterable) else trainer.train_dataloader
-        batches = [move_data_to_device(b, pl_module.device) for b in islice(iter(loader or ()), SELECTION_BATCHES)]
+        loader = trainer.val_dataloaders
+        held_out = islice(iter(loader), SELECTION_BATCHES) if isinstance(loader, DataLoader) else self._recent
+        batches = [move_data_to_device(batch, pl_module.device) for batch in held_out]
         if len(candidates) == 1 or not batches:
             return candidates[0]
         quiet, losses = quiet_copy(pl_module), []
-        with evaluating(pl_module), trainer.precision_plugin.forward_context():
-            quiet.training = False
-            for nodes in tqdm(candidates, desc="Comparing candidates", leave=False, disable=not trainer.is_global_zero):
-                search.supernet.activate(nodes)
+        for nodes in tqdm(candidates, desc="Comparing candidates", leave=False, disable=not trainer.is_global_zero):
+            self._prepare(trainer, pl_module, nodes)
+            with evaluating(pl_module), trainer.precision_plugin.forward_context():
+                quiet.training = False
                 losses.append(torch.stack([task_loss(quiet, batch, i) for i, batch in enumerate(batches)]).mean())
+        search.supernet.use_batch_statistics(True)
         means = trainer.strategy.reduce(torch.stack(losses), reduce_op="mean")
         return candidates[int(means.argmin())]
 

@@ -63,7 +63,12 @@ def derive(module: ModuleT, architecture: Architecture | Sequence[int]) -> Modul
 
 
 @torch.no_grad()
-def recalibrate(module: nn.Module, run: Callable[[Any], Any], batches: Iterable[Any]) -> None:
+def recalibrate(
+    module: nn.Module,
+    run: Callable[[Any], Any],
+    batches: Iterable[Any],
+    kind: type[nn.BatchNorm2d] = nn.BatchNorm2d,
+) -> None:
     """Replace the running statistics of batch norm by those of `batches` (Once-for-All, arXiv 1908.09791).
 
     Each statistic becomes the plain average over the batches. Everything else stays in evaluation mode.
@@ -72,11 +77,12 @@ def recalibrate(module: nn.Module, run: Callable[[Any], Any], batches: Iterable[
         module: The module whose batch norms are recalibrated.
         run: Forward pass of one batch through `module`.
         batches: At least one batch of training data; some hundred images suffice.
+        kind: Only batch norms of this class.
 
     Raises:
         ValueError: `batches` is empty.
     """
-    norms = [m for m in module.modules() if isinstance(m, nn.BatchNorm2d) and m.track_running_stats]
+    norms = [m for m in module.modules() if isinstance(m, kind) and m.track_running_stats]
     momenta = [norm.momentum for norm in norms]
     modes = {child: child.training for child in module.modules()}
     module.eval()

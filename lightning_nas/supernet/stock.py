@@ -42,13 +42,20 @@ def stock_network(name: str, num_classes: int, weights: str | Path | None = None
         if download:
             _load(network, MobileNet_V2_Weights.DEFAULT.get_state_dict(progress=True), "torchvision's ImageNet weights")
     elif timm.is_model(name):
-        network = timm.create_model(name, pretrained=download, num_classes=num_classes, **options)
+        network = _timm_network(name, download, num_classes, options)
     else:
         near = ", ".join(timm.list_models(f"*{name[:9]}*")[:8]) or ", ".join(timm.list_models("mobilenetv2_*"))
         raise ValueError(f"Unknown network {name!r}; known are mobilenet_v2 (torchvision) and timm's, such as {near}.")
     if file is not None:
         _load(network, _read(file), str(file))
     return network.to(memory_format=torch.channels_last)
+
+
+def _timm_network(name: str, download: bool, num_classes: int, options: dict[str, Any]) -> nn.Module:
+    try:
+        return timm.create_model(name, pretrained=download, num_classes=num_classes, **options)
+    except TypeError as error:
+        raise ValueError(f"timm's {name} does not take all of the options {', '.join(options)}: {error}.") from error
 
 
 def _read(file: Path) -> dict[str, Tensor]:
