@@ -17,7 +17,7 @@ from hydra.errors import HydraException, InstantiationException
 from hydra.types import RunMode
 from hydra.utils import instantiate
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 __all__ = ["main", "recipes"]
@@ -101,7 +101,7 @@ def _check(name: str, arguments: Sequence[str]) -> None:
             keys = sorted(str(key) for key in hydra.compose(name))
             reason = str(error).strip().splitlines()[0]
             _fail(f"Recipe {name!r} does not take these overrides: {reason}\nIts keys are: {', '.join(keys)}.")
-        missing = [str(key) for key in config if isinstance(key, str) and config._get_node(key)._is_missing()]
+        missing = [str(key) for key in config if isinstance(key, str) and OmegaConf.is_missing(config, key)]
     if missing:
         _fail(f"Recipe {name!r} needs a value for {', '.join(missing)}.")
 

@@ -12,13 +12,14 @@ from dataclasses import dataclass
 from functools import partial
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import lightning.pytorch as pl
 import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from ._architecture_svg import BlockKind
 from ._files import write_text
 from ._phases import Phases
 from .estimator import Estimator
@@ -175,7 +176,9 @@ def search_and_finetune(
         "search": {"seconds": round(fit.seconds, 1), "steps": fit.steps},
         "versions": _versions(),
     }
-    _write(run_dir, result, costs, budgets, source, chosen, tuned.network, callback.history, network, data)
+    _write(
+        run_dir, result, costs, budgets, source, chosen, cast(nn.Module, tuned.network), callback.history, network, data
+    )
     log.info("%s\nWritten to %s", _summary(result), run_dir)
     return result
 
@@ -283,7 +286,7 @@ def _block_costs(estimator: Estimator, architecture: Architecture) -> list[Block
 def _block_cost(part: Subgraph, latency_ms: float) -> BlockCost:
     return BlockCost(
         name=part.path,
-        kind=part.kind,
+        kind=cast(BlockKind, part.kind),
         in_width=part.in_channels,
         out_width=part.hidden_channels if part.kind == "head" else part.out_channels,
         expansion=part.hidden_channels / part.in_channels if part.kind in ("ibn", "fused") else 1.0,

@@ -87,7 +87,8 @@ def feasibility(
     given = {name: value for name, value in budgets.items() if value is not None}
     if not given:
         raise ValueError(f"Give at least one budget of {', '.join(FORMS)}; got none.")
-    peak, forbidden = None, ()
+    peak: float | None = None
+    forbidden: tuple[CostTable, ...] = ()
     limits, reaches, references = [], [], []
     for name, value in given.items():
         table = tables[name]

@@ -238,7 +238,9 @@ class ArchitectureSearch(Callback):
         self._confirm(search, nodes)
         quiet = quiet_copy(derived)
         quiet.trainer = self._trainer
-        batches = islice(iter(self._trainer.train_dataloader), num_batches)
+        loader = self._trainer.train_dataloader
+        assert loader is not None
+        batches = islice(iter(loader), num_batches)
         device = self._module.device
         with evaluating(derived):
             recalibrate(

@@ -37,7 +37,8 @@ def draw_near(
 
 def narrowest(space: SearchSpace) -> tuple[int, ...]:
     """Return the nodes of the smallest network: least widths, and for each block the option with fewest weights."""
-    blocks = [min(range(len(c.options)), key=lambda i, c=c: _weight_count(c.options[i])) for c in space.choices]
+    counts = [[_weight_count(option) for option in choice.options] for choice in space.choices]
+    blocks = [row.index(min(row)) for row in counts]
     return (*[0] * len(space.multipliers), *blocks)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from copy import deepcopy
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -133,8 +134,16 @@ class ChoiceBlock(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Run the active option; add x where stride and widths allow (the rule of timm and torchvision)."""
-        y = self.candidates[self.active.kind](x, self.active, self.out_width)
+        y = self.candidate(self.active.kind)(x, self.active, self.out_width)
         return x + self.drop_path(y) if self.stride == 1 and x.shape[1] == self.out_width else y
+
+    def candidate(self, kind: Kind) -> ElasticBlock:
+        """Return the elastic block that runs the options of `kind`."""
+        return cast(ElasticBlock, self.candidates[kind])
+
+    def elastic_blocks(self) -> list[tuple[Kind, ElasticBlock]]:
+        """Return the kinds with their elastic blocks."""
+        return [(cast(Kind, kind), cast(ElasticBlock, block)) for kind, block in self.candidates.items()]
 
     def probabilities(self) -> Tensor:
         """Return the probability of each option, shape (num_options,)."""

@@ -133,7 +133,7 @@ def _check_fit(source: Source, space: SearchSpace, example_input: Tensor) -> Non
 
 def _choice_block(source: SourceBlock, choice: Choice) -> ChoiceBlock:
     block = ChoiceBlock(choice, source.in_width, source.out_width, source.act, source.drop_path)
-    for kind, candidate in block.candidates.items():
+    for kind, candidate in block.elastic_blocks():
         parts = source.parts if kind == source.option.kind else _composed(source.parts, source.act)
         for (conv, norm), (elastic, elastic_norm) in zip(parts, candidate.parts(), strict=True):
             _copy_conv(conv, elastic)
@@ -169,17 +169,25 @@ def _composed(parts: Sequence[ConvNorm], act: nn.Module) -> list[ConvNorm]:
     convolution's output is undone by the norm behind it.
     """
     (expand, norm1), (depthwise, norm2), project = parts
-    scale = norm1.weight / (norm1.running_var + norm1.eps).sqrt()
-    shift = norm1.bias - norm1.running_mean * scale
-    fused = nn.Conv2d(expand.in_channels, expand.out_channels, depthwise.kernel_size, bias=False)
+    mean1, var1 = _statistics(norm1)
+    scale = norm1.weight / (var1 + norm1.eps).sqrt()
+    shift = norm1.bias - mean1 * scale
+    fused = nn.Conv2d(expand.in_channels, expand.out_channels, depthwise.kernel_size[0], bias=False)
     fused.weight.copy_(depthwise.weight * (expand.weight * scale.view(-1, 1, 1, 1)))
     gain, offset = _linear_fit(act, norm1.weight, norm1.bias)
     norm = nn.BatchNorm2d(expand.out_channels, eps=norm2.eps, momentum=norm2.momentum)
     norm.load_state_dict({name: value for name, value in norm2.state_dict().items() if name in norm.state_dict()})
     constant = depthwise.weight.sum((1, 2, 3)) * (gain * shift + offset)
-    norm.running_mean.copy_((norm2.running_mean - constant) / gain)
-    norm.running_var.copy_(norm2.running_var / gain.square())
+    (mean, var), (mean2, var2) = _statistics(norm), _statistics(norm2)
+    mean.copy_((mean2 - constant) / gain)
+    var.copy_(var2 / gain.square())
     return [(fused, norm), project]
+
+
+def _statistics(norm: nn.BatchNorm2d) -> tuple[Tensor, Tensor]:
+    assert norm.running_mean is not None
+    assert norm.running_var is not None
+    return norm.running_mean, norm.running_var
 
 
 def _linear_fit(act: nn.Module, spread: Tensor, centre: Tensor) -> tuple[Tensor, Tensor]:

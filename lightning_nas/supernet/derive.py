@@ -109,7 +109,7 @@ def _owner(module: nn.Module, supernet: Supernet) -> nn.Module:
 
 
 def _plain_block(block: ChoiceBlock, option: BlockOption, in_width: int, out_width: int, timm: bool) -> nn.Module:
-    candidate = block.candidates[option.kind]
+    candidate = block.candidate(option.kind)
     hidden = hidden_width(in_width, option.expansion)
     widths = [in_width, *[hidden] * (len(candidate.parts()) - 1), out_width]
     parts = [
@@ -130,7 +130,7 @@ def _plain_conv(conv: ElasticConv2d, num_out: int, num_in: int, kernel: int | No
     end = conv.kernel_size[0] - margin
     groups = num_out if depthwise else 1
     bias = conv.bias is not None
-    plain = nn.Conv2d(num_in, num_out, size, conv.stride, size // 2, groups=groups, bias=bias).to(conv.weight)
+    plain = nn.Conv2d(num_in, num_out, size, conv.stride[0], size // 2, groups=groups, bias=bias).to(conv.weight)
     plain.weight.copy_(conv.weight[:num_out, : 1 if depthwise else num_in, margin:end, margin:end])
     if conv.bias is not None and plain.bias is not None:
         plain.bias.copy_(conv.bias[:num_out])

@@ -33,7 +33,7 @@ def sort_channels(network: nn.Module) -> None:
 
 
 def _sort_hidden(block: ChoiceBlock) -> None:
-    for candidate in block.candidates.values():
+    for _, candidate in block.elastic_blocks():
         if isinstance(candidate, ElasticDS):
             continue  # its hidden channels are its input's
         *inner, (project, _) = candidate.parts()
@@ -45,9 +45,9 @@ def _sort_hidden(block: ChoiceBlock) -> None:
 
 
 def _sort_stage(stage: list[ChoiceBlock], following: list[ChoiceBlock], head: ElasticConv2d) -> None:
-    readers = [c.parts()[0][0] for block in stage[1:] + following for c in block.candidates.values()]
+    readers = [c.parts()[0][0] for block in stage[1:] + following for _, c in block.elastic_blocks()]
     readers += [] if following else [head]
-    writers = [c.parts()[-1] for block in stage for c in block.candidates.values()]
+    writers = [c.parts()[-1] for block in stage for _, c in block.elastic_blocks()]
     spread = torch.stack([norm.weight.abs() for _, norm in writers]).mean(0)
     order = _descending(_read_by(readers) * spread)
     for conv, norm in writers:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import cast
 
 import torch
 from timm.models import EfficientNet
@@ -12,7 +13,7 @@ from torch import Tensor, nn
 from torchvision.models.mobilenetv2 import InvertedResidual as TorchvisionInvertedResidual
 from torchvision.models.mobilenetv2 import MobileNetV2
 
-from ..space.spec import BlockOption, ConvSpec
+from ..space.spec import BlockOption, ConvSpec, Kind
 
 __all__ = ["ConvNorm", "Source", "SourceBlock", "read_source"]
 
@@ -143,7 +144,7 @@ def _block(path: str, parts: list[ConvNorm], act: nn.Module, drop_path: nn.Modul
         _check_conv(path, conv, norm)
     depthwise = parts[-2][0]
     expansion = parts[-1][0].in_channels / parts[0][0].in_channels
-    kind = "ibn" if len(parts) == 3 else "ds"
+    kind: Kind = "ibn" if len(parts) == 3 else "ds"
     option = BlockOption(kind, expansion, depthwise.kernel_size[0])
     return SourceBlock(path, option, depthwise.stride[0], tuple(parts), act, drop_path)
 
@@ -178,7 +179,7 @@ def _stages(blocks: list[SourceBlock]) -> Iterator[tuple[SourceBlock, ...]]:
 
 
 def _num_classes(model: nn.Module) -> int:
-    classifier = model.classifier
+    classifier = cast(nn.Module, model.classifier)
     layers = [layer for layer in classifier.modules() if isinstance(layer, nn.Linear)]
     return layers[-1].out_features if layers else 0
 
