@@ -97,7 +97,7 @@ def architecture_svg(blocks: Sequence[BlockCost], baseline: Sequence[BlockCost] 
         raise ValueError("`blocks` must hold at least one block; got none.")
     rows = [("Baseline", baseline, ()), ("Subnet", blocks, baseline)] if baseline else [("Network", blocks, ())]
     columns = max(len(blocks), len(baseline))
-    width = max(LEFT + COLUMN * columns + RIGHT, 680)
+    width = max(LEFT + COLUMN * columns + RIGHT, 760)
     height = TOP + ROW * len(rows) + 8
     scale = BAR_HEIGHT / max(max(block.latency_ms for block in (*blocks, *baseline)), 1e-12)
     body = [rect(0, 0, width, height, "page", 8), text(16, 26, title, "strong title")]

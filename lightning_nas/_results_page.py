@@ -110,13 +110,17 @@ def _read(folder: Path) -> list[Result]:
     results = []
     for path in sorted(folder.rglob("*.json")):
         data = json.loads(path.read_text(encoding="utf-8"))
+        if path.name == "run.json":
+            continue
         # A run's folder may hold its architecture.json as well.
         if path.name != "result.json" and not (isinstance(data, dict) and "subnet" in data):
             continue
         for field in ("recipe", "device", "seed", "budget", "baseline", "subnet"):
             if field not in data:
                 raise ValueError(f"'{path}' must be a result with the field {field!r}; it has {', '.join(data)}.")
-        results.append(data)
+        beside = path.with_name("run.json")
+        described = json.loads(beside.read_text(encoding="utf-8")) if beside.exists() else {}
+        results.append({**described, **data})
     if not results:
         raise ValueError(f"`folder` must hold a result.json; '{folder}' has none.")
     return sorted(results, key=lambda result: result["seed"])

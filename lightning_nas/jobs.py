@@ -7,7 +7,7 @@ import logging
 import platform
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from importlib.metadata import PackageNotFoundError, version
@@ -269,13 +269,23 @@ def _write(
         feasibility=reach,
     )
     described_run = {
-        "command": " ".join([Path(sys.argv[0]).name, *sys.argv[1:]]),
+        "command": _command(sys.argv),
         "machine": f"{platform.machine()}, {torch.get_num_threads()} threads",
         "data": data.root.name if hasattr(data, "root") else type(data).__name__,
         "finished": time.strftime("%Y-%m-%d"),
     }
     write_text(run_dir / "run.json", json.dumps(described_run, indent=1))
     write_text(run_dir / "result.json", json.dumps(result, indent=1))
+
+
+def _command(arguments: Sequence[str]) -> str:
+    """Return the command without what belongs to one machine: the run directory, and the folders of paths."""
+    kept = [argument for argument in arguments[1:] if not argument.startswith("hydra.")]
+    parts = [argument.partition("=") for argument in kept]
+    named = [
+        key + sep + (Path(value).name if value.startswith(("/", "~", ".")) else value) for key, sep, value in parts
+    ]
+    return " ".join(["lightning-nas", *named])
 
 
 def _block_costs(estimator: Estimator, architecture: Architecture) -> list[BlockCost]:

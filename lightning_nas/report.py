@@ -28,7 +28,7 @@ COST_ROWS: tuple[tuple[str, str, Callable[[float], str]], ...] = (
 # Which columns of the history belong into one chart, by a part of their names.
 CHARTS = (
     ("Expected latency", ("latency",), "ms"),
-    ("Entropy of the choices", ("entropy",), "nats"),
+    ("Entropy of the choices, 1 is undecided", ("entropy",), ""),
     ("Losses", ("loss", "penalty"), ""),
     ("Accuracy", ("acc",), ""),
 )

@@ -13,7 +13,7 @@ from torch.nn import functional
 from torch.utils.data import DataLoader, TensorDataset
 
 from lightning_nas.data.digits import DigitsDataModule
-from lightning_nas.tasks.classification import Classification, distillation_loss
+from lightning_nas.tasks.classification import Classification, distillation_loss, feature_loss
 
 
 def make_network(seed: int = 0) -> nn.Module:
@@ -173,3 +173,40 @@ def test_network_with_other_outputs_is_refused() -> None:
 def test_settings_out_of_range_are_refused(settings: dict, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         Classification(**{"network": make_network(), "num_classes": 10, **settings})
+
+
+def test_feature_maps_are_imitated_at_their_own_scale():
+    teacher = torch.randn(2, 3, 4, 4)
+    assert feature_loss(teacher, teacher) == 0
+    assert torch.allclose(feature_loss(torch.zeros_like(teacher), teacher), torch.tensor(1.0), atol=0.1)
+    with pytest.raises(ValueError, match="feature_weight=0"):
+        feature_loss(teacher[:, :2], teacher)
+
+
+def test_feature_weight_moves_the_network_to_its_teacher(tmp_path):
+    torch.manual_seed(0)
+
+    class Net(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.features = torch.nn.Conv2d(3, 4, 3)
+            self.pool = torch.nn.AdaptiveAvgPool2d(1)
+            self.head = torch.nn.Linear(4, 3)
+
+        def forward(self, x):
+            return self.head(self.pool(self.features(x)).flatten(1))
+
+    student, teacher = Net(), Net()
+    images, labels = torch.randn(16, 3, 8, 8), torch.randint(0, 3, (16,))
+    before = feature_loss(student.features(images), teacher.features(images)).item()
+    module = Classification(
+        student, 3, lr=0.05, teacher=teacher, distillation_weight=0.0, feature_weight=5.0, optimizer="adamw"
+    )
+    data = torch.utils.data.DataLoader(torch.utils.data.TensorDataset(images, labels), batch_size=8)
+    quiet = {"logger": False, "enable_progress_bar": False, "enable_model_summary": False}
+    trainer = L.Trainer(
+        max_epochs=40, accelerator="cpu", enable_checkpointing=False, default_root_dir=tmp_path, **quiet
+    )
+    trainer.fit(module, data)
+    after = feature_loss(student.features(images), teacher.features(images)).item()
+    assert after < 0.2 * before

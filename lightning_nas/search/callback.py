@@ -175,7 +175,8 @@ class ArchitectureSearch(Callback):
         self._optimizer.zero_grad()
         search.update_multipliers()
         metrics = search.metrics()
-        self.history.append({"step": float(trainer.global_step), **metrics})
+        shown = {name: value for name, value in metrics.items() if not name.endswith("_multiplier")}
+        self.history.append({"step": float(trainer.global_step), **shown})
         for name, value in metrics.items():
             pl_module.log(name, value, prog_bar=name in ("nas/latency_ms", "nas/entropy"))
 
