@@ -60,6 +60,8 @@ class ArchitectureSearch(Callback):
         candidates: Architectures within the budget that are compared by their inherited loss at the end, on the
             validation data (one DataLoader), or else on recent training batches; 1 takes the most probable one.
         lr: Learning rate of the logits.
+        prior: How strongly the logits prefer, at the start, options that keep the source's weights; 1 suits pretrained
+            weights, 0 random ones.
         seed: Seed of every draw.
 
     Raises:
@@ -84,11 +86,12 @@ class ArchitectureSearch(Callback):
         samples: int = 2,
         candidates: int = 16,
         lr: float = 0.05,
+        prior: float = 0.0,
         seed: int = 0,
     ) -> None:
         super().__init__()
         self.estimator = Estimator.load(estimator) if isinstance(estimator, str) else estimator
-        self.settings = SearchSettings(warmup=warmup, every=every, samples=samples, lr=lr, seed=seed)
+        self.settings = SearchSettings(warmup=warmup, every=every, samples=samples, lr=lr, prior=prior, seed=seed)
         self.requested = {
             "latency_ms": latency,
             "parameter_bytes": parameter_bytes,

@@ -15,7 +15,7 @@ from torch import Tensor
 from ..supernet.supernet import Supernet
 from .budget import Budgets
 from .penalty import augmented_lagrangian, entropy, policy_loss, relative_excess
-from .sampling import draw, draw_near, narrowest
+from .sampling import draw, draw_near, kept_weights, narrowest
 from .solve import solve
 
 __all__ = ["Search", "SearchSettings"]
@@ -36,6 +36,9 @@ class SearchSettings:
         uniform: Part of the random training paths that ignore the logits, so that no option starves.
         band: Costs, relative to the budget, of the random paths that are trained.
         use: Least part of the first budget that a derived architecture uses, where the space allows it.
+        prior: How strongly the logits prefer, at the start, options that keep the source's weights (`kept_weights`);
+            1 for pretrained weights, 0 for none.
+        pool: With a prior, how many architectures within the budget the warm-up trains.
         seed: Seed of every draw.
 
     Raises:
@@ -52,6 +55,8 @@ class SearchSettings:
     uniform: float = 0.2
     band: tuple[float, float] = (0.7, 1.3)
     use: float = 0.96
+    prior: float = 0.0
+    pool: int = 48
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -64,6 +69,8 @@ class SearchSettings:
             ("rho", self.rho >= 0, "at least 0"),
             ("eta", self.eta >= 0, "at least 0"),
             ("uniform", 0 <= self.uniform <= 1, "between 0 and 1"),
+            ("prior", self.prior >= 0, "at least 0"),
+            ("pool", self.pool >= 1, "at least 1"),
             ("use", 0 <= self.use < 1, "at least 0 and below 1"),
             ("band", 0 <= self.band[0] < self.band[1], "two rising numbers"),
         ):
@@ -88,6 +95,13 @@ class Search:
         self.settings = settings
         self.generator = torch.Generator().manual_seed(settings.seed)
         self.multipliers = [0.0] * len(budgets.limits)
+        self._pool: list[tuple[int, ...]] = []
+        if settings.prior:
+            with torch.no_grad():
+                for logits, score in zip(supernet.logits, kept_weights(supernet.space), strict=True):
+                    logits.copy_(settings.prior * score)
+            # Of the prior, so that a resumed search has the same pool.
+            self._pool = self._candidates(settings.pool, self._scores(), _seeded(settings.seed))
 
     def is_due(self, step: int, total_steps: int) -> bool:
         """Return whether optimizer step `step` of `total_steps` is an architecture step."""
@@ -98,18 +112,21 @@ class Search:
         """Return the nodes of the path to train at `step`: source network, random, narrowest, random.
 
         The rotation keeps the widest and the narrowest slices trained (the sandwich rule of BigNAS, arXiv
-        2003.11142, one path at a time). Random paths follow the logits once these learn.
+        2003.11142, one path at a time); with a prior the narrowest is left out, which keeps least. Random paths follow
+        the logits once these learn.
         """
         space, turn = self.supernet.space, step % 4
         if turn == 0:
             return space.reference_nodes
-        if turn == 2 and step < self.settings.warmup * total_steps:
+        if turn == 2 and not self._pool and step < self.settings.warmup * total_steps:
             return narrowest(space)
         learnt = step >= self.settings.warmup * total_steps
         if learnt and float(torch.rand((), generator=self.generator)) >= self.settings.uniform:
             return self.draw()
         if not self.budgets.limits:
             return tuple(int(torch.randint(n, (), generator=self.generator)) for n in space.node_sizes)
+        if self._pool and float(torch.rand((), generator=self.generator)) >= self.settings.uniform:
+            return self._pool[int(torch.randint(len(self._pool), (), generator=self.generator))]
         limit = self.budgets.limits[0]
         return draw_near(limit.table, limit.budget, self.settings.band, self.generator)
 
@@ -162,12 +179,16 @@ class Search:
         The others are the most probable under scores with Gumbel noise, which draws near the distribution that the
         logits give over the architectures within the budgets (perturb-and-MAP, Papandreou and Yuille 2011).
         """
-        scores, found = self._scores(), {self.best(): None}
+        return self._candidates(count, self._scores(), self.generator)
+
+    def _candidates(
+        self, count: int, scores: list[NDArray[np.float64]], generator: torch.Generator
+    ) -> list[tuple[int, ...]]:
+        found = {self._solve(scores): None}
         for _ in range(2 * count):
             if len(found) >= count:
                 break
-            noisy = [s + _gumbel(len(s), self.generator) for s in scores]
-            found[self._solve(noisy)] = None
+            found[self._solve([s + _gumbel(len(s), generator) for s in scores])] = None
         return list(found)
 
     def _scores(self) -> list[NDArray[np.float64]]:
@@ -217,6 +238,10 @@ class Search:
         self.generator.set_state(state["generator"])
         if {limit.name for limit in self.budgets.limits} == set(state["budgets"]):
             self.multipliers = list(state["multipliers"])
+
+
+def _seeded(seed: int) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
 
 
 def _gumbel(count: int, generator: torch.Generator) -> NDArray[np.float64]:
