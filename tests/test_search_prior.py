@@ -1,0 +1,72 @@
+import math
+
+import pytest
+import torch
+
+from lightning_nas.search.engine import Search, SearchSettings
+from lightning_nas.search.sampling import kept_weights
+from lightning_nas.search.tables import space_budgets
+
+
+@pytest.fixture
+def budgets(supernet, estimator):
+    return space_budgets(supernet.supernet.space, estimator, {"latency_ms": "0.6x"})
+
+
+def test_prior_is_the_log_of_the_kept_weights(supernet):
+    space = supernet.supernet.space
+    scores = kept_weights(space)
+    assert all(float(score.max()) == 0 for score in scores)
+    stage = len(space.multipliers) - 1
+    row = space.multipliers[stage].widths[0][0] / space.stages[stage].width
+    assert float(scores[stage][0]) == pytest.approx(2 * len(space.stages[stage].blocks) * math.log(row))
+    choice = space.choices[-1]
+    block = scores[-1]
+    for option, score in zip(choice.options, block, strict=True):
+        assert float(score) == pytest.approx(math.log(option.expansion / 4))
+
+
+def test_prior_sets_the_logits_and_fills_a_pool_within_the_budget(supernet, budgets):
+    handle = supernet.supernet
+    search = Search(handle, budgets, SearchSettings(prior=1.0, pool=8))
+    assert max(float(logits.detach().abs().max()) for logits in handle.logits) > 0.5
+    limit = budgets.limits[0]
+    paths = {search.path(step, 1000) for step in range(1, 200, 2)}
+    near = [limit.table.exact(nodes) / limit.budget for nodes in paths]
+    assert all(0.7 <= ratio <= 1.3 for ratio in near)
+    assert len(paths) > 8  # the pool, and uniform draws beside it
+    again = Search(handle, budgets, SearchSettings(prior=1.0, pool=8))
+    assert again._pool == search._pool
+
+
+def test_without_a_prior_logits_are_left_as_they_are(supernet, budgets):
+    with torch.no_grad():
+        supernet.supernet.logits[0].fill_(0.7)
+    Search(supernet.supernet, budgets, SearchSettings())
+    assert (supernet.supernet.logits[0] == 0.7).all()
+
+
+def test_candidates_are_distinct_within_the_budget_and_use_it(supernet, budgets):
+    search = Search(supernet.supernet, budgets, SearchSettings())
+    found = search.candidates(6)
+    assert len(set(found)) == len(found) > 1
+    assert found[0] == search.best()
+    limit = budgets.limits[0]
+    for nodes in found:
+        assert 0.96 * limit.budget - 1e-9 <= limit.table.exact(nodes) <= limit.budget
+
+
+def test_a_budget_above_what_can_be_spent_is_no_error(supernet, estimator):
+    budgets = space_budgets(supernet.supernet.space, estimator, {"latency_ms": "9x"})
+    nodes = Search(supernet.supernet, budgets, SearchSettings()).best()
+    assert budgets.limits[0].table.exact(nodes) <= budgets.limits[0].budget
+
+
+@pytest.mark.parametrize(
+    "setting",
+    [{"warmup": 1.0}, {"every": 0}, {"samples": 1}, {"lr": 0}, {"prior": -1.0}, {"use": 1.0}, {"band": (1, 1)}],
+)
+def test_settings_out_of_range_are_refused(setting):
+    name, value = next(iter(setting.items()))
+    with pytest.raises(ValueError, match=rf"`{name}` must be"):
+        SearchSettings(**{name: value})
