@@ -99,7 +99,7 @@ def test_bad_input_gets_one_message_and_leaves_nothing(tmp_path, arguments, mess
 
 
 def test_interrupted_run_goes_on(tmp_path):
-    arguments = ["--config-name", "digits", *TINY, "epochs.search=40", "hydra.run.dir=run"]
+    arguments = ["--config-name", "digits", *TINY, "epochs.search=8", "hydra.run.dir=run"]
     process = subprocess.Popen(command(*arguments), cwd=tmp_path, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL)
     checkpoint = tmp_path / "run" / "checkpoints" / "baseline.ckpt"
     deadline = time.monotonic() + 240

@@ -200,11 +200,12 @@ def feature_loss(features: Tensor, teacher_features: Tensor) -> Tensor:
 
 @contextmanager
 def _last_feature_map(network: nn.Module) -> Iterator[list[Tensor]]:
-    """Collect the four-dimensional outputs of the network's direct children; the last is what is pooled."""
+    """Collect the outputs (N, C, H, W) of the network's direct children; the last is what is pooled."""
     maps: list[Tensor] = []
 
     def keep(module: nn.Module, inputs: Any, output: Any) -> None:
-        if isinstance(output, Tensor) and output.ndim == 4 and output.shape[-2:].numel() > 1:
+        # A child that pools gives a map of one pixel: the one before it says more.
+        if isinstance(output, Tensor) and output.ndim == 4 and (output.shape[-2:].numel() > 1 or not maps):
             maps.append(output)
 
     handles = [child.register_forward_hook(keep) for child in network.children()]
