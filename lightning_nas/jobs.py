@@ -24,7 +24,7 @@ from ._files import write_text
 from ._phases import Phases
 from .estimator import Estimator
 from .estimator.subgraph import Subgraph, subgraphs
-from .report import BlockCost, write_report
+from .report import BlockCost, write_architecture_svg, write_report
 from .search import ArchitectureSearch
 from .search.budget import Budgets, format_reach
 from .search.tables import space_budgets
@@ -267,6 +267,12 @@ def _write(
         history,
         baseline_blocks=_block_costs(costs, source),
         feasibility=reach,
+    )
+    write_architecture_svg(
+        run_dir / "architecture.svg",
+        _block_costs(costs, chosen),
+        _block_costs(costs, source),
+        f"{result['recipe']} on {costs.device.name}",
     )
     described_run = {
         "command": _command(sys.argv),

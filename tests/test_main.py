@@ -50,6 +50,7 @@ def test_recipe_from_start_to_result(tmp_path, recipe):
     folder = run_dir(tmp_path)
     names = {path.name for path in folder.iterdir()}
     assert {"result.json", "architecture.json", "subnet.safetensors", "report.html", ".hydra", "checkpoints"} <= names
+    assert (folder / "architecture.svg").read_text().startswith("<svg")
     result = json.loads((folder / "result.json").read_text())
     assert list(result) == ["recipe", "task", "device", "seed", "budget", "baseline", "subnet", "search", "versions"]
     cost = ["latency_ms", "verified_latency_ms", "parameter_bytes", "peak_activation_bytes", "macs", "metric"]
