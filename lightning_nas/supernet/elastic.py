@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -27,12 +29,35 @@ class ElasticConv2d(nn.Conv2d):
         """
         depthwise = self.groups > 1
         num_out = x.shape[1] if depthwise else out_channels or self.out_channels
-        weight = self.weight[:num_out] if depthwise else self.weight[:num_out, : x.shape[1]]
         size = kernel or self.kernel_size[0]
-        if (margin := (self.kernel_size[0] - size) // 2) > 0:
-            weight = weight[:, :, margin:-margin, margin:-margin]
+        weight = _Block.apply(self.weight, num_out, 1 if depthwise else x.shape[1], size)
         bias = None if self.bias is None else self.bias[:num_out]
         return F.conv2d(x, weight, bias, self.stride, size // 2, self.dilation, num_out if depthwise else 1)
+
+
+class _Block(torch.autograd.Function):
+    """The leading channels and centred kernel of a weight, as one operation.
+
+    Indexing by slices is one operation a dimension, and in the backward pass each fills a tensor of the whole weight's
+    size; that was a quarter of a training step.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, weight: Tensor, num_out: int, num_in: int, size: int) -> Tensor:
+        margin = (weight.shape[-1] - size) // 2
+        ctx.region = (slice(num_out), slice(num_in), slice(margin, margin + size), slice(margin, margin + size))
+        ctx.whole = weight.shape
+        block = weight[ctx.region]
+        return weight.view_as(weight) if block.shape == weight.shape else block.contiguous()
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None, None]:
+        (gradient,) = gradients
+        if gradient.shape == ctx.whole:
+            return gradient, None, None, None
+        whole = gradient.new_zeros(ctx.whole)
+        whole[ctx.region] = gradient
+        return whole, None, None, None
 
 
 class ElasticBatchNorm2d(nn.BatchNorm2d):
