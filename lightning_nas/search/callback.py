@@ -82,7 +82,7 @@ class ArchitectureSearch(Callback):
         peak_activation_bytes: float | str | None = None,
         *,
         warmup: float = 0.25,
-        every: int = 4,
+        every: int = 6,
         samples: int = 2,
         candidates: int = 16,
         lr: float = 0.05,

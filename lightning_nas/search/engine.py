@@ -46,7 +46,7 @@ class SearchSettings:
     """
 
     warmup: float = 0.25
-    every: int = 4
+    every: int = 6
     samples: int = 2
     lr: float = 0.05
     beta1: float = 0.5

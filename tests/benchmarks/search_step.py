@@ -102,6 +102,9 @@ def print_time_ratio(options):
     ratios = []
     for number in range(options.rounds + 1):
         paths = [search.draw() for _ in range(4)]
+        # Both sides run their shapes once before they are timed: oneDNN makes a kernel when it first meets a shape.
+        for step, path in enumerate(paths):
+            search_step(supernet, search, optimizers, step, path, images, targets)
         start = time.perf_counter()
         for step, path in enumerate(paths):
             search_step(supernet, search, optimizers, step, path, images, targets)
