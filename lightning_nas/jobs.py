@@ -28,7 +28,7 @@ from .report import BlockCost, write_architecture_svg, write_report
 from .search import ArchitectureSearch
 from .search.budget import Budgets, format_reach
 from .search.tables import space_budgets
-from .space.spec import Architecture, SearchSpace
+from .space.spec import Architecture
 from .space.timm_strings import to_timm
 from .supernet import derive, find_supernet, recalibrate, sort_channels, space_of, supernet_from
 
@@ -128,7 +128,7 @@ def search_and_finetune(
     baseline = network(num_classes=data.num_classes)
     full = space_of(baseline, example, **{"lanes": costs.lanes, **space})
     budgets = space_budgets(full, costs, budgets_requested)
-    log.info("Budgets and what the space of %.3g architectures can reach:\n%s", _size(full), format_reach(budgets))
+    log.info("Budgets and what the space of %.3g architectures can reach:\n%s", full.num_architectures, format_reach(budgets))
 
     fingerprint = {"space": full.to_json(), "seed": seed, "epochs": vars(epochs), "budgets": budgets_requested}
     phases = Phases(run_dir, trainer, logger, data, seed, fingerprint)
@@ -192,10 +192,6 @@ def _start_teaching(supernet: nn.Module, feature_weight: float) -> dict[str, Any
         return {}
     teacher = derive(supernet, find_supernet(supernet).space.reference_nodes)
     return {"teacher": teacher, "distillation_weight": 0.0, "feature_weight": feature_weight}
-
-
-def _size(space: SearchSpace) -> int:
-    return space.num_architectures
 
 
 def _images(data: Any, num_batches: int) -> list[Tensor]:

@@ -23,7 +23,7 @@ __all__ = ["Search", "SearchSettings"]
 
 @dataclass(frozen=True)
 class SearchSettings:
-    """How to search; the defaults are measured ones.
+    """How to search.
 
     Attributes:
         warmup: Part of the steps that train weights only.

@@ -24,8 +24,7 @@ def draw_near(
 ) -> tuple[int, ...]:
     """Draw an architecture uniformly from those whose cost is within `band` times the budget.
 
-    Training only paths that could win is what a narrow budget needs (algorithms of the band: PreNAS, arXiv
-    2304.14636). Where no attempt falls into the band, the one nearest to the budget is taken.
+    Paths far from the budget cannot win, and training them takes steps from those that can. Where no attempt falls into the band, the one nearest to the budget is taken.
     """
     uniform = torch.rand(attempts, len(table.node_sizes), generator=generator)
     nodes = (uniform * torch.tensor(table.node_sizes)).long().numpy()

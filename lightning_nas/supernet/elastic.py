@@ -38,8 +38,7 @@ class ElasticConv2d(nn.Conv2d):
 class _Block(torch.autograd.Function):
     """The leading channels and centred kernel of a weight, as one operation.
 
-    Indexing by slices is one operation a dimension, and in the backward pass each fills a tensor of the whole weight's
-    size; that was a quarter of a training step.
+    Indexing by slices is one operation a dimension, and in the backward pass each fills a tensor of its own.
     """
 
     @staticmethod
