@@ -128,7 +128,8 @@ def search_and_finetune(
     baseline = network(num_classes=data.num_classes)
     full = space_of(baseline, example, **{"lanes": costs.lanes, **space})
     budgets = space_budgets(full, costs, budgets_requested)
-    log.info("Budgets and what the space of %.3g architectures can reach:\n%s", full.num_architectures, format_reach(budgets))
+    count = full.num_architectures
+    log.info("Budgets and what the space of %.3g architectures can reach:\n%s", count, format_reach(budgets))
 
     fingerprint = {"space": full.to_json(), "seed": seed, "epochs": vars(epochs), "budgets": budgets_requested}
     phases = Phases(run_dir, trainer, logger, data, seed, fingerprint)

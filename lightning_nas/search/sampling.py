@@ -24,7 +24,8 @@ def draw_near(
 ) -> tuple[int, ...]:
     """Draw an architecture uniformly from those whose cost is within `band` times the budget.
 
-    Paths far from the budget cannot win, and training them takes steps from those that can. Where no attempt falls into the band, the one nearest to the budget is taken.
+    Paths far from the budget cannot win, and training them takes steps from those that can. Where no attempt falls into
+    the band, the one nearest to the budget is taken.
     """
     uniform = torch.rand(attempts, len(table.node_sizes), generator=generator)
     nodes = (uniform * torch.tensor(table.node_sizes)).long().numpy()
