@@ -8,6 +8,7 @@ import platform
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
+from copy import deepcopy
 from dataclasses import dataclass
 from functools import partial
 from importlib.metadata import PackageNotFoundError, version
@@ -30,7 +31,7 @@ from .search.budget import Budgets, format_reach
 from .search.tables import space_budgets
 from .space.spec import Architecture
 from .space.timm_strings import to_timm
-from .supernet import derive, find_supernet, recalibrate, sort_channels, space_of, supernet_from
+from .supernet import derive, refit, sort_channels, space_of, supernet_from
 
 __all__ = ["Epochs", "search_and_finetune"]
 
@@ -41,18 +42,20 @@ PACKAGES = ("lightning-nas", "torch", "torchvision", "lightning", "timm", "hydra
 
 @dataclass(frozen=True)
 class Epochs:
-    """How long each part trains; the baseline trains as long as search and fine-tuning together.
+    """How long each part trains.
 
     Attributes:
-        search: Epochs of the supernet.
+        baseline: Epochs of the network as it is.
+        search: Epochs of the supernet, which starts from the trained baseline.
         finetune: Epochs of the derived subnet.
     """
 
+    baseline: int
     search: int
     finetune: int
 
     def __post_init__(self) -> None:
-        for name in ("search", "finetune"):
+        for name in ("baseline", "search", "finetune"):
             if getattr(self, name) < 1:
                 raise ValueError(f"`epochs.{name}` must be at least 1; got {getattr(self, name)}.")
 
@@ -77,13 +80,15 @@ def search_and_finetune(
     epochs: Epochs,
     distillation_weight: float = 0.0,
     feature_weight: float = 0.0,
-    sort_by_importance: bool = True,
+    search_task: Mapping[str, Any] | None = None,
+    finetune_task: Mapping[str, Any] | None = None,
     num_calibration_batches: int = 32,
 ) -> dict[str, Any]:
-    """Train the baseline, search a supernet, derive the subnet inside the budget, fine-tune it, compare the two.
+    """Train the baseline, turn it into a supernet, search, derive the subnet inside the budget, fine-tune it.
 
-    Both networks see the same data for the same number of optimizer steps. A run that was interrupted continues when
-    it is started again with the same output directory.
+    The trained baseline is where all starts: its weights are the supernet's (channels sorted by importance), it
+    teaches the supernet and the subnet, and the subnet's blocks are refitted to its blocks before fine-tuning. A run
+    that was interrupted continues when it is started again with the same output directory.
 
     Args:
         recipe: Name of the recipe, for the record.
@@ -93,7 +98,7 @@ def search_and_finetune(
         latency: Budget in milliseconds or relative to the baseline ("0.5x").
         parameter_bytes: Budget on int8 parameters.
         peak_activation_bytes: Budget on live int8 activations.
-        network: Makes the baseline of `num_classes`; called twice.
+        network: Makes the baseline of `num_classes`.
         space: Options of `space_of`.
         data: A LightningDataModule with `num_classes` and `input_size`.
         device: Name of a shipped device, or the path of a table.
@@ -103,11 +108,11 @@ def search_and_finetune(
         trainer: Makes the Trainer of `max_epochs`, `callbacks` and `logger`.
         logger: Makes the logger of `save_dir` and `version`.
         epochs: How long each part trains.
-        distillation_weight: Part of the loss in fine-tuning that imitates the logits of the supernet's largest network
-            (the source's options at full width, as the search left it); 0 for none.
-        feature_weight: Weight of imitating its last feature map, in fine-tuning, and before that, in the search, the
-            map that it has at the start; for pretrained weights. 0 for none.
-        sort_by_importance: Whether channels are sorted before the search, for pretrained weights.
+        distillation_weight: Part of the loss, in search and fine-tuning, that imitates the baseline's logits; 0 for
+            none.
+        feature_weight: Weight of imitating its last feature map; 0 for none.
+        search_task: Options of the task that differ in the search, such as a lower learning rate.
+        finetune_task: Those that differ in fine-tuning.
         num_calibration_batches: Training batches for batch norm's statistics.
 
     Returns:
@@ -137,13 +142,15 @@ def search_and_finetune(
 
     log.info("1/3 Training the baseline, %.4g ms", costs.latency_ms(source))
     module = task(network=baseline, num_classes=data.num_classes)
-    baseline_metric = phases.train("baseline", module, epochs.search + epochs.finetune)
+    baseline_metric = phases.train("baseline", module, epochs.baseline)
 
     log.info("2/3 Searching")
     pl.seed_everything(seed, workers=True, verbose=False)
-    supernet = supernet_from(network(num_classes=data.num_classes), example, full)
-    if sort_by_importance:
-        sort_channels(supernet)
+    supernet = supernet_from(deepcopy(baseline), example, full)
+    sort_channels(supernet)
+    teacher = derive(supernet, full.reference_nodes)
+    teaching = {"teacher": teacher, "distillation_weight": distillation_weight, "feature_weight": feature_weight}
+    taught = partial(task, num_classes=data.num_classes, **teaching)
     callback = search(
         costs,
         latency=latency,
@@ -151,19 +158,14 @@ def search_and_finetune(
         peak_activation_bytes=peak_activation_bytes,
         seed=seed,
     )
-    searched = task(network=supernet, num_classes=data.num_classes, **_start_teaching(supernet, feature_weight))
-    fit = phases.fit("search", searched, epochs.search, [callback])
+    fit = phases.fit("search", taught(network=supernet, **(search_task or {})), epochs.search, [callback])
     chosen = callback.architecture
     subnet = callback.derive(supernet, num_calibration_batches)
     log.info("Found %s, %.4g ms", chosen, costs.latency_ms(chosen))
 
     log.info("3/3 Fine-tuning the subnet")
-    teaching: dict[str, Any] = {}
-    if distillation_weight > 0 or feature_weight > 0:
-        teacher = derive(supernet, full.reference_nodes)
-        recalibrate(teacher, teacher, _images(data, num_calibration_batches))
-        teaching = {"teacher": teacher, "distillation_weight": distillation_weight, "feature_weight": feature_weight}
-    tuned = task(network=subnet, num_classes=data.num_classes, **teaching)
+    refit(subnet, teacher, torch.cat(_images(data, num_calibration_batches)))
+    tuned = taught(network=subnet, **(finetune_task or {}))
     subnet_metric = phases.train("finetune", tuned, epochs.finetune)
 
     result = {
@@ -182,17 +184,6 @@ def search_and_finetune(
     )
     log.info("%s\nWritten to %s", _summary(result), run_dir)
     return result
-
-
-def _start_teaching(supernet: nn.Module, feature_weight: float) -> dict[str, Any]:
-    """Return the task's options to imitate the features that the supernet's largest network has before any training.
-
-    Its classifier is new then and has nothing to teach.
-    """
-    if feature_weight == 0:
-        return {}
-    teacher = derive(supernet, find_supernet(supernet).space.reference_nodes)
-    return {"teacher": teacher, "distillation_weight": 0.0, "feature_weight": feature_weight}
 
 
 def _images(data: Any, num_batches: int) -> list[Tensor]:

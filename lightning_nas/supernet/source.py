@@ -8,14 +8,14 @@ from typing import cast
 
 import torch
 from timm.models import EfficientNet
-from timm.models._efficientnet_blocks import DepthwiseSeparableConv, InvertedResidual
+from timm.models._efficientnet_blocks import DepthwiseSeparableConv, EdgeResidual, InvertedResidual
 from torch import Tensor, nn
 from torchvision.models.mobilenetv2 import InvertedResidual as TorchvisionInvertedResidual
 from torchvision.models.mobilenetv2 import MobileNetV2
 
 from ..space.spec import BlockOption, ConvSpec, Kind
 
-__all__ = ["ConvNorm", "Source", "SourceBlock", "read_source"]
+__all__ = ["ConvNorm", "Source", "SourceBlock", "named_blocks", "read_source"]
 
 ConvNorm = tuple[nn.Conv2d, nn.BatchNorm2d]
 SUPPORTED = "torchvision's mobilenet_v2 and timm's mobilenetv2_* and efficientnet_lite*"
@@ -108,6 +108,25 @@ def read_source(model: nn.Module, example_input: Tensor) -> Source:
     )
 
 
+def named_blocks(network: nn.Module) -> Iterator[tuple[str, tuple[ConvNorm, ...]]]:
+    """Yield path and parts of each block that torchvision or timm made, fused ones too; convolution, norm by order."""
+    for path, module in network.named_modules():
+        if isinstance(module, TorchvisionInvertedResidual | InvertedResidual | DepthwiseSeparableConv | EdgeResidual):
+            yield path, _parts(module)
+
+
+def _parts(module: nn.Module) -> tuple[ConvNorm, ...]:
+    if isinstance(module, TorchvisionInvertedResidual):
+        *inner, conv, norm = module.conv
+        return (*((unit[0], unit[1]) for unit in inner), (conv, norm))
+    if isinstance(module, InvertedResidual):
+        return (module.conv_pw, module.bn1), (module.conv_dw, module.bn2), (module.conv_pwl, module.bn3)
+    if isinstance(module, EdgeResidual):
+        return (module.conv_exp, module.bn1), (module.conv_pwl, module.bn2)
+    assert isinstance(module, DepthwiseSeparableConv)
+    return (module.conv_dw, module.bn1), (module.conv_pw, module.bn2)
+
+
 def _torchvision_blocks(model: MobileNetV2) -> tuple[list[SourceBlock], nn.Conv2d, str, str]:
     last = len(model.features) - 1
     blocks = []
@@ -116,19 +135,15 @@ def _torchvision_blocks(model: MobileNetV2) -> tuple[list[SourceBlock], nn.Conv2
         path = f"features.{index}"
         if not isinstance(module, TorchvisionInvertedResidual):
             raise ValueError(f"Block {path!r} is a {type(module).__name__}; an InvertedResidual is needed.")
-        *inner, conv, norm = module.conv
-        parts = [(unit[0], unit[1]) for unit in inner] + [(conv, norm)]
-        blocks.append(_block(path, parts, inner[0][2], None))
+        blocks.append(_block(path, _parts(module), module.conv[0][2], None))
     return blocks, _conv(model.features[0][0]), f"features.{last}.0", f"features.{last}.1"
 
 
 def _timm_blocks(model: EfficientNet) -> tuple[list[SourceBlock], nn.Conv2d, str, str]:
     blocks = []
     for path, module in model.blocks.named_modules(prefix="blocks"):
-        if isinstance(module, InvertedResidual):
-            parts = [(module.conv_pw, module.bn1), (module.conv_dw, module.bn2), (module.conv_pwl, module.bn3)]
-        elif isinstance(module, DepthwiseSeparableConv):
-            parts = [(module.conv_dw, module.bn1), (module.conv_pw, module.bn2)]
+        if isinstance(module, InvertedResidual | DepthwiseSeparableConv):
+            parts = _parts(module)
         elif path.count(".") == 2:
             raise ValueError(f"Block {path!r} is a {type(module).__name__}; supported are {SUPPORTED}.")
         else:
@@ -139,14 +154,14 @@ def _timm_blocks(model: EfficientNet) -> tuple[list[SourceBlock], nn.Conv2d, str
     return blocks, _conv(model.conv_stem), "conv_head", "bn2"
 
 
-def _block(path: str, parts: list[ConvNorm], act: nn.Module, drop_path: nn.Module | None) -> SourceBlock:
+def _block(path: str, parts: tuple[ConvNorm, ...], act: nn.Module, drop_path: nn.Module | None) -> SourceBlock:
     for conv, norm in parts:
         _check_conv(path, conv, norm)
     depthwise = parts[-2][0]
     expansion = parts[-1][0].in_channels / parts[0][0].in_channels
     kind: Kind = "ibn" if len(parts) == 3 else "ds"
     option = BlockOption(kind, expansion, depthwise.kernel_size[0])
-    return SourceBlock(path, option, depthwise.stride[0], tuple(parts), act, drop_path)
+    return SourceBlock(path, option, depthwise.stride[0], parts, act, drop_path)
 
 
 def _check_conv(path: str, conv: nn.Conv2d, norm: nn.BatchNorm2d) -> None:
