@@ -20,6 +20,18 @@ class LinearEstimator:
     """Prices a subgraph by a closed form, so that tests of the search need neither table nor regressor."""
 
     lanes: int = 8
+    compiled_factor: float | None = None
+
+    @property
+    def device(self):
+        return SimpleNamespace(name="linear")
+
+    def verify_ms(self, architecture):
+        """Price an architecture as a compiler would that disagrees with the estimate; None: it is not installed."""
+        if self.compiled_factor is None:
+            return None
+        odd = sum(block.option.expansion for stage in architecture.stages for block in stage.blocks) % 2
+        return self.latency_ms(architecture) * (self.compiled_factor + 0.01 * odd)
 
     def predict_ms(self, parts):
         return np.array([1e-5 * part.macs * FACTOR.get(part.kind, 1.0) + 0.001 for part in parts])

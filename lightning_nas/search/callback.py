@@ -25,8 +25,9 @@ from ..supernet.elastic import ElasticBatchNorm2d
 from ..supernet.supernet import Supernet, find_supernet
 from .budget import Budgets, format_reach
 from .engine import Search, SearchSettings
-from .probe import evaluating, quiet_copy, task_loss
+from .probe import evaluating, quiet_copy, sampled_losses, task_loss
 from .tables import space_budgets
+from .verify import verified_candidates
 
 __all__ = ["ArchitectureSearch"]
 
@@ -57,7 +58,8 @@ class ArchitectureSearch(Callback):
         warmup: Part of the steps that train weights only.
         every: Optimizer steps from one architecture step to the next.
         samples: Architectures compared in an architecture step.
-        candidates: Architectures within the budget that are compared by their inherited loss at the end, on the
+        candidates: Architectures within the budget, as the device's own compiler has it where that is installed, that
+            are compared by their inherited loss at the end, on the
             validation data (one DataLoader), or else on recent training batches; 1 takes the most probable one.
         lr: Learning rate of the logits.
         prior: How strongly the logits prefer, at the start, options that keep the source's weights; 1 suits pretrained
@@ -82,7 +84,7 @@ class ArchitectureSearch(Callback):
         peak_activation_bytes: float | str | None = None,
         *,
         warmup: float = 0.25,
-        every: int = 6,
+        every: int = 8,
         samples: int = 2,
         candidates: int = 16,
         lr: float = 0.05,
@@ -274,13 +276,10 @@ class ArchitectureSearch(Callback):
         search = self._started()
         samples = [search.draw() for _ in range(self.settings.samples)]
         quiet = quiet_copy(pl_module)
-        losses = []
-        with evaluating(pl_module), trainer.precision_plugin.forward_context():
-            quiet.training = False
-            for nodes in samples:
-                search.supernet.activate(nodes)
-                losses.append(task_loss(quiet, batch, batch_idx))
-        return samples, trainer.strategy.reduce(torch.stack(losses), reduce_op="mean")
+        quiet.training = False
+        with trainer.precision_plugin.forward_context():
+            losses = sampled_losses(pl_module, search.supernet, samples, lambda: task_loss(quiet, batch, batch_idx))
+        return samples, trainer.strategy.reduce(losses, reduce_op="mean")
 
     def _chosen(self) -> tuple[int, ...]:
         return self._started().best() if self.nodes is None else self.nodes
@@ -302,7 +301,7 @@ class ArchitectureSearch(Callback):
     def _select(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> tuple[int, ...]:
         """Return the candidate of the lowest inherited loss; all of them see the same batches."""
         search = self._started()
-        candidates = search.candidates(self.num_candidates)
+        candidates = verified_candidates(search, self.estimator, self.num_candidates)
         loader = trainer.val_dataloaders
         held_out = islice(iter(loader), SELECTION_BATCHES) if isinstance(loader, DataLoader) else self._recent
         batches = [move_data_to_device(batch, pl_module.device) for batch in held_out]

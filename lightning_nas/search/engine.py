@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -16,9 +17,11 @@ from ..supernet.supernet import Supernet
 from .budget import Budgets
 from .penalty import augmented_lagrangian, entropy, policy_loss, relative_excess
 from .sampling import draw, draw_near, kept_weights, narrowest
-from .solve import solve
+from .solve import Limit, solve
 
 __all__ = ["Search", "SearchSettings"]
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -46,7 +49,7 @@ class SearchSettings:
     """
 
     warmup: float = 0.25
-    every: int = 6
+    every: int = 8
     samples: int = 2
     lr: float = 0.05
     beta1: float = 0.5
@@ -171,32 +174,43 @@ class Search:
         Raises:
             ValueError: No architecture meets the budgets.
         """
-        return self._solve(self._scores())
+        return self._solve(self._scores(), self.budgets.limits)
 
-    def candidates(self, count: int) -> list[tuple[int, ...]]:
+    def candidates(self, count: int, limits: Sequence[Limit] | None = None) -> list[tuple[int, ...]]:
         """Return up to `count` distinct architectures within all budgets, the most probable one first.
 
         The others are the most probable under scores with Gumbel noise, which draws near the distribution that the
         logits give over the architectures within the budgets (perturb-and-MAP, Papandreou and Yuille 2011).
+
+        Args:
+            count: How many at most.
+            limits: What to stay within instead of the budgets' own limits.
+
+        Raises:
+            ValueError: No architecture meets the limits.
         """
-        return self._candidates(count, self._scores(), self.generator)
+        return self._candidates(count, self._scores(), self.generator, limits)
 
     def _candidates(
-        self, count: int, scores: list[NDArray[np.float64]], generator: torch.Generator
+        self,
+        count: int,
+        scores: list[NDArray[np.float64]],
+        generator: torch.Generator,
+        limits: Sequence[Limit] | None = None,
     ) -> list[tuple[int, ...]]:
-        found = {self._solve(scores): None}
+        limits = self.budgets.limits if limits is None else limits
+        found = {self._solve(scores, limits): None}
         for _ in range(2 * count):
             if len(found) >= count:
                 break
-            found[self._solve([s + _gumbel(len(s), generator) for s in scores])] = None
+            found[self._solve([s + _gumbel(len(s), generator) for s in scores], limits)] = None
         return list(found)
 
     def _scores(self) -> list[NDArray[np.float64]]:
         with torch.no_grad():
             return [p.clamp(min=1e-12).log().cpu().double().numpy() for p in self.supernet.probabilities()]
 
-    def _solve(self, scores: list[NDArray[np.float64]]) -> tuple[int, ...]:
-        limits = self.budgets.limits
+    def _solve(self, scores: list[NDArray[np.float64]], limits: Sequence[Limit]) -> tuple[int, ...]:
         banded = [replace(limit, floor=self.settings.use * limit.budget) for limit in limits[:1]]
         nodes = solve(scores, [*banded, *limits[1:]], self.budgets.forbidden)
         if nodes is None:  # a budget above what the space can spend, or one that another budget caps
@@ -236,8 +250,20 @@ class Search:
                 "same options before resuming."
             )
         self.generator.set_state(state["generator"])
-        if {limit.name for limit in self.budgets.limits} == set(state["budgets"]):
+        budgets = {limit.name: limit.budget for limit in self.budgets.limits}
+        if budgets == state["budgets"]:
             self.multipliers = list(state["multipliers"])
+        else:
+            # A multiplier says how hard one budget has to be pressed; for another it would press wrongly for long.
+            log.warning(
+                "The checkpoint was searched for %s and goes on for %s: the multipliers start at zero again.",
+                _described(state["budgets"]),
+                _described(budgets),
+            )
+
+
+def _described(budgets: dict[str, float]) -> str:
+    return ", ".join(f"{name}={value:.6g}" for name, value in budgets.items()) or "no budget"
 
 
 def _seeded(seed: int) -> torch.Generator:

@@ -13,7 +13,7 @@ from typing_extensions import override
 from ..estimator.estimator import Estimator
 from ..supernet.supernet import find_supernet
 from .engine import Search, SearchSettings
-from .probe import evaluating
+from .probe import sampled_losses
 from .tables import space_budgets
 
 __all__ = ["SearchModule"]
@@ -89,9 +89,7 @@ class SearchModule(pl.LightningModule):
     def _objective(self, images: Tensor, targets: Tensor) -> Tensor:
         """Return policy loss plus penalty, from some architectures' losses on this batch."""
         samples = [self.search.draw() for _ in range(self.search.settings.samples)]
-        losses = []
-        with evaluating(self):
-            for nodes in samples:
-                self.search.supernet.activate(nodes)
-                losses.append(self.criterion(self.network(images), targets).float())
-        return self.search.objective(samples, torch.stack(losses))
+        losses = sampled_losses(
+            self, self.search.supernet, samples, lambda: self.criterion(self.network(images), targets)
+        )
+        return self.search.objective(samples, losses)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -11,7 +11,9 @@ import torch
 from torch import Tensor, nn
 from torchmetrics import Metric, MetricCollection
 
-__all__ = ["evaluating", "quiet_copy", "task_loss"]
+from ..supernet.supernet import Supernet
+
+__all__ = ["evaluating", "quiet_copy", "sampled_losses", "task_loss"]
 
 
 def quiet_copy(module: Any) -> Any:
@@ -60,3 +62,22 @@ def task_loss(quiet: Any, batch: Any, batch_idx: int) -> Tensor:
 
 def _drop(*args: Any, **kwargs: Any) -> None:
     """Log nothing."""
+
+
+def sampled_losses(
+    module: nn.Module, supernet: Supernet, samples: Sequence[tuple[int, ...]], loss: Callable[[], Tensor]
+) -> Tensor:
+    """Return what `loss` gives under each architecture, shape (num_samples,): evaluation mode, no gradient.
+
+    Args:
+        module: What runs: the supernet or a module around it.
+        supernet: Its supernet; the last sample stays active.
+        samples: Nodes of the architectures.
+        loss: Runs one batch through `module` and returns a scalar.
+    """
+    losses = []
+    with evaluating(module):
+        for nodes in samples:
+            supernet.activate(nodes)
+            losses.append(loss().float())
+    return torch.stack(losses)

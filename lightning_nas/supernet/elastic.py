@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from typing import Any
 
 import torch
@@ -9,6 +10,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 __all__ = ["ElasticBatchNorm2d", "ElasticConv2d"]
+
+# On the CPU, oneDNN compiles a kernel for each shape of convolution and keeps the last 1024 by default. The paths of a
+# supernet have more shapes than that: kernels would be compiled again and again, at a quarter of the step's time.
+os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "4096")
 
 
 class ElasticConv2d(nn.Conv2d):

@@ -1,0 +1,46 @@
+import logging
+
+import pytest
+
+from lightning_nas.search.engine import Search, SearchSettings
+from lightning_nas.search.tables import space_budgets
+from lightning_nas.search.verify import verified_candidates
+
+
+def search_of(supernet, estimator, **budgets):
+    space = supernet.supernet.space
+    return Search(supernet.supernet, space_budgets(space, estimator, budgets), SearchSettings())
+
+
+@pytest.mark.parametrize("factor", [0.995, 1.0, 1.08])
+def test_what_the_compiler_prices_over_the_budget_is_no_candidate(supernet, estimator, factor):
+    estimator = type(estimator)(compiled_factor=factor)
+    search = search_of(supernet, estimator, latency_ms="0.6x")
+    budget = search.budgets.limits[0].budget
+    found = verified_candidates(search, estimator, 8)
+    space = supernet.supernet.space
+    assert found
+    assert len(found) <= 8
+    assert all(estimator.verify_ms(space.decode(nodes)) <= budget for nodes in found)
+    # Asking for less must not give the budget away.
+    assert max(estimator.verify_ms(space.decode(nodes)) for nodes in found) > 0.9 * budget
+
+
+def test_without_a_compiler_the_estimate_counts(supernet, estimator):
+    first, second = (search_of(supernet, estimator, latency_ms="0.6x") for _ in range(2))
+    assert verified_candidates(first, estimator, 8) == second.candidates(8)
+
+
+def test_without_a_latency_budget_nothing_is_compiled(supernet, estimator):
+    estimator = type(estimator)(compiled_factor=100.0)
+    search = search_of(supernet, estimator, parameter_bytes="0.8x")
+    assert len(verified_candidates(search, estimator, 4)) == 4
+
+
+def test_out_of_the_compilers_reach(supernet, estimator, caplog):
+    estimator = type(estimator)(compiled_factor=3.0)
+    search = search_of(supernet, estimator, latency_ms="0.6x")
+    with caplog.at_level(logging.WARNING):
+        (nodes,) = verified_candidates(search, estimator, 4)
+    assert "No subnet was found that the backend of linear prices within" in caplog.text
+    assert search.budgets.limits[0].table.exact(nodes) <= search.budgets.limits[0].budget
