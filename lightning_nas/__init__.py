@@ -10,6 +10,7 @@ from .space import Architecture as Architecture
 from .space import SearchSpace as SearchSpace
 from .supernet import derive as derive
 from .supernet import load_subnet as load_subnet
+from .supernet import refit as refit
 from .supernet import space_of as space_of
 from .supernet import supernet_from as supernet_from
 

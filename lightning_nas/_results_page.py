@@ -36,9 +36,9 @@ def results_page(folder: str | Path) -> str:
     parts = [
         f"# Recorded results: {title}",
         f"Written by `python -m lightning_nas.report` from the {len(results)} recorded `result.json` files in "
-        f"`{folder.name}/`; edit those, not this page. Baseline and subnet are trained by the same recipe, with the "
-        "same data and the same number of steps. Figures are means over seeds, ± is the standard deviation; the "
-        "difference is the mean over seeds of subnet minus baseline of the same seed.",
+        f"`{folder.name}/`; edit those, not this page. The search starts from a trained source network, which "
+        "teaches the subnet too; the baseline is that source, trained on for as many steps. Figures are means over seeds, ± is the standard deviation; "
+        "the difference is the mean over seeds of subnet minus baseline of the same seed.",
         _metric_table(ordered),
         "## Cost",
         "Latency is the estimator's; *verified* is the measurement of the whole network by the target's own compiler, "
@@ -211,7 +211,7 @@ def _provenance(groups: Sequence[Sequence[Result]]) -> str:
     for group in groups:
         recipe, device, budget, _ = _names(group)
         facts = [f"seeds {', '.join(str(result['seed']) for result in group)}"]
-        for field in ("data", "machine"):
+        for field in ("data", "epochs", "machine"):
             facts += [f"{field}: {value}" for value in _distinct(result.get(field) for result in group)]
         search = [result["search"] for result in group if result.get("search")]
         if search:

@@ -44,20 +44,23 @@ PACKAGES = ("lightning-nas", "torch", "torchvision", "lightning", "timm", "hydra
 class Epochs:
     """How long each part trains.
 
+    From the trained source, one way leads over the search and fine-tuning to the subnet; the other, as long, to the
+    baseline.
+
     Attributes:
-        baseline: Epochs of the network as it is.
-        search: Epochs of the supernet, which starts from the trained baseline.
+        source: Epochs of the network as it is; 0 where its weights are of this task already.
+        search: Epochs of the supernet, which starts from the source.
         finetune: Epochs of the derived subnet.
     """
 
-    baseline: int
+    source: int
     search: int
     finetune: int
 
     def __post_init__(self) -> None:
-        for name in ("baseline", "search", "finetune"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"`epochs.{name}` must be at least 1; got {getattr(self, name)}.")
+        for name, least in (("source", 0), ("search", 1), ("finetune", 1)):
+            if getattr(self, name) < least:
+                raise ValueError(f"`epochs.{name}` must be at least {least}; got {getattr(self, name)}.")
 
 
 def search_and_finetune(
@@ -84,11 +87,12 @@ def search_and_finetune(
     finetune_task: Mapping[str, Any] | None = None,
     num_calibration_batches: int = 32,
 ) -> dict[str, Any]:
-    """Train the baseline, turn it into a supernet, search, derive the subnet inside the budget, fine-tune it.
+    """Train the source, turn it into a supernet, search, derive the subnet inside the budget, fine-tune it, compare.
 
-    The trained baseline is where all starts: its weights are the supernet's (channels sorted by importance), it
-    teaches the supernet and the subnet, and the subnet's blocks are refitted to its blocks before fine-tuning. A run
-    that was interrupted continues when it is started again with the same output directory.
+    The source's weights are the supernet's (channels sorted by importance), it teaches the supernet and the subnet, and
+    the subnet's blocks are refitted to its blocks before fine-tuning. The baseline is the source, trained on by the
+    plain recipe for as many steps as search and fine-tuning took. A run that was interrupted continues when it is
+    started again with the same output directory.
 
     Args:
         recipe: Name of the recipe, for the record.
@@ -98,7 +102,7 @@ def search_and_finetune(
         latency: Budget in milliseconds or relative to the baseline ("0.5x").
         parameter_bytes: Budget on int8 parameters.
         peak_activation_bytes: Budget on live int8 activations.
-        network: Makes the baseline of `num_classes`.
+        network: Makes the source network of `num_classes`.
         space: Options of `space_of`.
         data: A LightningDataModule with `num_classes` and `input_size`.
         device: Name of a shipped device, or the path of a table.
@@ -108,11 +112,11 @@ def search_and_finetune(
         trainer: Makes the Trainer of `max_epochs`, `callbacks` and `logger`.
         logger: Makes the logger of `save_dir` and `version`.
         epochs: How long each part trains.
-        distillation_weight: Part of the loss, in search and fine-tuning, that imitates the baseline's logits; 0 for
+        distillation_weight: Part of the loss, in search and fine-tuning, that imitates the source's logits; 0 for
             none.
         feature_weight: Weight of imitating its last feature map; 0 for none.
         search_task: Options of the task that differ in the search, such as a lower learning rate.
-        finetune_task: Those that differ in fine-tuning.
+        finetune_task: Those that differ in fine-tuning, and where the source is trained on.
         num_calibration_batches: Training batches for batch norm's statistics.
 
     Returns:
@@ -130,23 +134,23 @@ def search_and_finetune(
     pl.seed_everything(seed, workers=True, verbose=False)
     example = torch.zeros(1, *data.input_size)
     costs = estimator(device)
-    baseline = network(num_classes=data.num_classes)
-    full = space_of(baseline, example, **{"lanes": costs.lanes, **space})
+    source = network(num_classes=data.num_classes)
+    full = space_of(source, example, **{"lanes": costs.lanes, **space})
     budgets = space_budgets(full, costs, budgets_requested)
     count = full.num_architectures
     log.info("Budgets and what the space of %.3g architectures can reach:\n%s", count, format_reach(budgets))
 
     fingerprint = {"space": full.to_json(), "seed": seed, "epochs": vars(epochs), "budgets": budgets_requested}
     phases = Phases(run_dir, trainer, logger, data, seed, fingerprint)
-    source = full.decode(full.reference_nodes)
+    own = full.decode(full.reference_nodes)
 
-    log.info("1/3 Training the baseline, %.4g ms", costs.latency_ms(source))
-    module = task(network=baseline, num_classes=data.num_classes)
-    baseline_metric = phases.train("baseline", module, epochs.baseline)
+    log.info("1/4 Training the source, %.4g ms", costs.latency_ms(own))
+    if epochs.source:
+        phases.fit("source", task(network=source, num_classes=data.num_classes), epochs.source)
 
-    log.info("2/3 Searching")
+    log.info("2/4 Searching")
     pl.seed_everything(seed, workers=True, verbose=False)
-    supernet = supernet_from(deepcopy(baseline), example, full)
+    supernet = supernet_from(deepcopy(source), example, full)
     sort_channels(supernet)
     teacher = derive(supernet, full.reference_nodes)
     teaching = {"teacher": teacher, "distillation_weight": distillation_weight, "feature_weight": feature_weight}
@@ -163,25 +167,29 @@ def search_and_finetune(
     subnet = callback.derive(supernet, num_calibration_batches)
     log.info("Found %s, %.4g ms", chosen, costs.latency_ms(chosen))
 
-    log.info("3/3 Fine-tuning the subnet")
+    log.info("3/4 Fine-tuning the subnet")
     refit(subnet, teacher, torch.cat(_images(data, num_calibration_batches)))
     tuned = taught(network=subnet, **(finetune_task or {}))
     subnet_metric = phases.train("finetune", tuned, epochs.finetune)
+
+    log.info("4/4 Training the source on, for comparison")
+    pl.seed_everything(seed, workers=True, verbose=False)
+    baseline = task(network=source, num_classes=data.num_classes, **(finetune_task or {}))
+    baseline_metric = phases.train("baseline", baseline, epochs.search + epochs.finetune)
 
     result = {
         "recipe": recipe,
         "task": "classification",
         "device": costs.device.name,
         "seed": seed,
-        "budget": _budget(budgets),
-        "baseline": _cost(costs, source, baseline_metric),
+        "budget": _budget(budgets, budgets_requested),
+        "baseline": _cost(costs, own, baseline_metric),
         "subnet": _cost(costs, chosen, subnet_metric),
         "search": {"seconds": round(fit.seconds, 1), "steps": fit.steps},
         "versions": _versions(),
     }
-    _write(
-        run_dir, result, costs, budgets, source, chosen, cast(nn.Module, tuned.network), callback.history, network, data
-    )
+    tuned_network = cast(nn.Module, tuned.network)
+    _write(run_dir, result, costs, budgets, own, chosen, tuned_network, callback.history, network, data, epochs)
     log.info("%s\nWritten to %s", _summary(result), run_dir)
     return result
 
@@ -191,11 +199,13 @@ def _images(data: Any, num_batches: int) -> list[Tensor]:
     return [images for (images, _), _ in zip(loader, range(num_batches), strict=False)]
 
 
-def _budget(budgets: Budgets) -> dict[str, float | None]:
-    given: dict[str, float | None] = dict.fromkeys(("latency_ms", "peak_activation_bytes", "parameter_bytes"))
+def _budget(budgets: Budgets, requested: Mapping[str, float | str | None]) -> dict[str, Any]:
+    given: dict[str, Any] = dict.fromkeys(("latency_ms", "peak_activation_bytes", "parameter_bytes"))
     given.update({limit.name: limit.budget for limit in budgets.limits})
     given["peak_activation_bytes"] = budgets.peak_activation_bytes
-    return given
+    # What a relative budget was asked as; an absolute one says it itself.
+    relative = [str(value) for value in requested.values() if str(value).endswith("x")]
+    return {**given, "requested": ", ".join(relative)} if relative else given
 
 
 def _cost(estimator: Estimator, architecture: Architecture, metric: dict[str, Any]) -> dict[str, Any]:
@@ -231,6 +241,7 @@ def _write(
     history: list[dict[str, float]],
     network: partial[nn.Module],
     data: Any,
+    epochs: Epochs,
 ) -> None:
     """Write the run's files; result.json last, since it says that the run is complete."""
     state = {key: value.contiguous() for key, value in subnet.state_dict().items()}
@@ -265,6 +276,7 @@ def _write(
     described_run = {
         "command": _command(sys.argv),
         "machine": f"{platform.machine()}, {torch.get_num_threads()} threads",
+        "epochs": vars(epochs),
         "data": data.root.name if hasattr(data, "root") else type(data).__name__,
         "finished": time.strftime("%Y-%m-%d"),
     }
