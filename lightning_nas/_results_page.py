@@ -37,8 +37,9 @@ def results_page(folder: str | Path) -> str:
         f"# Recorded results: {title}",
         f"Written by `python -m lightning_nas.report` from the {len(results)} recorded `result.json` files in "
         f"`{folder.name}/`; edit those, not this page. The search starts from a trained source network, which "
-        "teaches the subnet too; the baseline is that source, trained on for as many steps. Figures are means over seeds, ± is the standard deviation; "
-        "the difference is the mean over seeds of subnet minus baseline of the same seed.",
+        "teaches the subnet too; the baseline is that source, trained on for as many steps. Figures are means over "
+        "seeds, ± is the standard deviation; the difference is the mean over seeds of subnet minus baseline of the "
+        "same seed.",
         _metric_table(ordered),
         "## Cost",
         "Latency is the estimator's; *verified* is the measurement of the whole network by the target's own compiler, "

@@ -12,6 +12,7 @@ from lightning_nas import Architecture, Estimator, load_subnet
 from lightning_nas.__main__ import recipes
 
 TINY = [
+    "epochs.source=1",
     "epochs.search=1",
     "epochs.finetune=1",
     "data.image_size=32",
@@ -84,6 +85,8 @@ def test_recipe_from_start_to_result(tmp_path, recipe):
         (["--config-name", "digits", "network.name=resnet18"], "resnet18 does not take"),
         (["--config-name", "classification", "network.name=resnet18"], "ResNet has no block"),
         (["--config-name", "digits", "latencies=0.5x"], "latencies(.|\n)*Its keys are: .*latency"),
+        (["--config-name", "digits", "epochs.source=-1"], "`epochs.source` must be at least 0; got -1"),
+        (["--config-name", "digits", "epochs.search=0"], "`epochs.search` must be at least 1; got 0"),
         (["--config-name", "digitz"], "no recipe 'digitz'; there are: classification, digits"),
         (["--config-name", "classification", "data.root=nowhere"], "nowhere"),
         (["--config-name", "classification", "data.root=empty"], "empty"),
@@ -99,10 +102,17 @@ def test_bad_input_gets_one_message_and_leaves_nothing(tmp_path, arguments, mess
     assert not [path for path in tmp_path.rglob("*") if path.is_file()]
 
 
+def test_weights_that_need_no_training(tmp_path):
+    done = run(tmp_path, "--config-name", "digits", *TINY, "epochs.source=0")
+    assert done.returncode == 0, done.stderr
+    trained = {path.name for path in (run_dir(tmp_path) / "checkpoints").glob("*.ckpt")}
+    assert trained == {"search.ckpt", "finetune.ckpt", "baseline.ckpt"}
+
+
 def test_interrupted_run_goes_on(tmp_path):
     arguments = ["--config-name", "digits", *TINY, "epochs.search=8", "hydra.run.dir=run"]
     process = subprocess.Popen(command(*arguments), cwd=tmp_path, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL)
-    checkpoint = tmp_path / "run" / "checkpoints" / "baseline.ckpt"
+    checkpoint = tmp_path / "run" / "checkpoints" / "search.ckpt"
     deadline = time.monotonic() + 240
     while not checkpoint.exists() and time.monotonic() < deadline:
         time.sleep(0.2)

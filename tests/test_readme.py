@@ -8,6 +8,8 @@ import torch
 import torch.nn.functional as F
 from torch.utils.data import DataLoader, TensorDataset
 
+from lightning_nas import derive, refit
+
 README = Path(__file__).parent.parent / "README.md"
 
 
@@ -39,18 +41,19 @@ class Data(pl.LightningDataModule):
 @pytest.mark.filterwarnings("ignore:.*does not have many workers")
 def test_the_callback_example_runs(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    example = re.search(
-        r"tests/test_readme.py. -->\n```python\n(.*?)```", README.read_text(encoding="utf-8"), re.DOTALL
-    )
+    text = README.read_text(encoding="utf-8")
+    examples = re.findall(r"tests/test_readme.py. -->\n```python\n(.*?)```", text, re.DOTALL)
     generator = torch.Generator().manual_seed(0)
     images, targets = torch.rand(16, 3, 64, 64, generator=generator), torch.randint(0, 4, (16,), generator=generator)
     data = Data(TensorDataset(images, targets))
     names = {"model": Model(), "example_input": images[:1], "datamodule": data}
-    exec(example[1], names)
+    exec(examples[0], names)
     subnet, search = names["subnet"], names["search"]
     budget = search.budgets.limits[0].budget
     assert names["Estimator"].load("ethos_u85_1024").latency_ms(subnet.backbone.eval(), images[:1]) <= budget
     assert not [m for m in subnet.backbone.modules() if type(m).__module__.startswith("lightning_nas")]
+    assert subnet.backbone(images).shape == (16, 4)
+    exec(examples[1], {**names, "images": images, "derive": derive, "refit": refit})
     assert subnet.backbone(images).shape == (16, 4)
 
 

@@ -9,8 +9,9 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from lightning_nas.estimator.subgraph import subgraphs
 from lightning_nas.search.callback import ArchitectureSearch
-from lightning_nas.search.engine import SearchSettings
+from lightning_nas.search.engine import Search, SearchSettings
 from lightning_nas.search.module import SearchModule
+from lightning_nas.search.tables import space_budgets
 
 QUIET = {"logger": False, "enable_progress_bar": False, "enable_model_summary": False, "accelerator": "cpu"}
 
@@ -95,6 +96,21 @@ def test_resumed_equals_uninterrupted(supernet, estimator, tmp_path):
     )
     assert difference(whole, continued) == 0
     assert difference(whole, resumed) > 0
+
+
+def test_resuming_for_another_budget_says_so(supernet, estimator, caplog):
+    space = supernet.supernet.space
+    searches = [
+        Search(supernet.supernet, space_budgets(space, estimator, {"latency_ms": budget}), SearchSettings())
+        for budget in ("0.5x", "0.6x")
+    ]
+    searches[0].multipliers = [0.7]
+    searches[1].load_state_dict(searches[0].state_dict())
+    assert searches[1].multipliers == [0.0]
+    assert "the multipliers start at zero again" in caplog.text
+    searches[1].budgets = searches[0].budgets
+    searches[1].load_state_dict(searches[0].state_dict())
+    assert searches[1].multipliers == [0.7]
 
 
 @pytest.mark.parametrize("budget", ["0.45x", "0.6x"])

@@ -22,7 +22,8 @@ def verified_candidates(search: Search, estimator: Estimator, count: int) -> lis
 
     An estimate is right on average, and the solver, which uses a budget up, finds where it is low: of networks at the
     edge about half would be over by some tenths of a percent. Where all are, the solver is asked again for less, by the
-    smallest factor that the estimate was low by. Without the backend, or without a latency budget, these are `Search.candidates`.
+    smallest factor that the estimate was low by. Without the backend, or without a latency budget, these are
+    `Search.candidates`.
 
     Args:
         search: The search, its logits trained.

@@ -135,7 +135,7 @@ def _torchvision_blocks(model: MobileNetV2) -> tuple[list[SourceBlock], nn.Conv2
         path = f"features.{index}"
         if not isinstance(module, TorchvisionInvertedResidual):
             raise ValueError(f"Block {path!r} is a {type(module).__name__}; an InvertedResidual is needed.")
-        blocks.append(_block(path, _parts(module), module.conv[0][2], None))
+        blocks.append(_block(path, _parts(module), cast(nn.Sequential, module.conv[0])[2], None))
     return blocks, _conv(model.features[0][0]), f"features.{last}.0", f"features.{last}.1"
 
 
