@@ -10,10 +10,11 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Any, Literal
 
-import torch
 from torch import Tensor, nn
 from torch.nn.modules import module as module_hooks
 from torch.utils._python_dispatch import TorchDispatchMode
+
+from .._modes import evaluating
 
 __all__ = ["Operation", "trace"]
 
@@ -69,23 +70,11 @@ def trace(model: nn.Module, example_input: Tensor) -> list[Operation]:
         raise ValueError(f"`example_input` must have the shape NCHW; got {tuple(example_input.shape)}.")
     image = example_input[:1]
     with ExitStack() as stack:
-        stack.enter_context(torch.no_grad())
-        stack.enter_context(_evaluating(model))
+        stack.enter_context(evaluating(model))
         paths = stack.enter_context(_module_paths(model))
         recorder = stack.enter_context(_Recorder(image, paths))
         model(image)
     return recorder.operations
-
-
-@contextmanager
-def _evaluating(model: nn.Module) -> Iterator[None]:
-    modes = [(module, module.training) for module in model.modules()]
-    model.eval()
-    try:
-        yield
-    finally:
-        for module, training in modes:
-            module.training = training
 
 
 @contextmanager

@@ -18,6 +18,7 @@ from torch.utils.data import DataLoader
 from tqdm import tqdm
 from typing_extensions import override
 
+from .._modes import evaluating
 from ..estimator.estimator import Estimator
 from ..space.spec import Architecture
 from ..supernet.derive import derive, recalibrate
@@ -25,7 +26,7 @@ from ..supernet.elastic import ElasticBatchNorm2d
 from ..supernet.supernet import Supernet, find_supernet
 from .budget import Budgets, format_reach
 from .engine import Search, SearchSettings
-from .probe import evaluating, quiet_copy, sampled_losses, task_loss
+from .probe import quiet_copy, sampled_losses, task_loss
 from .tables import space_budgets
 from .verify import verified_candidates
 

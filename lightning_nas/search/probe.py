@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torchmetrics import Metric, MetricCollection
 
+from .._modes import evaluating
 from ..supernet.supernet import Supernet
 
-__all__ = ["evaluating", "quiet_copy", "sampled_losses", "task_loss"]
+__all__ = ["quiet_copy", "sampled_losses", "task_loss"]
 
 
 def quiet_copy(module: Any) -> Any:
@@ -29,19 +29,6 @@ def quiet_copy(module: Any) -> Any:
     }
     quiet.__dict__["log"] = quiet.__dict__["log_dict"] = _drop
     return quiet
-
-
-@contextmanager
-def evaluating(module: nn.Module) -> Iterator[None]:
-    """Run the body without gradients and with `module` in evaluation mode; restore every submodule's mode."""
-    modes = [(child, child.training) for child in module.modules()]
-    module.eval()
-    try:
-        with torch.no_grad():
-            yield
-    finally:
-        for child, mode in modes:
-            child.training = mode
 
 
 def task_loss(quiet: Any, batch: Any, batch_idx: int) -> Tensor:

@@ -13,6 +13,7 @@ from torch import nn
 from torchvision.models.mobilenetv2 import InvertedResidual as TorchvisionInvertedResidual
 from torchvision.ops import Conv2dNormActivation
 
+from .._modes import evaluating
 from ..space.spec import Architecture, BlockOption, hidden_width
 from .choice import ChoiceBlock
 from .elastic import ElasticBatchNorm2d, ElasticConv2d
@@ -62,7 +63,6 @@ def derive(module: ModuleT, architecture: Architecture | Sequence[int]) -> Modul
     return plain
 
 
-@torch.no_grad()
 def recalibrate(
     module: nn.Module,
     run: Callable[[Any], Any],
@@ -84,22 +84,19 @@ def recalibrate(
     """
     norms = [m for m in module.modules() if isinstance(m, kind) and m.track_running_stats]
     momenta = [norm.momentum for norm in norms]
-    modes = {child: child.training for child in module.modules()}
-    module.eval()
-    for norm in norms:
-        norm.reset_running_stats()
-        norm.momentum = None
-        norm.train()
     num_batches = 0
-    try:
-        for batch in batches:
-            run(batch)
-            num_batches += 1
-    finally:
-        for norm, momentum in zip(norms, momenta, strict=True):
-            norm.momentum = momentum
-        for child, mode in modes.items():
-            child.training = mode
+    with evaluating(module):
+        for norm in norms:
+            norm.reset_running_stats()
+            norm.momentum = None
+            norm.train()
+        try:
+            for batch in batches:
+                run(batch)
+                num_batches += 1
+        finally:
+            for norm, momentum in zip(norms, momenta, strict=True):
+                norm.momentum = momentum
     if num_batches == 0:
         raise ValueError("`batches` holds no batch; at least one is needed to recalibrate batch norm.")
 

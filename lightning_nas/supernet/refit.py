@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from .._modes import evaluating
 from .source import ConvNorm, named_blocks
 
 __all__ = ["refit"]
@@ -19,7 +20,6 @@ MAX_ROWS = 2**15
 RIDGE = 1e-3
 
 
-@torch.no_grad()
 def refit(subnet: nn.Module, teacher: nn.Module, images: Tensor) -> None:
     """Fit each block's convolutions so that the block gives what the teacher's gives; no gradients, one pass.
 
@@ -45,10 +45,10 @@ def refit(subnet: nn.Module, teacher: nn.Module, images: Tensor) -> None:
             f"from one supernet."
         )
     images = images.contiguous(memory_format=torch.channels_last)
-    with _evaluating(teacher), _recording(teacher, students, teachers) as targets:
+    with evaluating(teacher), _recording(teacher, students, teachers) as targets:
         teacher(images)
     norms = [module for module in subnet.modules() if isinstance(module, nn.BatchNorm2d)]
-    with _evaluating(subnet), _single_pass(norms), _fitting(subnet, students, targets):
+    with evaluating(subnet), _single_pass(norms), _fitting(subnet, students, targets):
         subnet(images)
 
 
@@ -177,17 +177,6 @@ def _is_fused(parts: tuple[ConvNorm, ...]) -> bool:
 
 def _strides(parts: tuple[ConvNorm, ...]) -> int:
     return max(conv.stride[0] for conv, _ in parts)
-
-
-@contextmanager
-def _evaluating(network: nn.Module) -> Iterator[None]:
-    modes = [(module, module.training) for module in network.modules()]
-    network.eval()
-    try:
-        yield
-    finally:
-        for module, mode in modes:
-            module.training = mode
 
 
 @contextmanager

@@ -6,13 +6,13 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import cast
 
-import torch
 from timm.models import EfficientNet
 from timm.models._efficientnet_blocks import DepthwiseSeparableConv, EdgeResidual, InvertedResidual
 from torch import Tensor, nn
 from torchvision.models.mobilenetv2 import InvertedResidual as TorchvisionInvertedResidual
 from torchvision.models.mobilenetv2 import MobileNetV2
 
+from .._modes import evaluating
 from ..space.spec import BlockOption, ConvSpec, Kind
 
 __all__ = ["ConvNorm", "Source", "SourceBlock", "named_blocks", "read_source"]
@@ -135,7 +135,8 @@ def _torchvision_blocks(model: MobileNetV2) -> tuple[list[SourceBlock], nn.Conv2
         path = f"features.{index}"
         if not isinstance(module, TorchvisionInvertedResidual):
             raise ValueError(f"Block {path!r} is a {type(module).__name__}; an InvertedResidual is needed.")
-        blocks.append(_block(path, _parts(module), cast(nn.Sequential, module.conv[0])[2], None))
+        unit = cast(nn.Sequential, module.conv[0])  # convolution, norm, activation
+        blocks.append(_block(path, _parts(module), unit[2], None))
     return blocks, _conv(model.features[0][0]), f"features.{last}.0", f"features.{last}.1"
 
 
@@ -150,7 +151,7 @@ def _timm_blocks(model: EfficientNet) -> tuple[list[SourceBlock], nn.Conv2d, str
             continue
         if not isinstance(module.se, nn.Identity):
             raise ValueError(f"Block {path!r} has squeeze-and-excitation, which is not supported; use {SUPPORTED}.")
-        blocks.append(_block(path, parts, parts[0][1].act, module.drop_path))
+        blocks.append(_block(path, parts, cast(nn.Module, parts[0][1].act), module.drop_path))
     return blocks, _conv(model.conv_stem), "conv_head", "bn2"
 
 
@@ -202,14 +203,10 @@ def _num_classes(model: nn.Module) -> int:
 def _check_runs(model: nn.Module, example_input: Tensor) -> None:
     if example_input.ndim != 4:
         raise ValueError(f"`example_input` must have the shape (N, C, H, W); got {tuple(example_input.shape)}.")
-    modes = {module: module.training for module in model.modules()}
     try:
-        with torch.no_grad():
-            model.eval()(example_input)
+        with evaluating(model):
+            model(example_input)
     except RuntimeError as error:
         raise ValueError(
             f"{type(model).__name__} cannot run `example_input` of shape {tuple(example_input.shape)}: {error}"
         ) from error
-    finally:
-        for module, mode in modes.items():
-            module.training = mode
