@@ -56,6 +56,11 @@ class KeepLast(Checkpoint):
         trainer.save_checkpoint(self.path)
 
     @override
+    def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        # What callbacks found at the end, such as the search's candidates, belongs to the state too.
+        trainer.save_checkpoint(self.path)
+
+    @override
     def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
         if isinstance(exception, KeyboardInterrupt):
             log.warning(

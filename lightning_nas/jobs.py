@@ -19,15 +19,18 @@ import lightning.pytorch as pl
 import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
+from tqdm import tqdm
 
 from ._architecture_svg import BlockKind
 from ._files import write_text
+from ._modes import evaluating
 from ._phases import Phases
 from .estimator import Estimator
 from .estimator.subgraph import Subgraph, subgraphs
 from .report import BlockCost, write_architecture_svg, write_report
 from .search import ArchitectureSearch
 from .search.budget import Budgets, format_reach
+from .search.probe import quiet_copy, task_loss
 from .search.tables import space_budgets
 from .space.spec import Architecture
 from .space.timm_strings import to_timm
@@ -37,6 +40,8 @@ __all__ = ["Epochs", "search_and_finetune"]
 
 log = logging.getLogger(__name__)
 
+# Batch norm is measured again by the refit: what `derive` measures before is a start.
+CANDIDATE_BATCHES = 4
 PACKAGES = ("lightning-nas", "torch", "torchvision", "lightning", "timm", "hydra-core", "scikit-learn", "ethos-u-vela")
 
 
@@ -85,6 +90,7 @@ def search_and_finetune(
     feature_weight: float = 0.0,
     search_task: Mapping[str, Any] | None = None,
     finetune_task: Mapping[str, Any] | None = None,
+    num_refitted: int = 8,
     num_calibration_batches: int = 32,
 ) -> dict[str, Any]:
     """Train the source, turn it into a supernet, search, derive the subnet inside the budget, fine-tune it, compare.
@@ -117,7 +123,9 @@ def search_and_finetune(
         feature_weight: Weight of imitating its last feature map; 0 for none.
         search_task: Options of the task that differ in the search, such as a lower learning rate.
         finetune_task: Those that differ in fine-tuning, and where the source is trained on.
-        num_calibration_batches: Training batches for batch norm's statistics.
+        num_refitted: How many of the search's candidates are refitted; the one of the lowest validation loss then is
+            the subnet. An undertrained supernet ranks badly, a refitted subnet shows what it can become.
+        num_calibration_batches: Training batches for the refit.
 
     Returns:
         The content of result.json.
@@ -163,12 +171,17 @@ def search_and_finetune(
         seed=seed,
     )
     fit = phases.fit("search", taught(network=supernet, **(search_task or {})), epochs.search, [callback])
-    chosen = callback.architecture
-    subnet = callback.derive(supernet, num_calibration_batches)
+    images = torch.cat(_images(data, num_calibration_batches))
+    refitted = []
+    for architecture in tqdm(callback.candidates[:num_refitted], desc="Refitting candidates"):
+        subnet = callback.derive(supernet, CANDIDATE_BATCHES, architecture)
+        refit(subnet, teacher, images)
+        loss = _validation_loss(task(network=subnet, num_classes=data.num_classes), data)
+        refitted.append((loss, architecture, subnet))
+    _, chosen, subnet = min(refitted, key=lambda entry: entry[0])
     log.info("Found %s, %.4g ms", chosen, costs.latency_ms(chosen))
 
     log.info("3/4 Fine-tuning the subnet")
-    refit(subnet, teacher, torch.cat(_images(data, num_calibration_batches)))
     tuned = taught(network=subnet, **(finetune_task or {}))
     subnet_metric = phases.train("finetune", tuned, epochs.finetune)
 
@@ -192,6 +205,14 @@ def search_and_finetune(
     _write(run_dir, result, costs, budgets, own, chosen, tuned_network, callback.history, network, data, epochs)
     log.info("%s\nWritten to %s", _summary(result), run_dir)
     return result
+
+
+def _validation_loss(module: pl.LightningModule, data: Any) -> float:
+    """Return the mean loss of `module` on the validation data, in evaluation mode."""
+    quiet = quiet_copy(module)
+    with evaluating(module):
+        losses = [task_loss(quiet, batch, index) for index, batch in enumerate(data.val_dataloader())]
+    return float(torch.stack(losses).mean())
 
 
 def _images(data: Any, num_batches: int) -> list[Tensor]:

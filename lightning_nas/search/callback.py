@@ -105,7 +105,7 @@ class ArchitectureSearch(Callback):
         if candidates < 1:
             raise ValueError(f"`candidates` must be at least 1; got {candidates}.")
         self.num_candidates = candidates
-        self.nodes: tuple[int, ...] | None = None
+        self._ranked: list[tuple[int, ...]] = []
         self.history: list[dict[str, float]] = []
         self._optimizer: torch.optim.Adam | None = None
         self._state: dict[str, Any] = {}
@@ -124,6 +124,16 @@ class ArchitectureSearch(Callback):
             RuntimeError: Before `fit`.
         """
         return self._started().supernet.space.decode(self._chosen())
+
+    @property
+    def candidates(self) -> list[Architecture]:
+        """The compared architectures, of the lowest inherited loss first; `derive` takes any of them.
+
+        Raises:
+            RuntimeError: Before `fit`.
+        """
+        search = self._started()
+        return [search.supernet.space.decode(nodes) for nodes in self._ranked or [search.best()]]
 
     @override
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
@@ -199,8 +209,8 @@ class ArchitectureSearch(Callback):
     @override
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         search = self._started()
-        self.nodes = self._select(trainer, pl_module)
-        search.supernet.activate(self.nodes)
+        self._ranked = self._rank(trainer, pl_module)
+        search.supernet.activate(self._chosen())
         rank_zero_info(f"Found {self.architecture}")
 
     @override
@@ -212,7 +222,7 @@ class ArchitectureSearch(Callback):
             "optimizer": self._optimizer.state_dict(),
             "scored_step": self._scored_step,
             "history": self.history,
-            "nodes": self.nodes,
+            "ranked": self._ranked,
         }
 
     @override
@@ -222,13 +232,14 @@ class ArchitectureSearch(Callback):
         if self._optimizer is not None:
             self._restore()
 
-    def derive(self, module: nn.Module, num_batches: int = 32) -> Any:
+    def derive(self, module: nn.Module, num_batches: int = 32, architecture: Architecture | None = None) -> Any:
         """Return the found subnet: a plain model within the budget, weights inherited, batch norm recalibrated.
 
         Args:
             module: The trained LightningModule, or its network (the supernet). A LightningModule gives a
                 LightningModule of the same class, ready to be fine-tuned.
             num_batches: Training batches for batch norm's statistics.
+            architecture: Another of the `candidates` than the first.
 
         Raises:
             RuntimeError: Before `fit`, or if the derived network costs more than a budget.
@@ -240,7 +251,7 @@ class ArchitectureSearch(Callback):
         names = [name for name, child in self._module.named_modules() if child is module]
         if not names:
             raise ValueError(f"This {type(module).__name__} is not part of the module that was searched.")
-        nodes = self._chosen()
+        nodes = self._chosen() if architecture is None else search.supernet.space.encode(architecture)
         derived = derive(self._module, nodes)
         self._confirm(search, nodes)
         quiet = quiet_copy(derived)
@@ -283,7 +294,7 @@ class ArchitectureSearch(Callback):
         return samples, trainer.strategy.reduce(losses, reduce_op="mean")
 
     def _chosen(self) -> tuple[int, ...]:
-        return self._started().best() if self.nodes is None else self.nodes
+        return self._ranked[0] if self._ranked else self._started().best()
 
     def _prepare(self, trainer: pl.Trainer, pl_module: pl.LightningModule, nodes: tuple[int, ...]) -> None:
         """Let a subnet run with running statistics of its own, from recent training batches.
@@ -299,15 +310,15 @@ class ArchitectureSearch(Callback):
                 pl_module, lambda item: task_loss(quiet, item[1], item[0]), enumerate(self._recent), ElasticBatchNorm2d
             )
 
-    def _select(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> tuple[int, ...]:
-        """Return the candidate of the lowest inherited loss; all of them see the same batches."""
+    def _rank(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> list[tuple[int, ...]]:
+        """Return the candidates, of the lowest inherited loss first; all of them see the same batches."""
         search = self._started()
         candidates = verified_candidates(search, self.estimator, self.num_candidates)
         loader = trainer.val_dataloaders
         held_out = islice(iter(loader), SELECTION_BATCHES) if isinstance(loader, DataLoader) else self._recent
         batches = [move_data_to_device(batch, pl_module.device) for batch in held_out]
         if len(candidates) == 1 or not batches:
-            return candidates[0]
+            return candidates
         quiet, losses = quiet_copy(pl_module), []
         for nodes in tqdm(candidates, desc="Comparing candidates", leave=False, disable=not trainer.is_global_zero):
             self._prepare(trainer, pl_module, nodes)
@@ -316,7 +327,7 @@ class ArchitectureSearch(Callback):
                 losses.append(torch.stack([task_loss(quiet, batch, i) for i, batch in enumerate(batches)]).mean())
         search.supernet.use_batch_statistics(True)
         means = trainer.strategy.reduce(torch.stack(losses), reduce_op="mean")
-        return candidates[int(means.argmin())]
+        return [candidates[index] for index in means.argsort(stable=True).tolist()]
 
     def _restore(self) -> None:
         if not self._state or self._optimizer is None:
@@ -325,7 +336,7 @@ class ArchitectureSearch(Callback):
         self._optimizer.load_state_dict(self._state["optimizer"])
         self._scored_step = self._state["scored_step"]
         self.history = list(self._state["history"])
-        self.nodes = None if self._state["nodes"] is None else tuple(self._state["nodes"])
+        self._ranked = [tuple(nodes) for nodes in self._state["ranked"]]
         self._state = {}
 
     def _confirm(self, search: Search, nodes: tuple[int, ...]) -> None:

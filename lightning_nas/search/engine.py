@@ -99,10 +99,12 @@ class Search:
         self.generator = torch.Generator().manual_seed(settings.seed)
         self.multipliers = [0.0] * len(budgets.limits)
         self._pool: list[tuple[int, ...]] = []
+        self._prior: list[NDArray[np.float64]] = []
         if settings.prior:
             with torch.no_grad():
                 for logits, score in zip(supernet.logits, kept_weights(supernet.space), strict=True):
                     logits.copy_(settings.prior * score)
+            self._prior = self._scores()
             # Of the prior, so that a resumed search has the same pool.
             self._pool = self._candidates(settings.pool, self._scores(), _seeded(settings.seed))
 
@@ -179,8 +181,9 @@ class Search:
     def candidates(self, count: int, limits: Sequence[Limit] | None = None) -> list[tuple[int, ...]]:
         """Return up to `count` distinct architectures within all budgets, the most probable one first.
 
-        The others are the most probable under scores with Gumbel noise, which draws near the distribution that the
-        logits give over the architectures within the budgets (perturb-and-MAP, Papandreou and Yuille 2011).
+        With a prior, the one that it alone prefers is the second: a search has to beat it. The others are the most
+        probable under scores with Gumbel noise, which draws near the distribution that the logits give over the
+        architectures within the budgets (perturb-and-MAP, Papandreou and Yuille 2011).
 
         Args:
             count: How many at most.
@@ -199,7 +202,7 @@ class Search:
         limits: Sequence[Limit] | None = None,
     ) -> list[tuple[int, ...]]:
         limits = self.budgets.limits if limits is None else limits
-        found = {self._solve(scores, limits): None}
+        found = {self._solve(known, limits): None for known in (scores, self._prior) if known}
         for _ in range(2 * count):
             if len(found) >= count:
                 break

@@ -16,8 +16,9 @@ from .source import ConvNorm, named_blocks
 __all__ = ["refit"]
 
 # Enough for a Gram matrix of a thousand channels; more positions cost time and change nothing.
-MAX_ROWS = 2**15
-RIDGE = 1e-3
+MAX_ROWS = 2**14
+# Of the mean square of the inputs. By the features of held-out images 0.1 was the best of 0.001 to 1.
+RIDGE = 0.1
 
 
 def refit(subnet: nn.Module, teacher: nn.Module, images: Tensor) -> None:
@@ -119,19 +120,27 @@ def _subtract_input(goal: Tensor) -> Any:
 def _solver(norm: nn.BatchNorm2d, goal: Tensor) -> Any:
     def hook(conv: nn.Module, inputs: tuple[Tensor], output: Tensor) -> Tensor:
         assert isinstance(conv, nn.Conv2d)
-        return _solve(conv, norm, inputs[0], goal)
+        return _solve(conv, norm, inputs[0], output, goal)
 
     return hook
 
 
-def _solve(conv: nn.Conv2d, norm: nn.BatchNorm2d, x: Tensor, goal: Tensor) -> Tensor:
-    """Set `conv` and `norm` to the ridge regression of `goal`, shape (rows, C_out), on x; return the conv's output."""
-    patches = _patches(x, conv).double()
+def _solve(conv: nn.Conv2d, norm: nn.BatchNorm2d, x: Tensor, before: Tensor, goal: Tensor) -> Tensor:
+    """Set `conv` and `norm` to the ridge regression of `goal`, shape (rows, C_out), on x; return the conv's output.
+
+    `before` is what the inherited weights give.
+
+    The ridge pulls towards the inherited weights: late blocks have more weights than the images have positions.
+    """
+    patches = _patches(x, conv)
     patches -= patches.mean(0)
     mean = goal.mean(0)
-    gram = patches.T @ patches
+    gram = (patches.T @ patches).double()
     gram.diagonal().add_(RIDGE * gram.diagonal().mean().clamp(min=1e-12))
-    weight = torch.linalg.solve(gram, patches.T @ (goal - mean).double()).T.to(conv.weight)
+    spread = (before.var((0, 2, 3), unbiased=False) + norm.eps).sqrt()
+    inherited = conv.weight.flatten(1) * (norm.weight / spread)[:, None]  # conv and norm in one
+    missing = goal - mean - patches @ inherited.T
+    weight = inherited + torch.linalg.solve(gram, (patches.T @ missing).double()).T.to(conv.weight)
     # The filters keep their length, which in front of a norm decides only how fast they learn.
     length = conv.weight.flatten(1).norm(dim=1)
     factor = length / weight.norm(dim=1).clamp(min=1e-6 * float(length.mean()))
