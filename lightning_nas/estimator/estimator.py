@@ -7,17 +7,20 @@ import importlib.metadata
 import logging
 import os
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 from torch import Tensor, nn
 
+from lightning_nas.estimator.coverage import Coverage
 from lightning_nas.estimator.decompose import decompose
-from lightning_nas.estimator.device import Device
+from lightning_nas.estimator.device import TABLE_ONLY, Device
 from lightning_nas.estimator.measure.backend import open_backend
 from lightning_nas.estimator.measurements import Figures, read_measurements
 from lightning_nas.estimator.memory import Memory, memory_of
-from lightning_nas.estimator.regressor import VERSION, Regressor
+from lightning_nas.estimator.pieces import OPERATOR_KINDS, pieces
+from lightning_nas.estimator.regressor import MIN_ROWS, VERSION, Regressor
 from lightning_nas.estimator.subgraph import Subgraph, subgraphs
 from lightning_nas.space.spec import Architecture
 
@@ -25,6 +28,9 @@ __all__ = ["TARGETS", "Estimator", "available_devices"]
 
 TARGETS = Path(__file__).parent / "targets"
 """Where the devices are that come with the package."""
+
+DEFAULT_LANES = 8
+"""Of a device of which only a table is given: most widths that people use are multiples of it."""
 
 _log = logging.getLogger(__name__)
 
@@ -63,21 +69,27 @@ class Estimator:
         self.measurements = measurements
         self._regressor = regressor
         self._cache: Path | None = None
+        kinds = frozenset(part.kind for part in measurements)
+        self._kinds = kinds & OPERATOR_KINDS if device.is_split else kinds
+        self._coverage = Coverage(measurements)
         self._known = {part: figures.latency_ms for part, figures in measurements.items()} if exact else {}
 
     @classmethod
-    def load(cls, name_or_path: str | Path, exact: bool = True) -> Estimator:
+    def load(cls, name_or_path: str | Path, exact: bool = True, lanes: int | None = None) -> Estimator:
         """Load a device of this package by its name, or one of your own by the path of its table.
 
         Args:
-            name_or_path: A name, or a ``.csv`` file beside which lies the device in a ``.json`` file of that name.
+            name_or_path: A name, or a ``.csv`` file, see `lightning_nas.estimator.measurements`. A device in a
+                ``.json`` file of that name beside it says more; without one the file is named after the device.
             exact: Whether measured figures are returned as such; else everything is predicted.
+            lanes: Channels that the device processes together; by default what its ``.json`` file says, or 8.
 
         Raises:
             ValueError: There is no such device, or its files are malformed.
         """
         table = _find(name_or_path)
-        estimator = cls(Device.load(table.with_suffix(".json")), read_measurements(table), exact=exact)
+        measurements = read_measurements(table).subgraphs
+        estimator = cls(_device(table, measurements, lanes), measurements, exact=exact)
         estimator._cache = _cache_path(table)
         return estimator
 
@@ -123,7 +135,9 @@ class Estimator:
         return sum(part.macs for part in _parts(network, example_input))
 
     def verify_ms(self, network: nn.Module | Architecture, example_input: Tensor | None = None) -> float | None:
-        """Measure the whole network with the device's backend; None where that is not installed."""
+        """Measure the whole network with the device's backend; None where there is none or it is not installed."""
+        if self.device.backend == TABLE_ONLY:
+            return None
         try:
             backend = open_backend(self.device)
         except ImportError as error:
@@ -139,12 +153,14 @@ class Estimator:
         return measured / sum(self._known[piece] for piece in pieces)
 
     def _pieces(self, part: Subgraph) -> tuple[Subgraph, ...]:
-        return part.operators if self.device.is_split and part not in self.measurements else (part,)
+        return (part,) if part in self.measurements else pieces(part, self._kinds)
 
     def _learn(self, pieces: Iterable[Subgraph]) -> None:
         """Predict what is not known yet."""
         unknown = [piece for piece in dict.fromkeys(pieces) if piece not in self._known]
         if unknown:
+            if warning := self._coverage.warning(unknown):
+                _log.warning("The estimate of %s is %s.", self.name, warning)
             self._known.update(zip(unknown, self.regressor.predict_ms(unknown).tolist(), strict=True))
 
     def _cached_regressor(self) -> Regressor:
@@ -171,10 +187,20 @@ def _find(name_or_path: str | Path) -> Path:
     table = path if path.suffix == ".csv" else TARGETS / f"{path}.csv"
     if path.suffix != ".csv" and str(name_or_path) not in available_devices():
         raise ValueError(f"Device must be one of {', '.join(available_devices())}, or a .csv file; got {path}.")
-    for file in (table, table.with_suffix(".json")):
-        if not file.exists():
-            raise ValueError(f"A device is a .csv table and a .json file beside it; there is no {file}.")
+    if not table.exists():
+        raise ValueError(f"A device of your own is a .csv table of measurements; there is no {table}.")
     return table
+
+
+def _device(table: Path, measurements: Mapping[Subgraph, Figures], lanes: int | None) -> Device:
+    """Return the device of the file beside a table, or what can be told from the table alone."""
+    path = table.with_suffix(".json")
+    device = Device.load(path) if path.exists() else Device(table.stem, TABLE_ONLY, DEFAULT_LANES)
+    if device.backend == TABLE_ONLY:
+        if len(measurements) < MIN_ROWS:
+            raise ValueError(f"{table.name} has {len(measurements)} measurements; at least {MIN_ROWS} are needed.")
+        device = replace(device, is_split={part.kind for part in measurements} <= OPERATOR_KINDS)
+    return device if lanes is None else replace(device, lanes=lanes)
 
 
 def _parts(network: nn.Module | Architecture, example_input: Tensor | None) -> list[Subgraph]:

@@ -9,7 +9,7 @@ import numpy as np
 
 from lightning_nas.estimator.subgraph import Subgraph, SubgraphKind
 
-__all__ = ["features", "work"]
+__all__ = ["features", "shape_features", "work"]
 
 _KINDS: tuple[str, ...] = get_args(SubgraphKind)
 _LANES = (8, 16, 32, 64)
@@ -56,6 +56,19 @@ def features(subgraphs: Sequence[Subgraph]) -> np.ndarray:
     groups.extend(_log(_stack(_tiles(out_height, out_width, *tile))) for tile in _TILES)
     groups.extend(_stack(_tiles(out_height, out_width, *tile) * tile[0] * tile[1] / out_pixels) for tile in _TILES)
     return np.concatenate(groups, axis=1).astype(np.float64)
+
+
+def shape_features(subgraphs: Sequence[Subgraph]) -> np.ndarray:
+    """Return the bare shape of each subgraph, its sizes as logarithms: how near two are, whatever the hardware.
+
+    Example::
+
+        >>> shape_features([Subgraph("conv", 28, 28, 64, 64, 64, kernel=3)]).shape
+        (1, 18)
+    """
+    columns = _columns(subgraphs)
+    kinds = columns[:, :1] == np.arange(len(_KINDS))
+    return np.concatenate([np.log(columns[:, 1:8]), columns[:, 8:], kinds], axis=1)
 
 
 def _columns(subgraphs: Sequence[Subgraph]) -> np.ndarray:
