@@ -77,8 +77,10 @@ def judge_table(table: Path, num_networks: int, lanes: int | None) -> None:
     error = held_out_error(estimator, num_networks if can_measure else 0)
     fitted = {"by": estimator.regressor.choice, **estimator.regressor.held_out}
     rounded = {key: {k: round(v, 5) for k, v in row.items()} for key, row in error.items()}
-    _record(table, estimator.device, {"rows": len(estimator.measurements), "fit": fitted, "error": rounded})
-    sys.stdout.write(f"{estimator.name}: {len(estimator.measurements)} rows, {estimator.lanes} lanes\n")
+    counts = {"rows": len(estimator.measurements), "networks": len(estimator.networks)}
+    _record(table, estimator.device, {**counts, "fit": fitted, "error": rounded})
+    measured = f"{counts['rows']} subgraphs and {counts['networks']} whole networks"
+    sys.stdout.write(f"{estimator.name}: {measured}, {estimator.lanes} lanes\n")
     sys.stdout.write(f"{estimator.regressor}\n{format_error(error)}\n")
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Mapping
+from itertools import compress
 from typing import Any
 
 import numpy as np
@@ -33,9 +34,11 @@ def held_out_error(estimator: Estimator, num_networks: int = 100, num_folds: int
     Returns:
         Error statistics by what they are of: ``rows`` (cross-validated over the table; also by kind and by size),
         ``networks`` (the estimator as it is) and ``networks_predicted`` (nothing looked up, and every row that they
-        contain held out of the fit).
+        contain held out of the fit). Of whole networks in the table: ``table_networks``, cross-validated where they are
+        all that there is; else the sums of their parts, and with the one factor that fits the other networks best.
     """
-    error = _row_error(estimator, num_folds)
+    error = _row_error(estimator, num_folds) if estimator.measurements else {}
+    error |= _table_networks_error(estimator, num_folds) if estimator.networks else {}
     if num_networks:
         rng = random.Random(_SEED)
         networks = [subgraphs(sample_architecture(rng)) for _ in range(num_networks)]
@@ -74,11 +77,31 @@ def _row_error(estimator: Estimator, num_folds: int) -> dict[str, dict[str, floa
     fold = np.random.default_rng(0).permutation(len(parts)) % num_folds
     predicted_ms = np.empty_like(true_ms)
     for number in tqdm(range(num_folds), desc="Cross-validating", unit="fold"):
-        train, test = np.flatnonzero(fold != number), np.flatnonzero(fold == number)
-        regressor = Regressor.fit([parts[index] for index in train], true_ms[train])
-        predicted_ms[test] = regressor.predict_ms([parts[index] for index in test])
+        train, test = fold != number, fold == number
+        regressor = Regressor.fit(list(compress(parts, train)), true_ms[train])
+        predicted_ms[test] = regressor.predict_ms(list(compress(parts, test)))
     groups = {"rows": np.full(len(parts), True)} | _by_kind(parts) | _by_size(true_ms)
     return {name: _statistics(predicted_ms[chosen], true_ms[chosen]) for name, chosen in groups.items() if chosen.any()}
+
+
+def _table_networks_error(estimator: Estimator, num_folds: int) -> dict[str, dict[str, float]]:
+    networks = [list(network.parts) for network in estimator.networks.values()]
+    true_ms = np.array([network.figures.latency_ms for network in estimator.networks.values()])
+    if estimator.measurements:
+        sums = _totals(estimator, networks)
+        ratio = true_ms / sums
+        factors = np.array([np.median(np.delete(ratio, index)) for index in range(len(ratio))])
+        return {
+            "table_networks": _statistics(sums, true_ms),
+            "table_networks_corrected": _statistics(factors * sums, true_ms),
+        }
+    fold = np.random.default_rng(0).permutation(len(networks)) % num_folds
+    predicted_ms = np.empty_like(true_ms)
+    for number in tqdm(range(num_folds), desc="Cross-validating", unit="fold"):
+        train, test = fold != number, fold == number
+        regressor = Regressor.fit_networks(list(compress(networks, train)), true_ms[train])
+        predicted_ms[test] = [regressor.predict_ms(parts).sum() for parts in compress(networks, test)]
+    return {"table_networks": _statistics(predicted_ms, true_ms)}
 
 
 def _by_kind(parts: list[Subgraph]) -> dict[str, np.ndarray]:

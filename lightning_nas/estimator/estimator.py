@@ -17,7 +17,7 @@ from lightning_nas.estimator.coverage import Coverage
 from lightning_nas.estimator.decompose import decompose
 from lightning_nas.estimator.device import TABLE_ONLY, Device
 from lightning_nas.estimator.measure.backend import open_backend
-from lightning_nas.estimator.measurements import Figures, read_measurements
+from lightning_nas.estimator.measurements import Figures, MeasuredNetwork, Measurements, read_measurements
 from lightning_nas.estimator.memory import Memory, memory_of
 from lightning_nas.estimator.pieces import OPERATOR_KINDS, pieces
 from lightning_nas.estimator.regressor import MIN_ROWS, VERSION, Regressor
@@ -39,13 +39,15 @@ class Estimator:
     """Latency, memory and multiply-accumulates of networks on one device.
 
     A network is cut into subgraphs; the latencies of those add up. What the table holds is returned as it was measured,
-    the rest is predicted by a regressor that is fitted to the table.
+    the rest is predicted by a regressor that is fitted to the table: to its subgraphs, or, where there are none, to its
+    whole networks.
 
     Args:
         device: What is estimated.
         measurements: Figures of subgraphs or of operators.
         regressor: Predicts what the measurements lack; by default it is fitted to them at first use.
         exact: Whether measured figures are returned as such; else everything is predicted.
+        networks: Networks that were measured whole, by name.
 
     Example::
 
@@ -62,16 +64,19 @@ class Estimator:
         measurements: Mapping[Subgraph, Figures],
         regressor: Regressor | None = None,
         exact: bool = True,
+        networks: Mapping[str, MeasuredNetwork] | None = None,
     ) -> None:
-        if not measurements:
+        self.networks = networks or {}
+        if not measurements and not self.networks:
             raise ValueError(f"The table of device {device.name!r} is empty.")
         self.device = device
         self.measurements = measurements
         self._regressor = regressor
         self._cache: Path | None = None
-        kinds = frozenset(part.kind for part in measurements)
+        seen = measurements or [part for network in self.networks.values() for part in network.parts]
+        kinds = frozenset(part.kind for part in seen)
         self._kinds = kinds & OPERATOR_KINDS if device.is_split else kinds
-        self._coverage = Coverage(measurements)
+        self._coverage = Coverage(seen)
         self._known = {part: figures.latency_ms for part, figures in measurements.items()} if exact else {}
 
     @classmethod
@@ -88,8 +93,8 @@ class Estimator:
             ValueError: There is no such device, or its files are malformed.
         """
         table = _find(name_or_path)
-        measurements = read_measurements(table).subgraphs
-        estimator = cls(_device(table, measurements, lanes), measurements, exact=exact)
+        rows = read_measurements(table)
+        estimator = cls(_device(table, rows, lanes), rows.subgraphs, exact=exact, networks=rows.networks)
         estimator._cache = _cache_path(table)
         return estimator
 
@@ -169,9 +174,14 @@ class Estimator:
                 return Regressor.load(self._cache)
             except ValueError as error:
                 _log.warning("The cache is damaged and is made anew: %s", error)
-        _log.info("Fitting the estimator of %s to %d measurements.", self.name, len(self.measurements))
-        latency_ms = np.array([figures.latency_ms for figures in self.measurements.values()])
-        regressor = Regressor.fit(list(self.measurements), latency_ms)
+        if self.measurements:
+            _log.info("Fitting the estimator of %s to %d measurements.", self.name, len(self.measurements))
+            latency_ms = np.array([figures.latency_ms for figures in self.measurements.values()])
+            regressor = Regressor.fit(list(self.measurements), latency_ms)
+        else:
+            _log.info("Fitting the estimator of %s to %d networks.", self.name, len(self.networks))
+            latency_ms = np.array([network.figures.latency_ms for network in self.networks.values()])
+            regressor = Regressor.fit_networks([network.parts for network in self.networks.values()], latency_ms)
         if self._cache is not None:
             _save(regressor, self._cache)
         return regressor
@@ -192,14 +202,16 @@ def _find(name_or_path: str | Path) -> Path:
     return table
 
 
-def _device(table: Path, measurements: Mapping[Subgraph, Figures], lanes: int | None) -> Device:
+def _device(table: Path, rows: Measurements, lanes: int | None) -> Device:
     """Return the device of the file beside a table, or what can be told from the table alone."""
     path = table.with_suffix(".json")
     device = Device.load(path) if path.exists() else Device(table.stem, TABLE_ONLY, DEFAULT_LANES)
     if device.backend == TABLE_ONLY:
-        if len(measurements) < MIN_ROWS:
-            raise ValueError(f"{table.name} has {len(measurements)} measurements; at least {MIN_ROWS} are needed.")
-        device = replace(device, is_split={part.kind for part in measurements} <= OPERATOR_KINDS)
+        count = len(rows.subgraphs or rows.networks)
+        if count < MIN_ROWS:
+            raise ValueError(f"{table.name} has {count} measurements; at least {MIN_ROWS} are needed.")
+        parts = rows.subgraphs or [part for network in rows.networks.values() for part in network.parts]
+        device = replace(device, is_split={part.kind for part in parts} <= OPERATOR_KINDS)
     return device if lanes is None else replace(device, lanes=lanes)
 
 

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
+from lightning_nas.estimator.additive import Additive
 from lightning_nas.estimator.smooth import Smooth
 from lightning_nas.estimator.subgraph import Subgraph
 from lightning_nas.estimator.trees import Trees
@@ -32,18 +33,22 @@ _MAX_FOLDED = 1500
 _NUM_FOLDS = 5
 
 _CHOICES = ("trees", "smooth", "both")
+_ADDITIVE = "additive"
 
 
 @dataclass(frozen=True)
 class Regressor:
     """Predicts the latency of subgraphs: by trees, by a Gaussian process, or by the geometric mean of both.
 
+    Where only whole networks were measured, by a process whose sums are their latencies.
+
     Attributes:
-        choice: Which of the three, ``trees``, ``smooth`` or ``both``.
+        choice: Which of them, ``trees``, ``smooth``, ``both`` or ``additive``.
         trees: The trees, where they are used.
         smooth: The process, where it is used.
         held_out: Mean absolute logarithm of predicted over measured on rows held out of the fit, by model; empty for
-            large tables, where there is nothing to choose.
+            large tables and for networks, where there is nothing to choose.
+        additive: The process over networks, where it is used.
 
     Example::
 
@@ -57,6 +62,7 @@ class Regressor:
     trees: Trees | None
     smooth: Smooth | None
     held_out: Mapping[str, float]
+    additive: Additive | None = None
 
     @classmethod
     def fit(cls, subgraphs: Sequence[Subgraph], latency_ms: np.ndarray) -> Regressor:
@@ -75,21 +81,32 @@ class Regressor:
         smooth = None if choice == "trees" else Smooth.fit(subgraphs, latency_ms)
         return cls(choice, trees, smooth, held_out)
 
+    @classmethod
+    def fit_networks(cls, networks: Sequence[Sequence[Subgraph]], latency_ms: np.ndarray) -> Regressor:
+        """Fit to networks that were measured whole, each given by its subgraphs.
+
+        Raises:
+            ValueError: There are fewer than `MIN_ROWS`.
+        """
+        if len(networks) < MIN_ROWS:
+            raise ValueError(f"A fit needs at least {MIN_ROWS} networks; got {len(networks)}.")
+        return cls(_ADDITIVE, None, None, {}, Additive.fit(networks, latency_ms))
+
     def predict_ms(self, subgraphs: Sequence[Subgraph]) -> np.ndarray:
         """Return the predicted latency of each subgraph."""
-        members = [model.predict_ms(subgraphs) for model in (self.trees, self.smooth) if model is not None]
-        return _mean(*members)
+        models = (self.trees, self.smooth, self.additive)
+        return _mean(*(model.predict_ms(subgraphs) for model in models if model is not None))
 
     def __str__(self) -> str:
         if not self.held_out:
-            return "Fitted by trees."
+            return f"Fitted by: {self.choice}."
         others = ", ".join(f"{name} {value:.2%}".replace("%", " %") for name, value in self.held_out.items())
         return f"Fitted by: {self.choice}. Mean error on held-out rows: {others}."
 
     def save(self, path: Path) -> None:
         """Write the arrays to an npz file, whole or not at all."""
-        arrays = {"choice": np.array(_CHOICES.index(self.choice))}
-        for name, model in (("trees", self.trees), ("smooth", self.smooth)):
+        arrays = {"choice": np.array((*_CHOICES, _ADDITIVE).index(self.choice))}
+        for name, model in (("trees", self.trees), ("smooth", self.smooth), (_ADDITIVE, self.additive)):
             if model is not None:
                 arrays.update({f"{name}.{key}": array for key, array in model.arrays.items()})
         arrays.update({f"held_out.{name}": np.array(value) for name, value in self.held_out.items()})
@@ -110,13 +127,14 @@ class Regressor:
         try:
             with np.load(io.BytesIO(path.read_bytes()), allow_pickle=False) as data:
                 arrays = {name: data[name] for name in data.files}
-            choice = _CHOICES[int(arrays["choice"])]
-            trees = None if choice == "smooth" else Trees.from_arrays(_group(arrays, "trees"))
-            smooth = None if choice == "trees" else Smooth.from_arrays(_group(arrays, "smooth"))
+            choice = (*_CHOICES, _ADDITIVE)[int(arrays["choice"])]
+            trees = Trees.from_arrays(_group(arrays, "trees")) if choice in ("trees", "both") else None
+            smooth = Smooth.from_arrays(_group(arrays, "smooth")) if choice in ("smooth", "both") else None
+            additive = Additive.from_arrays(_group(arrays, _ADDITIVE)) if choice == _ADDITIVE else None
             held_out = {name: float(value) for name, value in _group(arrays, "held_out").items()}
         except (OSError, EOFError, KeyError, IndexError, TypeError, ValueError, zipfile.BadZipFile) as error:
             raise ValueError(f"{path} is no regressor: {error}") from error
-        return cls(choice, trees, smooth, held_out)
+        return cls(choice, trees, smooth, held_out, additive)
 
 
 def _held_out(subgraphs: Sequence[Subgraph], latency_ms: np.ndarray) -> dict[str, float]:

@@ -8,7 +8,9 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.linalg import LinAlgError, cho_factor, cho_solve
 from scipy.optimize import minimize
+from threadpoolctl import threadpool_limits
 
+from lightning_nas.estimator.covariance import distances, matern, standardised
 from lightning_nas.estimator.features import features, shape_features, work
 from lightning_nas.estimator.subgraph import Subgraph
 
@@ -66,13 +68,13 @@ class Smooth:
     def fit(cls, subgraphs: Sequence[Subgraph], latency_ms: np.ndarray) -> Smooth:
         """Fit to measurements."""
         inputs = _inputs(subgraphs)
-        center, spread = inputs.mean(axis=0), inputs.std(axis=0)
-        # What never varies must not count when something else comes.
-        spread[spread < 1e-9] = np.inf
+        center, spread = standardised(inputs)
         targets = np.log(latency_ms)
         offset, scale = targets.mean(), max(float(targets.std()), 1e-3)
         points, values = (inputs - center) / spread, (targets - offset) / scale
-        scales = _tuned(points, values)
+        # More threads than free cores make small matrices slower.
+        with threadpool_limits(1, "blas"):
+            scales = _tuned(points, values)
         covariance = _covariance(points, points, scales)
         covariance.flat[:: len(points) + 1] += scales.noise
         weights = cho_solve(cho_factor(covariance, lower=True, overwrite_a=True), values)
@@ -137,26 +139,13 @@ def _covariance(first: np.ndarray, second: np.ndarray, scales: _Scales) -> np.nd
 
 def _distances(first: np.ndarray, second: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     start = 1 + _NUM_SHAPE
-    return _distance(first[:, start:], second[:, start:]), _distance(first[:, 1:start], second[:, 1:start])
+    return distances(first[:, start:], second[:, start:]), distances(first[:, 1:start], second[:, 1:start])
 
 
 def _combined(fine: np.ndarray, coarse: np.ndarray, trend: np.ndarray, scales: _Scales) -> np.ndarray:
-    covariance = _matern(fine / scales.fine)
+    covariance = matern(fine / scales.fine)
     covariance += scales.share * np.exp(-coarse / scales.coarse)
     covariance += _TREND * (trend + 1)
-    return covariance
-
-
-def _distance(first: np.ndarray, second: np.ndarray) -> np.ndarray:
-    squared = (first**2).sum(axis=1)[:, None] + (second**2).sum(axis=1) - 2 * first @ second.T
-    distances: np.ndarray = np.sqrt(np.maximum(squared, 0))
-    return distances
-
-
-def _matern(distance: np.ndarray) -> np.ndarray:
-    """Matérn's covariance of smoothness 3/2: once differentiable, as latency between two stairs is."""
-    scaled = np.sqrt(3) * distance
-    covariance: np.ndarray = (1 + scaled) * np.exp(-scaled)
     return covariance
 
 
