@@ -12,6 +12,7 @@ import pytest
 
 from lightning_nas.estimator.__main__ import main
 from lightning_nas.estimator.coverage import Coverage
+from lightning_nas.estimator.error import held_out_error
 from lightning_nas.estimator.estimator import Estimator
 from lightning_nas.estimator.measure.backend import open_backend
 from lightning_nas.estimator.measure.sample import plan_subgraphs
@@ -192,6 +193,78 @@ def test_a_few_hundred_rows_are_learnt_by_the_process_better_than_by_trees(tmp_p
     assert regressor.held_out["smooth"] < 0.8 * regressor.held_out["trees"]
     again = Regressor.load(next((tmp_path / "cache" / "lightning_nas").iterdir()))
     assert again.predict_ms(unseen).tolist() == regressor.predict_ms(unseen).tolist()
+
+
+def networks_table(path, count):
+    """A table of random networks of three blocks, measured whole."""
+    rng = random.Random(0)
+    blocks = [Subgraph("ibn", 16, 16, 16, 16 * e, 16, k, 1, True) for e in (2, 3, 4, 6) for k in (3, 5, 7)]
+    stem, head = Subgraph("stem", 32, 32, 3, 16, 16, 3, 2), Subgraph("head", 16, 16, 16, 64, 10)
+    networks = [[stem, *rng.choices(blocks, k=rng.randint(2, 5)), head] for _ in range(count)]
+    with path.open("w", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow([*COLUMNS[:-1], "network"])
+        for number, parts in enumerate(networks):
+            total = Figures(0.2 + sum(chip_ms(part) for part in parts))
+            writer.writerows([*to_row(part, total)[:-1], f"net{number}"] for part in parts)
+    return networks
+
+
+def test_whole_networks_alone_are_enough(tmp_path):
+    path = tmp_path / "my_chip.csv"
+    networks = networks_table(path, 80)
+    estimator = Estimator.load(path)
+    true_ms = [0.2 + sum(chip_ms(part) for part in parts) for parts in networks]
+    assert [estimator.predict_ms(parts).sum() for parts in networks] == pytest.approx(true_ms, rel=0.02)
+    unseen = Subgraph("ibn", 16, 16, 16, 80, 16, 5, 1, True)
+    assert estimator.predict_ms([unseen])[0] == pytest.approx(chip_ms(unseen), rel=0.2)
+    regressor = Regressor.load(next((tmp_path / "cache" / "lightning_nas").iterdir()))
+    assert regressor.choice == "additive"
+    assert regressor.predict_ms([unseen]).tolist() == estimator.regressor.predict_ms([unseen]).tolist()
+    error = held_out_error(estimator, 0)
+    assert list(error) == ["table_networks"]
+    assert error["table_networks"]["mape"] < 0.02
+
+
+def test_networks_beside_subgraphs_say_what_sums_are_off_by(tmp_path):
+    path = tmp_path / "my_chip.csv"
+    networks = networks_table(path, 25)
+    parts = list(dict.fromkeys(part for network in networks for part in network))
+    wide = [Subgraph("ibn", 16, 16, 16, hidden, 16, 3, 1, True) for hidden in range(20, 96, 3)]
+    figures = {part: Figures(chip_ms(part)) for part in [*parts, *wide]}
+    with path.open("a", newline="") as file:
+        csv.writer(file).writerows([*to_row(part, value)[:-1], ""] for part, value in figures.items())
+    estimator = Estimator.load(path)
+    assert (len(estimator.measurements), len(estimator.networks)) == (len(figures), 25)
+    assert estimator.predict_ms(parts).tolist() == pytest.approx([chip_ms(part) for part in parts])
+    error = held_out_error(estimator, 0, num_folds=2)
+    # What is paid once a network, 0.2 ms here, is in none of its parts.
+    assert error["table_networks"]["bias"] < 1
+    assert error["table_networks_corrected"]["mape"] < error["table_networks"]["mape"]
+
+
+@pytest.mark.parametrize(
+    ("rows", "message"),
+    [
+        (
+            ["conv,8,8,8,,8,3,1,0,1,a", "conv,8,8,8,,8,3,1,0,2,a"],
+            "line 3: network 'a' has other figures than on line 2",
+        ),
+        (["conv,8,8,8,,8,3,1,0,,a", "conv,8,8,8,,8,3,1,0,,a"], "line 2: network 'a' has no latency"),
+        (["conv,8,8,8,,8,3,1,0,,"], "line 2: `latency_ms`"),
+    ],
+)
+def test_bad_networks_are_refused(tmp_path, rows, message):
+    with pytest.raises(ValueError, match=message):
+        Estimator.load(write(tmp_path, *rows, header=HEADER + ",network"))
+
+
+def test_latency_of_a_network_may_stand_on_one_of_its_lines(tmp_path):
+    rows = ["conv,8,8,8,,8,3,1,0,,a", "conv,8,8,8,,8,3,1,0,2,a"]
+    table = read_measurements(write(tmp_path, *rows, header=HEADER + ",network"))
+    assert not table.subgraphs
+    assert table.networks["a"].figures == Figures(2.0)
+    assert len(table.networks["a"].parts) == 2
 
 
 def test_plan_error_and_record_by_command(tmp_path, monkeypatch, capsys):
