@@ -13,12 +13,12 @@ import pytest
 from lightning_nas.estimator.__main__ import main
 from lightning_nas.estimator.coverage import Coverage
 from lightning_nas.estimator.error import held_out_error
-from lightning_nas.estimator.estimator import Estimator
+from lightning_nas.estimator.estimator import MIN_ROWS, Estimator
 from lightning_nas.estimator.measure.backend import open_backend
 from lightning_nas.estimator.measure.sample import plan_subgraphs
 from lightning_nas.estimator.measurements import COLUMNS, Figures, read_measurements, to_row
 from lightning_nas.estimator.pieces import pieces
-from lightning_nas.estimator.regressor import MIN_ROWS, Regressor
+from lightning_nas.estimator.regressor import Regressor
 from lightning_nas.estimator.subgraph import Subgraph
 
 HEADER = "kind,height,width,in_channels,hidden_channels,out_channels,kernel,stride,residual,latency_ms"
@@ -169,6 +169,13 @@ def test_a_kind_without_measurements_is_no_zero(tmp_path):
         "conv",
     ]
     assert [piece.kind for piece in pieces(Subgraph("stem", 8, 8, 3, 8, 8, 3), operators)] == ["conv"]
+
+
+def test_the_smallest_table_can_be_judged(tmp_path):
+    rows = [f"conv,8,8,{width},,{width},3,1,0,0.5" for width in range(8, 8 + 8 * MIN_ROWS, 8)]
+    error = held_out_error(Estimator.load(write(tmp_path, *rows)), 0)
+    assert error["rows"]["count"] == MIN_ROWS
+    assert error["rows"]["mape"] < 0.05
 
 
 def test_what_is_outside_of_the_table_is_said(tmp_path, caplog):

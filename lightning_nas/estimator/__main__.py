@@ -44,7 +44,7 @@ def main() -> None:
             measure_table(table, args.seed, args.num_subgraphs or 10_000)
         else:
             judge_table(table, args.num_networks, args.lanes)
-    except (ValueError, ImportError) as error:
+    except (OSError, ValueError, ImportError) as error:
         parser.exit(2, f"{error}\n")
 
 
@@ -75,7 +75,8 @@ def judge_table(table: Path, num_networks: int, lanes: int | None) -> None:
     estimator = Estimator.load(table, lanes=lanes)
     can_measure = estimator.device.backend != TABLE_ONLY
     error = held_out_error(estimator, num_networks if can_measure else 0)
-    fitted = {"by": estimator.regressor.choice, **estimator.regressor.held_out}
+    held_out = {name: round(value, 5) for name, value in estimator.regressor.held_out.items()}
+    fitted = {"by": estimator.regressor.choice, **held_out}
     rounded = {key: {k: round(v, 5) for k, v in row.items()} for key, row in error.items()}
     counts = {"rows": len(estimator.measurements), "networks": len(estimator.networks)}
     _record(table, estimator.device, {**counts, "fit": fitted, "error": rounded})

@@ -22,6 +22,9 @@ _ONCE = ("stem", "head", "classifier")
 _ONCE_VARIANCE = 100.0
 # Degrees of freedom of Student's distribution of the noise: some measurements are always disturbed.
 _FREEDOM = 4.0
+# Variance of the noise that is always assumed, beside that of latency: without it equal networks make equations that
+# cannot be solved.
+_LEAST_NOISE = 1e-6
 _ROUNDS = 4
 # No subgraph is for free, whatever the networks say about it; of the mean cost of one.
 _FLOOR = 1e-3
@@ -154,7 +157,7 @@ def _fitted(
     def covariance(parameters: np.ndarray) -> np.ndarray:
         matrix: np.ndarray = counts @ parts.covariance(parameters) @ counts.T
         matrix += _ONCE_VARIANCE * has_common
-        matrix.flat[:: len(values) + 1] += np.exp(parameters[-1]) / trust
+        matrix.flat[:: len(values) + 1] += (np.exp(parameters[-1]) + _LEAST_NOISE) / trust
         return matrix
 
     def loss(parameters: np.ndarray) -> float:

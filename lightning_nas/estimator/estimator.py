@@ -20,14 +20,17 @@ from lightning_nas.estimator.measure.backend import open_backend
 from lightning_nas.estimator.measurements import Figures, MeasuredNetwork, Measurements, read_measurements
 from lightning_nas.estimator.memory import Memory, memory_of
 from lightning_nas.estimator.pieces import OPERATOR_KINDS, pieces
-from lightning_nas.estimator.regressor import MIN_ROWS, VERSION, Regressor
+from lightning_nas.estimator.regressor import VERSION, Regressor
 from lightning_nas.estimator.subgraph import Subgraph, subgraphs
 from lightning_nas.space.spec import Architecture
 
-__all__ = ["TARGETS", "Estimator", "available_devices"]
+__all__ = ["MIN_ROWS", "TARGETS", "Estimator", "available_devices"]
 
 TARGETS = Path(__file__).parent / "targets"
 """Where the devices are that come with the package."""
+
+MIN_ROWS = 20
+"""Fewer measurements of a device of your own are refused: there would be nothing left to judge a fit by."""
 
 DEFAULT_LANES = 8
 """Of a device of which only a table is given: most widths that people use are multiples of it."""

@@ -18,13 +18,10 @@ from lightning_nas.estimator.smooth import Smooth
 from lightning_nas.estimator.subgraph import Subgraph
 from lightning_nas.estimator.trees import Trees
 
-__all__ = ["MIN_ROWS", "VERSION", "Regressor"]
+__all__ = ["VERSION", "Regressor"]
 
 VERSION = 2
 """Goes into the key of the cache: to be raised with every change of the features or of the fit."""
-
-MIN_ROWS = 20
-"""Fewer measurements are refused: there would be nothing left to judge a fit by."""
 
 # The process is cubic in the rows: minutes and gigabytes beyond this, where trees are as good.
 _MAX_SMOOTH = 12_000
@@ -66,13 +63,7 @@ class Regressor:
 
     @classmethod
     def fit(cls, subgraphs: Sequence[Subgraph], latency_ms: np.ndarray) -> Regressor:
-        """Fit to measurements by the model of the smallest error on held-out rows.
-
-        Raises:
-            ValueError: There are fewer than `MIN_ROWS`.
-        """
-        if len(subgraphs) < MIN_ROWS:
-            raise ValueError(f"A fit needs at least {MIN_ROWS} measurements; got {len(subgraphs)}.")
+        """Fit to measurements by the model of the smallest error on held-out rows."""
         if len(subgraphs) > _MAX_SMOOTH:
             return cls("trees", Trees.fit(subgraphs, latency_ms), None, {})
         held_out = _held_out(subgraphs, latency_ms)
@@ -83,13 +74,7 @@ class Regressor:
 
     @classmethod
     def fit_networks(cls, networks: Sequence[Sequence[Subgraph]], latency_ms: np.ndarray) -> Regressor:
-        """Fit to networks that were measured whole, each given by its subgraphs.
-
-        Raises:
-            ValueError: There are fewer than `MIN_ROWS`.
-        """
-        if len(networks) < MIN_ROWS:
-            raise ValueError(f"A fit needs at least {MIN_ROWS} networks; got {len(networks)}.")
+        """Fit to networks that were measured whole, each given by its subgraphs."""
         return cls(_ADDITIVE, None, None, {}, Additive.fit(networks, latency_ms))
 
     def predict_ms(self, subgraphs: Sequence[Subgraph]) -> np.ndarray:

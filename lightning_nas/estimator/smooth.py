@@ -165,7 +165,8 @@ def _tuned(points: np.ndarray, values: np.ndarray) -> _Scales:
         except LinAlgError:
             return 1e9
         misfit = values @ cho_solve(factor, values) / len(values)
-        return float(np.log(misfit) / 2 + np.log(np.diag(factor[0])).mean())
+        # Not zero, where all latencies are the same.
+        return float(np.log(misfit + 1e-12) / 2 + np.log(np.diag(factor[0])).mean())
 
     bounds = np.log(list(_BOUNDS.values()))
     best = minimize(loss, np.log(_START), method="Nelder-Mead", bounds=bounds, options={"maxfev": 120, "fatol": 1e-3})
