@@ -17,6 +17,7 @@ from lightning_nas.estimator.measurements import COLUMNS, Figures, read_measurem
 from lightning_nas.estimator.memory import Memory
 from lightning_nas.estimator.regressor import Regressor
 from lightning_nas.estimator.subgraph import Subgraph, block_subgraph, subgraphs
+from lightning_nas.estimator.trees import Trees
 from lightning_nas.space.spec import BlockOption
 
 HEADER = ",".join(COLUMNS)
@@ -210,20 +211,22 @@ def test_cache_is_used_and_a_damaged_one_is_made_anew(tmp_path, monkeypatch, cap
 def test_cache_that_would_run_code_or_leave_its_arrays_is_refused(tmp_path):
     rows = synthetic()
     # Latency that is no multiple of the work, or there would be nothing for a tree to split.
-    regressor = Regressor.fit(list(rows), np.array([part.macs * part.in_channels * 1e-6 for part in rows]))
+    trees = Trees.fit(list(rows), np.array([part.macs * part.in_channels * 1e-6 for part in rows]))
     path = tmp_path / "own.npz"
+    regressor = Regressor("trees", trees, None, {})
     regressor.save(path)
     with np.load(path) as data:
         arrays = dict(data)
     assert Regressor.load(path).predict_ms(list(rows)).tolist() == regressor.predict_ms(list(rows)).tolist()
-    np.savez(path, nodes=np.array([print], dtype=object), starts=arrays["starts"], offset=arrays["offset"])
+    nodes = arrays["trees.nodes"]
+    np.savez(path, **{**arrays, "trees.nodes": np.array([print], dtype=object)})
     with pytest.raises(ValueError, match=r"pickle|malformed|no regressor"):
         Regressor.load(path)
-    inner = int(np.flatnonzero(arrays["nodes"]["is_leaf"] == 0)[0])
+    inner = int(np.flatnonzero(nodes["is_leaf"] == 0)[0])
     for name, value in (("left", 10**6), ("left", inner), ("right", 0), ("feature_idx", 10**4), ("is_categorical", 1)):
-        nodes = arrays["nodes"].copy()
+        nodes = arrays["trees.nodes"].copy()
         nodes[name][inner] = value
-        np.savez(path, nodes=nodes, starts=arrays["starts"], offset=arrays["offset"])
+        np.savez(path, **{**arrays, "trees.nodes": nodes})
         with pytest.raises(ValueError, match="malformed"):
             Regressor.load(path)
 
@@ -248,7 +251,7 @@ def test_measuring_resumes_after_an_interrupt(tmp_path):
     backend = Counting()
     rows = measure(device, parts, resumed, backend)
     assert resumed.read_text() == whole.read_text()
-    assert rows == read_measurements(whole)
+    assert rows == read_measurements(whole).subgraphs
     assert 0 < backend.count <= 25
     again = Counting()
     measure(device, parts, resumed, again)

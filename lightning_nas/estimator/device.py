@@ -8,9 +8,12 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-__all__ = ["Device"]
+__all__ = ["TABLE_ONLY", "Device"]
 
 FORMAT = 1
+
+TABLE_ONLY = "csv"
+"""Backend of a device of which there is a table and nothing that could measure more."""
 
 
 @dataclass(frozen=True)
@@ -19,7 +22,7 @@ class Device:
 
     Attributes:
         name: Name of the device, and of its table.
-        backend: Name of the backend, a module of `lightning_nas.estimator.measure`.
+        backend: Name of the backend, a module of `lightning_nas.estimator.measure`; or `TABLE_ONLY`.
         lanes: Channels that the device processes together; latency against channels steps at its multiples.
         is_split: Whether the table holds operators, whose costs add up to those of subgraphs, or whole subgraphs.
         settings: What the backend must know, in its own terms.
@@ -39,7 +42,7 @@ class Device:
     record: Mapping[str, Any] = field(default_factory=dict, compare=False)
 
     def __post_init__(self) -> None:
-        if not isinstance(self.lanes, int) or self.lanes < 1:
+        if not isinstance(self.lanes, int) or isinstance(self.lanes, bool) or self.lanes < 1:
             raise ValueError(f"`lanes` of device {self.name!r} must be a positive integer; got {self.lanes!r}.")
 
     def save(self, path: Path) -> None:

@@ -7,24 +7,33 @@ import importlib.metadata
 import logging
 import os
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 from torch import Tensor, nn
 
+from lightning_nas.estimator.coverage import Coverage
 from lightning_nas.estimator.decompose import decompose
-from lightning_nas.estimator.device import Device
+from lightning_nas.estimator.device import TABLE_ONLY, Device
 from lightning_nas.estimator.measure.backend import open_backend
-from lightning_nas.estimator.measurements import Figures, read_measurements
+from lightning_nas.estimator.measurements import Figures, MeasuredNetwork, Measurements, read_measurements
 from lightning_nas.estimator.memory import Memory, memory_of
+from lightning_nas.estimator.pieces import OPERATOR_KINDS, pieces
 from lightning_nas.estimator.regressor import VERSION, Regressor
 from lightning_nas.estimator.subgraph import Subgraph, subgraphs
 from lightning_nas.space.spec import Architecture
 
-__all__ = ["TARGETS", "Estimator", "available_devices"]
+__all__ = ["MIN_ROWS", "TARGETS", "Estimator", "available_devices"]
 
 TARGETS = Path(__file__).parent / "targets"
 """Where the devices are that come with the package."""
+
+MIN_ROWS = 20
+"""Fewer measurements of a device of your own are refused: there would be nothing left to judge a fit by."""
+
+DEFAULT_LANES = 8
+"""Of a device of which only a table is given: most widths that people use are multiples of it."""
 
 _log = logging.getLogger(__name__)
 
@@ -33,13 +42,15 @@ class Estimator:
     """Latency, memory and multiply-accumulates of networks on one device.
 
     A network is cut into subgraphs; the latencies of those add up. What the table holds is returned as it was measured,
-    the rest is predicted by a regressor that is fitted to the table.
+    the rest is predicted by a regressor that is fitted to the table: to its subgraphs, or, where there are none, to its
+    whole networks.
 
     Args:
         device: What is estimated.
         measurements: Figures of subgraphs or of operators.
         regressor: Predicts what the measurements lack; by default it is fitted to them at first use.
         exact: Whether measured figures are returned as such; else everything is predicted.
+        networks: Networks that were measured whole, by name.
 
     Example::
 
@@ -56,28 +67,37 @@ class Estimator:
         measurements: Mapping[Subgraph, Figures],
         regressor: Regressor | None = None,
         exact: bool = True,
+        networks: Mapping[str, MeasuredNetwork] | None = None,
     ) -> None:
-        if not measurements:
+        self.networks = networks or {}
+        if not measurements and not self.networks:
             raise ValueError(f"The table of device {device.name!r} is empty.")
         self.device = device
         self.measurements = measurements
         self._regressor = regressor
         self._cache: Path | None = None
+        seen = measurements or [part for network in self.networks.values() for part in network.parts]
+        kinds = frozenset(part.kind for part in seen)
+        self._kinds = kinds & OPERATOR_KINDS if device.is_split else kinds
+        self._coverage = Coverage(seen)
         self._known = {part: figures.latency_ms for part, figures in measurements.items()} if exact else {}
 
     @classmethod
-    def load(cls, name_or_path: str | Path, exact: bool = True) -> Estimator:
+    def load(cls, name_or_path: str | Path, exact: bool = True, lanes: int | None = None) -> Estimator:
         """Load a device of this package by its name, or one of your own by the path of its table.
 
         Args:
-            name_or_path: A name, or a ``.csv`` file beside which lies the device in a ``.json`` file of that name.
+            name_or_path: A name, or a ``.csv`` file, see `lightning_nas.estimator.measurements`. A device in a
+                ``.json`` file of that name beside it says more; without one the file is named after the device.
             exact: Whether measured figures are returned as such; else everything is predicted.
+            lanes: Channels that the device processes together; by default what its ``.json`` file says, or 8.
 
         Raises:
             ValueError: There is no such device, or its files are malformed.
         """
         table = _find(name_or_path)
-        estimator = cls(Device.load(table.with_suffix(".json")), read_measurements(table), exact=exact)
+        rows = read_measurements(table)
+        estimator = cls(_device(table, rows, lanes), rows.subgraphs, exact=exact, networks=rows.networks)
         estimator._cache = _cache_path(table)
         return estimator
 
@@ -123,7 +143,9 @@ class Estimator:
         return sum(part.macs for part in _parts(network, example_input))
 
     def verify_ms(self, network: nn.Module | Architecture, example_input: Tensor | None = None) -> float | None:
-        """Measure the whole network with the device's backend; None where that is not installed."""
+        """Measure the whole network with the device's backend; None where there is none or it is not installed."""
+        if self.device.backend == TABLE_ONLY:
+            return None
         try:
             backend = open_backend(self.device)
         except ImportError as error:
@@ -139,12 +161,14 @@ class Estimator:
         return measured / sum(self._known[piece] for piece in pieces)
 
     def _pieces(self, part: Subgraph) -> tuple[Subgraph, ...]:
-        return part.operators if self.device.is_split and part not in self.measurements else (part,)
+        return (part,) if part in self.measurements else pieces(part, self._kinds)
 
     def _learn(self, pieces: Iterable[Subgraph]) -> None:
         """Predict what is not known yet."""
         unknown = [piece for piece in dict.fromkeys(pieces) if piece not in self._known]
         if unknown:
+            if warning := self._coverage.warning(unknown):
+                _log.warning("The estimate of %s is %s.", self.name, warning)
             self._known.update(zip(unknown, self.regressor.predict_ms(unknown).tolist(), strict=True))
 
     def _cached_regressor(self) -> Regressor:
@@ -153,9 +177,14 @@ class Estimator:
                 return Regressor.load(self._cache)
             except ValueError as error:
                 _log.warning("The cache is damaged and is made anew: %s", error)
-        _log.info("Fitting the estimator of %s to %d measurements.", self.name, len(self.measurements))
-        latency_ms = np.array([figures.latency_ms for figures in self.measurements.values()])
-        regressor = Regressor.fit(list(self.measurements), latency_ms)
+        if self.measurements:
+            _log.info("Fitting the estimator of %s to %d measurements.", self.name, len(self.measurements))
+            latency_ms = np.array([figures.latency_ms for figures in self.measurements.values()])
+            regressor = Regressor.fit(list(self.measurements), latency_ms)
+        else:
+            _log.info("Fitting the estimator of %s to %d networks.", self.name, len(self.networks))
+            latency_ms = np.array([network.figures.latency_ms for network in self.networks.values()])
+            regressor = Regressor.fit_networks([network.parts for network in self.networks.values()], latency_ms)
         if self._cache is not None:
             _save(regressor, self._cache)
         return regressor
@@ -171,10 +200,22 @@ def _find(name_or_path: str | Path) -> Path:
     table = path if path.suffix == ".csv" else TARGETS / f"{path}.csv"
     if path.suffix != ".csv" and str(name_or_path) not in available_devices():
         raise ValueError(f"Device must be one of {', '.join(available_devices())}, or a .csv file; got {path}.")
-    for file in (table, table.with_suffix(".json")):
-        if not file.exists():
-            raise ValueError(f"A device is a .csv table and a .json file beside it; there is no {file}.")
+    if not table.exists():
+        raise ValueError(f"A device of your own is a .csv table of measurements; there is no {table}.")
     return table
+
+
+def _device(table: Path, rows: Measurements, lanes: int | None) -> Device:
+    """Return the device of the file beside a table, or what can be told from the table alone."""
+    path = table.with_suffix(".json")
+    device = Device.load(path) if path.exists() else Device(table.stem, TABLE_ONLY, DEFAULT_LANES)
+    if device.backend == TABLE_ONLY:
+        count = len(rows.subgraphs or rows.networks)
+        if count < MIN_ROWS:
+            raise ValueError(f"{table.name} has {count} measurements; at least {MIN_ROWS} are needed.")
+        parts = rows.subgraphs or [part for network in rows.networks.values() for part in network.parts]
+        device = replace(device, is_split={part.kind for part in parts} <= OPERATOR_KINDS)
+    return device if lanes is None else replace(device, lanes=lanes)
 
 
 def _parts(network: nn.Module | Architecture, example_input: Tensor | None) -> list[Subgraph]:

@@ -9,7 +9,7 @@ import numpy as np
 
 from lightning_nas.estimator.subgraph import Subgraph, SubgraphKind
 
-__all__ = ["features", "work"]
+__all__ = ["amounts", "features", "shape_features", "work"]
 
 _KINDS: tuple[str, ...] = get_args(SubgraphKind)
 _LANES = (8, 16, 32, 64)
@@ -56,6 +56,37 @@ def features(subgraphs: Sequence[Subgraph]) -> np.ndarray:
     groups.extend(_log(_stack(_tiles(out_height, out_width, *tile))) for tile in _TILES)
     groups.extend(_stack(_tiles(out_height, out_width, *tile) * tile[0] * tile[1] / out_pixels) for tile in _TILES)
     return np.concatenate(groups, axis=1).astype(np.float64)
+
+
+def amounts(subgraphs: Sequence[Subgraph]) -> np.ndarray:
+    """Return what costs add up over: operators, multiply-accumulates by kind of operator, values moved, weights.
+
+    Example::
+
+        >>> amounts([Subgraph("ds", 8, 8, 16, 16, 24, kernel=3)]).tolist()
+        [[1.0, 2.0, 0.0, 9216.0, 24576.0, 4608.0, 529.0, 3.0]]
+    """
+    columns = _columns(subgraphs)
+    _, height, width, inner, hidden, outer, kernel, stride, residual = columns.T
+    macs, out_pixels = _macs(subgraphs), np.ceil(height / stride) * np.ceil(width / stride)
+    dense = macs[:, 0] + macs[:, 1] + macs[:, 3] + macs[:, 4]
+    moved = height * width * (inner + hidden) + out_pixels * (hidden + outer)
+    return _stack(
+        np.ones(len(columns)), (macs > 0).sum(axis=1), residual, macs[:, 2], dense, moved, _weights(subgraphs), kernel
+    )
+
+
+def shape_features(subgraphs: Sequence[Subgraph]) -> np.ndarray:
+    """Return the bare shape of each subgraph, its sizes as logarithms: how near two are, whatever the hardware.
+
+    Example::
+
+        >>> shape_features([Subgraph("conv", 28, 28, 64, 64, 64, kernel=3)]).shape
+        (1, 18)
+    """
+    columns = _columns(subgraphs)
+    kinds = columns[:, :1] == np.arange(len(_KINDS))
+    return np.concatenate([np.log(columns[:, 1:8]), columns[:, 8:], kinds], axis=1)
 
 
 def _columns(subgraphs: Sequence[Subgraph]) -> np.ndarray:

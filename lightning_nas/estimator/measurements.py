@@ -1,20 +1,43 @@
-"""Tables of measured subgraphs: plain CSV files that are checked when they are read."""
+"""Tables of measured subgraphs and networks: plain CSV files that are checked when they are read.
+
+One line a subgraph (a block, or a single operator, see `Subgraph`), with these columns in any order:
+
+* ``kind``, ``height``, ``width``, ``in_channels``, ``hidden_channels``, ``out_channels``, ``kernel``, ``stride``,
+  ``residual`` (0 or 1): what was measured. ``hidden_channels`` may be empty where a kind has none.
+* ``latency_ms``: time for one image. Or ``latency_s``, ``latency_us``, ``latency_ns``; they are converted.
+* ``sram_bytes``, optional: the largest fast memory in use at once.
+* ``network``, optional: lines with the same name are the parts, in order, of one network that was measured whole. Its
+  latency stands in each of them, or in one and the others are empty.
+
+Other columns are ignored, and that is logged.
+"""
 
 from __future__ import annotations
 
 import csv
+import logging
 import math
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
-from lightning_nas.estimator.subgraph import Subgraph
+from lightning_nas.estimator.subgraph import Subgraph, SubgraphKind
 
-__all__ = ["COLUMNS", "Figures", "read_measurements", "to_row"]
+__all__ = ["COLUMNS", "Figures", "MeasuredNetwork", "Measurements", "read_measurements", "to_row"]
 
 _SHAPE = ("height", "width", "in_channels", "hidden_channels", "out_channels", "kernel", "stride", "residual")
 COLUMNS = ("kind", *_SHAPE, "latency_ms", "sram_bytes")
+
+_MS_PER = {"latency_ms": 1.0, "latency_s": 1e3, "latency_us": 1e-3, "latency_ns": 1e-6}
+_OPTIONAL = ("sram_bytes", "network")
+# What `hidden_channels` repeats for kinds that have nothing between their convolutions.
+_HIDDEN = {
+    "in_channels": ("ds", "classifier", "pool", "depthwise"),
+    "out_channels": ("stem", "conv", "linear"),
+}
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -36,30 +59,179 @@ class Figures:
             raise ValueError(f"`sram_bytes` must not be negative; got {self.sram_bytes}.")
 
 
+@dataclass(frozen=True)
+class MeasuredNetwork:
+    """A network that was measured whole.
+
+    Attributes:
+        parts: Its subgraphs, in order.
+        figures: What was measured.
+    """
+
+    parts: tuple[Subgraph, ...]
+    figures: Figures
+
+
+@dataclass(frozen=True)
+class Measurements:
+    """The content of a table.
+
+    Attributes:
+        subgraphs: Figures of subgraphs or of operators.
+        networks: Networks that were measured whole, by name.
+    """
+
+    subgraphs: Mapping[Subgraph, Figures]
+    networks: Mapping[str, MeasuredNetwork] = field(default_factory=dict)
+
+
 def to_row(subgraph: Subgraph, figures: Figures) -> list[Any]:
     """Return the row of a table, in the order of `COLUMNS`."""
     shape = [int(getattr(subgraph, name)) for name in _SHAPE]
     return [subgraph.kind, *shape, f"{figures.latency_ms:.9g}", figures.sram_bytes]
 
 
-def read_measurements(path: Path) -> dict[Subgraph, Figures]:
+def read_measurements(path: Path) -> Measurements:
     """Read a table.
 
     Raises:
-        ValueError: A column is missing, or a row is malformed, not finite or negative; the message names the line.
+        ValueError: A column is missing or has an unknown unit, or a row is malformed, not finite, negative or there
+            twice; the message names the line, the value and what would be valid.
     """
-    with path.open(newline="") as file:
-        rows = csv.DictReader(file)
-        missing = [name for name in COLUMNS if name not in (rows.fieldnames or ())]
-        if missing:
-            raise ValueError(f"{path.name} lacks the columns {', '.join(missing)}; it must have {', '.join(COLUMNS)}.")
-        return dict(_read_row(row, f"{path.name}, line {rows.line_num}") for row in rows)
-
-
-def _read_row(row: Mapping[str, Any], place: str) -> tuple[Subgraph, Figures]:
     try:
-        shape: dict[str, Any] = {name: int(row[name]) for name in _SHAPE}
-        subgraph = Subgraph(row["kind"], **{**shape, "residual": bool(shape["residual"])})
-        return subgraph, Figures(float(row["latency_ms"]), int(row["sram_bytes"]))
-    except (TypeError, ValueError) as error:
+        with path.open(newline="", encoding="utf-8-sig") as file:
+            rows = csv.DictReader(file, restkey="")
+            latency = _checked_header(path, rows.fieldnames or ())
+            return _collect(path, latency, ((rows.line_num, row) for row in rows))
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path.name} is no text in UTF-8: {error}.") from error
+
+
+@dataclass(frozen=True)
+class _Row:
+    line: int
+    subgraph: Subgraph
+    network: str
+    # None: empty, as a line of a network may be.
+    figures: Figures | None
+
+
+def _checked_header(path: Path, names: Sequence[str]) -> str:
+    """Return the column of the latency."""
+    if len(names) == 1 and ";" in names[0]:
+        raise ValueError(f"{path.name} is separated by semicolons; save it with commas, and points in its numbers.")
+    twice = sorted({name for name in names if names.count(name) > 1})
+    if twice:
+        raise ValueError(f"{path.name} has the columns {', '.join(twice)} twice.")
+    times = [name for name in names if name in _MS_PER]
+    missing = [name for name in ("kind", *_SHAPE) if name not in names]
+    if not times:
+        missing.append("latency_ms")
+    unknown = [name for name in names if name not in ("kind", *_SHAPE, *_MS_PER, *_OPTIONAL)]
+    if missing:
+        near = [name for name in unknown if "latency" in name.lower() or "time" in name.lower()]
+        hint = f" {', '.join(near)} has no known unit: name it one of {', '.join(_MS_PER)}." if near else ""
+        required = ", ".join(("kind", *_SHAPE, "latency_ms"))
+        raise ValueError(f"{path.name} lacks the columns {', '.join(missing)}; it must have {required}.{hint}")
+    if len(times) > 1:
+        raise ValueError(f"{path.name} has several columns of latency, {', '.join(times)}; it must have one.")
+    if unknown:
+        _log.warning("Columns of %s that are ignored: %s.", path.name, ", ".join(unknown))
+    return times[0]
+
+
+def _collect(path: Path, latency: str, rows: Iterator[tuple[int, Mapping[str, Any]]]) -> Measurements:
+    subgraphs: dict[Subgraph, Figures] = {}
+    lines: dict[Subgraph, int] = {}
+    networks: dict[str, list[_Row]] = {}
+    for line, values in rows:
+        row = _read_row(values, latency, line, f"{path.name}, line {line}")
+        if row.network:
+            networks.setdefault(row.network, []).append(row)
+        elif row.subgraph in lines:
+            first = subgraphs[row.subgraph].latency_ms
+            raise ValueError(
+                f"{path.name}, line {line}: {row.subgraph} is on line {lines[row.subgraph]} already, with {first:g} ms;"
+                " each subgraph must be there once. HINT: of repeated measurements, keep the median."
+            )
+        else:
+            assert row.figures is not None
+            subgraphs[row.subgraph], lines[row.subgraph] = row.figures, line
+    return Measurements(subgraphs, {name: _network(path, name, parts) for name, parts in networks.items()})
+
+
+def _network(path: Path, name: str, rows: Sequence[_Row]) -> MeasuredNetwork:
+    measured = [row for row in rows if row.figures]
+    if not measured:
+        raise ValueError(f"{path.name}, line {rows[0].line}: network {name!r} has no latency in any of its lines.")
+    first = measured[0]
+    for row in measured:
+        if row.figures != first.figures:
+            raise ValueError(
+                f"{path.name}, line {row.line}: network {name!r} has other figures than on line {first.line}; the lines"
+                " of a network must all have the figures of the whole, or be empty."
+            )
+    assert first.figures is not None
+    return MeasuredNetwork(tuple(row.subgraph for row in rows), first.figures)
+
+
+def _read_row(row: Mapping[str, Any], latency: str, line: int, place: str) -> _Row:
+    if row.get(""):
+        raise ValueError(f"{place}: it has more values than the header has columns: {row['']}.")
+    try:
+        network = (row.get("network") or "").strip()
+        kind: Any = (row["kind"] or "").strip()
+        if kind not in get_args(SubgraphKind):
+            raise ValueError(f"`kind` must be one of {', '.join(get_args(SubgraphKind))}; got {kind!r}.")
+        shape: dict[str, Any] = {name: _size(name, row[name]) for name in _SHAPE if name != "hidden_channels"}
+        shape["hidden_channels"] = _hidden(kind, row["hidden_channels"], shape)
+        if kind in ("pool", "depthwise") and shape["in_channels"] != shape["out_channels"]:
+            raise ValueError(f"`out_channels` of {kind} must be `in_channels`; got {shape['out_channels']}.")
+        subgraph = Subgraph(kind, **{**shape, "residual": bool(shape["residual"])})
+        if network and not (row[latency] or "").strip():
+            return _Row(line, subgraph, network, None)
+        return _Row(line, subgraph, network, _figures(latency, row))
+    except ValueError as error:
         raise ValueError(f"{place}: {error}") from error
+
+
+def _size(name: str, text: str | None) -> int:
+    lowest = 0 if name == "residual" else 1
+    valid = "0 or 1" if name == "residual" else "a whole number, 1 or more"
+    try:
+        # Spreadsheets write whole numbers as 8.0.
+        value = float(text or "")
+    except ValueError:
+        raise ValueError(f"`{name}` must be {valid}; got {text!r}.") from None
+    if not value.is_integer() or value < lowest or (name == "residual" and value > 1):
+        raise ValueError(f"`{name}` must be {valid}; got {text!r}.")
+    return int(value)
+
+
+def _hidden(kind: str, text: str | None, shape: Mapping[str, int]) -> int:
+    same = next((name for name, kinds in _HIDDEN.items() if kind in kinds), None)
+    if same is None:
+        return _size("hidden_channels", text)
+    if text and _size("hidden_channels", text) != shape[same]:
+        raise ValueError(f"`hidden_channels` of {kind} must be `{same}`, {shape[same]}, or empty; got {text!r}.")
+    return shape[same]
+
+
+def _figures(latency: str, row: Mapping[str, Any]) -> Figures:
+    try:
+        value = float(row[latency] or "")
+    except ValueError:
+        value = math.nan
+    if not (math.isfinite(value) and value > 0):
+        raise ValueError(f"`{latency}` must be a positive, finite number; got {row[latency]!r}.")
+    return Figures(value * _MS_PER[latency], _bytes(row.get("sram_bytes")))
+
+
+def _bytes(text: str | None) -> int:
+    try:
+        value = float(text or 0)
+    except ValueError:
+        value = -1.0
+    if not (value.is_integer() and value >= 0):
+        raise ValueError(f"`sram_bytes` must be a whole number, 0 or more, or empty; got {text!r}.")
+    return int(value)

@@ -1,4 +1,4 @@
-"""Gradient-boosted trees that fill the gaps between measurements, kept in files that hold nothing but numbers."""
+"""Fills the gaps between measurements, by the model that fills held-out gaps best."""
 
 from __future__ import annotations
 
@@ -6,84 +6,97 @@ import io
 import os
 import tempfile
 import zipfile
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import compress
 from pathlib import Path
 
 import numpy as np
-from sklearn.ensemble import HistGradientBoostingRegressor
-from sklearn.ensemble._hist_gradient_boosting.common import PREDICTOR_RECORD_DTYPE
-from sklearn.ensemble._hist_gradient_boosting.predictor import TreePredictor
-from threadpoolctl import threadpool_limits
 
-from lightning_nas.estimator.features import features, work
+from lightning_nas.estimator.additive import Additive
+from lightning_nas.estimator.smooth import Smooth
 from lightning_nas.estimator.subgraph import Subgraph
+from lightning_nas.estimator.trees import Trees
 
 __all__ = ["VERSION", "Regressor"]
 
-VERSION = 1
+VERSION = 2
 """Goes into the key of the cache: to be raised with every change of the features or of the fit."""
 
+# The process is cubic in the rows: minutes and gigabytes beyond this, where trees are as good.
+_MAX_SMOOTH = 12_000
+# Up to here every row is held out once to choose the model; beyond, a fifth of them is enough.
+_MAX_FOLDED = 1500
+_NUM_FOLDS = 5
 
-# Chosen by cross-validation over the table of Ethos-U85. Extremely randomised trees are as good and fifty times larger.
-_SETTINGS = {
-    "max_iter": 300,
-    "learning_rate": 0.1,
-    "max_leaf_nodes": 63,
-    "min_samples_leaf": 4,
-    "max_features": 0.3,
-    "early_stopping": False,
-    "random_state": 0,
-}
+_CHOICES = ("trees", "smooth", "both")
+_ADDITIVE = "additive"
 
 
+@dataclass(frozen=True)
 class Regressor:
-    """Predicts the latency of subgraphs.
+    """Predicts the latency of subgraphs: by trees, by a Gaussian process, or by the geometric mean of both.
 
-    What is learnt is the logarithm of milliseconds per multiply-accumulate, so that errors are relative and the trees
-    need not learn that twice the work takes twice the time.
+    Where only whole networks were measured, by a process whose sums are their latencies.
+
+    Attributes:
+        choice: Which of them, ``trees``, ``smooth``, ``both`` or ``additive``.
+        trees: The trees, where they are used.
+        smooth: The process, where it is used.
+        held_out: Mean absolute logarithm of predicted over measured on rows held out of the fit, by model; empty for
+            large tables and for networks, where there is nothing to choose.
+        additive: The process over networks, where it is used.
 
     Example::
 
         >>> parts = [Subgraph("conv", 8, 8, width, width, width, kernel=3) for width in range(8, 264, 8)]
         >>> regressor = Regressor.fit(parts, np.array([part.macs * 1e-6 for part in parts]))
-        >>> bool(np.allclose(regressor.predict_ms(parts), [part.macs * 1e-6 for part in parts]))
+        >>> bool(np.allclose(regressor.predict_ms(parts), [part.macs * 1e-6 for part in parts], rtol=0.01))
         True
     """
 
-    def __init__(self, nodes: np.ndarray, starts: np.ndarray, offset: float) -> None:
-        self._nodes, self._starts, self._offset = nodes, starts, offset
-        bits = np.zeros((0, 8), np.uint32)
-        ends = [*starts[1:].tolist(), len(nodes)]
-        self._trees = [TreePredictor(nodes[a:b], bits, bits) for a, b in zip(starts.tolist(), ends, strict=True)]
+    choice: str
+    trees: Trees | None
+    smooth: Smooth | None
+    held_out: Mapping[str, float]
+    additive: Additive | None = None
 
     @classmethod
     def fit(cls, subgraphs: Sequence[Subgraph], latency_ms: np.ndarray) -> Regressor:
-        """Fit to measurements."""
-        inputs, targets = features(subgraphs), np.log(latency_ms / work(subgraphs))
-        model = HistGradientBoostingRegressor(**_SETTINGS)
-        # More threads than free cores make this a hundred times slower.
-        with threadpool_limits(1, "openmp"):
-            model.fit(inputs, targets)
-        trees = [tree.nodes for (tree,) in model._predictors]
-        starts = np.cumsum([0, *(len(tree) for tree in trees[:-1])])
-        return cls(np.concatenate(trees), starts, float(model._baseline_prediction.item()))
+        """Fit to measurements by the model of the smallest error on held-out rows."""
+        if len(subgraphs) > _MAX_SMOOTH:
+            return cls("trees", Trees.fit(subgraphs, latency_ms), None, {})
+        held_out = _held_out(subgraphs, latency_ms)
+        choice = min(held_out, key=lambda name: held_out[name])
+        trees = None if choice == "smooth" else Trees.fit(subgraphs, latency_ms)
+        smooth = None if choice == "trees" else Smooth.fit(subgraphs, latency_ms)
+        return cls(choice, trees, smooth, held_out)
+
+    @classmethod
+    def fit_networks(cls, networks: Sequence[Sequence[Subgraph]], latency_ms: np.ndarray) -> Regressor:
+        """Fit to networks that were measured whole, each given by its subgraphs."""
+        return cls(_ADDITIVE, None, None, {}, Additive.fit(networks, latency_ms))
 
     def predict_ms(self, subgraphs: Sequence[Subgraph]) -> np.ndarray:
         """Return the predicted latency of each subgraph."""
-        if not subgraphs:
-            return np.zeros(0)
-        inputs = features(subgraphs)
-        no_categories = np.zeros((0, 8), np.uint32), np.zeros(inputs.shape[1], np.uint32)
-        total = np.full(len(inputs), self._offset)
-        for tree in self._trees:
-            total += tree.predict(inputs, *no_categories, 1)
-        latency_ms: np.ndarray = np.exp(total) * work(subgraphs)
-        return latency_ms
+        models = (self.trees, self.smooth, self.additive)
+        return _mean(*(model.predict_ms(subgraphs) for model in models if model is not None))
+
+    def __str__(self) -> str:
+        if not self.held_out:
+            return f"Fitted by: {self.choice}."
+        others = ", ".join(f"{name} {value:.2%}".replace("%", " %") for name, value in self.held_out.items())
+        return f"Fitted by: {self.choice}. Mean error on held-out rows: {others}."
 
     def save(self, path: Path) -> None:
         """Write the arrays to an npz file, whole or not at all."""
+        arrays = {"choice": np.array((*_CHOICES, _ADDITIVE).index(self.choice))}
+        for name, model in (("trees", self.trees), ("smooth", self.smooth), (_ADDITIVE, self.additive)):
+            if model is not None:
+                arrays.update({f"{name}.{key}": array for key, array in model.arrays.items()})
+        arrays.update({f"held_out.{name}": np.array(value) for name, value in self.held_out.items()})
         data = io.BytesIO()
-        np.savez_compressed(data, nodes=self._nodes, starts=self._starts, offset=np.array(self._offset))
+        np.savez_compressed(data, **arrays)  # type: ignore[arg-type]
         path.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.NamedTemporaryFile(dir=path.parent, delete=False) as file:
             file.write(data.getvalue())
@@ -98,24 +111,33 @@ class Regressor:
         """
         try:
             with np.load(io.BytesIO(path.read_bytes()), allow_pickle=False) as data:
-                nodes, starts, offset = data["nodes"], data["starts"], float(data["offset"])
-        except (OSError, EOFError, KeyError, TypeError, zipfile.BadZipFile) as error:
+                arrays = {name: data[name] for name in data.files}
+            choice = (*_CHOICES, _ADDITIVE)[int(arrays["choice"])]
+            trees = Trees.from_arrays(_group(arrays, "trees")) if choice in ("trees", "both") else None
+            smooth = Smooth.from_arrays(_group(arrays, "smooth")) if choice in ("smooth", "both") else None
+            additive = Additive.from_arrays(_group(arrays, _ADDITIVE)) if choice == _ADDITIVE else None
+            held_out = {name: float(value) for name, value in _group(arrays, "held_out").items()}
+        except (OSError, EOFError, KeyError, IndexError, TypeError, ValueError, zipfile.BadZipFile) as error:
             raise ValueError(f"{path} is no regressor: {error}") from error
-        if nodes.dtype != PREDICTOR_RECORD_DTYPE or not _is_forest(nodes, starts):
-            raise ValueError(f"{path} is no regressor: its trees are malformed.")
-        return cls(nodes, starts, offset)
+        return cls(choice, trees, smooth, held_out, additive)
 
 
-def _is_forest(nodes: np.ndarray, starts: np.ndarray) -> bool:
-    """Whether every node leads to later nodes of its own tree: compiled code walks them without looking."""
-    ordered = starts.ndim == nodes.ndim == 1 and starts.dtype == np.int64 and len(starts) > 0 and starts[0] == 0
-    if not ordered or np.any(np.diff(starts) <= 0) or starts[-1] >= len(nodes):
-        return False
-    sizes = np.diff([*starts, len(nodes)])
-    size, place = np.repeat(sizes, sizes), np.arange(len(nodes)) - np.repeat(starts, sizes)
-    inner = nodes["is_leaf"] == 0
-    children = np.stack([nodes["left"], nodes["right"]]).astype(np.int64)
-    within = np.all((children > place) & (children < size), axis=0)
-    num_features = features([Subgraph("conv", 1, 1, 1, 1, 1)]).shape[1]
-    known = (nodes["feature_idx"] >= 0) & (nodes["feature_idx"] < num_features) & (nodes["is_categorical"] == 0)
-    return bool(np.all(~inner | (within & known)))
+def _held_out(subgraphs: Sequence[Subgraph], latency_ms: np.ndarray) -> dict[str, float]:
+    fold = np.random.default_rng(0).permutation(len(subgraphs)) % _NUM_FOLDS
+    errors: dict[str, list[np.ndarray]] = {name: [] for name in _CHOICES}
+    for number in range(_NUM_FOLDS if len(subgraphs) <= _MAX_FOLDED else 1):
+        train, test = fold != number, fold == number
+        fits: list[Callable[[Sequence[Subgraph], np.ndarray], Trees | Smooth]] = [Trees.fit, Smooth.fit]
+        kept, asked = list(compress(subgraphs, train)), list(compress(subgraphs, test))
+        trees, smooth = (fit(kept, latency_ms[train]).predict_ms(asked) for fit in fits)
+        for name, predicted in zip(_CHOICES, (trees, smooth, _mean(trees, smooth)), strict=True):
+            errors[name].append(np.abs(np.log(predicted / latency_ms[test])))
+    return {name: float(np.concatenate(values).mean()) for name, values in errors.items()}
+
+
+def _mean(*latencies_ms: np.ndarray) -> np.ndarray:
+    return latencies_ms[0] if len(latencies_ms) == 1 else np.sqrt(latencies_ms[0] * latencies_ms[1])
+
+
+def _group(arrays: Mapping[str, np.ndarray], name: str) -> dict[str, np.ndarray]:
+    return {key.removeprefix(f"{name}."): array for key, array in arrays.items() if key.startswith(f"{name}.")}

@@ -6,7 +6,7 @@ import importlib
 from collections.abc import Sequence
 from typing import Protocol
 
-from lightning_nas.estimator.device import Device
+from lightning_nas.estimator.device import TABLE_ONLY, Device
 from lightning_nas.estimator.measurements import Figures
 from lightning_nas.estimator.subgraph import Subgraph
 
@@ -35,9 +35,11 @@ def open_backend(device: Device) -> Backend:
     """Return the backend of a device, ready to measure.
 
     Raises:
-        ValueError: There is no such backend.
+        ValueError: There is no such backend, or all that is known of the device is its table.
         ImportError: The packages of the backend are not installed; the message says how to get them.
     """
+    if device.backend == TABLE_ONLY:
+        raise ValueError(f"Nothing here can measure {device.name!r}: all that is known of it is its table.")
     # Only names of this list: a device can come from anybody's file, which must not choose what is imported.
     if device.backend not in BACKENDS:
         raise ValueError(

@@ -31,7 +31,7 @@ def measure(
         backend: What measures; by default that of the device.
     """
     _repair(path)
-    known = read_measurements(path)
+    known = dict(read_measurements(path).subgraphs)
     missing = [subgraph for subgraph in dict.fromkeys(subgraphs) if not _is_known(subgraph, known)]
     if missing:
         backend = backend or open_backend(device)
@@ -45,7 +45,7 @@ def measure(
                     writer.writerows(to_row(part, figures) for part, figures in new.items())
                     file.flush()
                     known.update(new)
-    return read_measurements(path)
+    return dict(read_measurements(path).subgraphs)
 
 
 def _is_known(subgraph: Subgraph, known: Mapping[Subgraph, Figures]) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import random
 from collections.abc import Iterator
 
@@ -15,7 +16,7 @@ from lightning_nas.space.spec import (
     hidden_width,
 )
 
-__all__ = ["sample_architecture", "sample_subgraphs"]
+__all__ = ["plan_subgraphs", "sample_architecture", "sample_subgraphs"]
 
 # (width, blocks, stride) of each stage.
 _FAMILIES = (
@@ -26,6 +27,7 @@ _MULTIPLIERS = (0.35, 0.5, 0.5, 0.75, 1.0, 1.0, 1.0, 1.0, 1.1, 1.4)
 _RATIOS = (0.25, 0.375, 0.5, 0.625, 0.75, 0.75, 0.875, 1.0, 1.0, 1.0)
 _SIZES = (32, 32, 48, 64, 64, 96, 96, 128, 128, 160, 160, 192, 224, 224, 224, 256, 320)
 _EXPANSIONS = (1, 2, 2, 3, 3, 4, 4, 4, 5, 6, 6, 6, 6)
+_BLOCKS = ("ibn", "fused")
 _KERNELS = (3, 3, 3, 3, 5, 5, 7)
 
 
@@ -65,6 +67,19 @@ def sample_subgraphs(seed: int, num_subgraphs: int) -> list[Subgraph]:
             break
         found[subgraph] = None
     return list(found)
+
+
+def plan_subgraphs(seed: int, num_subgraphs: int) -> list[Subgraph]:
+    """Draw few subgraphs to measure by hand: most are blocks, but a twelfth of them is of each other kind.
+
+    Networks have a single stem and a single head, too few of which would be drawn to learn their latency from.
+    """
+    drawn: dict[str, list[Subgraph]] = {}
+    for subgraph in sample_subgraphs(seed, 20 * num_subgraphs):
+        drawn.setdefault(subgraph.kind, []).append(subgraph)
+    rare = [part for kind, parts in drawn.items() if kind not in _BLOCKS for part in parts[: num_subgraphs // 12]]
+    blocks = itertools.chain.from_iterable(zip(*(drawn[kind] for kind in _BLOCKS), strict=False))
+    return [*rare, *itertools.islice(blocks, num_subgraphs - len(rare))]
 
 
 def _stream(rng: random.Random) -> Iterator[Subgraph]:

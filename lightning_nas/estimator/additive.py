@@ -1,0 +1,181 @@
+"""Costs of subgraphs from the latencies of whole networks alone: what a stopwatch around a chip can measure."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+from scipy.linalg import LinAlgError, cho_factor, cho_solve
+from scipy.optimize import minimize
+from threadpoolctl import threadpool_limits
+
+from lightning_nas.estimator.covariance import distances, gauss, matern, standardised
+from lightning_nas.estimator.features import amounts, features, shape_features
+from lightning_nas.estimator.subgraph import Subgraph
+
+__all__ = ["Additive"]
+
+# Logarithms of: variance of the amounts; variance and scale over features; the same over shapes; variance of the noise.
+_START = np.log([0.01, 0.2, 30.0, 0.01, 2.0, 0.03])
+# Networks have these once: they carry what is paid once a network, of which nothing is known before.
+_ONCE = ("stem", "head", "classifier")
+_ONCE_VARIANCE = 100.0
+# Degrees of freedom of Student's distribution of the noise: some measurements are always disturbed.
+_FREEDOM = 4.0
+# Variance of the noise that is always assumed, beside that of latency: without it equal networks make equations that
+# cannot be solved.
+_LEAST_NOISE = 1e-6
+_ROUNDS = 4
+# No subgraph is for free, whatever the networks say about it; of the mean cost of one.
+_FLOOR = 1e-3
+
+
+class Additive:
+    """Predicts the latency of subgraphs so that their sums are those of networks that were measured whole.
+
+    The cost of a subgraph is a Gaussian process over its amounts of work, its features and its shape, and so the
+    latency of a network, as their sum, is one over networks. What all networks have in common cannot be told apart and
+    shares what does not vary. Disturbed measurements count less, by how far they are from what the others say.
+
+    Example::
+
+        >>> parts = [Subgraph("conv", 8, 8, width, width, width, kernel=3) for width in range(8, 136, 8)]
+        >>> networks = [(a, b) for a in parts for b in parts]
+        >>> additive = Additive.fit(networks, np.array([(a.macs + b.macs) * 1e-6 for a, b in networks]))
+        >>> bool(np.allclose(additive.predict_ms(parts), [part.macs * 1e-6 for part in parts], rtol=0.02, atol=1e-3))
+        True
+    """
+
+    def __init__(self, arrays: Mapping[str, np.ndarray]) -> None:
+        self.arrays = dict(arrays)
+
+    @classmethod
+    def fit(cls, networks: Sequence[Sequence[Subgraph]], latency_ms: np.ndarray) -> Additive:
+        """Fit to networks, each given by its subgraphs."""
+        types = list(dict.fromkeys(part for parts in networks for part in parts))
+        number = {part: index for index, part in enumerate(types)}
+        counts = np.zeros((len(networks), len(types)))
+        for row, parts in enumerate(networks):
+            np.add.at(counts[row], [number[part] for part in parts], 1)
+        amount, inputs = amounts(types), _inputs(types)
+        center, spread = standardised(inputs)
+        center[0], spread[0] = 0, 1
+        scale, amount_scale = float(latency_ms.std()) or float(latency_ms.mean()), amount.mean(axis=0) + 1e-12
+        points = np.concatenate([amount / amount_scale, (inputs - center) / spread], axis=1)
+        varying = np.ptp(counts, axis=0) > 0
+        if not varying.any():
+            raise ValueError("Networks that all are the same say nothing about what they are made of.")
+        num_common = counts[0, ~varying].sum()
+        with threadpool_limits(1, "blas"):
+            parameters, weights = _fitted(points[varying], counts[:, varying], latency_ms / scale, num_common > 0)
+        return cls(
+            {
+                "points": points[varying],
+                "weights": counts[:, varying].T @ weights,
+                "common": points[~varying],
+                "share": np.array(_ONCE_VARIANCE * weights.sum() / max(1, num_common)),
+                "center": center,
+                "spread": spread,
+                "amount_scale": amount_scale,
+                "parameters": parameters,
+                "target": np.array([scale, _FLOOR * latency_ms.sum() / counts.sum()]),
+            }
+        )
+
+    def predict_ms(self, subgraphs: Sequence[Subgraph]) -> np.ndarray:
+        """Return the predicted latency of each subgraph."""
+        if not subgraphs:
+            return np.zeros(0)
+        data = self.arrays
+        inputs = (_inputs(subgraphs) - data["center"]) / data["spread"]
+        points = np.concatenate([amounts(subgraphs) / data["amount_scale"], inputs], axis=1)
+        values = _Parts(points, data["points"]).covariance(data["parameters"]) @ data["weights"]
+        is_common = (points[:, None] == data["common"][None]).all(axis=2).any(axis=1)
+        values = np.where(is_common, data["share"], values)
+        scale, floor = data["target"].tolist()
+        return np.maximum(scale * values, floor)
+
+    @classmethod
+    def from_arrays(cls, arrays: Mapping[str, np.ndarray]) -> Additive:
+        """Return the model of stored arrays.
+
+        Raises:
+            ValueError: The arrays are not those of a model.
+        """
+        part = [Subgraph("conv", 1, 1, 1, 1, 1)]
+        num_types, num_amounts, num_inputs = len(arrays["weights"]), amounts(part).shape[1], _inputs(part).shape[1]
+        shapes = {
+            "points": (num_types, num_amounts + num_inputs),
+            "weights": (num_types,),
+            "common": (len(arrays["common"]), num_amounts + num_inputs),
+            "share": (),
+            "center": (num_inputs,),
+            "spread": (num_inputs,),
+            "amount_scale": (num_amounts,),
+            "parameters": (len(_START),),
+            "target": (2,),
+        }
+        for name, shape in shapes.items():
+            array = arrays[name]
+            if array.shape != shape or array.dtype != np.float64 or np.isnan(array).any():
+                raise ValueError(f"its {name} are malformed.")
+        return cls({name: arrays[name] for name in shapes})
+
+
+class _Parts:
+    """The parts of the covariance of two lists of subgraphs that do not depend on its parameters."""
+
+    def __init__(self, first: np.ndarray, second: np.ndarray) -> None:
+        part = [Subgraph("conv", 1, 1, 1, 1, 1)]
+        ends = np.cumsum([amounts(part).shape[1], 1, shape_features(part).shape[1]])
+        (amount, once, shape, fine), (amount2, once2, shape2, fine2) = (
+            np.split(points, ends, axis=1) for points in (first, second)
+        )
+        self.amounts = amount @ amount2.T
+        self.once = _ONCE_VARIANCE * (once > 0) @ (once2 > 0).T.astype(np.float64)
+        self.shapes, self.features = distances(shape, shape2), distances(fine, fine2)
+
+    def covariance(self, parameters: np.ndarray) -> np.ndarray:
+        amount, fine, fine_scale, shape, shape_scale, _ = np.exp(parameters)
+        values: np.ndarray = amount * self.amounts + self.once
+        values += fine * matern(self.features / fine_scale)
+        values += shape * gauss(self.shapes / shape_scale)
+        return values
+
+
+def _inputs(subgraphs: Sequence[Subgraph]) -> np.ndarray:
+    once = np.array([[part.kind in _ONCE] for part in subgraphs], dtype=np.float64)
+    return np.concatenate([once, shape_features(subgraphs), features(subgraphs)], axis=1)
+
+
+def _fitted(
+    points: np.ndarray, counts: np.ndarray, values: np.ndarray, has_common: bool
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return the most likely parameters and the weights of the networks, disturbed ones weighted down."""
+    parts, trust = _Parts(points, points), np.ones(len(values))
+
+    def covariance(parameters: np.ndarray) -> np.ndarray:
+        matrix: np.ndarray = counts @ parts.covariance(parameters) @ counts.T
+        matrix += _ONCE_VARIANCE * has_common
+        matrix.flat[:: len(values) + 1] += (np.exp(parameters[-1]) + _LEAST_NOISE) / trust
+        return matrix
+
+    def loss(parameters: np.ndarray) -> float:
+        try:
+            factor = cho_factor(covariance(parameters), lower=True, overwrite_a=True)
+        except LinAlgError:
+            return 1e12
+        return float(values @ cho_solve(factor, values) / 2 + np.log(np.diag(factor[0])).sum())
+
+    parameters = _START
+    for number in range(_ROUNDS):
+        options = {"maxfev": 60 if number else 200, "fatol": 0.05}
+        parameters = minimize(loss, parameters, method="Nelder-Mead", options=options).x
+        inverse = np.linalg.inv(covariance(parameters))
+        weights: np.ndarray = inverse @ values
+        # What each network is off by when the others predict it.
+        left_out = weights / np.diag(inverse)
+        deviation = 1.4826 * float(np.median(np.abs(left_out)))
+        if deviation > 0:
+            trust = np.minimum(1, (_FREEDOM + 1) / (_FREEDOM + (left_out / deviation) ** 2))
+    return parameters, weights
