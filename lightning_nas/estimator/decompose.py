@@ -82,7 +82,7 @@ class _Matcher:
         if kind == "fused" and not self._is_fused(*chain[:2]):
             kind, length = "conv", 1
         chain = chain[:length]
-        return kind, self._with_residual(chain) if kind in ("ds", "ibn", "fused") else chain
+        return kind, self._with_residual(chain) if kind in ("conv", "ds", "ibn", "fused") else chain
 
     def _is_fused(self, start: int, projection: int) -> bool:
         """Whether a convolution and a 1x1 are one block: if the 1x1 is its linear projection.
@@ -103,10 +103,11 @@ class _Matcher:
         return chain
 
     def _with_residual(self, chain: list[int]) -> list[int]:
-        source, users = self.operations[chain[0]].inputs[0], self.consumers.get(chain[-1], [])
-        if len(users) == 1 and users[0] < len(self.operations):
+        """Append the addition that follows, if its other operand is there by then: it is chained to what runs last."""
+        users = self.consumers.get(chain[-1], [])
+        if len(users) == 1 and users[0] < len(self.operations) and not self.operations[chain[-1]].is_bounded:
             user = self.operations[users[0]]
-            if user.layer.operator == "add" and sorted(user.inputs) == sorted((source, chain[-1])):
+            if user.layer.operator == "add" and user.layer.form is None and max(user.inputs) == chain[-1]:
                 return [*chain, users[0]]
         return chain
 
@@ -124,7 +125,7 @@ def _single(operation: Operation) -> Subgraph:
     """Return an operator that belongs to no block."""
     layer = operation.layer
     is_general = layer.operator in ("conv", "depthwise") and layer.form is not None
-    kind: SubgraphKind | OperatorKind = "general_conv" if is_general else layer.operator  # type: ignore[assignment]
+    kind: SubgraphKind | OperatorKind = "general_conv" if is_general else layer.operator
     sizes = (*layer.in_shape, layer.out_channels, layer.out_channels, layer.kernel, layer.stride)
     return Subgraph(kind, *sizes, path=operation.path, form=layer.form)
 

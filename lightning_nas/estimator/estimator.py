@@ -12,13 +12,17 @@ from pathlib import Path
 import numpy as np
 from torch import Tensor, nn
 
-from lightning_nas.estimator.decompose import decompose
+from lightning_nas.estimator.decompose import split
 from lightning_nas.estimator.device import Device
+from lightning_nas.estimator.liveness import BRICKS, Layout
 from lightning_nas.estimator.measure.backend import open_backend
 from lightning_nas.estimator.measurements import Figures, read_measurements
-from lightning_nas.estimator.memory import Memory, memory_of
+from lightning_nas.estimator.memory import Dtype, Memory, network_memory
+from lightning_nas.estimator.network import Network, chain
+from lightning_nas.estimator.rates import Rates, is_operator
 from lightning_nas.estimator.regressor import VERSION, Regressor
 from lightning_nas.estimator.subgraph import Subgraph, subgraphs
+from lightning_nas.estimator.trace import Fallback, trace
 from lightning_nas.space.spec import Architecture
 
 __all__ = ["TARGETS", "Estimator", "available_devices"]
@@ -40,6 +44,8 @@ class Estimator:
         measurements: Figures of subgraphs or of operators.
         regressor: Predicts what the measurements lack; by default it is fitted to them at first use.
         exact: Whether measured figures are returned as such; else everything is predicted.
+        fallback: ``bytes`` prices operators of which the table has no rows by the bytes that they move; by default
+            they are refused.
 
     Example::
 
@@ -56,28 +62,38 @@ class Estimator:
         measurements: Mapping[Subgraph, Figures],
         regressor: Regressor | None = None,
         exact: bool = True,
+        fallback: Fallback | None = None,
     ) -> None:
         if not measurements:
             raise ValueError(f"The table of device {device.name!r} is empty.")
         self.device = device
         self.measurements = measurements
+        self.fallback = fallback
+        self._rates = Rates(measurements)
         self._regressor = regressor
         self._cache: Path | None = None
         self._known = {part: figures.latency_ms for part, figures in measurements.items()} if exact else {}
 
     @classmethod
-    def load(cls, name_or_path: str | Path, exact: bool = True) -> Estimator:
+    def load(cls, name_or_path: str | Path, exact: bool = True, fallback: Fallback | None = None) -> Estimator:
         """Load a device of this package by its name, or one of your own by the path of its table.
 
         Args:
             name_or_path: A name, or a ``.csv`` file beside which lies the device in a ``.json`` file of that name.
             exact: Whether measured figures are returned as such; else everything is predicted.
+            fallback: ``bytes`` prices operators of which the table has no rows by the bytes that they move; by default
+                they are refused.
 
         Raises:
             ValueError: There is no such device, or its files are malformed.
         """
         table = _find(name_or_path)
-        estimator = cls(Device.load(table.with_suffix(".json")), read_measurements(table), exact=exact)
+        rows = read_measurements(table)
+        # What search spaces hold and what only stock networks need are measured apart.
+        operators = table.with_name(f"{table.stem}_operators.csv")
+        if operators.exists():
+            rows = {**read_measurements(operators), **rows}
+        estimator = cls(Device.load(table.with_suffix(".json")), rows, exact=exact, fallback=fallback)
         estimator._cache = _cache_path(table)
         return estimator
 
@@ -99,7 +115,12 @@ class Estimator:
         return self._regressor
 
     def predict_ms(self, subgraphs: Sequence[Subgraph]) -> np.ndarray:
-        """Return the latency of each subgraph, in one vectorised call."""
+        """Return the latency of each subgraph, in one vectorised call.
+
+        Raises:
+            ValueError: The table has no operators of such a kind, and there is no fallback; the message names the
+                module.
+        """
         unknown = {part: self._pieces(part) for part in dict.fromkeys(subgraphs) if part not in self._known}
         self._learn(piece for pieces in unknown.values() for piece in pieces)
         self._known.update({part: sum(self._known[piece] for piece in pieces) for part, pieces in unknown.items()})
@@ -112,15 +133,28 @@ class Estimator:
             network: A model, or an architecture.
             example_input: Images (NCHW); needed with a model only.
         """
-        return float(self.predict_ms(_parts(network, example_input)).sum())
+        return float(self.predict_ms(self._parts(network, example_input)).sum())
 
-    def memory(self, network: nn.Module | Architecture, example_input: Tensor | None = None) -> Memory:
-        """Return the bytes of parameters and the largest sum of live activations."""
-        return memory_of(_parts(network, example_input))
+    def memory(
+        self,
+        network: nn.Module | Architecture,
+        example_input: Tensor | None = None,
+        dtype: Dtype = "int8",
+        layout: Layout = BRICKS,
+    ) -> Memory:
+        """Return the bytes of parameters and the largest sum of live activations over the order of execution.
+
+        Args:
+            network: A model, or an architecture.
+            example_input: Images (NCHW); needed with a model only.
+            dtype: ``int8``, ``fp16`` or ``fp32``, of weights and activations.
+            layout: How the device stores activations: `BRICKS` as Ethos-U does, `PLAIN` as interpreters do.
+        """
+        return network_memory(self._network(network, example_input), dtype, layout)
 
     def macs(self, network: nn.Module | Architecture, example_input: Tensor | None = None) -> int:
         """Return the multiply-accumulates for one image."""
-        return sum(part.macs for part in _parts(network, example_input))
+        return sum(part.macs for part in self._parts(network, example_input))
 
     def verify_ms(self, network: nn.Module | Architecture, example_input: Tensor | None = None) -> float | None:
         """Measure the whole network with the device's backend; None where that is not installed."""
@@ -129,7 +163,7 @@ class Estimator:
         except ImportError as error:
             _log.info("Not verified: %s", error)
             return None
-        return backend.measure_network(_parts(network, example_input)).latency_ms
+        return backend.measure_network(self._network(network, example_input)).latency_ms
 
     def measured_share(self, parts: Iterable[Subgraph]) -> float:
         """Return which share of the latency of a network is measured rather than predicted."""
@@ -144,8 +178,31 @@ class Estimator:
     def _learn(self, pieces: Iterable[Subgraph]) -> None:
         """Predict what is not known yet."""
         unknown = [piece for piece in dict.fromkeys(pieces) if piece not in self._known]
+        self._known.update({piece: self._rated_ms(piece) for piece in unknown if is_operator(piece)})
+        unknown = [piece for piece in unknown if not is_operator(piece)]
         if unknown:
             self._known.update(zip(unknown, self.regressor.predict_ms(unknown).tolist(), strict=True))
+
+    def _rated_ms(self, part: Subgraph) -> float:
+        latency_ms = self._rates.predict_ms(part) if part.kind != "other" else None
+        if latency_ms is None and self.fallback is None:
+            raise ValueError(
+                f"Module {part.path!r} runs {part}; the table of device {self.name!r} has no operators of that kind."
+                f" HINT: `Estimator.load(..., fallback='bytes')` prices them by the bytes that they move."
+            )
+        return self._rates.by_bytes_ms(part) if latency_ms is None else latency_ms
+
+    def _parts(self, network: nn.Module | Architecture, example_input: Tensor | None) -> list[Subgraph]:
+        if isinstance(network, Architecture):
+            return subgraphs(network)
+        return split(self._network(network, example_input))
+
+    def _network(self, network: nn.Module | Architecture, example_input: Tensor | None) -> Network:
+        if isinstance(network, Architecture):
+            return chain(subgraphs(network))
+        if example_input is None:
+            raise ValueError("A model needs an `example_input` (NCHW); only an architecture knows its own.")
+        return trace(network, example_input, self.fallback)
 
     def _cached_regressor(self) -> Regressor:
         if self._cache is not None and self._cache.exists():
@@ -154,8 +211,8 @@ class Estimator:
             except ValueError as error:
                 _log.warning("The cache is damaged and is made anew: %s", error)
         _log.info("Fitting the estimator of %s to %d measurements.", self.name, len(self.measurements))
-        latency_ms = np.array([figures.latency_ms for figures in self.measurements.values()])
-        regressor = Regressor.fit(list(self.measurements), latency_ms)
+        rows = {part: figures.latency_ms for part, figures in self.measurements.items() if not is_operator(part)}
+        regressor = Regressor.fit(list(rows), np.array(list(rows.values())))
         if self._cache is not None:
             _save(regressor, self._cache)
         return regressor
@@ -175,14 +232,6 @@ def _find(name_or_path: str | Path) -> Path:
         if not file.exists():
             raise ValueError(f"A device is a .csv table and a .json file beside it; there is no {file}.")
     return table
-
-
-def _parts(network: nn.Module | Architecture, example_input: Tensor | None) -> list[Subgraph]:
-    if isinstance(network, Architecture):
-        return subgraphs(network)
-    if example_input is None:
-        raise ValueError("A model needs an `example_input` (NCHW); only an architecture knows its own.")
-    return decompose(network, example_input)
 
 
 def _cache_path(table: Path) -> Path:

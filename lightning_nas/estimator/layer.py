@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from typing import Literal
 
@@ -29,6 +30,8 @@ Operator = Literal[
 
 _WEIGHTLESS = ("add", "pool", "mul", "concat", "avg_pool", "max_pool", "resize", "activation", "other")
 
+_FORM = re.compile(r"(\d+)x(\d+) k(\d+)x(\d+) s(\d+)x(\d+) d(\d+) g(\d+) n(\d+)(?: (\w+))?")
+
 
 @dataclass(frozen=True)
 class Form:
@@ -47,7 +50,7 @@ class Form:
     Example::
 
         >>> print(Form((14, 14), window=(3, 3), dilation=2, groups=96))
-        14x14 k3x3 s1x1 d2 g96
+        14x14 k3x3 s1x1 d2 g96 n0
     """
 
     out_size: tuple[int, int]
@@ -61,7 +64,27 @@ class Form:
     def __str__(self) -> str:
         sizes = (("", self.out_size), ("k", self.window), ("s", self.step))
         text = " ".join(f"{name}{rows}x{columns}" for name, (rows, columns) in sizes)
-        return f"{text} d{self.dilation} g{self.groups} {self.variant}".rstrip()
+        return f"{text} d{self.dilation} g{self.groups} n{self.num_values} {self.variant}".rstrip()
+
+    @classmethod
+    def parse(cls, text: str) -> Form:
+        """Return the form that `str` wrote.
+
+        Raises:
+            ValueError: The text is no form.
+
+        Example::
+
+            >>> Form.parse("14x14 k3x3 s1x1 d2 g96 n0") == Form((14, 14), (3, 3), dilation=2, groups=96)
+            True
+        """
+        match = _FORM.fullmatch(text)
+        if match is None:
+            raise ValueError(f"{text!r} is no form of an operator, such as '14x14 k3x3 s1x1 d2 g96 n0'.")
+        *numbers, variant = match.groups()
+        rows, columns, down, across, steps_down, steps_across, dilation, groups, num_values = map(int, numbers)
+        sizes = ((rows, columns), (down, across), (steps_down, steps_across))
+        return cls(*sizes, dilation, groups, variant or "", num_values)
 
 
 @dataclass(frozen=True)

@@ -50,31 +50,35 @@ def peak_values(network: Network, layout: Layout) -> int:
 def live_values(network: Network, layout: Layout) -> Iterator[int]:
     """Yield for each operation how many values are live while it runs: its inputs, its output, and what waits."""
     uses = network.last_uses()
-    owners = _owners(network, uses, layout)
-    ends: dict[int, int] = {}
-    for number, owner in owners.items():
-        ends[owner] = max(ends.get(owner, 0), uses.get(number, 0))
+    homes = _homes(network, uses, layout)
     sizes: dict[int, int] = {}
-    for number, owner in owners.items():
-        sizes[owner] = max(sizes.get(owner, 0), _size(network, number, layout))
+    spans: dict[int, tuple[int, int]] = {}
+    for number, home in homes.items():
+        start, end = spans.get(home, (number, number))
+        spans[home] = min(start, number), max(end, uses.get(number, number))
+        sizes[home] = max(sizes.get(home, 0), _size(network, number, layout))
     for step in range(len(network.operations)):
-        yield sum(size for owner, size in sizes.items() if owner <= step <= ends[owner])
+        yield sum(sizes[home] for home, (start, end) in spans.items() if start <= step <= end)
 
 
-def _owners(network: Network, uses: dict[int, int], layout: Layout) -> dict[int, int]:
-    """Return for each tensor the first of those that share its memory."""
-    owners = {IMAGE: IMAGE}
+def _homes(network: Network, uses: dict[int, int], layout: Layout) -> dict[int, int]:
+    """Return for each tensor one that stands for the memory that it shares with others."""
+    homes = {number: number for number in range(IMAGE, len(network.operations))}
+    if not layout.in_place:
+        return homes
     for number, operation in enumerate(network.operations):
-        owners[number] = number
-        if layout.in_place and operation.layer.operator in _BY_VALUE:
-            shape = network.shape(number)
-            free = [i for i in operation.inputs if i != IMAGE and uses[i] == number and network.shape(i) == shape]
-            if free:
-                owners[number] = owners[free[0]]
-    return owners
+        kept = [i for i in operation.inputs if i != IMAGE and uses[i] == number]
+        if operation.layer.operator in _BY_VALUE:
+            same = [i for i in kept if network.shape(i) == network.shape(number)]
+            homes[number] = homes[same[0]] if same else number
+        if operation.layer.operator == "concat":
+            # What is joined is written where it belongs from the start.
+            joined = {homes[i] for i in kept}
+            homes.update({i: number for i, home in homes.items() if home in joined})
+    return homes
 
 
 def _size(network: Network, number: int, layout: Layout) -> int:
     height, width, channels = network.shape(number)
-    brick = 1 if number == IMAGE else layout.brick
+    brick = 1 if number == IMAGE or number in network.outputs else layout.brick
     return height * width * -(-channels // brick) * brick

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from lightning_nas.estimator.layer import Form
 from lightning_nas.estimator.subgraph import Subgraph
 
 __all__ = ["COLUMNS", "Figures", "read_measurements", "to_row"]
@@ -39,7 +40,8 @@ class Figures:
 def to_row(subgraph: Subgraph, figures: Figures) -> list[Any]:
     """Return the row of a table, in the order of `COLUMNS`."""
     shape = [int(getattr(subgraph, name)) for name in _SHAPE]
-    return [subgraph.kind, *shape, f"{figures.latency_ms:.9g}", figures.sram_bytes]
+    kind = subgraph.kind if subgraph.form is None else f"{subgraph.kind} {subgraph.form}"
+    return [kind, *shape, f"{figures.latency_ms:.9g}", figures.sram_bytes]
 
 
 def read_measurements(path: Path) -> dict[Subgraph, Figures]:
@@ -59,7 +61,9 @@ def read_measurements(path: Path) -> dict[Subgraph, Figures]:
 def _read_row(row: Mapping[str, Any], place: str) -> tuple[Subgraph, Figures]:
     try:
         shape: dict[str, Any] = {name: int(row[name]) for name in _SHAPE}
-        subgraph = Subgraph(row["kind"], **{**shape, "residual": bool(shape["residual"])})
+        kind, _, form = row["kind"].partition(" ")
+        shape = {**shape, "residual": bool(shape["residual"]), "form": Form.parse(form) if form else None}
+        subgraph = Subgraph(kind, **shape)
         return subgraph, Figures(float(row["latency_ms"]), int(row["sram_bytes"]))
     except (TypeError, ValueError) as error:
         raise ValueError(f"{place}: {error}") from error

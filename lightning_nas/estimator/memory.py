@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from lightning_nas.estimator.liveness import BRICKS, Layout, peak_values
+from lightning_nas.estimator.lower import lowered
 from lightning_nas.estimator.network import Network
 from lightning_nas.estimator.subgraph import Subgraph
 
@@ -67,6 +68,7 @@ def network_memory(network: Network, dtype: Dtype = "int8", layout: Layout = BRI
     """
     if dtype not in _VALUE_BYTES:
         raise ValueError(f"`dtype` must be one of {', '.join(_VALUE_BYTES)}; got {dtype!r}.")
+    network = lowered(network)
     layers = [operation.layer for operation in network.operations]
     weights, biases = sum(layer.num_weights for layer in layers), sum(layer.num_biases for layer in layers)
     parameter_bytes = weights * _VALUE_BYTES[dtype] + biases * _BIAS_BYTES[dtype]

@@ -75,6 +75,9 @@ def chain(parts: Sequence[Subgraph]) -> Network:
         expected = (second.height, second.width, second.in_channels)
         if first.out_shape != expected:
             raise ValueError(f"{second} cannot follow {first}, whose output is {first.out_shape}.")
+    for part in parts:
+        if part.residual and part.out_shape != (part.height, part.width, part.in_channels):
+            raise ValueError(f"{part} adds what is not its input, and so cannot stand in a chain.")
     operations: list[Operation] = []
     for part in parts:
         entry = len(operations) - 1

@@ -14,8 +14,27 @@ from lightning_nas.estimator.layer import Form, Layer, Operator
 __all__ = ["ALIASES", "layer_of", "other_layer", "plain"]
 
 ALIASES = frozenset(
-    "_reshape_alias _to_copy _unsafe_view alias as_strided_ clone contiguous detach dropout expand flatten lift_fresh"
-    " permute reshape squeeze t transpose unsqueeze view".split()
+    (
+        "_reshape_alias",
+        "_to_copy",
+        "_unsafe_view",
+        "alias",
+        "as_strided_",
+        "clone",
+        "contiguous",
+        "detach",
+        "dropout",
+        "expand",
+        "flatten",
+        "lift_fresh",
+        "permute",
+        "reshape",
+        "squeeze",
+        "t",
+        "transpose",
+        "unsqueeze",
+        "view",
+    )
 )
 """Operators after which the values are the same; accelerators fold layouts into what reads them."""
 

@@ -58,7 +58,7 @@ class Subgraph:
         out_channels: Output channels; the number of classes for ``head`` and ``classifier``.
         kernel: Size of its spatial convolution.
         stride: Stride of its spatial convolution.
-        residual: Whether the input is added to the output.
+        residual: Whether another tensor, that of the input where the shapes are equal, is added to the output.
         path: Module path, to say where it is; not compared.
         form: What these sizes cannot say, for the kinds of `OperatorKind`.
 
@@ -92,7 +92,8 @@ class Subgraph:
     @property
     def layers(self) -> tuple[Layer, ...]:
         """The operators in order of execution."""
-        return _LAYERS[self.kind](self) + ((self._add,) if self.residual else ())
+        layers = _LAYERS[self.kind](self)
+        return (*layers, Layer("add", *layers[-1].out_shape, self.out_channels)) if self.residual else layers
 
     @property
     def operators(self) -> tuple[Subgraph, ...]:
@@ -140,10 +141,6 @@ class Subgraph:
         tensors = [source] + [_brick_bytes(layer.out_shape) for layer in self.layers if layer.operator != "add"]
         kept = [source if self.residual and index else 0 for index in range(len(tensors) - 1)]
         return max(a + b + keep for a, b, keep in zip(tensors, tensors[1:], kept, strict=False))
-
-    @property
-    def _add(self) -> Layer:
-        return Layer("add", self.height, self.width, self.out_channels, self.out_channels)
 
     def __str__(self) -> str:
         channels = f"{self.in_channels}->{self.hidden_channels}->{self.out_channels}"

@@ -117,7 +117,7 @@ class _Author:
     def _reshaped(self, tensor: int, layer: Layer, name: str) -> int:
         """Return a tensor in the shape in which it is joined to others."""
         shape = self.shapes[tensor]
-        if self._axis(layer) == 3 or shape[-1] == layer.out_channels and shape[-2] == 1:
+        if self._axis(layer) == 3 or (shape[-1] == layer.out_channels and shape[-2] == 1):
             return tensor
         joined = (int(np.prod(shape)) // layer.out_channels, 1, layer.out_channels)
         output = self._activation(joined, name)

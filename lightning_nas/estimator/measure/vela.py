@@ -13,9 +13,9 @@ from pathlib import Path
 from typing import Any
 
 from lightning_nas.estimator.device import Device
-from lightning_nas.estimator.measure.tflite import WEIGHT_SEED, WEIGHT_SIGMA, author
 from lightning_nas.estimator.lower import lowered
 from lightning_nas.estimator.measure.context import in_context
+from lightning_nas.estimator.measure.tflite import WEIGHT_SEED, WEIGHT_SIGMA, author
 from lightning_nas.estimator.measurements import Figures
 from lightning_nas.estimator.network import Network, chain
 from lightning_nas.estimator.subgraph import Subgraph
@@ -77,13 +77,16 @@ class Measure:
         """
         network, first = in_context(subgraph)
         last = len(subgraph.operators) - 1
+        num_after = len(network.operations) - first - len(subgraph.layers)
+        network = lowered(network)
+        end = len(network.operations) - num_after
         owned: dict[int, list[dict[str, Any]]] = {}
         for row in self._operators(network):
-            number = int(_ORIGIN.findall(row["name"])[0]) - first
-            if 0 <= number < len(subgraph.layers):
+            number = int(_ORIGIN.findall(row["name"])[0])
+            if first <= number < end and not _is_before(row, subgraph):
                 # The addition is chained to the last operator.
-                owned.setdefault(min(number, last), []).append(row)
-        return {subgraph.operators[number]: self._figures(rows) for number, rows in owned.items()}
+                owned.setdefault(min(number - first, last), []).append(row)
+        return {operator: self._figures(owned.get(number, [])) for number, operator in enumerate(subgraph.operators)}
 
     def measure_network(self, network: Network | Sequence[Subgraph]) -> Figures:
         """Measure a whole network."""
@@ -101,8 +104,9 @@ class Measure:
         return {"ethos-u-vela": importlib.metadata.version("ethos-u-vela"), "weights": weights}
 
     def _figures(self, rows: Sequence[Mapping[str, Any]]) -> Figures:
-        cycles = sum(int(row["op_cycles"]) for row in rows)
-        return Figures(cycles / self._clock_hz * 1e3, max(int(row["staging_usage"]) for row in rows))
+        # What is chained to its neighbours takes no cycles of its own; one keeps its row distinct from an error.
+        cycles = max(sum(int(row["op_cycles"]) for row in rows), 1)
+        return Figures(cycles / self._clock_hz * 1e3, max((int(row["staging_usage"]) for row in rows), default=0))
 
     def _operators(self, network: Network) -> list[dict[str, Any]]:
         table = self._compile(network).opt_database.tables["perf"]
@@ -115,6 +119,11 @@ class Measure:
         if compiled.perf_report.cpuOps:
             raise ValueError(f"{compiled.perf_report.cpuOps} operators of the network do not run on the NPU.")
         return compiled
+
+
+def _is_before(row: Mapping[str, Any], subgraph: Subgraph) -> bool:
+    """Whether a row is of the convolution before: the compiler lets that write what the operator results in."""
+    return subgraph.kind in ("activation", "add", "mul", "concat") and row["operator"] == "Conv2D"
 
 
 def _bundled_config() -> str:
