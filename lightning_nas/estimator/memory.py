@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Literal
 
 from lightning_nas.estimator.liveness import BRICKS, Layout, peak_values
 from lightning_nas.estimator.lower import lowered
 from lightning_nas.estimator.network import Network
-from lightning_nas.estimator.subgraph import Subgraph
 
-__all__ = ["Dtype", "Memory", "memory_of", "network_memory"]
+__all__ = ["Dtype", "Memory", "network_memory"]
 
 Dtype = Literal["int8", "fp16", "fp32"]
 
@@ -34,21 +32,6 @@ class Memory:
     peak_activation_bytes: int
 
 
-def memory_of(subgraphs: Iterable[Subgraph]) -> Memory:
-    """Return the memory of an int8 network out of subgraphs of which each feeds the next.
-
-    Channels are rounded up to 16 and residuals are added in place; the peak is then that of the largest subgraph.
-
-    Example::
-
-        >>> memory_of([Subgraph("stem", 32, 32, 3, 16, 16, kernel=3, stride=2)])
-        Memory(parameter_bytes=496, peak_activation_bytes=7168)
-    """
-    parts = list(subgraphs)
-    peak = max((part.peak_activation_bytes for part in parts), default=0)
-    return Memory(sum(part.parameter_bytes for part in parts), peak)
-
-
 def network_memory(network: Network, dtype: Dtype = "int8", layout: Layout = BRICKS) -> Memory:
     """Return the memory of any network, by the liveness of its tensors over its order of execution.
 
@@ -63,6 +46,7 @@ def network_memory(network: Network, dtype: Dtype = "int8", layout: Layout = BRI
     Example::
 
         >>> from lightning_nas.estimator.network import chain
+        >>> from lightning_nas.estimator.subgraph import Subgraph
         >>> network_memory(chain([Subgraph("stem", 32, 32, 3, 16, 16, kernel=3, stride=2)]), "fp32")
         Memory(parameter_bytes=1792, peak_activation_bytes=28672)
     """
