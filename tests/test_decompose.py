@@ -6,6 +6,7 @@ from timm.models._efficientnet_blocks import EdgeResidual
 from torch import nn
 
 from lightning_nas.estimator.decompose import decompose
+from lightning_nas.estimator.layer import Form
 from lightning_nas.estimator.subgraph import Subgraph, subgraphs
 from lightning_nas.space.spec import Architecture, BlockOption, ConvSpec, FixedBlock, StageArchitecture
 
@@ -117,28 +118,97 @@ def test_leaves_the_model_as_it_was():
     assert not model.features[0]._forward_hooks
 
 
+def form(size, **kwargs):
+    return Form((size, size), **kwargs)
+
+
 @pytest.mark.parametrize(
-    ("layer", "name"),
+    ("layer", "expected"),
     [
-        (nn.MaxPool2d(2), "max_pool2d"),
-        (nn.SiLU(), "silu"),
-        (nn.Conv2d(8, 8, 3, padding=2, dilation=2), "convolution"),
-        (nn.Conv2d(8, 8, 3), "convolution"),
-        (nn.Conv2d(8, 8, 3, padding=1, groups=2), "convolution"),
-        (nn.ConvTranspose2d(8, 8, 2, 2), "convolution"),
-        (nn.Upsample(scale_factor=2), "upsample"),
-        (nn.AdaptiveAvgPool2d(1), "pool"),
-        (nn.Conv2d(8, 8, 3, padding=1, groups=8), "depthwise"),
+        (nn.MaxPool2d(2), Subgraph("max_pool", 32, 32, 8, 8, 8, form=form(16, window=(2, 2), step=(2, 2)))),
+        (nn.AvgPool2d(3, 2, 1), Subgraph("avg_pool", 32, 32, 8, 8, 8, form=form(16, window=(3, 3), step=(2, 2)))),
+        (nn.AdaptiveAvgPool2d(8), Subgraph("avg_pool", 32, 32, 8, 8, 8, form=form(8, window=(4, 4), step=(4, 4)))),
+        (nn.AdaptiveAvgPool2d(1), Subgraph("pool", 32, 32, 8, 8, 8)),
+        (nn.SiLU(), Subgraph("activation", 32, 32, 8, 8, 8, form=form(32, variant="silu"))),
+        (
+            nn.Conv2d(8, 4, 3, padding=2, dilation=2),
+            Subgraph("general_conv", 32, 32, 8, 4, 4, form=form(32, window=(3, 3), dilation=2)),
+        ),
+        (nn.Conv2d(8, 8, 3), Subgraph("general_conv", 32, 32, 8, 8, 8, form=form(30, window=(3, 3)))),
+        (
+            nn.Conv2d(8, 8, 3, padding=1, groups=2),
+            Subgraph("general_conv", 32, 32, 8, 8, 8, form=form(32, window=(3, 3), groups=2)),
+        ),
+        (
+            nn.Conv2d(8, 4, (1, 3), padding=(0, 1)),
+            Subgraph("general_conv", 32, 32, 8, 4, 4, form=form(32, window=(1, 3))),
+        ),
+        (
+            nn.ConvTranspose2d(8, 4, 2, 2),
+            Subgraph("transposed_conv", 32, 32, 8, 4, 4, form=form(64, window=(2, 2), step=(2, 2))),
+        ),
+        (nn.Upsample(scale_factor=2), Subgraph("resize", 32, 32, 8, 8, 8, form=form(64, variant="nearest"))),
+        (nn.GroupNorm(2, 8), Subgraph("norm", 32, 32, 8, 8, 8, form=form(32, variant="group_norm"))),
+        (nn.Conv2d(8, 8, 3, padding=1, groups=8), Subgraph("depthwise", 32, 32, 8, 8, 8, 3)),
+        (nn.BatchNorm2d(8), None),
+        (nn.ReLU(inplace=True), None),
     ],
 )
-def test_operator_without_a_model_is_named(layer, name):
-    model = nn.Sequential(nn.Conv2d(3, 8, 3, 1, 1), nn.ModuleDict({"odd": layer})["odd"])
-    with pytest.raises(ValueError, match=rf"Module '1' runs .*{name}"):
-        decompose(model, image())
+def test_single_operators(layer, expected):
+    model = nn.Sequential(nn.Conv2d(3, 8, 3, 1, 1), layer)
+    parts = decompose(model, image(32))
+    assert parts[1:] == ([] if expected is None else [expected])
+    assert expected is None or parts[1].path == "1"
 
 
-def test_concatenation_and_foreign_addition_are_named():
-    class Cat(nn.Module):
+def test_padding_folds_into_what_reads_it():
+    model = nn.Sequential(nn.ZeroPad2d((0, 1, 0, 1)), nn.Conv2d(3, 8, 3, 2))
+    assert decompose(model, image(32)) == [Subgraph("stem", 32, 32, 3, 8, 8, 3, 2)]
+
+
+def test_norms_and_activations_that_do_not_fold_are_kept():
+    class PreActivation(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.stem, self.norm, self.conv = nn.Conv2d(3, 8, 3, 1, 1), nn.BatchNorm2d(8), nn.Conv2d(8, 8, 3, 1, 1)
+
+        def forward(self, x):
+            x = self.stem(x)
+            return x + self.conv(torch.relu(self.norm(x)))
+
+    parts = decompose(PreActivation(), image(32))
+    # The sum needs what the norm would overwrite, so the norm runs on its own.
+    assert [(part.kind, part.path) for part in parts] == [("stem", "stem"), ("depthwise", "norm"), ("conv", "conv")]
+    assert parts[-1].residual
+
+
+class Cumulative(nn.Module):
+    def forward(self, x):
+        return torch.cumsum(x, 2)
+
+
+def test_operator_without_a_model_is_named_or_priced_by_bytes():
+    model = nn.Sequential(nn.Conv2d(3, 8, 3, 1, 1), Cumulative())
+    with pytest.raises(ValueError, match=r"Module '1' runs the operator 'cumsum'.*fallback='bytes'"):
+        decompose(model, image(32))
+    parts = decompose(model, image(32), fallback="bytes")
+    assert parts[1] == Subgraph("other", 32, 32, 8, 8, 8, form=form(32, variant="cumsum"))
+
+
+def test_forward_that_fails_names_size_and_module():
+    model = nn.Sequential(nn.Conv2d(3, 8, 3, 1, 1), nn.Flatten(), nn.Linear(8 * 32 * 32, 2))
+    assert len(decompose(model, image(32))) == 2
+    with pytest.raises(ValueError, match=r"images of shape \(1, 3, 64, 64\) in module '2'"):
+        decompose(model, image(64))
+
+
+def test_network_without_work_is_refused():
+    with pytest.raises(ValueError, match="no convolution"):
+        decompose(nn.ReLU(), image(32))
+
+
+def test_concatenation_and_foreign_addition():
+    class Two(nn.Module):
         def __init__(self, mix):
             super().__init__()
             self.a, self.b, self.mix = nn.Conv2d(3, 8, 1), nn.Conv2d(3, 8, 1), mix
@@ -146,10 +216,10 @@ def test_concatenation_and_foreign_addition_are_named():
         def forward(self, x):
             return self.mix(self.a(x), self.b(x))
 
-    with pytest.raises(ValueError, match="'cat'"):
-        decompose(Cat(lambda a, b: torch.cat([a, b])), image())
-    with pytest.raises(ValueError, match="'add'"):
-        decompose(Cat(torch.add), image())
+    joined = decompose(Two(lambda a, b: torch.cat([a, b], 1)), image(32))
+    assert joined[-1] == Subgraph("concat", 32, 32, 16, 16, 16, form=form(32))
+    added = decompose(Two(torch.add), image(32))
+    assert [part.kind for part in added] == ["stem", "stem", "add"]
 
 
 def test_input_must_be_images():

@@ -10,10 +10,11 @@ import torchvision
 from lightning_nas.estimator.device import Device
 from lightning_nas.estimator.error import format_error, held_out_error
 from lightning_nas.estimator.estimator import TARGETS, Estimator, available_devices
+from lightning_nas.estimator.layer import Form
 from lightning_nas.estimator.measure.backend import open_backend
 from lightning_nas.estimator.measure.campaign import measure
 from lightning_nas.estimator.measure.sample import sample_architecture, sample_subgraphs
-from lightning_nas.estimator.measurements import COLUMNS, Figures, read_measurements
+from lightning_nas.estimator.measurements import COLUMNS, Figures, read_measurements, to_row
 from lightning_nas.estimator.memory import Memory
 from lightning_nas.estimator.regressor import Regressor
 from lightning_nas.estimator.subgraph import Subgraph, block_subgraph, subgraphs
@@ -299,3 +300,63 @@ def test_bad_subgraph_is_refused():
         Subgraph("mlp", 8, 8, 8, 8, 8)
     with pytest.raises(ValueError, match="positive"):
         Subgraph("conv", 8, 8, 8, 0, 8)
+
+
+class Squeezed(torch.nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.stem, self.gate = torch.nn.Conv2d(3, 16, 3, 2, 1), torch.nn.Conv2d(16, 16, 1)
+
+    def forward(self, x):
+        x = torch.nn.functional.silu(self.stem(x))
+        return x * torch.sigmoid(self.gate(x.mean((2, 3), keepdim=True)))
+
+
+def test_operator_of_which_the_table_has_no_rows_names_its_module(tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    table, image = save_device(tmp_path, ROWS), torch.zeros(1, 3, 32, 32)
+    with pytest.raises(ValueError, match=r"Module '1' runs activation.*fallback='bytes'"):
+        Estimator.load(table).latency_ms(
+            torch.nn.Sequential(Squeezed().gate, torch.nn.SiLU()), torch.zeros(1, 16, 8, 8)
+        )
+    with pytest.raises(ValueError, match=r"no measurement to estimate pool"):
+        Estimator.load(table).latency_ms(Squeezed(), image)
+    fallback = Estimator.load(table, fallback="bytes")
+    parts = fallback._parts(Squeezed(), image)
+    assert (fallback.predict_ms(parts) > 0).all()
+    larger = fallback._parts(Squeezed(), torch.zeros(1, 3, 64, 64))
+    moving = [index for index, part in enumerate(parts) if part.kind in ("activation", "mul") and part.height > 1]
+    assert (fallback.predict_ms(larger)[moving] > 3.9 * fallback.predict_ms(parts)[moving]).all()
+
+
+def test_operators_are_priced_by_the_rate_of_their_kind():
+    def gate(size, variant=""):
+        return Subgraph("mul", size, size, 16, 16, 16, form=Form((size, size), variant=variant))
+
+    rows = {**synthetic(), **{gate(size): Figures(size * size * 1e-3) for size in (4, 8, 16)}}
+    estimator = Estimator(Device("own", "vela", 16), rows)
+    assert estimator.predict_ms([gate(8), gate(12)]).tolist() == pytest.approx([0.064, 0.144])
+    with pytest.raises(ValueError, match="broadcast"):
+        estimator.predict_ms([gate(8, "broadcast")])
+    # What the regressor learns from is the same with them and without.
+    unseen = [Subgraph("conv", 8, 8, 12, 12, 12, 3)]
+    plain = Estimator(Device("own", "vela", 16), synthetic())
+    assert estimator.predict_ms(unseen).tolist() == plain.predict_ms(unseen).tolist()
+
+
+def test_forms_are_kept_in_tables(tmp_path):
+    form = Form((14, 7), (1, 7), (2, 1), 2, 4, "bilinear", 3)
+    part = Subgraph("general_conv", 28, 7, 16, 8, 8, form=form)
+    table = tmp_path / "own.csv"
+    rows = {part: Figures(0.5, 100), dataclasses.replace(part, form=Form((14, 7))): Figures(0.25, 10)}
+    table.write_text("\n".join([HEADER, *(",".join(map(str, to_row(*row))) for row in rows.items())]) + "\n")
+    assert read_measurements(table).subgraphs == rows
+    table.write_text(f"{HEADER}\nmul 8x8,8,8,8,8,8,1,1,0,1,0\n")
+    with pytest.raises(ValueError, match=r"line 2.*no form"):
+        read_measurements(table)
+
+
+def test_stock_networks_are_priced(estimator):
+    for name in ("mobilenet_v3_small", "efficientnet_b0", "resnet18"):
+        model = getattr(torchvision.models, name)()
+        assert estimator.latency_ms(model, torch.zeros(1, 3, 224, 224)) > 0.5

@@ -14,6 +14,7 @@ from tqdm import tqdm
 from lightning_nas.estimator.estimator import Estimator
 from lightning_nas.estimator.measure.backend import open_backend
 from lightning_nas.estimator.measure.sample import sample_architecture
+from lightning_nas.estimator.rates import is_operator
 from lightning_nas.estimator.regressor import Regressor
 from lightning_nas.estimator.subgraph import Subgraph, subgraphs
 
@@ -72,8 +73,8 @@ def format_error(error: Mapping[str, Mapping[str, Any]]) -> str:
 
 
 def _row_error(estimator: Estimator, num_folds: int) -> dict[str, dict[str, float]]:
-    parts = list(estimator.measurements)
-    true_ms = np.array([figures.latency_ms for figures in estimator.measurements.values()])
+    rows = {part: figures.latency_ms for part, figures in estimator.measurements.items() if not is_operator(part)}
+    parts, true_ms = list(rows), np.array(list(rows.values()))
     fold = np.random.default_rng(0).permutation(len(parts)) % num_folds
     predicted_ms = np.empty_like(true_ms)
     for number in tqdm(range(num_folds), desc="Cross-validating", unit="fold"):

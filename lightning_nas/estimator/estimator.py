@@ -14,14 +14,18 @@ import numpy as np
 from torch import Tensor, nn
 
 from lightning_nas.estimator.coverage import Coverage
-from lightning_nas.estimator.decompose import decompose
+from lightning_nas.estimator.decompose import split
 from lightning_nas.estimator.device import TABLE_ONLY, Device
+from lightning_nas.estimator.liveness import BRICKS, Layout
 from lightning_nas.estimator.measure.backend import open_backend
 from lightning_nas.estimator.measurements import Figures, MeasuredNetwork, Measurements, read_measurements
-from lightning_nas.estimator.memory import Memory, memory_of
+from lightning_nas.estimator.memory import Dtype, Memory, network_memory
+from lightning_nas.estimator.network import Network, chain
 from lightning_nas.estimator.pieces import OPERATOR_KINDS, pieces
+from lightning_nas.estimator.rates import Rates, is_operator
 from lightning_nas.estimator.regressor import VERSION, Regressor
 from lightning_nas.estimator.subgraph import Subgraph, subgraphs
+from lightning_nas.estimator.trace import Fallback, trace
 from lightning_nas.space.spec import Architecture
 
 __all__ = ["MIN_ROWS", "TARGETS", "Estimator", "available_devices"]
@@ -51,6 +55,8 @@ class Estimator:
         regressor: Predicts what the measurements lack; by default it is fitted to them at first use.
         exact: Whether measured figures are returned as such; else everything is predicted.
         networks: Networks that were measured whole, by name.
+        fallback: ``bytes`` prices operators of which the table has no rows by the bytes that they move; by default
+            they are refused.
 
     Example::
 
@@ -68,22 +74,32 @@ class Estimator:
         regressor: Regressor | None = None,
         exact: bool = True,
         networks: Mapping[str, MeasuredNetwork] | None = None,
+        fallback: Fallback | None = None,
     ) -> None:
         self.networks = networks or {}
         if not measurements and not self.networks:
             raise ValueError(f"The table of device {device.name!r} is empty.")
         self.device = device
         self.measurements = measurements
+        self.fallback = fallback
+        self._rates = Rates(measurements)
         self._regressor = regressor
         self._cache: Path | None = None
-        seen = measurements or [part for network in self.networks.values() for part in network.parts]
+        rows = measurements or [part for network in self.networks.values() for part in network.parts]
+        seen = [part for part in rows if not is_operator(part)]
         kinds = frozenset(part.kind for part in seen)
         self._kinds = kinds & OPERATOR_KINDS if device.is_split else kinds
         self._coverage = Coverage(seen)
         self._known = {part: figures.latency_ms for part, figures in measurements.items()} if exact else {}
 
     @classmethod
-    def load(cls, name_or_path: str | Path, exact: bool = True, lanes: int | None = None) -> Estimator:
+    def load(
+        cls,
+        name_or_path: str | Path,
+        exact: bool = True,
+        lanes: int | None = None,
+        fallback: Fallback | None = None,
+    ) -> Estimator:
         """Load a device of this package by its name, or one of your own by the path of its table.
 
         Args:
@@ -91,13 +107,21 @@ class Estimator:
                 ``.json`` file of that name beside it says more; without one the file is named after the device.
             exact: Whether measured figures are returned as such; else everything is predicted.
             lanes: Channels that the device processes together; by default what its ``.json`` file says, or 8.
+            fallback: ``bytes`` prices operators of which the table has no rows by the bytes that they move; by default
+                they are refused.
 
         Raises:
             ValueError: There is no such device, or its files are malformed.
         """
         table = _find(name_or_path)
         rows = read_measurements(table)
-        estimator = cls(_device(table, rows, lanes), rows.subgraphs, exact=exact, networks=rows.networks)
+        measured = rows.subgraphs
+        # What search spaces hold and what only stock networks need are measured apart.
+        operators = table.with_name(f"{table.stem}_operators.csv")
+        if operators.exists():
+            measured = {**measured, **read_measurements(operators).subgraphs}
+        device = _device(table, rows, lanes)
+        estimator = cls(device, measured, exact=exact, networks=rows.networks, fallback=fallback)
         estimator._cache = _cache_path(table)
         return estimator
 
@@ -119,7 +143,12 @@ class Estimator:
         return self._regressor
 
     def predict_ms(self, subgraphs: Sequence[Subgraph]) -> np.ndarray:
-        """Return the latency of each subgraph, in one vectorised call."""
+        """Return the latency of each subgraph, in one vectorised call.
+
+        Raises:
+            ValueError: The table has no operators of such a kind, and there is no fallback; the message names the
+                module.
+        """
         unknown = {part: self._pieces(part) for part in dict.fromkeys(subgraphs) if part not in self._known}
         self._learn(piece for pieces in unknown.values() for piece in pieces)
         self._known.update({part: sum(self._known[piece] for piece in pieces) for part, pieces in unknown.items()})
@@ -132,15 +161,28 @@ class Estimator:
             network: A model, or an architecture.
             example_input: Images (NCHW); needed with a model only.
         """
-        return float(self.predict_ms(_parts(network, example_input)).sum())
+        return float(self.predict_ms(self._parts(network, example_input)).sum())
 
-    def memory(self, network: nn.Module | Architecture, example_input: Tensor | None = None) -> Memory:
-        """Return the bytes of parameters and the largest sum of live activations."""
-        return memory_of(_parts(network, example_input))
+    def memory(
+        self,
+        network: nn.Module | Architecture,
+        example_input: Tensor | None = None,
+        dtype: Dtype = "int8",
+        layout: Layout = BRICKS,
+    ) -> Memory:
+        """Return the bytes of parameters and the largest sum of live activations over the order of execution.
+
+        Args:
+            network: A model, or an architecture.
+            example_input: Images (NCHW); needed with a model only.
+            dtype: ``int8``, ``fp16`` or ``fp32``, of weights and activations.
+            layout: How the device stores activations: `BRICKS` as Ethos-U does, `PLAIN` as interpreters do.
+        """
+        return network_memory(self._network(network, example_input), dtype, layout)
 
     def macs(self, network: nn.Module | Architecture, example_input: Tensor | None = None) -> int:
         """Return the multiply-accumulates for one image."""
-        return sum(part.macs for part in _parts(network, example_input))
+        return sum(part.macs for part in self._parts(network, example_input))
 
     def verify_ms(self, network: nn.Module | Architecture, example_input: Tensor | None = None) -> float | None:
         """Measure the whole network with the device's backend; None where there is none or it is not installed."""
@@ -151,7 +193,7 @@ class Estimator:
         except ImportError as error:
             _log.info("Not verified: %s", error)
             return None
-        return backend.measure_network(_parts(network, example_input)).latency_ms
+        return backend.measure_network(self._network(network, example_input)).latency_ms
 
     def measured_share(self, parts: Iterable[Subgraph]) -> float:
         """Return which share of the latency of a network is measured rather than predicted."""
@@ -161,15 +203,47 @@ class Estimator:
         return measured / sum(self._known[piece] for piece in pieces)
 
     def _pieces(self, part: Subgraph) -> tuple[Subgraph, ...]:
-        return (part,) if part in self.measurements else pieces(part, self._kinds)
+        if part in self.measurements or is_operator(part):
+            return (part,)
+        try:
+            return pieces(part, self._kinds)
+        except ValueError:
+            if self.fallback is None:
+                raise
+            return (part,)
 
     def _learn(self, pieces: Iterable[Subgraph]) -> None:
         """Predict what is not known yet."""
         unknown = [piece for piece in dict.fromkeys(pieces) if piece not in self._known]
+        # What is of no measured kind comes here only with a fallback.
+        rated = [piece for piece in unknown if is_operator(piece) or piece.kind not in self._kinds]
+        self._known.update({piece: self._rated_ms(piece) for piece in rated})
+        unknown = [piece for piece in unknown if piece not in self._known]
         if unknown:
             if warning := self._coverage.warning(unknown):
                 _log.warning("The estimate of %s is %s.", self.name, warning)
             self._known.update(zip(unknown, self.regressor.predict_ms(unknown).tolist(), strict=True))
+
+    def _rated_ms(self, part: Subgraph) -> float:
+        latency_ms = self._rates.predict_ms(part) if is_operator(part) and part.kind != "other" else None
+        if latency_ms is None and self.fallback is None:
+            raise ValueError(
+                f"Module {part.path!r} runs {part}; the table of device {self.name!r} has no operators of that kind."
+                f" HINT: `Estimator.load(..., fallback='bytes')` prices them by the bytes that they move."
+            )
+        return self._rates.by_bytes_ms(part) if latency_ms is None else latency_ms
+
+    def _parts(self, network: nn.Module | Architecture, example_input: Tensor | None) -> list[Subgraph]:
+        if isinstance(network, Architecture):
+            return subgraphs(network)
+        return split(self._network(network, example_input))
+
+    def _network(self, network: nn.Module | Architecture, example_input: Tensor | None) -> Network:
+        if isinstance(network, Architecture):
+            return chain(subgraphs(network))
+        if example_input is None:
+            raise ValueError("A model needs an `example_input` (NCHW); only an architecture knows its own.")
+        return trace(network, example_input, self.fallback)
 
     def _cached_regressor(self) -> Regressor:
         if self._cache is not None and self._cache.exists():
@@ -179,8 +253,8 @@ class Estimator:
                 _log.warning("The cache is damaged and is made anew: %s", error)
         if self.measurements:
             _log.info("Fitting the estimator of %s to %d measurements.", self.name, len(self.measurements))
-            latency_ms = np.array([figures.latency_ms for figures in self.measurements.values()])
-            regressor = Regressor.fit(list(self.measurements), latency_ms)
+            known = {part: figures.latency_ms for part, figures in self.measurements.items() if not is_operator(part)}
+            regressor = Regressor.fit(list(known), np.array(list(known.values())))
         else:
             _log.info("Fitting the estimator of %s to %d networks.", self.name, len(self.networks))
             latency_ms = np.array([network.figures.latency_ms for network in self.networks.values()])
@@ -216,14 +290,6 @@ def _device(table: Path, rows: Measurements, lanes: int | None) -> Device:
         parts = rows.subgraphs or [part for network in rows.networks.values() for part in network.parts]
         device = replace(device, is_split={part.kind for part in parts} <= OPERATOR_KINDS)
     return device if lanes is None else replace(device, lanes=lanes)
-
-
-def _parts(network: nn.Module | Architecture, example_input: Tensor | None) -> list[Subgraph]:
-    if isinstance(network, Architecture):
-        return subgraphs(network)
-    if example_input is None:
-        raise ValueError("A model needs an `example_input` (NCHW); only an architecture knows its own.")
-    return decompose(network, example_input)
 
 
 def _cache_path(table: Path) -> Path:

@@ -22,7 +22,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, get_args
 
-from lightning_nas.estimator.subgraph import Subgraph, SubgraphKind
+from lightning_nas.estimator.layer import Form
+from lightning_nas.estimator.subgraph import OperatorKind, Subgraph, SubgraphKind
 
 __all__ = ["COLUMNS", "Figures", "MeasuredNetwork", "Measurements", "read_measurements", "to_row"]
 
@@ -88,7 +89,8 @@ class Measurements:
 def to_row(subgraph: Subgraph, figures: Figures) -> list[Any]:
     """Return the row of a table, in the order of `COLUMNS`."""
     shape = [int(getattr(subgraph, name)) for name in _SHAPE]
-    return [subgraph.kind, *shape, f"{figures.latency_ms:.9g}", figures.sram_bytes]
+    kind = subgraph.kind if subgraph.form is None else f"{subgraph.kind} {subgraph.form}"
+    return [kind, *shape, f"{figures.latency_ms:.9g}", figures.sram_bytes]
 
 
 def read_measurements(path: Path) -> Measurements:
@@ -180,14 +182,16 @@ def _read_row(row: Mapping[str, Any], latency: str, line: int, place: str) -> _R
         raise ValueError(f"{place}: it has more values than the header has columns: {row['']}.")
     try:
         network = (row.get("network") or "").strip()
-        kind: Any = (row["kind"] or "").strip()
-        if kind not in get_args(SubgraphKind):
+        kind: Any
+        kind, _, form = (row["kind"] or "").strip().partition(" ")
+        if kind not in (*get_args(SubgraphKind), *get_args(OperatorKind)):
             raise ValueError(f"`kind` must be one of {', '.join(get_args(SubgraphKind))}; got {kind!r}.")
         shape: dict[str, Any] = {name: _size(name, row[name]) for name in _SHAPE if name != "hidden_channels"}
         shape["hidden_channels"] = _hidden(kind, row["hidden_channels"], shape)
         if kind in ("pool", "depthwise") and shape["in_channels"] != shape["out_channels"]:
             raise ValueError(f"`out_channels` of {kind} must be `in_channels`; got {shape['out_channels']}.")
-        subgraph = Subgraph(kind, **{**shape, "residual": bool(shape["residual"])})
+        shape = {**shape, "residual": bool(shape["residual"]), "form": Form.parse(form) if form else None}
+        subgraph = Subgraph(kind, **shape)
         if network and not (row[latency] or "").strip():
             return _Row(line, subgraph, network, None)
         return _Row(line, subgraph, network, _figures(latency, row))

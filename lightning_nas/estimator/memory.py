@@ -1,36 +1,59 @@
-"""What a network holds in memory: parameters by sum, activations by the largest subgraph."""
+"""What a network holds in memory: parameters by sum, activations by what is live at once."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Literal
 
-from lightning_nas.estimator.subgraph import Subgraph
+from lightning_nas.estimator.liveness import BRICKS, Layout, peak_values
+from lightning_nas.estimator.lower import lowered
+from lightning_nas.estimator.network import Network
 
-__all__ = ["Memory", "memory_of"]
+__all__ = ["Dtype", "Memory", "network_memory"]
+
+Dtype = Literal["int8", "fp16", "fp32"]
+
+_VALUE_BYTES = {"int8": 1, "fp16": 2, "fp32": 4}
+# Biases of int8 networks are added to accumulators of 32 bits.
+_BIAS_BYTES = {"int8": 4, "fp16": 2, "fp32": 4}
 
 
 @dataclass(frozen=True)
 class Memory:
-    """Memory of an int8 network.
+    """Memory of a network.
 
     Attributes:
-        parameter_bytes: Weights (1 byte) and biases (4 bytes), after norms are folded, before any compression.
-        peak_activation_bytes: Largest sum of live tensors, channels rounded up to 16, residuals added in place.
+        parameter_bytes: Weights and biases, after norms are folded, before any compression; of int8 networks 1 byte a
+            weight and 4 a bias.
+        peak_activation_bytes: Largest sum of live tensors.
     """
 
     parameter_bytes: int
     peak_activation_bytes: int
 
 
-def memory_of(subgraphs: Iterable[Subgraph]) -> Memory:
-    """Return the memory of a network out of subgraphs.
+def network_memory(network: Network, dtype: Dtype = "int8", layout: Layout = BRICKS) -> Memory:
+    """Return the memory of any network, by the liveness of its tensors over its order of execution.
+
+    Args:
+        network: What runs, and in which order.
+        dtype: ``int8``, ``fp16`` or ``fp32``, of weights and activations.
+        layout: How the device stores activations.
+
+    Raises:
+        ValueError: There is no such `dtype`.
 
     Example::
 
-        >>> memory_of([Subgraph("stem", 32, 32, 3, 16, 16, kernel=3, stride=2)])
-        Memory(parameter_bytes=496, peak_activation_bytes=7168)
+        >>> from lightning_nas.estimator.network import chain
+        >>> from lightning_nas.estimator.subgraph import Subgraph
+        >>> network_memory(chain([Subgraph("stem", 32, 32, 3, 16, 16, kernel=3, stride=2)]), "fp32")
+        Memory(parameter_bytes=1792, peak_activation_bytes=28672)
     """
-    parts = list(subgraphs)
-    peak = max((part.peak_activation_bytes for part in parts), default=0)
-    return Memory(sum(part.parameter_bytes for part in parts), peak)
+    if dtype not in _VALUE_BYTES:
+        raise ValueError(f"`dtype` must be one of {', '.join(_VALUE_BYTES)}; got {dtype!r}.")
+    network = lowered(network)
+    layers = [operation.layer for operation in network.operations]
+    weights, biases = sum(layer.num_weights for layer in layers), sum(layer.num_biases for layer in layers)
+    parameter_bytes = weights * _VALUE_BYTES[dtype] + biases * _BIAS_BYTES[dtype]
+    return Memory(parameter_bytes, peak_values(network, layout) * _VALUE_BYTES[dtype])

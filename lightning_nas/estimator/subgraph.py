@@ -6,10 +6,11 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Literal, get_args
 
-from lightning_nas.space.spec import Architecture, BlockOption, ConvSpec, hidden_width, out_size
+from lightning_nas.estimator.layer import Form, Layer, Operator
+from lightning_nas.space.spec import Architecture, BlockOption, ConvSpec, hidden_width
 
 __all__ = [
-    "Layer",
+    "OperatorKind",
     "Subgraph",
     "SubgraphKind",
     "block_subgraph",
@@ -23,57 +24,24 @@ SubgraphKind = Literal["stem", "conv", "ds", "ibn", "fused", "head", "classifier
 depthwise, 1x1; ``fused``: KxK, 1x1; ``head``: 1x1, global pool, linear; ``classifier``: global pool, linear.
 ``depthwise``, ``pool`` and ``linear`` are single operators: networks are not cut there, but tables may hold them."""
 
-_KINDS = frozenset(get_args(SubgraphKind))
-Operator = Literal["conv", "depthwise", "add", "pool", "linear"]
+OperatorKind = Literal[
+    "general_conv",
+    "transposed_conv",
+    "add",
+    "mul",
+    "concat",
+    "avg_pool",
+    "max_pool",
+    "resize",
+    "activation",
+    "norm",
+    "other",
+]
+"""Single operators that stock networks need beyond the kinds above; all but additions have a `Form`.
+``general_conv``: a convolution that is dilated, grouped, not square or changes the size otherwise than by its stride.
+``other``: one that has no model, kept for those who ask for an estimate by the bytes that it moves."""
 
-
-@dataclass(frozen=True)
-class Layer:
-    """One operator of a subgraph, with the norm and the activation folded into it.
-
-    Attributes:
-        operator: ``conv``, ``depthwise``, ``add``, ``pool`` (global average) or ``linear``.
-        height: Input rows.
-        width: Input columns.
-        in_channels: Input channels.
-        out_channels: Output channels.
-        kernel: Spatial size of the filter.
-        stride: Spatial stride.
-    """
-
-    operator: Operator
-    height: int
-    width: int
-    in_channels: int
-    out_channels: int
-    kernel: int = 1
-    stride: int = 1
-
-    @property
-    def out_shape(self) -> tuple[int, int, int]:
-        """Height, width and channels of the output."""
-        if self.operator in ("pool", "linear"):
-            return 1, 1, self.out_channels
-        return out_size(self.height, self.stride), out_size(self.width, self.stride), self.out_channels
-
-    @property
-    def num_weights(self) -> int:
-        """Weights, biases not counted."""
-        if self.operator in ("add", "pool"):
-            return 0
-        fan_in = 1 if self.operator == "depthwise" else self.in_channels
-        return self.kernel**2 * fan_in * self.out_channels
-
-    @property
-    def macs(self) -> int:
-        """Multiply-accumulates; additions and pooling count none."""
-        height, width, _ = self.out_shape
-        return height * width * self.num_weights
-
-    @property
-    def parameter_bytes(self) -> int:
-        """Bytes of int8 weights and int32 biases after the norm is folded."""
-        return self.num_weights + 4 * self.out_channels if self.num_weights else 0
+_KINDS = frozenset((*get_args(SubgraphKind), *get_args(OperatorKind)))
 
 
 @dataclass(frozen=True)
@@ -90,8 +58,9 @@ class Subgraph:
         out_channels: Output channels; the number of classes for ``head`` and ``classifier``.
         kernel: Size of its spatial convolution.
         stride: Stride of its spatial convolution.
-        residual: Whether the input is added to the output.
+        residual: Whether another tensor, that of the input where the shapes are equal, is added to the output.
         path: Module path, to say where it is; not compared.
+        form: What these sizes cannot say, for the kinds of `OperatorKind`.
 
     Example::
 
@@ -100,7 +69,7 @@ class Subgraph:
         (50577408, 16608)
     """
 
-    kind: SubgraphKind
+    kind: SubgraphKind | OperatorKind
     height: int
     width: int
     in_channels: int
@@ -110,10 +79,12 @@ class Subgraph:
     stride: int = 1
     residual: bool = False
     path: str = field(default="", compare=False)
+    form: Form | None = None
 
     def __post_init__(self) -> None:
         if self.kind not in _KINDS:
-            raise ValueError(f"`kind` must be one of {', '.join(get_args(SubgraphKind))}; got {self.kind!r}.")
+            kinds = ", ".join((*get_args(SubgraphKind), *get_args(OperatorKind)))
+            raise ValueError(f"`kind` must be one of {kinds}; got {self.kind!r}.")
         sizes = (self.height, self.width, self.in_channels, self.hidden_channels, self.out_channels)
         if min(sizes) < 1:
             raise ValueError(f"Sizes and channels of a subgraph must be positive; got {sizes} at {self.path!r}.")
@@ -121,7 +92,8 @@ class Subgraph:
     @property
     def layers(self) -> tuple[Layer, ...]:
         """The operators in order of execution."""
-        return _LAYERS[self.kind](self) + ((self._add,) if self.residual else ())
+        layers = _LAYERS[self.kind](self)
+        return (*layers, Layer("add", *layers[-1].out_shape, self.out_channels)) if self.residual else layers
 
     @property
     def operators(self) -> tuple[Subgraph, ...]:
@@ -170,13 +142,10 @@ class Subgraph:
         kept = [source if self.residual and index else 0 for index in range(len(tensors) - 1)]
         return max(a + b + keep for a, b, keep in zip(tensors, tensors[1:], kept, strict=False))
 
-    @property
-    def _add(self) -> Layer:
-        return Layer("add", self.height, self.width, self.out_channels, self.out_channels)
-
     def __str__(self) -> str:
         channels = f"{self.in_channels}->{self.hidden_channels}->{self.out_channels}"
-        return f"{self.kind} {self.height}x{self.width} {channels} k{self.kernel} s{self.stride}"
+        form = f"k{self.kernel} s{self.stride}" if self.form is None else f"-> {self.form}"
+        return f"{self.kind} {self.height}x{self.width} {channels} {form}"
 
 
 def stem_subgraph(input_size: tuple[int, int, int], stem: ConvSpec, path: str = "stem") -> Subgraph:
@@ -297,6 +266,14 @@ def _linear(part: Subgraph) -> tuple[Layer, ...]:
     return (_spatial("linear", part, part.in_channels, part.out_channels),)
 
 
+def _single(part: Subgraph) -> tuple[Layer, ...]:
+    operator: Operator = part.kind  # type: ignore[assignment]  # the names of these kinds are those of the operators
+    if part.kind == "general_conv":
+        groups = part.form.groups if part.form is not None else 1
+        operator = "depthwise" if 1 < groups == part.in_channels else "conv"
+    return (Layer(operator, part.height, part.width, part.in_channels, part.out_channels, form=part.form),)
+
+
 def _operator(layer: Layer, residual: bool, path: str) -> Subgraph:
     assert layer.operator != "add"  # additions belong to the operator before them
     channels = layer.in_channels, layer.out_channels, layer.out_channels
@@ -316,5 +293,6 @@ _LAYERS = {
     "depthwise": _depthwise,
     "pool": _pool,
     "linear": _linear,
+    **dict.fromkeys(get_args(OperatorKind), _single),
 }
-_LAYERS_OF_ONE = ("stem", "conv", "depthwise", "pool", "linear")
+_LAYERS_OF_ONE = ("stem", "conv", "depthwise", "pool", "linear", *get_args(OperatorKind))

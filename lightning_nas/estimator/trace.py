@@ -1,80 +1,70 @@
-"""Trace a network into the operators that cost time: convolutions, additions, pooling and linear layers.
-
-Norms and activations are folded into the operator before them, as compilers fold them.
-"""
+"""Trace a network: run it once and record which operators run on which shapes, and what feeds what."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
 from typing import Any, Literal
 
 from torch import Tensor, nn
 from torch.nn.modules import module as module_hooks
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from .._modes import evaluating
+from lightning_nas._modes import evaluating
+from lightning_nas.estimator.detector import without_detection
+from lightning_nas.estimator.fold import folded
+from lightning_nas.estimator.network import IMAGE, Network, Operation
+from lightning_nas.estimator.operators import ALIASES, layer_of, other_layer
 
-__all__ = ["Operation", "trace"]
+__all__ = ["Fallback", "UnknownOperatorError", "trace"]
 
-IMAGE = -1
-_ALIASES = {
-    "view",
-    "_unsafe_view",
-    "as_strided_",
-    "reshape",
-    "clone",
-    "detach",
-    "alias",
-    "contiguous",
-    "_to_copy",
-    "squeeze",
-    "dropout",
-}
-_BOUNDS = {"relu", "relu_", "hardtanh", "hardtanh_", "clamp", "clamp_", "clamp_min", "clamp_min_"}
+Fallback = Literal["bytes"]
+"""What to do about operators without a model: price them by the bytes that they move."""
 
 
-@dataclass
-class Operation:
-    """An operator that ran, with the norm and activation that followed it.
-
-    Attributes:
-        name: ``conv``, ``depthwise``, ``add``, ``pool`` or ``linear``.
-        path: Path of the module that ran it.
-        inputs: Numbers of the operations whose results it took; `IMAGE` for the network's input.
-        in_shape: Shape of its first input.
-        out_shape: Shape of its output.
-        kernel: Spatial size of the filter.
-        stride: Spatial stride.
-        is_bounded: Whether an activation followed.
-    """
-
-    name: Literal["conv", "depthwise", "add", "pool", "linear"]
-    path: str
-    inputs: tuple[int, ...]
-    in_shape: tuple[int, ...]
-    out_shape: tuple[int, ...]
-    kernel: int = 1
-    stride: int = 1
-    is_bounded: bool = False
+class UnknownOperatorError(ValueError):
+    """A network runs an operator that has no model."""
 
 
-def trace(model: nn.Module, example_input: Tensor) -> list[Operation]:
-    """Run the network once, on the first image of `example_input` (NCHW), and return its operations in order.
+def trace(model: nn.Module, example_input: Tensor, fallback: Fallback | None = None) -> Network:
+    """Run the network once, on the first image of `example_input` (NCHW), and return what ran.
+
+    Of torchvision's detectors the backbone and the heads run: what picks the boxes is no work of the accelerator.
+
+    Args:
+        model: Any module that takes images.
+        example_input: Images (NCHW).
+        fallback: ``bytes`` keeps operators without a model as ``other``; by default they are refused.
 
     Raises:
-        ValueError: An operator has no cost model; the message names it and its module.
+        UnknownOperatorError: An operator has no model; the message names it and its module.
+        ValueError: The network does not run on such images, or it runs no convolution and no linear layer.
     """
     if example_input.ndim != 4:
         raise ValueError(f"`example_input` must have the shape NCHW; got {tuple(example_input.shape)}.")
     image = example_input[:1]
+    _, channels, height, width = image.shape
     with ExitStack() as stack:
         stack.enter_context(evaluating(model))
         paths = stack.enter_context(_module_paths(model))
-        recorder = stack.enter_context(_Recorder(image, paths))
-        model(image)
-    return recorder.operations
+        recorder = stack.enter_context(_Recorder(image, paths, fallback))
+        result = _forward(without_detection(model), image, paths)
+    outputs = tuple(dict.fromkeys(recorder.number(tensor) for tensor in _tensors(result)))
+    network = folded(Network((height, width, channels), tuple(recorder.operations), outputs))
+    if not any(operation.layer.macs for operation in network.operations):
+        raise ValueError(f"{type(model).__name__} runs no convolution and no linear layer: there is nothing to price.")
+    return network
+
+
+def _forward(model: nn.Module, image: Tensor, paths: list[str]) -> Any:
+    try:
+        return model(image)
+    except UnknownOperatorError:
+        raise
+    except Exception as error:
+        # The hooks of a module that fails do not run, so its path is still the last.
+        place = f" in module {paths[-1]!r}" if paths else ""
+        raise ValueError(f"The network does not run on images of shape {tuple(image.shape)}{place}: {error}") from error
 
 
 @contextmanager
@@ -103,101 +93,51 @@ def _module_paths(model: nn.Module) -> Iterator[list[str]]:
 class _Recorder(TorchDispatchMode):
     """Records what happens to the image; what happens to weights alone is not the network's work."""
 
-    def __init__(self, image: Tensor, paths: Sequence[str]) -> None:
+    def __init__(self, image: Tensor, paths: Sequence[str], fallback: Fallback | None) -> None:
         super().__init__()
         self.operations: list[Operation] = []
         self.paths = paths
+        self.fallback = fallback
         # Tensors are held, or a later one could get the identity of one that is gone.
         self.sources: dict[int, tuple[Tensor, int]] = {id(image): (image, IMAGE)}
+
+    def number(self, tensor: Tensor) -> int:
+        """Return the number of the operation that a tensor comes from."""
+        return self.sources[id(tensor)][1] if id(tensor) in self.sources else IMAGE
 
     def __torch_dispatch__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None
     ) -> Any:
-        # The shape is taken before an in-place operator can change it.
-        tracked = [tensor for tensor in args if isinstance(tensor, Tensor) and id(tensor) in self.sources]
-        nested = [t for arg in args if isinstance(arg, (list, tuple)) for t in arg if isinstance(t, Tensor)]
+        tracked = [tensor for tensor in _tensors(args) if id(tensor) in self.sources]
+        inputs = tuple(self.number(tensor) for tensor in tracked)
         result = func(*args, **(kwargs or {}))
         if tracked:
-            self._record(func.overloadpacket.__name__, args, tracked, result)
-        elif any(id(tensor) in self.sources for tensor in nested):
-            raise self._unknown(func.overloadpacket.__name__)
+            self._record(func.overloadpacket.__name__, args, tracked, inputs, result)
         return result
 
-    def _record(self, name: str, args: tuple[Any, ...], tracked: list[Tensor], result: Any) -> None:
-        inputs = tuple(self.sources[id(tensor)][1] for tensor in tracked)
-        output = result[0] if isinstance(result, tuple) else result
-        if name in _ALIASES or "batch_norm" in name:
-            number = inputs[0]
-        elif name in _BOUNDS:
-            number = inputs[0]
-            if number != IMAGE:
-                self.operations[number].is_bounded = True
-        else:
-            maker = _MAKERS.get(name)
-            operation = maker(self.paths[-1] if self.paths else "", args, inputs, output) if maker else None
-            if operation is None:
-                raise self._unknown(name)
-            self.operations.append(operation)
+    def _record(
+        self, name: str, args: tuple[Any, ...], tracked: list[Tensor], inputs: tuple[int, ...], result: Any
+    ) -> None:
+        number = inputs[0]
+        if name not in ALIASES:
+            path = self.paths[-1] if self.paths else ""
+            layer = layer_of(name, args, tracked, result)
+            if layer is None and self.fallback is None:
+                raise UnknownOperatorError(
+                    f"Module {path!r} runs the operator {name!r}, or a form of it, that has no cost model."
+                    f" HINT: `fallback='bytes'` prices such operators by the bytes that they move."
+                )
+            layer = layer or other_layer(name, args, tracked, result)
+            self.operations.append(Operation(layer, inputs, path))
             number = len(self.operations) - 1
-        self.sources[id(output)] = (output, number)
-
-    def _unknown(self, name: str) -> ValueError:
-        path = self.paths[-1] if self.paths else ""
-        return ValueError(f"Module {path!r} runs the operator {name!r}, or a form of it, that has no cost model.")
+        for output in _tensors(result):
+            self.sources[id(output)] = (output, number)
 
 
-def _convolution(path: str, args: tuple[Any, ...], inputs: tuple[int, ...], output: Tensor) -> Operation | None:
-    image, weight, _, stride, _, dilation, transposed, _, groups = args
-    is_depthwise = groups == image.shape[1] == weight.shape[0] and groups > 1
-    squares = len(set(weight.shape[2:])) == len(set(stride)) == len({size % 2 for size in weight.shape[2:]}) == 1
-    same = all(
-        out == -(-size // step) for out, size, step in zip(output.shape[2:], image.shape[2:], stride, strict=True)
-    )
-    if image.ndim != 4 or transposed or set(dilation) != {1} or not squares or not same:
-        return None
-    if groups != 1 and not is_depthwise:
-        return None
-    name: Literal["depthwise", "conv"] = "depthwise" if is_depthwise else "conv"
-    return Operation(name, path, inputs, _shape(image), _shape(output), weight.shape[-1], stride[0])
-
-
-def _addition(path: str, args: tuple[Any, ...], inputs: tuple[int, ...], output: Tensor) -> Operation | None:
-    if len(inputs) != 2 or args[0].shape != args[1].shape:
-        return None
-    return Operation("add", path, inputs, _shape(output), _shape(output))
-
-
-def _mean(path: str, args: tuple[Any, ...], inputs: tuple[int, ...], output: Tensor) -> Operation | None:
-    image, dims = args[0], args[1]
-    if image.ndim != 4 or {dim % 4 for dim in dims} != {2, 3}:
-        return None
-    return Operation("pool", path, inputs, _shape(image), _shape(output))
-
-
-def _pool(path: str, args: tuple[Any, ...], inputs: tuple[int, ...], output: Tensor) -> Operation | None:
-    return Operation("pool", path, inputs, _shape(args[0]), _shape(output)) if set(output.shape[2:]) == {1} else None
-
-
-def _linear(path: str, args: tuple[Any, ...], inputs: tuple[int, ...], output: Tensor) -> Operation | None:
-    if output.ndim != 2 or len(inputs) != 1:
-        return None
-    features = next(arg for arg in args if isinstance(arg, Tensor) and arg.ndim == 2)
-    return Operation("linear", path, inputs, _shape(features), _shape(output))
-
-
-def _shape(tensor: Tensor) -> tuple[int, ...]:
-    return tuple(tensor.shape)
-
-
-_Maker = Callable[[str, tuple[Any, ...], tuple[int, ...], Tensor], "Operation | None"]
-_MAKERS: dict[str, _Maker] = {
-    "convolution": _convolution,
-    "add": _addition,
-    "add_": _addition,
-    "mean": _mean,
-    "_adaptive_avg_pool2d": _pool,
-    "adaptive_avg_pool2d": _pool,
-    "addmm": _linear,
-    "mm": _linear,
-    "linear": _linear,
-}
+def _tensors(values: Any) -> list[Tensor]:
+    """Return the tensors in nested tuples, lists and dictionaries, in order."""
+    if isinstance(values, Tensor):
+        return [values]
+    if isinstance(values, Mapping):
+        values = list(values.values())
+    return [tensor for value in values for tensor in _tensors(value)] if isinstance(values, (list, tuple)) else []

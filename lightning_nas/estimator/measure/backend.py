@@ -8,6 +8,7 @@ from typing import Protocol
 
 from lightning_nas.estimator.device import TABLE_ONLY, Device
 from lightning_nas.estimator.measurements import Figures
+from lightning_nas.estimator.network import Network
 from lightning_nas.estimator.subgraph import Subgraph
 
 __all__ = ["BACKENDS", "Backend", "open_backend"]
@@ -22,8 +23,8 @@ class Backend(Protocol):
         """Measure a subgraph as a part of a network: the figures of its operators, or of itself if those have none."""
         ...
 
-    def measure_network(self, parts: Sequence[Subgraph]) -> Figures:
-        """Measure a whole network."""
+    def measure_network(self, network: Network | Sequence[Subgraph]) -> Figures:
+        """Measure a whole network, or a chain of subgraphs."""
         ...
 
     def versions(self) -> dict[str, str]:

@@ -1,69 +1,66 @@
-"""Author int8 TFLite files of subgraphs with flatbuffers and numpy alone, for compilers that read them.
+"""Author int8 TFLite files of networks with flatbuffers and numpy alone, for compilers that read them.
 
 Weights are Gaussian integers from a fixed seed, because compilers compress them and latency depends on how well that
 works: with this deviation they compress to 0.9 of a byte each. Equal layers get equal weights,
-wherever they are in a network. The output tensor of layer 2 of part 5 is named ``5.2``, so that what a compiler
+wherever they are in a network. The output tensor of operation 7 is named ``@7``, so that what a compiler
 says of an operator can be told to a subgraph.
 """
 
 from __future__ import annotations
 
 import functools
-import itertools
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
-from lightning_nas.estimator.subgraph import Layer, Subgraph
-
-if TYPE_CHECKING:
-    from flatbuffers import Builder
+from lightning_nas.estimator.layer import Layer
+from lightning_nas.estimator.measure.flatfile import Field, File
+from lightning_nas.estimator.network import Network, Operation, chain
+from lightning_nas.estimator.subgraph import Subgraph
 
 __all__ = ["WEIGHT_SEED", "WEIGHT_SIGMA", "author"]
 
 WEIGHT_SEED = 0
 WEIGHT_SIGMA = 29.0  # in steps of int8
 
-_INT32, _INT8 = 2, 9
 _RELU6 = 3
-# Builtin operator code, type of its options and number of its option fields, as in TFLite's schema version 3.
-_OPERATORS = {
-    "conv": (3, 1, 7),
-    "depthwise": (4, 2, 7),
-    "add": (0, 11, 2),
-    "pool": (40, 27, 1),
-    "linear": (9, 8, 5),
+_SAME, _VALID = 0, 1
+_SCALE = 0.05
+# Operators whose results TFLite wants on a scale of their own, and its zero point.
+_SCALES = {"sigmoid": (1 / 256, -128), "tanh": (1 / 128, 0)}
+_ACTIVATIONS = {
+    "sigmoid": "LOGISTIC",
+    "tanh": "TANH",
+    "hardswish": "HARD_SWISH",
+    "leaky_relu": "LEAKY_RELU",
+    "relu": "RELU6",
+    "clamp": "RELU6",
+    "scale": "MUL",
+    "offset": "ADD",
 }
-_CODES = tuple(_OPERATORS)
+_NAMES = {
+    "conv": "CONV_2D",
+    "depthwise": "DEPTHWISE_CONV_2D",
+    "transposed_conv": "TRANSPOSE_CONV",
+    "linear": "FULLY_CONNECTED",
+    "add": "ADD",
+    "mul": "MUL",
+    "pool": "MEAN",
+    "avg_pool": "AVERAGE_POOL_2D",
+    "max_pool": "MAX_POOL_2D",
+    "concat": "CONCATENATION",
+}
 
 
-def author(parts: Sequence[Subgraph]) -> bytes:
-    """Return the TFLite file of a chain of subgraphs: one subgraph, or a whole network.
+def author(network: Network | Sequence[Subgraph]) -> bytes:
+    """Return the TFLite file of a network, or of a chain of subgraphs.
 
     Raises:
-        ValueError: The output of a subgraph is not the input of the next.
+        ValueError: The output of a subgraph is not the input of the next, or TFLite has no such operator.
     """
-    if not parts:
-        raise ValueError("A file needs at least one subgraph; got none.")
-    for first, second in itertools.pairwise(parts):
-        expected = (second.height, second.width, second.in_channels)
-        if first.out_shape != expected:
-            raise ValueError(f"{second} cannot follow {first}, whose output is {first.out_shape}.")
-    file = _File()
-    source = tensor = file.activation((parts[0].height, parts[0].width, parts[0].in_channels), "image")
-    for index, part in enumerate(parts):
-        entry = tensor
-        for number, layer in enumerate(part.layers):
-            inputs = [tensor, *{"add": [entry], "pool": [file.axes]}.get(layer.operator, [])]
-            bounded = number < len(part.layers) - 1 or _is_bounded(part)
-            tensor = file.operator(layer, inputs, bounded, f"{index}.{number}")
-    return file.finish(source, tensor)
-
-
-def _is_bounded(part: Subgraph) -> bool:
-    """Whether a subgraph ends in an activation: blocks end in a linear bottleneck, plain convolutions do not."""
-    return part.kind in ("stem", "conv")
+    network = network if isinstance(network, Network) else chain(network)
+    return _Author(network).run()
 
 
 @functools.cache
@@ -72,125 +69,149 @@ def _pool() -> np.ndarray:
     return np.clip(np.rint(draws), -127, 127).astype(np.int8)
 
 
-class _File:
-    """Tensors, buffers and operators of the one subgraph of a TFLite file."""
+class _Author:
+    def __init__(self, network: Network) -> None:
+        self.network = network
+        self.file = File()
+        self.usual = self.file.quantization(np.array([_SCALE], np.float32))
+        self.axes = self.file.constant(np.array([1, 2], np.int32))
+        image = self._activation(network.image_shape, "image")
+        # By the number of the operation, its result and the shape of that.
+        self.tensors = {-1: image}
+        self.shapes: dict[int, tuple[int, ...]] = {image: network.image_shape}
 
-    def __init__(self) -> None:
-        from flatbuffers import Builder
+    def run(self) -> bytes:
+        for number, operation in enumerate(self.network.operations):
+            self.tensors[number] = self._add(operation, f"@{number}")
+        outputs = [self.tensors[number] for number in self.network.outputs]
+        return self.file.finish([self.tensors[-1]], outputs)
 
-        self.builder: Builder = Builder(1 << 20)
-        self.buffers = [_table(self.builder, 3, [])]
-        self.tensors: list[int] = []
-        self.operators: list[int] = []
-        self.quantization = self._quantization(np.array([0.05], np.float32), 0)
-        self.axes = self._constant(np.array([1, 2], np.int32), _INT32, 0)
+    def _activation(self, shape: Sequence[int], name: str, variant: str = "") -> int:
+        quantization = self.usual
+        if variant in _SCALES:
+            scale, zero = _SCALES[variant]
+            quantization = self.file.quantization(np.array([scale], np.float32), zero=zero)
+        return self.file.tensor((1, *shape), np.dtype(np.int8), quantization=quantization, name=name)
 
-    def activation(self, shape: tuple[int, ...], name: str) -> int:
-        """Add an int8 tensor of batch 1 (NHWC) and return its index."""
-        return self._tensor((1, *shape), _INT8, 0, self.quantization, name)
-
-    def operator(self, layer: Layer, inputs: list[int], bounded: bool, name: str) -> int:
-        """Add one operator with its constants and return the index of its output."""
-        inputs = [*inputs, *self._parameters(layer)]
-        shape = (layer.out_channels,) if layer.operator == "linear" else layer.out_shape
-        output = self.activation(shape, name)
-        builder = self.builder
-        sources, targets = _ints(builder, inputs), _ints(builder, [output])
-        _, options_type, num_fields = _OPERATORS[layer.operator]
-        options = _table(builder, num_fields, _options(layer, bounded))
-        fields = [
-            (0, "Uint32", _CODES.index(layer.operator)),
-            (1, "Offset", sources),
-            (2, "Offset", targets),
-            (3, "Uint8", options_type),
-            (4, "Offset", options),
-        ]
-        self.operators.append(_table(builder, 14, fields))
+    def _add(self, operation: Operation, name: str) -> int:
+        layer = operation.layer
+        code, variant = _code(operation), layer.form.variant if layer.form else ""
+        inputs = [self.tensors[number] for number in operation.inputs]
+        shape: tuple[int, ...] = layer.out_shape
+        if layer.operator == "linear":
+            shape = (layer.out_channels,)
+        elif layer.operator == "activation":
+            shape = self.shapes[inputs[0]]
+        elif layer.operator == "concat":
+            inputs = [self._reshaped(tensor, layer, f"{name}.{index}") for index, tensor in enumerate(inputs)]
+        inputs = self._operands(layer, code, inputs)
+        output = self._activation(shape, name, variant)
+        self.file.operator(code, inputs, [output], _options(operation, code, self._axis(layer)))
+        self.shapes[output] = shape
         return output
 
-    def finish(self, source: int, target: int) -> bytes:
-        """Return the file with the given input and output tensors."""
-        builder = self.builder
-        codes = [
-            _table(builder, 4, [(0, "Int8", code), (2, "Int32", 2 if name != "pool" else 1), (3, "Int32", code)])
-            for name, (code, _, _) in _OPERATORS.items()
-        ]
-        tensors, operators = _offsets(builder, self.tensors), _offsets(builder, self.operators)
-        ends = _ints(builder, [source]), _ints(builder, [target])
-        fields = [(0, "Offset", tensors), (1, "Offset", ends[0]), (2, "Offset", ends[1]), (3, "Offset", operators)]
-        graph = _offsets(builder, [_table(builder, 6, fields)])
-        parts = (_offsets(builder, codes), graph, _offsets(builder, self.buffers))
-        model = [(0, "Uint32", 3), (1, "Offset", parts[0]), (2, "Offset", parts[1]), (4, "Offset", parts[2])]
-        builder.Finish(_table(builder, 8, model), b"TFL3")
-        return bytes(builder.Output())
+    def _axis(self, layer: Layer) -> int:
+        """Return along which axis tensors are joined: channels, or rows where heads join what was reshaped."""
+        return 1 if layer.operator == "concat" and layer.width == 1 else 3
 
-    def _parameters(self, layer: Layer) -> list[int]:
+    def _reshaped(self, tensor: int, layer: Layer, name: str) -> int:
+        """Return a tensor in the shape in which it is joined to others."""
+        shape = self.shapes[tensor]
+        if self._axis(layer) == 3 or (shape[-1] == layer.out_channels and shape[-2] == 1):
+            return tensor
+        joined = (int(np.prod(shape)) // layer.out_channels, 1, layer.out_channels)
+        output = self._activation(joined, name)
+        sizes = self.file.constant(np.array((1, *joined), np.int32))
+        self.file.operator("RESHAPE", [tensor, sizes], [output], [])
+        self.shapes[output] = joined
+        return output
+
+    def _operands(self, layer: Layer, code: str, inputs: list[int]) -> list[int]:
+        """Return the inputs of an operator in TFLite's order, constants included."""
+        if code == "MEAN":
+            return [*inputs, self.axes]
+        if layer.operator == "resize":
+            return [*inputs, self.file.constant(np.array(layer.out_shape[:2], np.int32))]
+        if layer.operator == "activation" and code in ("MUL", "ADD"):
+            values = layer.num_weights or 1
+            return [*inputs, self.file.constant(np.resize(_pool(), (values,)), self.usual)]
         if not layer.num_weights:
-            return []
-        shape: tuple[int, ...] = (layer.out_channels, layer.kernel, layer.kernel, layer.in_channels)
+            return inputs
+        weights, bias = self._parameters(layer)
+        if code == "TRANSPOSE_CONV":
+            return [self.file.constant(np.array((1, *layer.out_shape), np.int32)), weights, *inputs, bias]
+        return [*inputs, weights, bias]
+
+    def _parameters(self, layer: Layer) -> tuple[int, int]:
+        groups = layer.form.groups if layer.form is not None else 1
+        shape: tuple[int, ...] = (layer.out_channels, *layer.window, layer.in_channels // groups)
         if layer.operator == "depthwise":
-            shape = (1, layer.kernel, layer.kernel, layer.out_channels)
+            shape = (1, *layer.window, layer.out_channels)
         if layer.operator == "linear":
             shape = (layer.out_channels, layer.in_channels)
         axis = len(shape) - 1 if layer.operator == "depthwise" else 0
         # Different in every channel, so that the compiler cannot merge them.
         scales = (0.002 * (1 + np.arange(layer.out_channels) / layer.out_channels)).astype(np.float32)
-        weights = self._constant(np.resize(_pool(), shape), _INT8, self._quantization(scales, axis))
+        weights = self.file.constant(np.resize(_pool(), shape), self.file.quantization(scales, axis))
         bias = np.zeros(layer.out_channels, np.int32)
-        return [weights, self._constant(bias, _INT32, self._quantization(scales * np.float32(0.05), 0))]
-
-    def _constant(self, values: np.ndarray, dtype: int, quantization: int) -> int:
-        data = self.builder.CreateNumpyVector(values.reshape(-1).view(np.uint8))
-        self.buffers.append(_table(self.builder, 3, [(0, "Offset", data)]))
-        return self._tensor(values.shape, dtype, len(self.buffers) - 1, quantization)
-
-    def _tensor(self, shape: tuple[int, ...], dtype: int, buffer: int, quantization: int, name: str = "") -> int:
-        text, sizes = self.builder.CreateString(name or f"constant{len(self.tensors)}"), _ints(self.builder, shape)
-        fields = [
-            (0, "Offset", sizes),
-            (1, "Int8", dtype),
-            (2, "Uint32", buffer),
-            (3, "Offset", text),
-            (4, "Offset", quantization),
-        ]
-        self.tensors.append(_table(self.builder, 10, [field for field in fields if field[1] != "Offset" or field[2]]))
-        return len(self.tensors) - 1
-
-    def _quantization(self, scales: np.ndarray, axis: int) -> int:
-        scale = self.builder.CreateNumpyVector(scales)
-        zero = self.builder.CreateNumpyVector(np.zeros(len(scales), np.int64))
-        return _table(self.builder, 7, [(2, "Offset", scale), (3, "Offset", zero), (6, "Int32", axis)])
+        return weights, self.file.constant(bias, self.file.quantization(scales * np.float32(_SCALE)))
 
 
-def _options(layer: Layer, bounded: bool) -> list[tuple[int, str, Any]]:
-    activation = _RELU6 if bounded else 0
-    if layer.operator == "conv":
-        return [(1, "Int32", layer.stride), (2, "Int32", layer.stride), (3, "Int8", activation)]
-    if layer.operator == "depthwise":
-        return [(1, "Int32", layer.stride), (2, "Int32", layer.stride), (3, "Int32", 1), (4, "Int8", activation)]
-    return [(0, "Bool", True)] if layer.operator == "pool" else []
+def _code(operation: Operation) -> str:
+    layer = operation.layer
+    variant = layer.form.variant if layer.form is not None else ""
+    code = _NAMES.get(layer.operator)
+    if layer.operator == "activation":
+        code = _ACTIVATIONS.get(variant)
+    if layer.operator == "resize":
+        code = "RESIZE_BILINEAR" if variant == "bilinear" else "RESIZE_NEAREST_NEIGHBOR"
+    if code is None:
+        raise ValueError(f"Module {operation.path!r} runs {variant or layer.operator!r}, which TFLite has not in int8.")
+    return code
 
 
-def _table(builder: Builder, num_fields: int, fields: Sequence[tuple[int, str, Any]]) -> int:
-    builder.StartObject(num_fields)
-    for slot, kind, value in fields:
-        # Defaults are written out: a field equal to the schema's default may be left out, but need not.
-        if kind == "Offset":
-            builder.PrependUOffsetTRelativeSlot(slot, value, 0)
-        else:
-            getattr(builder, f"Prepend{kind}Slot")(slot, value, None)
-    offset: int = builder.EndObject()
-    return offset
+def _options(operation: Operation, code: str, axis: int) -> list[Field]:
+    layer, activation = operation.layer, _RELU6 if operation.is_bounded else 0
+    if code in ("ADD", "MUL"):
+        return [(0, "Int8", activation)]
+    if code == "CONCATENATION":
+        return [(0, "Int32", axis)]
+    if code == "MEAN":
+        return [(0, "Bool", True)]
+    if code == "RESIZE_BILINEAR":
+        return [(3, "Bool", True)]
+    if code == "LEAKY_RELU":
+        return [(0, "Float32", 0.01)]
+    if layer.operator not in ("conv", "depthwise", "transposed_conv", "avg_pool", "max_pool"):
+        return []
+    rows, columns = layer.form.step if layer.form is not None else (layer.stride, layer.stride)
+    options: list[Field] = [(0, "Int8", _padding(operation)), (1, "Int32", columns), (2, "Int32", rows)]
+    dilation = layer.form.dilation if layer.form is not None else 1
+    if code == "DEPTHWISE_CONV_2D":
+        multiplier = layer.out_channels // layer.in_channels
+        more: list[Any] = [(3, "Int32", multiplier), (4, "Int8", activation)]
+        return [*options, *more, (5, "Int32", dilation), (6, "Int32", dilation)]
+    if code == "CONV_2D":
+        return [*options, (3, "Int8", activation), (4, "Int32", dilation), (5, "Int32", dilation)]
+    if code == "TRANSPOSE_CONV":
+        return [*options, (3, "Int8", activation)]
+    return [*options, (3, "Int32", layer.window[1]), (4, "Int32", layer.window[0]), (5, "Int8", activation)]
 
 
-def _ints(builder: Builder, values: Sequence[int]) -> int:
-    offset: int = builder.CreateNumpyVector(np.asarray(values, np.int32))
-    return offset
-
-
-def _offsets(builder: Builder, offsets: Sequence[int]) -> int:
-    builder.StartVector(4, len(offsets), 4)
-    for offset in reversed(offsets):
-        builder.PrependUOffsetTRelative(offset)
-    vector: int = builder.EndVector()
-    return vector
+def _padding(operation: Operation) -> int:
+    layer = operation.layer
+    if layer.form is None:
+        return _SAME
+    sizes, outs = (layer.height, layer.width), layer.out_shape[:2]
+    spans = [(size - 1) * layer.form.dilation + 1 for size in layer.window]
+    if layer.operator == "transposed_conv":
+        same = [size * step for size, step in zip(sizes, layer.form.step, strict=True)]
+        valid = [(n - 1) * step + span for n, step, span in zip(sizes, layer.form.step, spans, strict=True)]
+    else:
+        same = [-(-size // step) for size, step in zip(sizes, layer.form.step, strict=True)]
+        valid = [(n - span) // step + 1 for n, step, span in zip(sizes, layer.form.step, spans, strict=True)]
+    if list(outs) == same:
+        return _SAME
+    if list(outs) == valid:
+        return _VALID
+    raise ValueError(f"Module {operation.path!r} pads in a way that TFLite has not: {layer.in_shape} to {outs}.")

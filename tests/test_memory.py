@@ -1,0 +1,128 @@
+"""Peak memory by liveness, against hand-counted tensors and against what compiler and interpreter allocate."""
+
+import random
+import re
+
+import pytest
+import timm
+import torch
+import torchvision
+from torch import nn
+
+from lightning_nas.estimator.estimator import TARGETS, Device, Estimator
+from lightning_nas.estimator.liveness import BRICKS, PLAIN, Layout, peak_values
+from lightning_nas.estimator.lower import lowered
+from lightning_nas.estimator.measure.backend import open_backend
+from lightning_nas.estimator.measure.sample import sample_architecture
+from lightning_nas.estimator.memory import network_memory
+from lightning_nas.estimator.network import chain
+from lightning_nas.estimator.subgraph import subgraphs
+from lightning_nas.estimator.trace import trace
+
+STOCK = {
+    "mobilenet_v2": lambda: torchvision.models.mobilenet_v2(),
+    "mobilenet_v3_small": lambda: torchvision.models.mobilenet_v3_small(),
+    "mnasnet0_5": lambda: torchvision.models.mnasnet0_5(),
+    "resnet18": lambda: torchvision.models.resnet18(),
+    "squeezenet1_0": lambda: torchvision.models.squeezenet1_0(),
+    "efficientnet_b0": lambda: timm.create_model("efficientnet_b0"),
+    "resnet26d": lambda: timm.create_model("resnet26d"),
+    "lraspp": lambda: torchvision.models.segmentation.lraspp_mobilenet_v3_large(weights=None, weights_backbone=None),
+}
+
+
+def network(name, size=96):
+    return trace(STOCK[name](), torch.zeros(1, 3, size, size))
+
+
+def random_networks(count, seed=11):
+    rng = random.Random(seed)
+    return [chain(subgraphs(sample_architecture(rng))) for _ in range(count)]
+
+
+class Branches(nn.Module):
+    """A shortcut that waits while a wide and a narrow tensor come and go."""
+
+    def __init__(self):
+        super().__init__()
+        self.stem, self.wide, self.narrow = nn.Conv2d(4, 16, 1), nn.Conv2d(16, 40, 1), nn.Conv2d(40, 16, 1)
+
+    def forward(self, x):
+        x = self.stem(x)
+        return x + self.narrow(self.wide(x))
+
+
+def test_peak_of_a_residual_branch():
+    net = trace(Branches(), torch.zeros(1, 4, 8, 8))
+    # While the last convolution runs: shortcut, wide and narrow; the sum then goes where the narrow one is, or beside.
+    assert peak_values(net, PLAIN) == 64 * (16 + 40 + 16)
+    assert peak_values(net, Layout(brick=16)) == 64 * (16 + 48 + 16)
+    assert peak_values(net, BRICKS) == 64 * (16 + 48 + 16)
+
+
+def test_bytes_by_dtype():
+    model, image = Branches(), torch.zeros(1, 4, 8, 8)
+    weights, biases = 4 * 16 + 16 * 40 + 40 * 16, 16 + 40 + 16
+    estimator = Estimator.load("ethos_u85_1024")
+    int8, fp16, fp32 = (estimator.memory(model, image, dtype, PLAIN) for dtype in ("int8", "fp16", "fp32"))
+    assert int8.parameter_bytes == weights + 4 * biases
+    assert fp16.parameter_bytes == 2 * (weights + biases)
+    assert fp32.parameter_bytes == sum(4 * parameter.numel() for parameter in model.parameters())
+    assert 4 * int8.peak_activation_bytes == 2 * fp16.peak_activation_bytes == fp32.peak_activation_bytes
+    with pytest.raises(ValueError, match="one of int8, fp16, fp32; got 'int4'"):
+        estimator.memory(model, image, "int4")
+
+
+def test_liveness_over_a_chain_is_its_largest_block():
+    for net, parts in zip(random_networks(20, 3), random_parts(20, 3), strict=True):
+        whole, largest = network_memory(net), max(part.peak_activation_bytes for part in parts)
+        assert whole.parameter_bytes == sum(part.parameter_bytes for part in parts)
+        # An output is not rounded up to bricks in a network; a lone block does not know that it is the last.
+        assert whole.peak_activation_bytes <= largest
+        assert whole.peak_activation_bytes == largest or parts[-1].kind not in ("head", "classifier")
+
+
+def random_parts(count, seed):
+    rng = random.Random(seed)
+    return [subgraphs(sample_architecture(rng)) for _ in range(count)]
+
+
+@pytest.fixture(scope="module")
+def compiler():
+    pytest.importorskip("ethosu", reason="needs the extra: pip install 'lightning-nas[vela]'")
+    return open_backend(Device.load(TARGETS / "ethos_u85_1024.json"))
+
+
+@pytest.mark.parametrize("name", STOCK)
+def test_peak_of_stock_networks_is_the_compilers(compiler, name):
+    net = network(name)
+    assert network_memory(net).peak_activation_bytes == compiler.peak_bytes(net, buffering=False)
+
+
+def test_peak_of_random_networks_is_the_compilers(compiler):
+    for net in random_networks(20):
+        expected = compiler.peak_bytes(net, buffering=False)
+        assert network_memory(net).peak_activation_bytes == expected
+        assert compiler.peak_bytes(net) >= expected
+
+
+def test_sum_of_subgraphs_is_the_whole_network(compiler):
+    for name in ("resnet18", "mobilenet_v3_small", "lraspp"):
+        net = network(name)
+        parts = Estimator.load("ethos_u85_1024")._parts(STOCK[name](), torch.zeros(1, 3, 96, 96))
+        total_ms = sum(row.latency_ms for part in parts for row in compiler.measure_subgraph(part).values())
+        assert total_ms == pytest.approx(compiler.measure_network(net).latency_ms, rel=0.05)
+
+
+def test_peak_is_the_arena_of_tensorflow_lite_micro(capfd):
+    micro = pytest.importorskip("tflite_micro", reason="needs pip install tflite-micro")
+    tflite = pytest.importorskip("lightning_nas.estimator.measure.tflite")
+    networks = [lowered(net) for net in (*random_networks(20), *(network(name) for name in STOCK if name != "lraspp"))]
+    equal = 0
+    for net in networks:
+        interpreter = micro.python.tflite_micro.runtime.Interpreter.from_bytes(tflite.author(net), arena_size=1 << 28)
+        capfd.readouterr()
+        interpreter.print_allocations()
+        out, err = capfd.readouterr()
+        equal += int(re.search(r"head (\d+)", out + err).group(1)) == peak_values(net, PLAIN)
+    assert equal >= 0.9 * len(networks)
