@@ -6,7 +6,7 @@ import io
 import os
 import tempfile
 import zipfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import compress
 from pathlib import Path
@@ -28,6 +28,8 @@ _MAX_SMOOTH = 12_000
 # Up to here every row is held out once to choose the model; beyond, a fifth of them is enough.
 _MAX_FOLDED = 1500
 _NUM_FOLDS = 5
+# Averages of boosting runs are nearer, by half a percent of 5.7 on 10 000 rows; on few rows the process wins anyway.
+_NUM_RUNS = 3
 
 _CHOICES = ("trees", "smooth", "both")
 _ADDITIVE = "additive"
@@ -68,7 +70,7 @@ class Regressor:
             return cls("trees", Trees.fit(subgraphs, latency_ms), None, {})
         held_out = _held_out(subgraphs, latency_ms)
         choice = min(held_out, key=lambda name: held_out[name])
-        trees = None if choice == "smooth" else Trees.fit(subgraphs, latency_ms)
+        trees = None if choice == "smooth" else Trees.fit(subgraphs, latency_ms, _num_runs(subgraphs))
         smooth = None if choice == "trees" else Smooth.fit(subgraphs, latency_ms)
         return cls(choice, trees, smooth, held_out)
 
@@ -127,12 +129,16 @@ def _held_out(subgraphs: Sequence[Subgraph], latency_ms: np.ndarray) -> dict[str
     errors: dict[str, list[np.ndarray]] = {name: [] for name in _CHOICES}
     for number in range(_NUM_FOLDS if len(subgraphs) <= _MAX_FOLDED else 1):
         train, test = fold != number, fold == number
-        fits: list[Callable[[Sequence[Subgraph], np.ndarray], Trees | Smooth]] = [Trees.fit, Smooth.fit]
         kept, asked = list(compress(subgraphs, train)), list(compress(subgraphs, test))
-        trees, smooth = (fit(kept, latency_ms[train]).predict_ms(asked) for fit in fits)
+        trees = Trees.fit(kept, latency_ms[train], _num_runs(subgraphs)).predict_ms(asked)
+        smooth = Smooth.fit(kept, latency_ms[train]).predict_ms(asked)
         for name, predicted in zip(_CHOICES, (trees, smooth, _mean(trees, smooth)), strict=True):
             errors[name].append(np.abs(np.log(predicted / latency_ms[test])))
     return {name: float(np.concatenate(values).mean()) for name, values in errors.items()}
+
+
+def _num_runs(subgraphs: Sequence[Subgraph]) -> int:
+    return 1 if len(subgraphs) <= _MAX_FOLDED else _NUM_RUNS
 
 
 def _mean(*latencies_ms: np.ndarray) -> np.ndarray:

@@ -27,6 +27,9 @@ _SETTINGS = {
 }
 
 
+_SMALLER_STEPS = {"max_iter": 600, "learning_rate": 0.06}
+
+
 class Trees:
     """Predicts the latency of subgraphs.
 
@@ -48,16 +51,27 @@ class Trees:
         self._trees = [TreePredictor(nodes[a:b], bits, bits) for a, b in zip(starts.tolist(), ends, strict=True)]
 
     @classmethod
-    def fit(cls, subgraphs: Sequence[Subgraph], latency_ms: np.ndarray) -> Trees:
-        """Fit to measurements."""
+    def fit(cls, subgraphs: Sequence[Subgraph], latency_ms: np.ndarray, num_runs: int = 1) -> Trees:
+        """Fit to measurements.
+
+        Args:
+            subgraphs: What was measured.
+            latency_ms: What it took.
+            num_runs: Boosting runs that are averaged; if several, each is of more and smaller steps.
+        """
         inputs, targets = features(subgraphs), np.log(latency_ms / work(subgraphs))
-        model = HistGradientBoostingRegressor(**_SETTINGS)
+        settings = _SETTINGS if num_runs == 1 else _SETTINGS | _SMALLER_STEPS
+        models = [HistGradientBoostingRegressor(**{**settings, "random_state": seed}) for seed in range(num_runs)]
         # More threads than free cores make this a hundred times slower.
         with threadpool_limits(1, "openmp"):
-            model.fit(inputs, targets)
-        trees = [tree.nodes for (tree,) in model._predictors]
+            for model in models:
+                model.fit(inputs, targets)
+        trees = [tree.nodes.copy() for model in models for (tree,) in model._predictors]
+        for nodes in trees:
+            nodes["value"] /= num_runs
         starts = np.cumsum([0, *(len(tree) for tree in trees[:-1])])
-        return cls(np.concatenate(trees), starts, float(model._baseline_prediction.item()))
+        offset = float(np.mean([model._baseline_prediction.item() for model in models]))
+        return cls(np.concatenate(trees), starts, offset)
 
     def predict_ms(self, subgraphs: Sequence[Subgraph]) -> np.ndarray:
         """Return the predicted latency of each subgraph."""
