@@ -7,6 +7,7 @@ from collections.abc import Iterator
 import timm
 import torch
 from torch import nn
+from torchvision.models import squeezenet1_0
 from torchvision.models.segmentation import lraspp_mobilenet_v3_large
 
 from lightning_nas.estimator.decompose import decompose
@@ -24,6 +25,7 @@ _CLASSIFIERS = (
     "tinynet_a",
     "efficientnet_b0",
     "tf_efficientnetv2_b0",
+    "tf_efficientnetv2_b2",
     "resnet18",
     "resnet50d",
     "resnext50_32x4d",
@@ -52,4 +54,5 @@ def stock_operators() -> list[Subgraph]:
 def _models() -> Iterator[nn.Module]:
     for name in _CLASSIFIERS:
         yield timm.create_model(name)
+    yield squeezenet1_0(weights=None)
     yield lraspp_mobilenet_v3_large(weights=None, weights_backbone=None)
