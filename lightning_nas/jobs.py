@@ -35,6 +35,7 @@ from .search.tables import space_budgets
 from .space.spec import Architecture
 from .space.timm_strings import to_timm
 from .supernet import derive, refit, sort_channels, space_of, supernet_from
+from .supernet.source import named_blocks
 
 __all__ = ["Epochs", "search_and_finetune"]
 
@@ -120,11 +121,12 @@ def search_and_finetune(
         epochs: How long each part trains.
         distillation_weight: Part of the loss, in search and fine-tuning, that imitates the source's logits; 0 for
             none.
-        feature_weight: Weight of imitating its last feature map; 0 for none.
+        feature_weight: Weight of imitating its feature maps, the last one and those of the blocks; 0 for none.
         search_task: Options of the task that differ in the search, such as a lower learning rate.
         finetune_task: Those that differ in fine-tuning, and where the source is trained on.
-        num_refitted: How many of the search's candidates are refitted; the one of the lowest validation loss then is
-            the subnet. An undertrained supernet ranks badly, a refitted subnet shows what it can become.
+        num_refitted: How many of the search's candidates are refitted; the one of the lowest validation loss then, of
+            imitation too, is the subnet. An undertrained supernet ranks badly, a refitted subnet shows what it can
+            become, and how far it is from the source is seen on fewer images than how often it is right.
         num_calibration_batches: Training batches for the refit.
 
     Returns:
@@ -161,7 +163,12 @@ def search_and_finetune(
     supernet = supernet_from(deepcopy(source), example, full)
     sort_channels(supernet)
     teacher = derive(supernet, full.reference_nodes)
-    teaching = {"teacher": teacher, "distillation_weight": distillation_weight, "feature_weight": feature_weight}
+    teaching = {
+        "teacher": teacher,
+        "distillation_weight": distillation_weight,
+        "feature_weight": feature_weight,
+        "feature_modules": [path for path, _ in named_blocks(teacher)] if feature_weight else [],
+    }
     taught = partial(task, num_classes=data.num_classes, **teaching)
     callback = search(
         costs,
@@ -176,7 +183,7 @@ def search_and_finetune(
     for architecture in tqdm(callback.candidates[:num_refitted], desc="Refitting candidates"):
         subnet = callback.derive(supernet, CANDIDATE_BATCHES, architecture)
         refit(subnet, teacher, images)
-        loss = _validation_loss(task(network=subnet, num_classes=data.num_classes), data)
+        loss = _validation_loss(taught(network=subnet), data)
         refitted.append((loss, architecture, subnet))
     _, chosen, subnet = min(refitted, key=lambda entry: entry[0])
     log.info("Found %s, %.4g ms", chosen, costs.latency_ms(chosen))
