@@ -221,7 +221,8 @@ def test_mixed_images_keep_their_labels_shares() -> None:
     assert (targets > 0).sum() > 4
     again, _ = mix(images, torch.arange(4), num_classes=4, alpha=1.0, seed=3)
     other, _ = mix(images, torch.arange(4), num_classes=4, alpha=1.0, seed=4)
-    assert torch.equal(mixed, again) and not torch.equal(mixed, other)
+    assert torch.equal(mixed, again)
+    assert not torch.equal(mixed, other)
 
 
 def test_images_are_mixed_in_training_alone() -> None:
