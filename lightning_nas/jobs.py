@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import logging
 from collections.abc import Callable, Mapping
 from copy import deepcopy
@@ -29,9 +30,6 @@ from .supernet.source import named_blocks
 __all__ = ["Epochs", "search_and_finetune"]
 
 log = logging.getLogger(__name__)
-
-# Batch norm is measured again by the refit: what `derive` measures before is a start.
-CANDIDATE_BATCHES = 4
 
 
 @dataclass(frozen=True)
@@ -80,6 +78,7 @@ def search_and_finetune(
     finetune_task: Mapping[str, Any] | None = None,
     num_refitted: int = 8,
     num_calibration_batches: int = 32,
+    num_trial_images: int = 0,
 ) -> dict[str, Any]:
     """Train the source, turn it into a supernet, search, derive the subnet inside the budget, fine-tune it, compare.
 
@@ -114,6 +113,8 @@ def search_and_finetune(
             imitation too, is the subnet. An undertrained supernet ranks badly; a refitted subnet shows what it can
             become, and fewer images tell how near it is to the source than how often it is right.
         num_calibration_batches: Training batches for the refit.
+        num_trial_images: Training images on which every option of every block is tried before the search, to tell what
+            it prefers at the start; 0 takes those that keep most weights.
 
     Returns:
         The content of result.json.
@@ -148,6 +149,8 @@ def search_and_finetune(
     pl.seed_everything(seed, workers=True, verbose=False)
     supernet = supernet_from(deepcopy(source), example, full)
     sort_channels(supernet)
+    untrained = deepcopy(supernet)
+    images = torch.cat(_images(data, num_calibration_batches))
     teacher = derive(supernet, full.reference_nodes)
     taught = partial(task, num_classes=data.num_classes, teacher=teacher, **(teaching or {}))
     blocks = [path for path, _ in named_blocks(teacher)]
@@ -161,13 +164,13 @@ def search_and_finetune(
     fit = phases.fit(
         "search", taught(network=supernet, feature_modules=blocks, **(search_task or {})), epochs.search, [callback]
     )
-    images = torch.cat(_images(data, num_calibration_batches))
     refitted = []
-    for architecture in tqdm(callback.candidates[:num_refitted], desc="Refitting candidates"):
-        subnet = callback.derive(supernet, CANDIDATE_BATCHES, architecture)
+    # The search trains what its paths share, at the price of what each had of the source.
+    starts = itertools.product(callback.candidates[:num_refitted], (untrained, supernet))
+    for architecture, start in tqdm(list(starts), desc="Refitting candidates"):
+        subnet = derive(start, architecture)
         refit(subnet, teacher, images)
-        loss = _validation_loss(taught(network=subnet), data)
-        refitted.append((loss, architecture, subnet))
+        refitted.append((_validation_loss(taught(network=subnet), data), architecture, subnet))
     _, chosen, subnet = min(refitted, key=lambda entry: entry[0])
     log.info("Found %s, %.4g ms", chosen, costs.latency_ms(chosen))
 

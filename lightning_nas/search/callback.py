@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections import deque
+from collections.abc import Sequence
 from itertools import islice
 from typing import Any
 
@@ -60,11 +61,13 @@ class ArchitectureSearch(Callback):
         every: Optimizer steps from one architecture step to the next.
         samples: Architectures compared in an architecture step.
         candidates: Architectures within the budget, as the device's own compiler has it where that is installed, that
-            are compared by their inherited loss at the end, on the
-            validation data (one DataLoader), or else on recent training batches; 1 takes the most probable one.
+            are compared by their inherited loss at the end, on the validation data (one DataLoader), or else on recent
+            training batches; 1 takes the most probable one.
         lr: Learning rate of the logits.
-        prior: How strongly the logits prefer, at the start, options that keep the source's weights; 1 suits pretrained
-            weights, 0 random ones.
+        prior: How strongly the logits prefer, at the start, options near to the source; 1 suits pretrained weights, 0
+            random ones.
+        errors: What the prior goes by: for each node how far each option is from the source, see `option_errors`. By
+            default options that keep more weights are taken to be nearer.
         seed: Seed of every draw.
 
     Raises:
@@ -90,6 +93,7 @@ class ArchitectureSearch(Callback):
         candidates: int = 16,
         lr: float = 0.05,
         prior: float = 0.0,
+        errors: Sequence[Tensor] | None = None,
         seed: int = 0,
     ) -> None:
         super().__init__()
@@ -102,6 +106,7 @@ class ArchitectureSearch(Callback):
         }
         self.budgets: Budgets | None = None
         self.search: Search | None = None
+        self.errors = errors
         if candidates < 1:
             raise ValueError(f"`candidates` must be at least 1; got {candidates}.")
         self.num_candidates = candidates
@@ -148,7 +153,7 @@ class ArchitectureSearch(Callback):
         self._warn_off_grid(supernet)
         rank_zero_info(f"Searching {supernet.space.num_architectures:.3g} architectures within:")
         rank_zero_info(format_reach(self.budgets))
-        self.search = Search(supernet, self.budgets, self.settings)
+        self.search = Search(supernet, self.budgets, self.settings, self.errors)
 
     @override
     def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:

@@ -13,6 +13,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from ..space.spec import SearchSpace
 from ..supernet.supernet import Supernet
 from .budget import Budgets
 from .penalty import augmented_lagrangian, entropy, policy_loss, relative_excess
@@ -39,8 +40,8 @@ class SearchSettings:
         uniform: Part of the random training paths that ignore the logits, so that no option starves.
         band: Costs, relative to the budget, of the random paths that are trained.
         use: Least part of the first budget that a derived architecture uses, where the space allows it.
-        prior: How strongly the logits prefer, at the start, options that keep the source's weights (`kept_weights`);
-            1 for pretrained weights, 0 for none.
+        prior: How strongly the logits prefer, at the start, options near to the source; 1 for pretrained weights, 0 for
+            none.
         pool: With a prior, how many architectures within the budget the warm-up trains.
         seed: Seed of every draw.
 
@@ -90,9 +91,17 @@ class Search:
         supernet: What is searched.
         budgets: What it has to cost.
         settings: How.
+        errors: For each node how far each option is from the source, in any unit, for the prior; see
+            `lightning_nas.supernet.option_errors`. By default the prior scores the weights that an option keeps.
     """
 
-    def __init__(self, supernet: Supernet, budgets: Budgets, settings: SearchSettings) -> None:
+    def __init__(
+        self,
+        supernet: Supernet,
+        budgets: Budgets,
+        settings: SearchSettings,
+        errors: Sequence[Tensor] | None = None,
+    ) -> None:
         self.supernet = supernet
         self.budgets = budgets
         self.settings = settings
@@ -102,7 +111,8 @@ class Search:
         self._prior: list[NDArray[np.float64]] = []
         if settings.prior:
             with torch.no_grad():
-                for logits, score in zip(supernet.logits, kept_weights(supernet.space), strict=True):
+                prior = kept_weights(supernet.space) if errors is None else _scores_of(supernet.space, errors)
+                for logits, score in zip(supernet.logits, prior, strict=True):
                     logits.copy_(settings.prior * score)
             self._prior = self._scores()
             # Of the prior, so that a resumed search has the same pool.
@@ -181,7 +191,8 @@ class Search:
     def candidates(self, count: int, limits: Sequence[Limit] | None = None) -> list[tuple[int, ...]]:
         """Return up to `count` distinct architectures within all budgets, the most probable one first.
 
-        With a prior, the one that it alone prefers is the second: a search has to beat it. The others are the most
+        With a prior, those that it alone prefers, at the budget and a percent below, come next: a search has to beat
+        them. The others are the most
         probable under scores with Gumbel noise, which draws near the distribution that the logits give over the
         architectures within the budgets (perturb-and-MAP, Papandreou and Yuille 2011).
 
@@ -203,23 +214,30 @@ class Search:
     ) -> list[tuple[int, ...]]:
         limits = self.budgets.limits if limits is None else limits
         found = {self._solve(known, limits): None for known in (scores, self._prior) if known}
+        # Should the compiler find the prior's best to be over, one near it stands by.
+        if self._prior and (near := self._find(self._prior, _less(limits))):
+            found[near] = None
         for _ in range(2 * count):
             if len(found) >= count:
                 break
             found[self._solve([s + _gumbel(len(s), generator) for s in scores], limits)] = None
-        return list(found)
+        return list(found)[:count]
 
     def _scores(self) -> list[NDArray[np.float64]]:
         with torch.no_grad():
             return [p.clamp(min=1e-12).log().cpu().double().numpy() for p in self.supernet.probabilities()]
 
     def _solve(self, scores: list[NDArray[np.float64]], limits: Sequence[Limit]) -> tuple[int, ...]:
+        nodes = self._find(scores, limits)
+        if nodes is None:
+            raise ValueError("No architecture of the space meets the budgets.")
+        return nodes
+
+    def _find(self, scores: list[NDArray[np.float64]], limits: Sequence[Limit]) -> tuple[int, ...] | None:
         banded = [replace(limit, floor=self.settings.use * limit.budget) for limit in limits[:1]]
         nodes = solve(scores, [*banded, *limits[1:]], self.budgets.forbidden)
         if nodes is None:  # a budget above what the space can spend, or one that another budget caps
             nodes = solve(scores, limits, self.budgets.forbidden)
-        if nodes is None:
-            raise ValueError("No architecture of the space meets the budgets.")
         return nodes
 
     @torch.no_grad()
@@ -267,6 +285,18 @@ class Search:
 
 def _described(budgets: dict[str, float]) -> str:
     return ", ".join(f"{name}={value:.6g}" for name, value in budgets.items()) or "no budget"
+
+
+def _scores_of(space: SearchSpace, errors: Sequence[Tensor]) -> list[Tensor]:
+    """Return scores for logits: negative errors, in a unit by which the options of a block differ on average."""
+    blocks = errors[len(space.multipliers) :]
+    spread = torch.stack([error.max() - error.min() for error in blocks]).mean().clamp(min=1e-12)
+    return [(error.min() - error).float() / float(spread) for error in errors]
+
+
+def _less(limits: Sequence[Limit]) -> list[Limit]:
+    """Return the limits with one percent less to spend of the first, where the space allows that."""
+    return [replace(limit, budget=0.99 * limit.budget) if index == 0 else limit for index, limit in enumerate(limits)]
 
 
 def _seeded(seed: int) -> torch.Generator:

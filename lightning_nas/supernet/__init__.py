@@ -6,6 +6,7 @@ from .convert import supernet_from as supernet_from
 from .derive import derive as derive
 from .derive import recalibrate as recalibrate
 from .importance import sort_channels as sort_channels
+from .option_errors import option_errors as option_errors
 from .refit import refit as refit
 from .stock import stock_network as stock_network
 from .subnet import load_subnet as load_subnet

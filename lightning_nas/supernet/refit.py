@@ -13,7 +13,7 @@ from torch.nn import functional
 from .._modes import evaluating
 from .source import ConvNorm, named_blocks
 
-__all__ = ["refit"]
+__all__ = ["refit", "refit_block"]
 
 # Enough for a Gram matrix of a thousand channels; more positions cost time and change nothing.
 MAX_ROWS = 2**14
@@ -51,6 +51,17 @@ def refit(subnet: nn.Module, teacher: nn.Module, images: Tensor) -> None:
     norms = [module for module in subnet.modules() if isinstance(module, nn.BatchNorm2d)]
     with evaluating(subnet), _single_pass(norms), _fitting(subnet, students, targets):
         subnet(images)
+
+
+def refit_block(subnet: nn.Module, teacher: nn.Module, path: str, inputs: Tensor) -> None:
+    """Fit one block to the teacher's of the same name, as `refit` does, on the same inputs (N, C, H, W)."""
+    students, teachers = ({path: dict(named_blocks(network))[path]} for network in (subnet, teacher))
+    block = subnet.get_submodule(path)
+    with evaluating(teacher), _recording(teacher, students, teachers) as targets:
+        teacher.get_submodule(path)(inputs)
+    norms = [module for module in block.modules() if isinstance(module, nn.BatchNorm2d)]
+    with evaluating(block), _single_pass(norms), _fitting(subnet, students, targets):
+        block(inputs)
 
 
 Targets = dict[str, tuple[Tensor, Tensor | None]]
