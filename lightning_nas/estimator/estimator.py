@@ -24,6 +24,7 @@ from lightning_nas.estimator.network import Network, chain
 from lightning_nas.estimator.pieces import OPERATOR_KINDS, pieces
 from lightning_nas.estimator.rates import Rates, is_operator
 from lightning_nas.estimator.regressor import VERSION, Regressor
+from lightning_nas.estimator.share import SUFFIX, unpacked
 from lightning_nas.estimator.subgraph import Subgraph, subgraphs
 from lightning_nas.estimator.trace import Fallback, trace
 from lightning_nas.space.spec import Architecture
@@ -104,7 +105,8 @@ class Estimator:
 
         Args:
             name_or_path: A name, or a ``.csv`` file, see `lightning_nas.estimator.measurements`. A device in a
-                ``.json`` file of that name beside it says more; without one the file is named after the device.
+                ``.json`` file of that name beside it says more; without one the file is named after the device. Or
+                both in one ``.estimator.zip`` file, see `lightning_nas.estimator.share`.
             exact: Whether measured figures are returned as such; else everything is predicted.
             lanes: Channels that the device processes together; by default what its ``.json`` file says, or 8.
             fallback: ``bytes`` prices operators of which the table has no rows by the bytes that they move; by default
@@ -113,6 +115,9 @@ class Estimator:
         Raises:
             ValueError: There is no such device, or its files are malformed.
         """
+        if str(name_or_path).endswith(SUFFIX):
+            with unpacked(Path(name_or_path)) as table:
+                return cls.load(table, exact, lanes, fallback)
         table = _find(name_or_path)
         rows = read_measurements(table)
         measured = rows.subgraphs
@@ -273,7 +278,9 @@ def _find(name_or_path: str | Path) -> Path:
     path = Path(name_or_path)
     table = path if path.suffix == ".csv" else TARGETS / f"{path}.csv"
     if path.suffix != ".csv" and str(name_or_path) not in available_devices():
-        raise ValueError(f"Device must be one of {', '.join(available_devices())}, or a .csv file; got {path}.")
+        raise ValueError(
+            f"Device must be one of {', '.join(available_devices())}, a .csv or an {SUFFIX} file; got {path}."
+        )
     if not table.exists():
         raise ValueError(f"A device of your own is a .csv table of measurements; there is no {table}.")
     return table
