@@ -66,12 +66,12 @@ def test_equal_tables_make_equal_files(table, packed, tmp_path):
 
 
 def test_what_cannot_be_packed_is_said(table, tmp_path):
-    with pytest.raises(ValueError, match="named \\*.estimator.zip; got a.zip"):
+    with pytest.raises(ValueError, match=r"named \*.estimator.zip; got a.zip"):
         pack(table, tmp_path / "a.zip")
     table.with_suffix(".json").unlink()
-    with pytest.raises(ValueError, match="there is no my_chip.json"):
+    with pytest.raises(ValueError, match=r"there is no my_chip\.json"):
         pack(table, tmp_path / "a.estimator.zip")
-    with pytest.raises(ValueError, match="letters, digits.*got 'my chip'"):
+    with pytest.raises(ValueError, match=r"letters, digits.*got 'my chip'"):
         pack(tmp_path / "my chip.csv", tmp_path / "a.estimator.zip")
     assert not list(tmp_path.glob("a.*"))
 
@@ -80,7 +80,7 @@ def test_a_file_that_is_cut_is_refused(packed):
     whole = packed.read_bytes()
     for size in (0, 10, len(whole) // 2, len(whole) - 1):
         packed.write_bytes(whole[:size])
-        with pytest.raises(ValueError, match="shared.estimator.zip is no estimator, or it is damaged"):
+        with pytest.raises(ValueError, match=r"shared.estimator.zip is no estimator, or it is damaged"):
             Estimator.load(packed)
 
 
@@ -149,5 +149,5 @@ def test_a_size_that_lies_is_refused(packed):
 
 
 def test_no_such_file_is_said(tmp_path):
-    with pytest.raises(ValueError, match="no estimator at .*gone"):
+    with pytest.raises(ValueError, match=r"no estimator at .*gone"):
         Estimator.load(tmp_path / "gone.estimator.zip")
