@@ -2,39 +2,29 @@
 
 from __future__ import annotations
 
-import json
 import logging
-import platform
-import sys
-import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from copy import deepcopy
 from dataclasses import dataclass
 from functools import partial
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, cast
 
 import lightning.pytorch as pl
 import torch
-from safetensors.torch import save_file
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from ._architecture_svg import BlockKind
-from ._files import write_text
 from ._modes import evaluating
 from ._phases import Phases
+from ._run_files import Outcome, summary, write_run
 from .estimator import Estimator
-from .estimator.subgraph import Subgraph, subgraphs
-from .report import BlockCost, write_architecture_svg, write_report
 from .search import ArchitectureSearch
-from .search.budget import Budgets, format_reach
+from .search.budget import format_reach
 from .search.probe import quiet_copy, task_loss
 from .search.tables import space_budgets
-from .space.spec import Architecture
-from .space.timm_strings import to_timm
 from .supernet import derive, refit, sort_channels, space_of, supernet_from
+from .supernet.source import named_blocks
 
 __all__ = ["Epochs", "search_and_finetune"]
 
@@ -42,7 +32,6 @@ log = logging.getLogger(__name__)
 
 # Batch norm is measured again by the refit: what `derive` measures before is a start.
 CANDIDATE_BATCHES = 4
-PACKAGES = ("lightning-nas", "torch", "torchvision", "lightning", "timm", "hydra-core", "scikit-learn", "ethos-u-vela")
 
 
 @dataclass(frozen=True)
@@ -120,11 +109,12 @@ def search_and_finetune(
         epochs: How long each part trains.
         distillation_weight: Part of the loss, in search and fine-tuning, that imitates the source's logits; 0 for
             none.
-        feature_weight: Weight of imitating its last feature map; 0 for none.
+        feature_weight: Weight of imitating its feature maps, the last one and those of the blocks; 0 for none.
         search_task: Options of the task that differ in the search, such as a lower learning rate.
         finetune_task: Those that differ in fine-tuning, and where the source is trained on.
-        num_refitted: How many of the search's candidates are refitted; the one of the lowest validation loss then is
-            the subnet. An undertrained supernet ranks badly, a refitted subnet shows what it can become.
+        num_refitted: How many of the search's candidates are refitted; the one of the lowest validation loss then, of
+            imitation too, is the subnet. An undertrained supernet ranks badly, a refitted subnet shows what it can
+            become, and how far it is from the source is seen on fewer images than how often it is right.
         num_calibration_batches: Training batches for the refit.
 
     Returns:
@@ -161,7 +151,12 @@ def search_and_finetune(
     supernet = supernet_from(deepcopy(source), example, full)
     sort_channels(supernet)
     teacher = derive(supernet, full.reference_nodes)
-    teaching = {"teacher": teacher, "distillation_weight": distillation_weight, "feature_weight": feature_weight}
+    teaching = {
+        "teacher": teacher,
+        "distillation_weight": distillation_weight,
+        "feature_weight": feature_weight,
+        "feature_modules": [path for path, _ in named_blocks(teacher)] if feature_weight else [],
+    }
     taught = partial(task, num_classes=data.num_classes, **teaching)
     callback = search(
         costs,
@@ -176,7 +171,7 @@ def search_and_finetune(
     for architecture in tqdm(callback.candidates[:num_refitted], desc="Refitting candidates"):
         subnet = callback.derive(supernet, CANDIDATE_BATCHES, architecture)
         refit(subnet, teacher, images)
-        loss = _validation_loss(task(network=subnet, num_classes=data.num_classes), data)
+        loss = _validation_loss(taught(network=subnet), data)
         refitted.append((loss, architecture, subnet))
     _, chosen, subnet = min(refitted, key=lambda entry: entry[0])
     log.info("Found %s, %.4g ms", chosen, costs.latency_ms(chosen))
@@ -190,20 +185,25 @@ def search_and_finetune(
     baseline = task(network=source, num_classes=data.num_classes, **(finetune_task or {}))
     baseline_metric = phases.train("baseline", baseline, epochs.search + epochs.finetune)
 
-    result = {
-        "recipe": recipe,
-        "task": "classification",
-        "device": costs.device.name,
-        "seed": seed,
-        "budget": _budget(budgets, budgets_requested),
-        "baseline": _cost(costs, own, baseline_metric),
-        "subnet": _cost(costs, chosen, subnet_metric),
-        "search": {"seconds": round(fit.seconds, 1), "steps": fit.steps},
-        "versions": _versions(),
-    }
-    tuned_network = cast(nn.Module, tuned.network)
-    _write(run_dir, result, costs, budgets, own, chosen, tuned_network, callback.history, network, data, epochs)
-    log.info("%s\nWritten to %s", _summary(result), run_dir)
+    outcome = Outcome(
+        recipe=recipe,
+        seed=seed,
+        costs=costs,
+        budgets=budgets,
+        requested=budgets_requested,
+        source=own,
+        chosen=chosen,
+        subnet=cast(nn.Module, tuned.network),
+        source_metric=baseline_metric,
+        subnet_metric=subnet_metric,
+        search={"seconds": round(fit.seconds, 1), "steps": fit.steps},
+        history=callback.history,
+        network={key: value for key, value in network.keywords.items() if key != "weights"},
+        epochs=vars(epochs),
+        data_name=data.root.name if hasattr(data, "root") else type(data).__name__,
+    )
+    result = write_run(run_dir, outcome)
+    log.info("%s\nWritten to %s", summary(result), run_dir)
     return result
 
 
@@ -218,130 +218,3 @@ def _validation_loss(module: pl.LightningModule, data: Any) -> float:
 def _images(data: Any, num_batches: int) -> list[Tensor]:
     loader = iter(data.train_dataloader())
     return [images for (images, _), _ in zip(loader, range(num_batches), strict=False)]
-
-
-def _budget(budgets: Budgets, requested: Mapping[str, float | str | None]) -> dict[str, Any]:
-    given: dict[str, Any] = dict.fromkeys(("latency_ms", "peak_activation_bytes", "parameter_bytes"))
-    given.update({limit.name: limit.budget for limit in budgets.limits})
-    given["peak_activation_bytes"] = budgets.peak_activation_bytes
-    # What a relative budget was asked as; an absolute one says it itself.
-    relative = [str(value) for value in requested.values() if str(value).endswith("x")]
-    return {**given, "requested": ", ".join(relative)} if relative else given
-
-
-def _cost(estimator: Estimator, architecture: Architecture, metric: dict[str, Any]) -> dict[str, Any]:
-    memory = estimator.memory(architecture)
-    return {
-        "latency_ms": estimator.latency_ms(architecture),
-        "verified_latency_ms": estimator.verify_ms(architecture),
-        "parameter_bytes": memory.parameter_bytes,
-        "peak_activation_bytes": memory.peak_activation_bytes,
-        "macs": sum(part.macs for part in subgraphs(architecture)),
-        "metric": metric,
-    }
-
-
-def _versions() -> dict[str, str]:
-    versions = {"python": platform.python_version()}
-    for name in PACKAGES:
-        try:
-            versions[name] = version(name)
-        except PackageNotFoundError:
-            continue
-    return versions
-
-
-def _write(
-    run_dir: Path,
-    result: dict[str, Any],
-    costs: Estimator,
-    budgets: Budgets,
-    source: Architecture,
-    chosen: Architecture,
-    subnet: nn.Module,
-    history: list[dict[str, float]],
-    network: partial[nn.Module],
-    data: Any,
-    epochs: Epochs,
-) -> None:
-    """Write the run's files; result.json last, since it says that the run is complete."""
-    state = {key: value.contiguous() for key, value in subnet.state_dict().items()}
-    save_file(state, run_dir / "subnet.safetensors.part")
-    (run_dir / "subnet.safetensors.part").replace(run_dir / "subnet.safetensors")
-    described = {
-        **chosen.to_dict(),
-        "timm": to_timm(chosen.stages),
-        "network": {key: value for key, value in network.keywords.items() if key != "weights"},
-        "device": costs.device.name,
-        "latency_ms": result["subnet"]["latency_ms"],
-    }
-    write_text(run_dir / "architecture.json", json.dumps(described, indent=1))
-    reach = {
-        limit.name: {"source": reference, "budget": limit.budget, **vars(span)}
-        for limit, span, reference in zip(budgets.limits, budgets.reaches, budgets.references, strict=True)
-    }
-    write_report(
-        run_dir,
-        result,
-        _block_costs(costs, chosen),
-        history,
-        baseline_blocks=_block_costs(costs, source),
-        feasibility=reach,
-    )
-    write_architecture_svg(
-        run_dir / "architecture.svg",
-        _block_costs(costs, chosen),
-        _block_costs(costs, source),
-        f"{result['recipe']} on {costs.device.name}",
-    )
-    described_run = {
-        "command": _command(sys.argv),
-        "machine": f"{platform.machine()}, {torch.get_num_threads()} threads",
-        "epochs": vars(epochs),
-        "data": data.root.name if hasattr(data, "root") else type(data).__name__,
-        "finished": time.strftime("%Y-%m-%d"),
-    }
-    write_text(run_dir / "run.json", json.dumps(described_run, indent=1))
-    write_text(run_dir / "result.json", json.dumps(result, indent=1))
-
-
-def _command(arguments: Sequence[str]) -> str:
-    """Return the command without what belongs to one machine: the run directory, and the folders of paths."""
-    kept = [argument for argument in arguments[1:] if not argument.startswith("hydra.")]
-    parts = [argument.partition("=") for argument in kept]
-    named = [
-        key + sep + (Path(value).name if value.startswith(("/", "~", ".")) else value) for key, sep, value in parts
-    ]
-    return " ".join(["lightning-nas", *named])
-
-
-def _block_costs(estimator: Estimator, architecture: Architecture) -> list[BlockCost]:
-    parts = subgraphs(architecture)
-    return [_block_cost(part, ms) for part, ms in zip(parts, estimator.predict_ms(parts), strict=True)]
-
-
-def _block_cost(part: Subgraph, latency_ms: float) -> BlockCost:
-    return BlockCost(
-        name=part.path,
-        kind=cast(BlockKind, part.kind),
-        in_width=part.in_channels,
-        out_width=part.hidden_channels if part.kind == "head" else part.out_channels,
-        expansion=part.hidden_channels / part.in_channels if part.kind in ("ibn", "fused") else 1.0,
-        kernel=part.kernel,
-        stride=part.stride,
-        resolution=part.height,
-        latency_ms=float(latency_ms),
-    )
-
-
-def _summary(result: Mapping[str, Any]) -> str:
-    lines = [f"{'':<10}{'latency':>12}{'compiled':>12}{'parameters':>14}{'test':>10}"]
-    for name in ("baseline", "subnet"):
-        cost = result[name]
-        compiled = "-" if cost["verified_latency_ms"] is None else f"{cost['verified_latency_ms']:.4f} ms"
-        lines.append(
-            f"{name:<10}{cost['latency_ms']:>9.4f} ms{compiled:>12}{cost['parameter_bytes']:>14,}"
-            f"{cost['metric']['value']:>10.4f}"
-        )
-    saved = 1 - result["subnet"]["latency_ms"] / result["baseline"]["latency_ms"]
-    return "\n".join([*lines, f"Latency saved: {saved:.1%}"])

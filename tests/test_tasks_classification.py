@@ -13,7 +13,9 @@ from torch.nn import functional
 from torch.utils.data import DataLoader, TensorDataset
 
 from lightning_nas.data.digits import DigitsDataModule
-from lightning_nas.tasks.classification import Classification, distillation_loss, feature_loss
+from lightning_nas.tasks.classification import Classification
+from lightning_nas.tasks.distillation import distillation_loss, feature_loss, feature_maps
+from lightning_nas.tasks.mixup import mix
 
 
 def make_network(seed: int = 0) -> nn.Module:
@@ -166,6 +168,7 @@ def test_network_with_other_outputs_is_refused() -> None:
         ({"lr": float("nan")}, "`lr` must be a positive number; got nan"),
         ({"weight_decay": -1.0}, "`weight_decay` must be zero or a positive number; got -1"),
         ({"optimizer": "lion"}, "`optimizer` must be one of sgd, adamw; got 'lion'"),
+        ({"mixup": -1.0}, "`mixup` must be zero or a positive number; got -1"),
         ({"temperature": 0.0}, "`temperature` must be a positive number; got 0"),
         ({"distillation_weight": 1.5}, "`distillation_weight` must be between 0 and 1; got 1.5"),
     ],
@@ -181,6 +184,56 @@ def test_feature_maps_are_imitated_at_their_own_scale():
     assert torch.allclose(feature_loss(torch.zeros_like(teacher), teacher), torch.tensor(1.0), atol=0.1)
     with pytest.raises(ValueError, match="feature_weight=0"):
         feature_loss(teacher[:, :2], teacher)
+
+
+def test_named_feature_maps_of_a_narrower_network_are_the_first_of_its_teacher() -> None:
+    torch.manual_seed(0)
+    teacher = torch.nn.Sequential(torch.nn.Conv2d(3, 6, 3), torch.nn.Conv2d(6, 5, 3))
+    student = torch.nn.Sequential(torch.nn.Conv2d(3, 4, 3), torch.nn.Conv2d(4, 5, 3))
+    with torch.no_grad():
+        student[0].weight.copy_(teacher[0].weight[:4])
+        student[0].bias.copy_(teacher[0].bias[:4])
+    images = torch.randn(2, 3, 8, 8)
+    with feature_maps(student, ["0"]) as maps, feature_maps(teacher, ["0"]) as goals:
+        student(images), teacher(images)
+    first, last = (feature_loss(found, goal[:, : found.shape[1]]) for found, goal in zip(maps, goals, strict=True))
+    assert first < 1e-10
+    assert last > 0.01
+    net = torch.nn.Sequential(student, torch.nn.AdaptiveAvgPool2d(1), torch.nn.Flatten())
+    big = torch.nn.Sequential(teacher, torch.nn.AdaptiveAvgPool2d(1), torch.nn.Flatten())
+    batch = images, torch.tensor([0, 1])
+    losses = []
+    for names in ([], ["0.0"], ["0.1"]):
+        settings = {"teacher": big, "distillation_weight": 1.0, "feature_weight": 2.0, "feature_modules": names}
+        model = Classification(net, 5, **settings)
+        model.log = lambda *args, **kwargs: None
+        losses.append(model.training_step(batch, 0).item())
+    torch.testing.assert_close(losses[1], losses[0])
+    torch.testing.assert_close(losses[2], losses[0] + 2 * last.item())
+
+
+def test_mixed_images_keep_their_labels_shares() -> None:
+    images = torch.arange(4.0).view(4, 1, 1, 1).expand(4, 3, 2, 2)
+    mixed, targets = mix(images, torch.arange(4), num_classes=4, alpha=1.0, seed=3)
+    # The value of an image is its label, so the mixed value is the mean label.
+    torch.testing.assert_close(mixed[:, 0, 0, 0], targets @ torch.arange(4.0))
+    assert (targets.diagonal() >= 0.5).all()
+    assert (targets > 0).sum() > 4
+    again, _ = mix(images, torch.arange(4), num_classes=4, alpha=1.0, seed=3)
+    other, _ = mix(images, torch.arange(4), num_classes=4, alpha=1.0, seed=4)
+    assert torch.equal(mixed, again)
+    assert not torch.equal(mixed, other)
+
+
+def test_images_are_mixed_in_training_alone() -> None:
+    network = make_network(0)
+    images, labels = next(iter(make_loader()))
+    losses = []
+    for mixup, training in ((0.0, False), (1.0, False), (1.0, True)):
+        model = Classification(network, 10, mixup=mixup).train(training)
+        model.log = lambda *args, **kwargs: None
+        losses.append(model.training_step((images, labels), 0).item())
+    assert losses[0] == losses[1] != losses[2]
 
 
 def test_feature_weight_moves_the_network_to_its_teacher(tmp_path):

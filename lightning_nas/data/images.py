@@ -11,11 +11,15 @@ from .image_folder import ImageFolderDataModule
 __all__ = ["image_data"]
 
 
-def image_data(root: str | Path | None = None, **options: Any) -> ImageFolderDataModule | DigitsDataModule:
+def image_data(
+    root: str | Path | None = None, min_crop_area: float = 0.6, **options: Any
+) -> ImageFolderDataModule | DigitsDataModule:
     """Return the datamodule of the image folder `root`, or of embedded digit scenes where it is None.
 
     Args:
         root: Folder in the layout of `ImageFolderDataModule`, or None.
+        min_crop_area: Smallest training crop of the folder's images as a share of their area. Digit scenes have a crop
+            of their own, since half a digit is none.
         **options: Arguments that both take: `image_size`, `batch_size`, `num_workers` and `seed`.
 
     Example::
@@ -25,4 +29,4 @@ def image_data(root: str | Path | None = None, **options: Any) -> ImageFolderDat
     """
     if root is None:
         return DigitsDataModule(**options)
-    return ImageFolderDataModule(root, **options)
+    return ImageFolderDataModule(root, min_crop_area=min_crop_area, **options)

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Sequence
 from typing import Any, Literal, get_args
 
 import lightning as L
@@ -17,7 +16,10 @@ from torch.optim.lr_scheduler import LambdaLR
 from torchmetrics.classification import MulticlassAccuracy
 from typing_extensions import override
 
-__all__ = ["Classification", "OptimizerName", "distillation_loss", "feature_loss"]
+from .distillation import distillation_loss, feature_loss, feature_maps
+from .mixup import mix
+
+__all__ = ["Classification", "OptimizerName"]
 
 OptimizerName = Literal["sgd", "adamw"]
 """``sgd`` is SGD with Nesterov momentum 0.9."""
@@ -40,9 +42,15 @@ class Classification(L.LightningModule):
         teacher: Network whose logits are imitated too, or None. It is frozen and set to eval mode, is trained by
             nobody and is in no checkpoint.
         distillation_weight: Share of the teacher's loss in the training loss, 0 to 1.
-        feature_weight: Weight of the mean squared difference from the teacher's last feature map, relative to that
-            map's variance (FitNets, Romero et al. 2015, arXiv 1412.6550); 0 for none. Worth most on small data.
         temperature: Divides both logits in the teacher's loss.
+        feature_weight: Weight of the difference from the teacher's last feature map, see `feature_loss`; 0 for none.
+            Worth most on small data.
+        feature_modules: Names of modules, in network and teacher alike, whose maps are imitated too, on average with
+            the same weight. Where the network's have fewer channels, the teacher's first ones are meant, as they are
+            in a supernet's slices.
+        mixup: Parameter of the Beta distribution by which pairs of training images are mixed (Zhang et al. 2018,
+            arXiv 1710.09412); 0 mixes none. A teacher then says much more than few images have (Beyer et al. 2022,
+            arXiv 2106.05237).
 
     Raises:
         ValueError: A setting is out of range.
@@ -67,10 +75,13 @@ class Classification(L.LightningModule):
         distillation_weight: float = 0.5,
         temperature: float = 2.0,
         feature_weight: float = 0.0,
+        feature_modules: Sequence[str] = (),
+        mixup: float = 0.0,
     ) -> None:
         super().__init__()
-        if not (math.isfinite(feature_weight) and feature_weight >= 0):
-            raise ValueError(f"`feature_weight` must be zero or a positive number; got {feature_weight}.")
+        for name, value in (("feature_weight", feature_weight), ("mixup", mixup)):
+            if not (math.isfinite(value) and value >= 0):
+                raise ValueError(f"`{name}` must be zero or a positive number; got {value}.")
         _check_settings(num_classes, lr, weight_decay, optimizer, temperature)
         for name, value in (
             ("warmup_fraction", warmup_fraction),
@@ -90,6 +101,8 @@ class Classification(L.LightningModule):
         self.distillation_weight = distillation_weight
         self.temperature = temperature
         self.feature_weight = feature_weight
+        self.feature_modules = tuple(feature_modules)
+        self.mixup = mixup
         # A tuple hides the teacher from nn.Module: no state_dict, no optimizer and no train() reaches it.
         self._teacher = () if teacher is None else (teacher.requires_grad_(False).eval(),)
         self.val_accuracy = MulticlassAccuracy(num_classes, average="micro")
@@ -101,18 +114,20 @@ class Classification(L.LightningModule):
 
     @override
     def training_step(self, batch: tuple[Tensor, Tensor], batch_index: int) -> Tensor:
-        images, labels = batch
-        with _last_feature_map(self.network) as features:
+        images, targets = batch
+        if self.mixup and self.training:
+            images, targets = mix(images, targets, self.num_classes, self.mixup, seed=self.global_step)
+        with feature_maps(self.network, self.feature_modules) as maps:
             logits = self._logits(images)
-        loss = functional.cross_entropy(logits, labels, label_smoothing=self.label_smoothing)
+        loss = functional.cross_entropy(logits, targets, label_smoothing=self.label_smoothing)
         for teacher in self._teacher:
-            with torch.no_grad(), _last_feature_map(teacher) as teacher_features:
+            with torch.no_grad(), feature_maps(teacher, self.feature_modules) as goals:
                 teacher_logits = teacher(images.contiguous(memory_format=torch.channels_last))
             imitation = distillation_loss(logits, teacher_logits, self.temperature)
             loss = torch.lerp(loss, imitation, self.distillation_weight)
             if self.feature_weight:
-                loss = loss + self.feature_weight * feature_loss(features[-1], teacher_features[-1])
-        self.log("train_loss", loss, prog_bar=True, batch_size=len(labels))
+                loss = loss + self.feature_weight * _feature_losses(maps, goals)
+        self.log("train_loss", loss, prog_bar=True, batch_size=len(images))
         return loss
 
     @override
@@ -162,58 +177,17 @@ class Classification(L.LightningModule):
         self.log(f"{split}_acc", accuracy, prog_bar=True, batch_size=len(labels))
 
 
-def distillation_loss(logits: Tensor, teacher_logits: Tensor, temperature: float) -> Tensor:
-    """Return the divergence of softened predictions from a teacher's (Hinton et al. 2015, arXiv 1503.02531).
-
-    The factor of the squared temperature keeps the size of the gradients whatever the temperature is.
-
-    Example::
-
-        >>> logits = torch.tensor([[1.0, 2.0]])
-        >>> distillation_loss(logits, logits, temperature=2.0).item()
-        0.0
-    """
-    student = functional.log_softmax(logits / temperature, dim=1)
-    teacher = functional.log_softmax(teacher_logits / temperature, dim=1)
-    return temperature**2 * functional.kl_div(student, teacher, reduction="batchmean", log_target=True)
-
-
-def feature_loss(features: Tensor, teacher_features: Tensor) -> Tensor:
-    """Return the mean squared difference of two feature maps (N, C, H, W), relative to the teacher's variance.
-
-    Raises:
-        ValueError: The maps differ in shape.
-
-    Example::
-
-        >>> features = torch.tensor([0.0, 1.0]).view(1, 2, 1, 1)
-        >>> feature_loss(features, features).item()
-        0.0
-    """
-    if features.shape != teacher_features.shape:
-        raise ValueError(
-            "Feature maps can be imitated where teacher and student have the same shape before pooling; got "
-            f"{tuple(teacher_features.shape)} and {tuple(features.shape)}. Set feature_weight=0."
-        )
-    return functional.mse_loss(features, teacher_features) / teacher_features.var().clamp(min=1e-6)
-
-
-@contextmanager
-def _last_feature_map(network: nn.Module) -> Iterator[list[Tensor]]:
-    """Collect the outputs (N, C, H, W) of the network's direct children; the last is what is pooled."""
-    maps: list[Tensor] = []
-
-    def keep(module: nn.Module, inputs: Any, output: Any) -> None:
-        # A child that pools gives a map of one pixel: the one before it says more.
-        if isinstance(output, Tensor) and output.ndim == 4 and (output.shape[-2:].numel() > 1 or not maps):
-            maps.append(output)
-
-    handles = [child.register_forward_hook(keep) for child in network.children()]
-    try:
-        yield maps
-    finally:
-        for handle in handles:
-            handle.remove()
+def _feature_losses(maps: Sequence[Tensor], goals: Sequence[Tensor]) -> Tensor:
+    """Return the loss of the last map plus the mean of those of the modules before it."""
+    if not maps or not goals:
+        raise ValueError("No child of the network gives feature maps to imitate. Set feature_weight=0.")
+    *inner, last = maps
+    *inner_goals, last_goal = goals
+    loss = feature_loss(last, last_goal)
+    if inner:
+        slices = [goal[:, : found.shape[1]] for found, goal in zip(inner, inner_goals, strict=True)]
+        loss = loss + torch.stack([feature_loss(*pair) for pair in zip(inner, slices, strict=True)]).mean()
+    return loss
 
 
 def _check_settings(num_classes: int, lr: float, weight_decay: float, optimizer: str, temperature: float) -> None:

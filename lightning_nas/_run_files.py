@@ -1,0 +1,199 @@
+"""What a run leaves behind: its figures, its files, and its last words."""
+
+from __future__ import annotations
+
+import json
+import platform
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+from safetensors.torch import save_file
+from torch import nn
+
+from ._architecture_svg import BlockKind
+from ._files import write_text
+from .estimator import Estimator
+from .estimator.subgraph import Subgraph, subgraphs
+from .report import BlockCost, write_architecture_svg, write_report
+from .search.budget import Budgets
+from .space.spec import Architecture
+from .space.timm_strings import to_timm
+
+__all__ = ["Outcome", "summary", "write_run"]
+
+PACKAGES = ("lightning-nas", "torch", "torchvision", "lightning", "timm", "hydra-core", "scikit-learn", "ethos-u-vela")
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a run found.
+
+    Attributes:
+        recipe: Name of the recipe.
+        seed: Seed of everything random.
+        costs: The estimator of the device.
+        budgets: The budgets in absolute figures.
+        requested: The budgets as they were asked for.
+        source: The network as it was.
+        chosen: The subnet's architecture.
+        subnet: The subnet, fine-tuned.
+        source_metric: Name, value and split of the baseline's figure.
+        subnet_metric: The same of the subnet's.
+        search: Seconds and steps of the search.
+        history: What the search logged.
+        network: Settings of the source network, without its weights.
+        epochs: How long each part trained.
+        data_name: What it was trained on.
+    """
+
+    recipe: str
+    seed: int
+    costs: Estimator
+    budgets: Budgets
+    requested: Mapping[str, float | str | None]
+    source: Architecture
+    chosen: Architecture
+    subnet: nn.Module
+    source_metric: Mapping[str, Any]
+    subnet_metric: Mapping[str, Any]
+    search: Mapping[str, float]
+    history: Sequence[Mapping[str, float]]
+    network: Mapping[str, Any]
+    epochs: Mapping[str, int]
+    data_name: str
+
+
+def write_run(run_dir: Path, outcome: Outcome) -> dict[str, Any]:
+    """Write the files of a run, result.json last, since it says that the run is complete; return its content."""
+    costs, chosen = outcome.costs, outcome.chosen
+    result = _result(outcome)
+    _write_weights(run_dir / "subnet.safetensors", outcome.subnet)
+    described = {
+        **chosen.to_dict(),
+        "timm": to_timm(chosen.stages),
+        "network": outcome.network,
+        "device": costs.device.name,
+        "latency_ms": result["subnet"]["latency_ms"],
+    }
+    write_text(run_dir / "architecture.json", json.dumps(described, indent=1))
+    budgets = outcome.budgets
+    reach = {
+        limit.name: {"source": reference, "budget": limit.budget, **vars(span)}
+        for limit, span, reference in zip(budgets.limits, budgets.reaches, budgets.references, strict=True)
+    }
+    found, before = _block_costs(costs, chosen), _block_costs(costs, outcome.source)
+    write_report(run_dir, result, found, outcome.history, baseline_blocks=before, feasibility=reach)
+    title = f"{outcome.recipe} on {costs.device.name}"
+    write_architecture_svg(run_dir / "architecture.svg", found, before, title)
+    described_run = {
+        "command": _command(sys.argv),
+        "machine": f"{platform.machine()}, {torch.get_num_threads()} threads",
+        "epochs": outcome.epochs,
+        "data": outcome.data_name,
+        "finished": time.strftime("%Y-%m-%d"),
+    }
+    write_text(run_dir / "run.json", json.dumps(described_run, indent=1))
+    write_text(run_dir / "result.json", json.dumps(result, indent=1))
+    return result
+
+
+def summary(result: Mapping[str, Any]) -> str:
+    """Return baseline beside subnet as a table of text."""
+    lines = [f"{'':<10}{'latency':>12}{'compiled':>12}{'parameters':>14}{'test':>10}"]
+    for name in ("baseline", "subnet"):
+        cost = result[name]
+        compiled = "-" if cost["verified_latency_ms"] is None else f"{cost['verified_latency_ms']:.4f} ms"
+        lines.append(
+            f"{name:<10}{cost['latency_ms']:>9.4f} ms{compiled:>12}{cost['parameter_bytes']:>14,}"
+            f"{cost['metric']['value']:>10.4f}"
+        )
+    saved = 1 - result["subnet"]["latency_ms"] / result["baseline"]["latency_ms"]
+    return "\n".join([*lines, f"Latency saved: {saved:.1%}"])
+
+
+def _result(outcome: Outcome) -> dict[str, Any]:
+    costs = outcome.costs
+    return {
+        "recipe": outcome.recipe,
+        "task": "classification",
+        "device": costs.device.name,
+        "seed": outcome.seed,
+        "budget": _budget(outcome.budgets, outcome.requested),
+        "baseline": _cost(costs, outcome.source, outcome.source_metric),
+        "subnet": _cost(costs, outcome.chosen, outcome.subnet_metric),
+        "search": outcome.search,
+        "versions": _versions(),
+    }
+
+
+def _write_weights(path: Path, network: nn.Module) -> None:
+    state = {key: value.contiguous() for key, value in network.state_dict().items()}
+    part = path.with_name(f"{path.name}.part")
+    save_file(state, part)
+    part.replace(path)
+
+
+def _budget(budgets: Budgets, requested: Mapping[str, float | str | None]) -> dict[str, Any]:
+    given: dict[str, Any] = dict.fromkeys(("latency_ms", "peak_activation_bytes", "parameter_bytes"))
+    given.update({limit.name: limit.budget for limit in budgets.limits})
+    given["peak_activation_bytes"] = budgets.peak_activation_bytes
+    # What a relative budget was asked as; an absolute one says it itself.
+    relative = [str(value) for value in requested.values() if str(value).endswith("x")]
+    return {**given, "requested": ", ".join(relative)} if relative else given
+
+
+def _cost(estimator: Estimator, architecture: Architecture, metric: Mapping[str, Any]) -> dict[str, Any]:
+    memory = estimator.memory(architecture)
+    return {
+        "latency_ms": estimator.latency_ms(architecture),
+        "verified_latency_ms": estimator.verify_ms(architecture),
+        "parameter_bytes": memory.parameter_bytes,
+        "peak_activation_bytes": memory.peak_activation_bytes,
+        "macs": sum(part.macs for part in subgraphs(architecture)),
+        "metric": metric,
+    }
+
+
+def _versions() -> dict[str, str]:
+    versions = {"python": platform.python_version()}
+    for name in PACKAGES:
+        try:
+            versions[name] = version(name)
+        except PackageNotFoundError:
+            continue
+    return versions
+
+
+def _command(arguments: Sequence[str]) -> str:
+    """Return the command without what belongs to one machine: the run directory, and the folders of paths."""
+    kept = [argument for argument in arguments[1:] if not argument.startswith("hydra.")]
+    parts = [argument.partition("=") for argument in kept]
+    named = [
+        key + sep + (Path(value).name if value.startswith(("/", "~", ".")) else value) for key, sep, value in parts
+    ]
+    return " ".join(["lightning-nas", *named])
+
+
+def _block_costs(estimator: Estimator, architecture: Architecture) -> list[BlockCost]:
+    parts = subgraphs(architecture)
+    return [_block_cost(part, ms) for part, ms in zip(parts, estimator.predict_ms(parts), strict=True)]
+
+
+def _block_cost(part: Subgraph, latency_ms: float) -> BlockCost:
+    return BlockCost(
+        name=part.path,
+        kind=cast(BlockKind, part.kind),
+        in_width=part.in_channels,
+        out_width=part.hidden_channels if part.kind == "head" else part.out_channels,
+        expansion=part.hidden_channels / part.in_channels if part.kind in ("ibn", "fused") else 1.0,
+        kernel=part.kernel,
+        stride=part.stride,
+        resolution=part.height,
+        latency_ms=float(latency_ms),
+    )
