@@ -15,7 +15,7 @@ import numpy as np
 from lightning_nas.estimator.measurements import Figures
 from lightning_nas.estimator.subgraph import Subgraph
 
-__all__ = ["Curve", "Staircase", "curve_subgraphs", "curves_in", "find_lanes"]
+__all__ = ["Curve", "Staircase", "curve_subgraphs", "curves_in", "find_lanes", "short_curve"]
 
 FIRST_WIDTH = 33
 """Curves begin right after a multiple of 32, so that multiples of 8, 16 and 32 weigh the same in them."""
@@ -131,6 +131,11 @@ def curve_subgraphs(last_width: int = 129) -> list[Subgraph]:
         Subgraph("conv", 14, 14, 96, 1, 1),
     ]
     return [_widened(shape, width) for shape in shapes for width in range(FIRST_WIDTH, last_width + 1)]
+
+
+def short_curve() -> list[Subgraph]:
+    """Return the fewest measurements that tell 8 lanes from 16: one convolution, for those who measure by hand."""
+    return [_widened(Subgraph("conv", 28, 28, 64, 1, 1, 3), FIRST_WIDTH + number) for number in range(MIN_POINTS + 1)]
 
 
 def curves_in(measurements: Mapping[Subgraph, Figures], planned: Iterable[Subgraph] = ()) -> list[Curve]:
