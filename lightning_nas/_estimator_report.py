@@ -68,7 +68,7 @@ def _rows(rows: Parity | None) -> str:
     if rows is None:
         return ""
     series = _by_kind(rows)
-    chart = parity_chart("Rows, each predicted by a fit without it", series)
+    chart = parity_chart("Rows, each predicted by a fit without it", series, size=(760, 520))
     tables = (
         f"<h2>By operator</h2>{_errors(rows.by_group())}",
         f'<h2 style="margin-top:20px">By size</h2>{_errors(rows.by_size())}',
@@ -77,7 +77,7 @@ def _rows(rows: Parity | None) -> str:
         "Rows of the table are held out in turn and predicted from the others. A row that the table holds is returned"
         " as measured, so this is the error of what lies between."
     )
-    return f'<h2>Error on single rows</h2>{_note(note)}<div class="charts">{chart}</div>{"".join(tables)}'
+    return f"<h2>Error on single rows</h2>{_note(note)}{chart}{''.join(tables)}"
 
 
 def _networks(networks: NetworkParity | None) -> str:

@@ -77,7 +77,7 @@ class _Axes:
     @property
     def ticks(self) -> list[float]:
         """Values at round places: powers of ten, with 2 and 5 times those where the range is small."""
-        factors = (1,) if self.high - self.low > 2.5 else (1, 2, 5) if self.high - self.low > 0.5 else range(1, 10)
+        factors = (1,) if self.high - self.low > 3.2 else (1, 2, 5) if self.high - self.low > 0.5 else range(1, 10)
         powers = range(math.floor(self.low), math.ceil(self.high) + 1)
         values = [factor * 10.0**power for power in powers for factor in factors]
         return [value for value in values if self.low <= math.log10(value) <= self.high]

@@ -208,11 +208,12 @@ def _reason(lanes: int | None, votes: Mapping[int, tuple[float, float]], growing
         return "Steps of latency come at no regular distance, or are hidden by the spread of the measurements."
     if lanes == 1:
         return "Latency grows evenly with every channel: there are no steps."
-    others = [f"{votes[period][0]:.0%} by multiples of {period}" for period in (2 * lanes,) if period in votes]
     here, filled = votes[lanes]
+    num_curves = f"{len(growing)} curves" if len(growing) > 1 else "one curve"
+    twice = f" ({votes[2 * lanes][0]:.0%} by multiples of {2 * lanes})" if 2 * lanes in votes else ""
     return (
-        f"{here:.0%} of the steps in {len(growing)} curves are after multiples of {lanes} channels, {filled:.0%} of"
-        f" which have one{''.join(f' ({other})' for other in others)}."
+        f"{here:.0%} of the steps in {num_curves} are after multiples of {lanes} channels, {filled:.0%} of which have"
+        f" one{twice}."
     ).replace("%", " %")
 
 
