@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import csv
 import datetime
+import io
 import json
 import logging
 import re
@@ -21,7 +23,7 @@ from .estimator.device import TABLE_ONLY
 from .estimator.estimator import DEFAULT_LANES, TARGETS
 from .estimator.measure.backend import BACKENDS, Backend, open_backend
 from .estimator.measure.sample import sample_subgraphs
-from .estimator.measurements import read_measurements
+from .estimator.measurements import COLUMNS, Measurements, read_measurements, to_row
 from .estimator.parity import NetworkParity, Parity, network_parity, row_parity, table_network_parity
 from .estimator.pieces import OPERATOR_KINDS
 from .estimator.rates import is_operator
@@ -33,7 +35,7 @@ __all__ = ["build_estimator"]
 log = logging.getLogger(__name__)
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
-_BESIDE = ("_operators.csv",)
+_OPERATORS = "_operators.csv"
 
 
 @dataclass(frozen=True)
@@ -90,7 +92,7 @@ def build_estimator(
     with _source(device, backend, settings, lanes) as source:
         curves = curve_subgraphs(staircase_width) if staircase_width is not None else []
         measures = _open(source.device, backend is not None, bool(curves or num_networks))
-        table = _started(run_dir, source)
+        table = _started(run_dir, source, backend is not None)
 
     log.info("1/4 Lanes")
     chip = Device.load(table.with_suffix(".json"))
@@ -208,7 +210,7 @@ def _open(chip: Device, is_required: bool, is_wanted: bool) -> Backend | None:
         return None
 
 
-def _started(run_dir: Path, source: _Source) -> Path:
+def _started(run_dir: Path, source: _Source, is_measured: bool) -> Path:
     """Return the table of the run, beside its device: that of a run to be continued, or a copy of what there is."""
     chip = source.device
     table, described = (run_dir / f"{chip.name}{suffix}" for suffix in (".csv", ".json"))
@@ -222,13 +224,27 @@ def _started(run_dir: Path, source: _Source) -> Path:
         return table
     run_dir.mkdir(parents=True, exist_ok=True)
     if source.table is not None:
-        for suffix in (".csv", *_BESIDE):
-            beside = source.table.with_name(source.table.stem + suffix)
-            if beside.exists():
-                shutil.copyfile(beside, run_dir / f"{chip.name}{suffix}")
+        operators = f"{source.table.stem}{_OPERATORS}"
+        if source.table.with_name(operators).exists():
+            shutil.copyfile(source.table.with_name(operators), run_dir / f"{chip.name}{_OPERATORS}")
+        if is_measured:
+            _write_rows(read_measurements(source.table), table)
+        else:
+            shutil.copyfile(source.table, table)
     # Last: a run is one that can be continued once it has this file.
     chip.save(described)
     return table
+
+
+def _write_rows(rows: Measurements, path: Path) -> None:
+    """Write a table with the columns and in the units in which more rows are appended to it."""
+    buffer = io.StringIO()
+    writer = csv.writer(buffer, lineterminator="\n")
+    writer.writerow([*COLUMNS, *(["network"] if rows.networks else [])])
+    writer.writerows(to_row(part, figures) for part, figures in rows.subgraphs.items())
+    for name, network in rows.networks.items():
+        writer.writerows([*to_row(part, network.figures), name] for part in network.parts)
+    write_text(path, buffer.getvalue())
 
 
 def _staircase(chip: Device, table: Path, curves: list[Any], measures: Backend | None) -> Staircase:
