@@ -140,16 +140,14 @@ def _errors(groups: Mapping[str, Figures]) -> str:
     lines = []
     for name, row in groups.items():
         shares = [_share(row[key]) for key in ("mape", "nine_of_ten", "max")]
-        bias = f"{row['bias'] - 1:+.1%}".replace("%", " %").replace("-", "\u2212")
-        lines.append(
-            [name, f"{row['count']:,}", *shares, bias, *(f"{row[key]:.0%}" for key in ("within_5", "within_10"))]
-        )
-    return table(_COLUMNS, [[cell.replace("%", " %").replace("  ", " ") for cell in line] for line in lines])
+        within = [f"{100 * row[key]:.0f} %" for key in ("within_5", "within_10")]
+        lines.append([name, f"{row['count']:,}", *shares, _signed(row["bias"] - 1), *within])
+    return table(_COLUMNS, lines)
 
 
 def _each(parity: Parity) -> str:
     rows = [
-        [name, f"{true_ms:.4g} ms", f"{predicted_ms:.4g} ms", f"{predicted_ms / true_ms - 1:+.1%}".replace("%", " %")]
+        [name, f"{true_ms:.4g} ms", f"{predicted_ms:.4g} ms", _signed(predicted_ms / true_ms - 1)]
         for name, predicted_ms, true_ms in zip(parity.groups, parity.predicted_ms, parity.true_ms, strict=True)
     ]
     return table(("", "Measured", "Estimated", "Off"), rows)
@@ -169,7 +167,11 @@ def _provenance(result: Mapping[str, Any]) -> Sequence[tuple[str, str]]:
 
 
 def _share(value: float) -> str:
-    return f"{value:.2%}".replace("%", " %") if value < 0.1 else f"{value:.0%}".replace("%", " %")
+    return f"{100 * value:.2f} %" if value < 0.0995 else f"{100 * value:.0f} %"
+
+
+def _signed(value: float) -> str:
+    return f"{100 * value:+.1f} %".replace("-", "\u2212")
 
 
 def _note(text: str) -> str:

@@ -12,6 +12,8 @@ __all__ = ["parity_chart"]
 
 # More points hide each other, and make the page slow.
 MAX_POINTS = 1200
+# Of these, each may be larger.
+_FEW = 60
 _LEFT, _RIGHT, _TOP, _BOTTOM = 66, 18, 62, 46
 
 
@@ -47,15 +49,15 @@ def parity_chart(
     body = [rect(0, 0, *size, "page", 8), text(14, 22, title, "strong"), *_grid(axes)]
     body.append(f'<path class="band" d="{_band(axes, band)}"/>')
     body.append(f'<path class="ghost" d="{_diagonal(axes)}"/>')
-    body.append(text(size[0] - _RIGHT, size[1] - _BOTTOM - 8, f"band: within {band:.0%}", "dim small", "end"))
+    body.append(text(size[0] - _RIGHT, size[1] - _BOTTOM - 8, f"band: within {100 * band:g} %", "dim small", "end"))
     names = list(series)
+    radius = 2.4 if _count(series) > _FEW else 4.0
     for number, (_, points) in enumerate(series.items()):
         css = _colour(number)
         for measured, predicted in _thinned(points, MAX_POINTS * len(points) / max(_count(series), 1)):
             x, y = axes.place(math.log10(measured), math.log10(predicted))
-            body.append(
-                f'<circle class="{css}" style="stroke:none" fill-opacity="0.45" cx="{x:.1f}" cy="{y:.1f}" r="2.4"/>'
-            )
+            place = f'cx="{x:.1f}" cy="{y:.1f}" r="{radius:g}"'
+            body.append(f'<circle class="{css}" style="stroke:none" fill-opacity="0.45" {place}/>')
     middle = ((_LEFT + size[0] - _RIGHT) / 2, (_TOP + size[1] - _BOTTOM) / 2)
     body.append(text(round(middle[0], 1), size[1] - 10, x_label, "dim small", "middle"))
     body.append(text(15, round(middle[1], 1), y_label, "dim small", "middle", rotate=-90))

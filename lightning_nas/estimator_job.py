@@ -40,11 +40,19 @@ _OPERATORS = "_operators.csv"
 
 @dataclass(frozen=True)
 class _Source:
-    """What there is of a device before anything is measured: the device, its table if it has one, its lanes by name."""
+    """What there is of a device before anything is measured.
+
+    Attributes:
+        device: The device.
+        table: Its table, if it has one.
+        documented: The lanes that its file says, if it has one.
+        folder: Where its file is; settings may name others there.
+    """
 
     device: Device
-    table: Path | None
-    documented: int | None
+    table: Path | None = None
+    documented: int | None = None
+    folder: Path | None = None
 
 
 def build_estimator(
@@ -149,7 +157,10 @@ def _source(
     elif device.endswith(".csv"):
         yield _known(Path(device), backend, settings, lanes)
     elif device in available_devices():
-        yield _known(TARGETS / f"{device}.csv", backend, settings, lanes)
+        table = TARGETS / f"{device}.csv"
+        if not table.exists():
+            raise ValueError(f"Device {device!r} is a closed form: there is no table to fit or to judge.")
+        yield _known(table, backend, settings, lanes)
     elif device.endswith(".json"):
         path = Path(device)
         if not path.exists():
@@ -160,9 +171,9 @@ def _source(
             chip = _agreeing(Device.load(path), backend, settings)
             if backend is None:
                 raise ValueError(f"{path.name} has no table beside it; to measure one, say backend={chip.backend}.")
-            yield _Source(replace(chip, lanes=lanes or chip.lanes), None, chip.lanes)
+            yield _Source(replace(chip, lanes=lanes or chip.lanes), None, chip.lanes, path.parent)
     else:
-        yield _Source(_new(device, backend, settings, lanes), None, None)
+        yield _Source(_new(device, backend, settings, lanes))
 
 
 def _known(table: Path, backend: str | None, settings: Mapping[str, Any] | None, lanes: int | None) -> _Source:
@@ -175,7 +186,7 @@ def _known(table: Path, backend: str | None, settings: Mapping[str, Any] | None,
     if not described and backend is not None:
         chip = replace(chip, backend=backend, settings=dict(settings or {}))
     documented = Device.load(table.with_suffix(".json")).lanes if described else None
-    return _Source(_agreeing(chip, backend, settings if described else None), table, documented)
+    return _Source(_agreeing(chip, backend, settings if described else None), table, documented, table.parent)
 
 
 def _agreeing(chip: Device, backend: str | None, settings: Mapping[str, Any] | None) -> Device:
@@ -231,6 +242,10 @@ def _started(run_dir: Path, source: _Source, is_measured: bool) -> Path:
             _write_rows(read_measurements(source.table), table)
         else:
             shutil.copyfile(source.table, table)
+    names = [value for value in chip.settings.values() if isinstance(value, str) and value == Path(value).name]
+    for name in names:
+        if source.folder is not None and (source.folder / name).is_file():
+            shutil.copyfile(source.folder / name, run_dir / name)
     # Last: a run is one that can be continued once it has this file.
     chip.save(described)
     return table

@@ -155,6 +155,17 @@ def test_a_table_with_its_device_is_continued_in_the_run(tmp_path, backend):
     assert build_estimator(**again)["rows"] == result["rows"]
 
 
+def test_files_that_settings_name_come_along(tmp_path, backend):
+    (tmp_path / "array.yaml").write_text("lanes: 16")
+    Device("drawn", "vela", 4, settings={"hardware": "array.yaml"}).save(tmp_path / "drawn.json")
+    with pytest.raises(ValueError, match="no table beside it; to measure one, say backend=vela"):
+        build_estimator(**options(tmp_path, device=str(tmp_path / "drawn.json")))
+    given = options(tmp_path, device=str(tmp_path / "drawn.json"), backend="vela", num_networks=0)
+    result = build_estimator(**given)
+    assert (result["lanes"]["used"], result["lanes"]["found"], result["lanes"]["documented"]) == (4, 16, 4)
+    assert (tmp_path / "run" / "array.yaml").read_text() == "lanes: 16"
+
+
 def test_lanes_that_differ_from_what_was_found_are_said(tmp_path):
     table = table_of(tmp_path, [*CONVS, *short_curve()])
     result = build_estimator(**options(tmp_path, device=str(table), lanes=8))
