@@ -18,7 +18,7 @@ from typing import Any
 from ._estimator_report import estimator_page
 from ._files import write_text
 from ._run_files import versions
-from .estimator import Device, Estimator, available_devices, measure
+from .estimator import Device, Estimator, Subgraph, available_devices, measure
 from .estimator.device import TABLE_ONLY
 from .estimator.estimator import DEFAULT_LANES, TARGETS
 from .estimator.measure.backend import BACKENDS, Backend, open_backend
@@ -33,6 +33,9 @@ from .estimator.staircase import Staircase, curve_subgraphs, curves_in, find_lan
 __all__ = ["build_estimator"]
 
 log = logging.getLogger(__name__)
+
+PROBE = Subgraph("conv", 8, 8, 16, 16, 16, kernel=3)
+"""Measured and forgotten before anything is written: settings that the backend refuses are said then."""
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
 _OPERATORS = "_operators.csv"
@@ -211,7 +214,14 @@ def _new(name: str, backend: str | None, settings: Mapping[str, Any] | None, lan
 
 def _open(chip: Device, is_required: bool, is_wanted: bool) -> Backend | None:
     if is_required:
-        return open_backend(chip)
+        try:
+            measures = open_backend(chip)
+            measures.measure_subgraph(PROBE)
+        except KeyError as error:
+            raise ValueError(f"Device {chip.name!r} lacks the setting {error}, which {chip.backend} needs.") from error
+        except (ValueError, RuntimeError) as error:
+            raise ValueError(f"Device {chip.name!r} cannot be measured: {error}") from error
+        return measures
     if chip.backend == TABLE_ONLY or not is_wanted:
         return None
     try:

@@ -41,7 +41,7 @@ class Chip:
     def measure_subgraph(self, subgraph):
         if self.count == self.limit:
             raise KeyboardInterrupt
-        self.count += 1
+        self.count += subgraph != estimator_job.PROBE
         return {part: Figures(chip_ms(part)) for part in subgraph.operators}
 
     def measure_network(self, network):
@@ -199,6 +199,24 @@ def test_what_is_wrong_is_said_before_any_work(tmp_path, given, message):
         given = {"device": str(path)}
     with pytest.raises(ValueError, match=f"(?s){message}"):
         build_estimator(**options(tmp_path, **given))
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"macs": 64}, "'my_u55' lacks the setting '\\w+', which vela needs"),
+        ({"memory_mode": "Dedicated_Sram"}, "lacks the setting|must be Shared_Sram"),
+        ({"system_config": "None_Such"}, "'my_u55' cannot be measured"),
+    ],
+)
+def test_settings_that_the_backend_refuses_are_said_before_any_work(tmp_path, settings, message):
+    pytest.importorskip("ethosu", reason="needs the extra: pip install 'lightning-nas[vela]'")
+    if "system_config" in settings:
+        shipped = Device.load(estimator_job.TARGETS / "ethos_u85_1024.json").settings
+        settings = {**shipped, **settings}
+    with pytest.raises(ValueError, match=message):
+        build_estimator(**options(tmp_path, device="my_u55", backend="vela", settings=settings))
     assert not (tmp_path / "run").exists()
 
 
