@@ -93,7 +93,7 @@ def test_blocks_are_sums_of_their_operators():
     parts = [part for part in curve_subgraphs() if part.kind == "fused"]
     figures = {operator: Figures(operator.macs * 1e-6) for part in parts for operator in part.operators}
     names = [found.name for found in curves_in(figures, parts)]
-    assert names == ["conv 1x1, 56x56, 96 to c", "fused 3x3, 56x56, 16 96 to c"]
+    assert names == ["conv 1x1, 56x56, 96 to c", "fused 3x3, 56x56, 16 to 96 to c"]
     assert find_lanes(curves_in(figures, parts)).lanes == 1
 
 

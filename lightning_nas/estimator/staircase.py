@@ -264,5 +264,5 @@ def _runs(widths: Sequence[int]) -> list[list[int]]:
 
 
 def _name(shape: Subgraph) -> str:
-    hidden = f" {shape.hidden_channels}" if shape.kind in ("ibn", "fused") else ""
+    hidden = f" to {shape.hidden_channels}" if shape.kind in ("ibn", "fused") else ""
     return f"{shape.kind} {shape.kernel}x{shape.kernel}, {shape.height}x{shape.width}, {shape.in_channels}{hidden} to c"
