@@ -87,14 +87,15 @@ def _networks(networks: NetworkParity | None) -> str:
         )
         return f"<h2>Whole networks</h2>{_note(note)}"
     charts = [parity_chart("Whole networks, estimated", {"networks": _points(networks.estimated)})]
-    errors: dict[str, Figures] = {"estimated, none of their parts in the fit": networks.estimated.figures}
+    errors: dict[str, Figures] = {"estimated": networks.estimated.figures}
     if networks.sums is not None:
         sums = {"networks": _points(networks.sums)}
         charts.append(parity_chart("Additivity: sums of measured parts", sums, y_label="sum of parts (ms)"))
         errors["sum of their parts, each measured"] = networks.sums.figures
     note = (
         "Where the sum of measured parts is off, no regressor can help: the device runs them otherwise in a network."
-        " What the estimate is off beyond that is the regressor's."
+        " What the estimate is off beyond that is the regressor's, which was fitted without the parts of the networks"
+        " that were measured to judge it."
     )
     listed = networks.estimated.by_group()
     each = (

@@ -112,11 +112,12 @@ def table_network_parity(estimator: Estimator, num_folds: int = 5) -> NetworkPar
     """Judge the whole networks of a table: cross-validated where they are all that there is, else as sums of parts."""
     if not estimator.networks:
         return None
-    networks = [list(network.parts) for network in estimator.networks.values()]
+    named = {name: list(network.parts) for name, network in estimator.networks.items()}
+    names, networks = tuple(named), list(named.values())
     true_ms = np.array([network.figures.latency_ms for network in estimator.networks.values()])
-    names = tuple(estimator.networks)
     if estimator.measurements:
-        return NetworkParity(Parity(names, _totals(estimator, networks), true_ms), _sums(estimator, networks, true_ms))
+        estimated = Parity(names, _totals(estimator, networks), true_ms)
+        return NetworkParity(estimated, _sums(estimator.measurements, named, true_ms))
     fold = np.random.default_rng(0).permutation(len(networks)) % num_folds
     predicted_ms = np.empty_like(true_ms)
     for number in tqdm(range(num_folds), desc="Cross-validating", unit="fold"):
@@ -126,10 +127,10 @@ def table_network_parity(estimator: Estimator, num_folds: int = 5) -> NetworkPar
     return NetworkParity(Parity(names, predicted_ms, true_ms), None)
 
 
-def network_parity(estimator: Estimator, backend: Backend, num_networks: int, table: Path) -> NetworkParity:
+def network_parity(estimator: Estimator, backend: Backend, num_networks: int, table: Path) -> NetworkParity | None:
     """Measure random networks whole, and each of their parts, and estimate them from the rest of the table.
 
-    Nothing that was measured already is measured again.
+    Nothing that was measured already is measured again. What cannot be measured is left out; None where nothing can.
 
     Args:
         estimator: What is judged.
@@ -138,32 +139,35 @@ def network_parity(estimator: Estimator, backend: Backend, num_networks: int, ta
         table: Where the parts are kept; the figures of the networks are kept beside it.
     """
     rng = random.Random(_SEED)
-    networks = [subgraphs(sample_architecture(rng)) for _ in range(num_networks)]
+    drawn = {f"network {number}": subgraphs(sample_architecture(rng)) for number in range(num_networks)}
     wholes = table.with_name(f"{table.stem}_whole.csv")
-    figures = measure_networks(estimator.device, [chain(parts) for parts in networks], wholes, backend)
-    true_ms = np.array([one.latency_ms for one in figures])
-    rows = measure(estimator.device, [part for parts in networks for part in parts], table, backend)
-    sums_ms = np.array([sum(_measured_ms(part, rows) for part in parts) for parts in networks])
-    names = tuple(f"network {number}" for number in range(num_networks))
-    hidden = {piece for parts in networks for part in parts for piece in (part, *part.operators)}
+    figures = measure_networks(estimator.device, [chain(parts) for parts in drawn.values()], wholes, backend)
+    true_ms = {name: one.latency_ms for name, one in zip(drawn, figures, strict=True) if one is not None}
+    if not true_ms:
+        return None
+    networks = {name: drawn[name] for name in true_ms}
+    rows = measure(estimator.device, [part for parts in networks.values() for part in parts], table, backend)
+    hidden = {piece for parts in networks.values() for part in parts for piece in (part, *part.operators)}
     kept = {part: value for part, value in estimator.measurements.items() if part not in hidden}
     blind = Estimator(estimator.device, kept, exact=False)
-    return NetworkParity(Parity(names, _totals(blind, networks), true_ms), Parity(names, sums_ms, true_ms))
+    wholes_ms = np.array(list(true_ms.values()))
+    estimated = Parity(tuple(networks), _totals(blind, list(networks.values())), wholes_ms)
+    return NetworkParity(estimated, _sums(rows, networks, wholes_ms))
 
 
 def _totals(estimator: Estimator, networks: Sequence[Sequence[Subgraph]]) -> np.ndarray:
     return np.array([estimator.predict_ms(parts).sum() for parts in networks])
 
 
-def _sums(estimator: Estimator, networks: Sequence[Sequence[Subgraph]], true_ms: np.ndarray) -> Parity | None:
-    """Return the sums of those networks of a table whose parts all have rows of their own."""
-    rows = estimator.measurements
-    whole = [all(_is_measured(part, rows) for part in parts) for parts in networks]
+def _sums(
+    rows: Mapping[Subgraph, Figures], networks: Mapping[str, Sequence[Subgraph]], true_ms: np.ndarray
+) -> Parity | None:
+    """Return the sums of those networks whose parts are all measured; None where there is no such network."""
+    whole = [all(_is_measured(part, rows) for part in parts) for parts in networks.values()]
     if not any(whole):
         return None
-    sums_ms = [sum(_measured_ms(part, rows) for part in parts) for parts in compress(networks, whole)]
-    names = tuple(compress(estimator.networks, whole))
-    return Parity(names, np.array(sums_ms), true_ms[np.array(whole)])
+    sums_ms = [sum(_measured_ms(part, rows) for part in parts) for parts in compress(networks.values(), whole)]
+    return Parity(tuple(compress(networks, whole)), np.array(sums_ms), true_ms[np.array(whole)])
 
 
 def _is_measured(part: Subgraph, rows: Mapping[Subgraph, Figures]) -> bool:
