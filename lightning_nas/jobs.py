@@ -75,8 +75,7 @@ def search_and_finetune(
     trainer: Callable[..., pl.Trainer],
     logger: Callable[..., Any],
     epochs: Epochs,
-    distillation_weight: float = 0.0,
-    feature_weight: float = 0.0,
+    teaching: Mapping[str, Any] | None = None,
     search_task: Mapping[str, Any] | None = None,
     finetune_task: Mapping[str, Any] | None = None,
     num_refitted: int = 8,
@@ -107,14 +106,13 @@ def search_and_finetune(
         trainer: Makes the Trainer of `max_epochs`, `callbacks` and `logger`.
         logger: Makes the logger of `save_dir` and `version`.
         epochs: How long each part trains.
-        distillation_weight: Part of the loss, in search and fine-tuning, that imitates the source's logits; 0 for
-            none.
-        feature_weight: Weight of imitating its feature maps, the last one and those of the blocks; 0 for none.
+        teaching: Options of the task where the source is the teacher: how much it is imitated, and which variety of
+            images it labels.
         search_task: Options of the task that differ in the search, such as a lower learning rate.
         finetune_task: Those that differ in fine-tuning, and where the source is trained on.
         num_refitted: How many of the search's candidates are refitted; the one of the lowest validation loss then, of
-            imitation too, is the subnet. An undertrained supernet ranks badly, a refitted subnet shows what it can
-            become, and how far it is from the source is seen on fewer images than how often it is right.
+            imitation too, is the subnet. An undertrained supernet ranks badly; a refitted subnet shows what it can
+            become, and fewer images tell how near it is to the source than how often it is right.
         num_calibration_batches: Training batches for the refit.
 
     Returns:
@@ -151,13 +149,8 @@ def search_and_finetune(
     supernet = supernet_from(deepcopy(source), example, full)
     sort_channels(supernet)
     teacher = derive(supernet, full.reference_nodes)
-    teaching = {
-        "teacher": teacher,
-        "distillation_weight": distillation_weight,
-        "feature_weight": feature_weight,
-        "feature_modules": [path for path, _ in named_blocks(teacher)] if feature_weight else [],
-    }
-    taught = partial(task, num_classes=data.num_classes, **teaching)
+    taught = partial(task, num_classes=data.num_classes, teacher=teacher, **(teaching or {}))
+    blocks = [path for path, _ in named_blocks(teacher)]
     callback = search(
         costs,
         latency=latency,
@@ -165,7 +158,9 @@ def search_and_finetune(
         peak_activation_bytes=peak_activation_bytes,
         seed=seed,
     )
-    fit = phases.fit("search", taught(network=supernet, **(search_task or {})), epochs.search, [callback])
+    fit = phases.fit(
+        "search", taught(network=supernet, feature_modules=blocks, **(search_task or {})), epochs.search, [callback]
+    )
     images = torch.cat(_images(data, num_calibration_batches))
     refitted = []
     for architecture in tqdm(callback.candidates[:num_refitted], desc="Refitting candidates"):
@@ -177,7 +172,7 @@ def search_and_finetune(
     log.info("Found %s, %.4g ms", chosen, costs.latency_ms(chosen))
 
     log.info("3/4 Fine-tuning the subnet")
-    tuned = taught(network=subnet, **(finetune_task or {}))
+    tuned = taught(network=subnet, feature_modules=blocks, **(finetune_task or {}))
     subnet_metric = phases.train("finetune", tuned, epochs.finetune)
 
     log.info("4/4 Training the source on, for comparison")
