@@ -25,7 +25,7 @@ from .search.budget import Budgets
 from .space.spec import Architecture
 from .space.timm_strings import to_timm
 
-__all__ = ["Outcome", "summary", "write_run"]
+__all__ = ["Outcome", "summary", "versions", "write_run"]
 
 PACKAGES = ("lightning-nas", "torch", "torchvision", "lightning", "timm", "hydra-core", "scikit-learn", "ethos-u-vela")
 
@@ -128,7 +128,7 @@ def _result(outcome: Outcome) -> dict[str, Any]:
         "baseline": _cost(costs, outcome.source, outcome.source_metric),
         "subnet": _cost(costs, outcome.chosen, outcome.subnet_metric),
         "search": outcome.search,
-        "versions": _versions(),
+        "versions": versions(),
     }
 
 
@@ -160,7 +160,8 @@ def _cost(estimator: Estimator, architecture: Architecture, metric: Mapping[str,
     }
 
 
-def _versions() -> dict[str, str]:
+def versions() -> dict[str, str]:
+    """Return the versions of what a run depends on."""
     versions = {"python": platform.python_version()}
     for name in PACKAGES:
         try:

@@ -105,6 +105,7 @@ def line_chart(
     x_label: str = "step",
     y_label: str = "",
     limit: float | None = None,
+    marks: Sequence[float] = (),
     size: tuple[int, int] = (460, 260),
 ) -> str:
     """Return curves over a common horizontal axis.
@@ -115,6 +116,7 @@ def line_chart(
         x_label: Name of the horizontal axis.
         y_label: Name and unit of the vertical axis.
         limit: Height of a dashed line named "budget", or None.
+        marks: Where on the horizontal axis dashed vertical lines stand.
         size: Width and height in pixels.
 
     Example::
@@ -127,6 +129,8 @@ def line_chart(
     values = [point for points in curves.values() for point in points]
     heights = [y for _, y in values] + ([] if limit is None else [limit])
     x_axis, y_axis, body = _frame(title, [x for x, _ in values], heights, x_label, y_label, size)
+    for mark in marks:
+        body.append(f'<path class="ghost" d="M{x_axis(mark):.1f} {y_axis.start:g}V{y_axis.end:g}"/>')
     if limit is not None:
         y = y_axis(limit)
         body.append(f'<path class="budget" d="M{x_axis.start:g} {y:.1f}H{x_axis.end:g}"/>')

@@ -5,11 +5,12 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from html import escape
 from pathlib import Path
 from typing import Any
 
 from lightning_nas._architecture_svg import BlockCost, architecture_svg
+from lightning_nas._page import figures as page_figures
+from lightning_nas._page import page, table, terms
 from lightning_nas._results_page import budget_text, bytes_text, count_text, is_within_budget, results_page
 from lightning_nas._svg import Point, line_chart, scatter_chart
 
@@ -32,30 +33,6 @@ CHARTS = (
     ("Losses", ("loss", "penalty"), ""),
     ("Accuracy", ("acc",), ""),
 )
-STYLE = """
-:root { --ink:#1c2430; --dim:#5d6878; --rule:#d5dae1; --page:#ffffff; --ground:#eef1f5; --good:#17734f; --bad:#b3202f;
-  color-scheme: light dark; }
-@media (prefers-color-scheme: dark) { :root { --ink:#e6eaf0; --dim:#9aa6b6; --rule:#3a4452; --page:#141a22;
-  --ground:#0c1016; --good:#5bcb9d; --bad:#f2717d; } }
-* { box-sizing:border-box; } body { margin:0; background:var(--ground); color:var(--ink);
-  font:15px/1.5 system-ui,-apple-system,'Segoe UI',Roboto,'Liberation Sans','DejaVu Sans',sans-serif; }
-main { max-width:1120px; margin:0 auto; padding:32px 20px 48px; }
-h1 { font-size:22px; margin:0; } h2 { font-size:16px; margin:0 0 12px; } p { margin:4px 0 0; }
-.dim { color:var(--dim); }
-section { background:var(--page); border:1px solid var(--rule); border-radius:10px; padding:20px; margin-top:16px;
-  overflow-x:auto; }
-.figures { display:flex; flex-wrap:wrap; gap:14px 44px; } .figure b { display:block; font-size:26px; line-height:1.25;
-  font-weight:650; font-variant-numeric:tabular-nums; } .figure span { color:var(--dim); font-size:13px; }
-.good { color:var(--good); } .bad { color:var(--bad); }
-table { border-collapse:collapse; width:100%; font-variant-numeric:tabular-nums; }
-th, td { text-align:right; padding:7px 12px; border-bottom:1px solid var(--rule); white-space:nowrap; }
-th:first-child, td:first-child { text-align:left; padding-left:0; } tr:last-child td { border-bottom:none; }
-th { color:var(--dim); font-weight:600; font-size:13px; }
-dl { display:grid; grid-template-columns:max-content 1fr; gap:6px 24px; margin:0; } dt { color:var(--dim); }
-dd { margin:0; overflow-wrap:anywhere; }
-.charts { display:grid; grid-template-columns:repeat(auto-fit,minmax(380px,1fr)); gap:12px; }
-.charts svg { width:100%; height:auto; } section > svg { display:block; max-width:none; }
-"""
 
 
 def write_report(
@@ -94,15 +71,8 @@ def write_report(
         _feasibility(feasibility, result),
         f"<h2>The run</h2>{_provenance(result)}",
     ]
-    body = "".join(f"<section>{section}</section>\n" for section in sections if section)
-    page = (
-        f'<!doctype html>\n<html lang="en"><head><meta charset="utf-8"><title>{escape(title)}</title>\n'
-        '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
-        f"<style>{STYLE}</style></head>\n<body><main><h1>{escape(title)}</h1>"
-        f'<p class="dim">{escape(_subtitle(result))}</p>\n{body}</main></body></html>\n'
-    )
     path = Path(run_dir) / "report.html"
-    path.write_text(page, encoding="utf-8")
+    path.write_text(page(title, _subtitle(result), sections), encoding="utf-8")
     return path
 
 
@@ -185,11 +155,7 @@ def _headline(result: Mapping[str, Any]) -> str:
     if subnet.get("metric") and baseline.get("metric"):
         values = f"{baseline['metric']['value']:.3f} → {subnet['metric']['value']:.3f}"
         figures.append((values, f"{subnet['metric']['name']} ({subnet['metric']['split']})", ""))
-    items = (
-        f'<div class="figure {css}"><b>{escape(value)}</b><span>{escape(name)}</span></div>'
-        for value, name, css in figures
-    )
-    return f'<div class="figures">{"".join(items)}</div>'
+    return page_figures(figures)
 
 
 def _cost_table(result: Mapping[str, Any]) -> str:
@@ -209,7 +175,7 @@ def _cost_table(result: Mapping[str, Any]) -> str:
         ends = (metrics[0], metrics[-1])
         difference = f"{ends[1]['value'] - ends[0]['value']:+.3f}" if ends[0] and ends[1] else ""
         rows.append([", ".join(sorted(names)), *texts, difference.replace("-", "\u2212")])
-    return _table(["", *costs, "Change"], rows)
+    return table(["", *costs, "Change"], rows)
 
 
 def _change(values: Sequence[float | None]) -> str:
@@ -261,21 +227,14 @@ def _feasibility(feasibility: Mapping[str, Mapping[str, float]] | None, result: 
         budget = result["budget"].get(field)
         ends = [form(reach[key]) for key in ("minimum", "median", "maximum")]
         rows.append([name, *ends, "none" if budget is None else form(budget)])
-    return "<h2>What the space can reach</h2>" + _table(["", "Minimum", "Median", "Maximum", "Budget"], rows)
+    return "<h2>What the space can reach</h2>" + table(["", "Minimum", "Median", "Maximum", "Budget"], rows)
 
 
 def _provenance(result: Mapping[str, Any]) -> str:
     rows = [[field.capitalize(), str(result[field])] for field in ("command", "data", "machine") if result.get(field)]
     versions = result.get("versions") or {}
     rows.append(["Versions", ", ".join(f"{name} {version}" for name, version in sorted(versions.items())) or "n/a"])
-    items = (f"<dt>{escape(name)}</dt><dd>{escape(value)}</dd>" for name, value in rows)
-    return f"<dl>{''.join(items)}</dl>"
-
-
-def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    top = "<tr>" + "".join(f"<th>{escape(cell)}</th>" for cell in head) + "</tr>"
-    lines = ("<tr>" + "".join(f"<td>{escape(cell)}</td>" for cell in row) + "</tr>" for row in rows)
-    return f"<table>{top}{''.join(lines)}</table>"
+    return terms((name, value) for name, value in rows)
 
 
 if __name__ == "__main__":

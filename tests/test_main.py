@@ -40,11 +40,11 @@ def test_without_arguments_it_lists_the_recipes(tmp_path):
     done = run(tmp_path)
     assert done.returncode == 0
     assert all(re.search(rf"^  {name} +\w", done.stdout, re.MULTILINE) for name in recipes())
-    assert {"digits", "classification"} <= set(recipes())
+    assert {"digits", "classification", "estimator"} <= set(recipes())
     assert not list(tmp_path.iterdir())
 
 
-@pytest.mark.parametrize("recipe", sorted(recipes()))
+@pytest.mark.parametrize("recipe", sorted(set(recipes()) - {"estimator"}))
 def test_recipe_from_start_to_result(tmp_path, recipe):
     done = run(tmp_path, "--config-name", recipe, "latency=0.6x", "seed=3", *TINY)
     assert done.returncode == 0, done.stderr

@@ -132,3 +132,24 @@ def test_impossible_parts_are_refused(make, message):
 def test_json_is_plain(space):
     data = json.loads(space.to_json())
     assert data["stages"][1]["blocks"][0]["options"][0] == {"kind": "ibn", "expansion": 2, "kernel": 3}
+
+
+@dataclasses.dataclass(frozen=True)
+class Chip:
+    lanes: int
+
+
+def test_a_space_is_curated_for_a_device(space):
+    every = tuple((width,) for width in range(1, 25))
+    rocky = dataclasses.replace(
+        space, multipliers=(*space.multipliers[:2], DepthMultiplier(space.multipliers[2].stages, every))
+    )
+    curated = rocky.curate(Chip(8))
+    assert curated.multipliers[2].widths == ((8,), (16,), (24,))
+    assert rocky.curate(Chip(16)).multipliers[2].widths == ((16,), (24,))  # the full width is kept, on the grid or not
+    assert curated.curate(8) == curated
+    assert (curated.stages, curated.reference) == (space.stages, space.reference)
+    whole = curate(space, 1, (0.3, 0.5, 0.9, 1.0), "model").curate(Chip(8))
+    assert whole.multipliers[0].widths == ((8, 8, 8), (8, 8, 16), (8, 16, 24))
+    with pytest.raises(ValueError, match="at least 1; got 0"):
+        rocky.curate(Chip(0))

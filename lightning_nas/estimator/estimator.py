@@ -24,6 +24,8 @@ from lightning_nas.estimator.network import Network, chain
 from lightning_nas.estimator.pieces import OPERATOR_KINDS, pieces
 from lightning_nas.estimator.rates import Rates, is_operator
 from lightning_nas.estimator.regressor import VERSION, Regressor
+from lightning_nas.estimator.share import SUFFIX, unpacked
+from lightning_nas.estimator.staircase import curves_in, find_lanes
 from lightning_nas.estimator.subgraph import Subgraph, subgraphs
 from lightning_nas.estimator.trace import Fallback, trace
 from lightning_nas.space.spec import Architecture
@@ -37,7 +39,7 @@ MIN_ROWS = 20
 """Fewer measurements of a device of your own are refused: there would be nothing left to judge a fit by."""
 
 DEFAULT_LANES = 8
-"""Of a device of which only a table is given: most widths that people use are multiples of it."""
+"""Of a device whose table does not show where latency steps: most widths that people use are multiples of it."""
 
 _log = logging.getLogger(__name__)
 
@@ -104,15 +106,20 @@ class Estimator:
 
         Args:
             name_or_path: A name, or a ``.csv`` file, see `lightning_nas.estimator.measurements`. A device in a
-                ``.json`` file of that name beside it says more; without one the file is named after the device.
+                ``.json`` file of that name beside it says more; without one the file is named after the device. Or
+                both in one ``.estimator.zip`` file, see `lightning_nas.estimator.share`.
             exact: Whether measured figures are returned as such; else everything is predicted.
-            lanes: Channels that the device processes together; by default what its ``.json`` file says, or 8.
+            lanes: Channels that the device processes together; by default what its ``.json`` file says, else where
+                latency steps in the table (see `lightning_nas.estimator.staircase`), else 8.
             fallback: ``bytes`` prices operators of which the table has no rows by the bytes that they move; by default
                 they are refused.
 
         Raises:
             ValueError: There is no such device, or its files are malformed.
         """
+        if str(name_or_path).endswith(SUFFIX):
+            with unpacked(Path(name_or_path)) as table:
+                return cls.load(table, exact, lanes, fallback)
         table = _find(name_or_path)
         rows = read_measurements(table)
         measured = rows.subgraphs
@@ -273,7 +280,9 @@ def _find(name_or_path: str | Path) -> Path:
     path = Path(name_or_path)
     table = path if path.suffix == ".csv" else TARGETS / f"{path}.csv"
     if path.suffix != ".csv" and str(name_or_path) not in available_devices():
-        raise ValueError(f"Device must be one of {', '.join(available_devices())}, or a .csv file; got {path}.")
+        raise ValueError(
+            f"Device must be one of {', '.join(available_devices())}, a .csv or an {SUFFIX} file; got {path}."
+        )
     if not table.exists():
         raise ValueError(f"A device of your own is a .csv table of measurements; there is no {table}.")
     return table
@@ -282,7 +291,7 @@ def _find(name_or_path: str | Path) -> Path:
 def _device(table: Path, rows: Measurements, lanes: int | None) -> Device:
     """Return the device of the file beside a table, or what can be told from the table alone."""
     path = table.with_suffix(".json")
-    device = Device.load(path) if path.exists() else Device(table.stem, TABLE_ONLY, DEFAULT_LANES)
+    device = Device.load(path) if path.exists() else Device(table.stem, TABLE_ONLY, lanes or _lanes(rows))
     if device.backend == TABLE_ONLY:
         count = len(rows.subgraphs or rows.networks)
         if count < MIN_ROWS:
@@ -290,6 +299,13 @@ def _device(table: Path, rows: Measurements, lanes: int | None) -> Device:
         parts = rows.subgraphs or [part for network in rows.networks.values() for part in network.parts]
         device = replace(device, is_split={part.kind for part in parts} <= OPERATOR_KINDS)
     return device if lanes is None else replace(device, lanes=lanes)
+
+
+def _lanes(rows: Measurements) -> int:
+    found = find_lanes(curves_in(rows.subgraphs))
+    if found.lanes is not None:
+        _log.info("The table shows %d lanes. %s", found.lanes, found.reason)
+    return found.lanes or DEFAULT_LANES
 
 
 def _cache_path(table: Path) -> Path:

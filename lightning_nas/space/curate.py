@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Literal
 
-from .spec import DepthMultiplier, SearchSpace
+from .spec import DepthMultiplier, HasLanes, SearchSpace
 
-__all__ = ["Scope", "curate", "curated_widths", "round_to_lanes"]
+__all__ = ["Scope", "aligned", "curate", "curated_widths", "round_to_lanes"]
 
 Scope = Literal["stage", "model"]
 """What one depth multiplier scales: each stage on its own, or the whole model at once."""
@@ -86,6 +86,26 @@ def curate(
         rows = {tuple(min(w, round_to_lanes(w * ratio, lanes)) for w in full) for ratio in ratios} | {full}
         multipliers = (DepthMultiplier(tuple(range(len(full))), tuple(sorted(rows))),)
     return replace(space, multipliers=multipliers)
+
+
+def aligned(space: SearchSpace, device: HasLanes | int) -> SearchSpace:
+    """Return `space` with its widths rounded to the lanes of `device`; those that round to the same are one option.
+
+    Args:
+        space: The space whose depth multipliers are thinned out.
+        device: Anything with `lanes`, such as an estimator, or their number.
+
+    Raises:
+        ValueError: The lanes are not positive.
+    """
+    lanes = device if isinstance(device, int) else device.lanes
+    multipliers = []
+    for multiplier in space.multipliers:
+        full = multiplier.widths[-1]
+        rows = (zip(row, full, strict=True) for row in multiplier.widths)
+        rounded = {tuple(min(limit, round_to_lanes(width, lanes)) for width, limit in row) for row in rows}
+        multipliers.append(replace(multiplier, widths=tuple(sorted({*rounded, full}))))
+    return replace(space, multipliers=tuple(multipliers))
 
 
 def _checked_widths(space: SearchSpace, lanes: int, widths: Sequence[Sequence[int]]) -> list[tuple[int, ...]]:

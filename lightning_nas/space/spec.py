@@ -7,7 +7,9 @@ import json
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any, Literal, get_args
+from typing import Any, Literal, Protocol, get_args
+
+from ._reading import FORMAT, reading
 
 __all__ = [
     "Architecture",
@@ -16,6 +18,7 @@ __all__ = [
     "ConvSpec",
     "DepthMultiplier",
     "FixedBlock",
+    "HasLanes",
     "Kind",
     "SearchSpace",
     "Stage",
@@ -29,7 +32,14 @@ Kind = Literal["ibn", "fused", "ds"]
 arXiv 1801.04381), ``fused`` the fused inverted bottleneck (KxK expand, 1x1 project; MobileDets, arXiv
 2004.14525), ``ds`` the depthwise-separable block (KxK depthwise, 1x1 project), an IBN without expansion."""
 
-FORMAT = 1
+
+class HasLanes(Protocol):
+    """What a space is curated for: a device, its estimator, or anything that knows its parallelism factor."""
+
+    @property
+    def lanes(self) -> int:
+        """Channels that the device processes together."""
+        ...
 
 
 @dataclass(frozen=True, order=True)
@@ -165,7 +175,7 @@ class Architecture:
         Raises:
             ValueError: A field is missing or of the wrong form.
         """
-        with _reading("architecture", data):
+        with reading("architecture", data):
             stages = tuple(
                 StageArchitecture(
                     stage["width"],
@@ -272,6 +282,12 @@ class SearchSpace:
             for choice in stage.blocks:
                 yield index, next(node), choice
 
+    def curate(self, device: HasLanes | int) -> SearchSpace:
+        """Return the space with only such widths as fill the lanes of `device`, see `lightning_nas.space.curate`."""
+        from .curate import aligned  # which makes spaces, and so needs this module first
+
+        return aligned(self, device)
+
     def decode(self, nodes: Sequence[int]) -> Architecture:
         """Return the architecture that `nodes` (one option index a node) names.
 
@@ -324,7 +340,7 @@ class SearchSpace:
             ValueError: A field is missing or of the wrong form.
         """
         data = json.loads(text)
-        with _reading("search space", data):
+        with reading("search space", data):
             stages = tuple(
                 Stage(
                     stage["width"],
@@ -372,22 +388,3 @@ def out_size(size: int, stride: int) -> int:
 def _image_size(values: Sequence[int]) -> tuple[int, int, int]:
     channels, height, width = values
     return channels, height, width
-
-
-class _reading:
-    """Turn the errors of a malformed file into one ValueError that says what was read."""
-
-    def __init__(self, what: str, data: Any) -> None:
-        self.what = what
-        if not isinstance(data, dict) or data.get("format") != FORMAT:
-            found = data.get("format") if isinstance(data, dict) else type(data).__name__
-            raise ValueError(f"This is no {what} of format {FORMAT}; its format is {found!r}.")
-
-    def __enter__(self) -> None:
-        pass
-
-    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
-        if isinstance(error, KeyError):
-            raise ValueError(f"The {self.what} lacks the field {error}.") from error
-        if isinstance(error, TypeError):
-            raise ValueError(f"The {self.what} has a field of the wrong form: {error}.") from error

@@ -6,6 +6,7 @@ import itertools
 import random
 from collections.abc import Iterator
 
+from lightning_nas.estimator.staircase import short_curve
 from lightning_nas.estimator.subgraph import Subgraph, subgraphs
 from lightning_nas.space.spec import (
     Architecture,
@@ -29,6 +30,8 @@ _SIZES = (32, 32, 48, 64, 64, 96, 96, 128, 128, 160, 160, 192, 224, 224, 224, 25
 _EXPANSIONS = (1, 2, 2, 3, 3, 4, 4, 4, 5, 6, 6, 6, 6)
 _BLOCKS = ("ibn", "fused")
 _KERNELS = (3, 3, 3, 3, 5, 5, 7)
+# Fewer subgraphs are needed to learn from, all of them.
+_MIN_FOR_CURVE = 200
 
 
 def sample_architecture(rng: random.Random) -> Architecture:
@@ -72,14 +75,16 @@ def sample_subgraphs(seed: int, num_subgraphs: int) -> list[Subgraph]:
 def plan_subgraphs(seed: int, num_subgraphs: int) -> list[Subgraph]:
     """Draw few subgraphs to measure by hand: most are blocks, but a twelfth of them is of each other kind.
 
-    Networks have a single stem and a single head, too few of which would be drawn to learn their latency from.
+    Networks have a single stem and a single head, too few of which would be drawn to learn their latency from. Where
+    there is room, one convolution comes with its channels one by one: it shows the lanes.
     """
+    curve = short_curve() if num_subgraphs >= _MIN_FOR_CURVE else []
     drawn: dict[str, list[Subgraph]] = {}
     for subgraph in sample_subgraphs(seed, 20 * num_subgraphs):
         drawn.setdefault(subgraph.kind, []).append(subgraph)
     rare = [part for kind, parts in drawn.items() if kind not in _BLOCKS for part in parts[: num_subgraphs // 12]]
     blocks = itertools.chain.from_iterable(zip(*(drawn[kind] for kind in _BLOCKS), strict=False))
-    return [*rare, *itertools.islice(blocks, num_subgraphs - len(rare))]
+    return [*curve, *rare, *itertools.islice(blocks, num_subgraphs - len(curve) - len(rare))]
 
 
 def _stream(rng: random.Random) -> Iterator[Subgraph]:

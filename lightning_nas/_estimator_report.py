@@ -1,0 +1,179 @@
+"""The report of an estimator: what was measured, how far it is off, and where latency steps."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from html import escape
+from typing import Any
+
+from ._page import figures, page, table, terms
+from ._parity_svg import parity_chart
+from ._svg import line_chart
+from .estimator.parity import NetworkParity, Parity
+from .estimator.staircase import Curve, Staircase
+
+__all__ = ["estimator_page"]
+
+Figures = Mapping[str, float]
+
+_COLUMNS = ("", "Number", "Mean error", "Nine of ten within", "Largest", "Bias", "Within 5 %", "Within 10 %")
+_MAX_NAMED = 3
+_MAX_LISTED = 12
+
+
+def estimator_page(
+    result: Mapping[str, Any], rows: Parity | None, networks: NetworkParity | None, staircase: Staircase
+) -> str:
+    """Return the page of an estimator as HTML.
+
+    Args:
+        result: Content of ``result.json``.
+        rows: Rows of the table as predicted by fits that have not seen them.
+        networks: Whole networks, where some were measured.
+        staircase: The curves of latency against channels, and what they say of the lanes.
+    """
+    sections = [
+        _headline(result, rows, networks),
+        _rows(rows),
+        _networks(networks),
+        _staircase(result, staircase),
+        f"<h2>How it was made</h2>{terms(_provenance(result))}",
+    ]
+    return page(f"Estimator of {result['device']}", _subtitle(result), sections)
+
+
+def _subtitle(result: Mapping[str, Any]) -> str:
+    by = f"measured by {result['backend']}" if result["backend"] != "csv" else "from a table"
+    return f"{result['rows']:,} rows and {result['networks']:,} whole networks, {by}"
+
+
+def _headline(result: Mapping[str, Any], rows: Parity | None, networks: NetworkParity | None) -> str:
+    items = []
+    if networks is not None:
+        overall = networks.estimated.figures
+        name = f"mean error on {overall['count']} whole networks"
+        items.append((_share(overall["mape"]), name, "good" if overall["mape"] <= 0.05 else "bad"))
+    if rows is not None:
+        items.append((_share(rows.figures["mape"]), "mean error on held-out rows", ""))
+        items.append((_share(rows.figures["nine_of_ten"]), "nine of ten rows are within", ""))
+    lanes = result["lanes"]
+    found = lanes["found"]
+    agrees = found == lanes["used"]
+    said = "not to be told" if found is None else "as found" if agrees else f"but {found} were found"
+    items.append((str(lanes["used"]), f"lanes, {said}", "good" if agrees else "" if found is None else "bad"))
+    return figures(items)
+
+
+def _rows(rows: Parity | None) -> str:
+    if rows is None:
+        return ""
+    series = _by_kind(rows)
+    chart = parity_chart("Rows, each predicted by a fit without it", series, size=(760, 520))
+    tables = (
+        f"<h2>By operator</h2>{_errors(rows.by_group())}",
+        f'<h2 style="margin-top:20px">By size</h2>{_errors(rows.by_size())}',
+    )
+    note = (
+        "Rows of the table are held out in turn and predicted from the others. A row that the table holds is returned"
+        " as measured, so this is the error of what lies between."
+    )
+    return f"<h2>Error on single rows</h2>{_note(note)}{chart}{''.join(tables)}"
+
+
+def _networks(networks: NetworkParity | None) -> str:
+    if networks is None:
+        note = (
+            "No network was measured whole, so whether the sum over its parts is the latency of the whole is not known."
+        )
+        return f"<h2>Whole networks</h2>{_note(note)}"
+    charts = [parity_chart("Whole networks, estimated", {"networks": _points(networks.estimated)})]
+    errors: dict[str, Figures] = {"estimated": networks.estimated.figures}
+    if networks.sums is not None:
+        sums = {"networks": _points(networks.sums)}
+        charts.append(parity_chart("Additivity: sums of measured parts", sums, y_label="sum of parts (ms)"))
+        errors["sum of their parts, each measured"] = networks.sums.figures
+    note = (
+        "Where the sum of measured parts is off, no regressor can help: the device runs them otherwise in a network."
+        " What the estimate is off beyond that is the regressor's, which was fitted without the parts of the networks"
+        " that were measured to judge it."
+    )
+    listed = networks.estimated.by_group()
+    each = (
+        f'<h2 style="margin-top:20px">One by one</h2>{_each(networks.estimated)}' if len(listed) <= _MAX_LISTED else ""
+    )
+    return f'<h2>Whole networks</h2>{_note(note)}<div class="charts">{"".join(charts)}</div>{_errors(errors)}{each}'
+
+
+def _staircase(result: Mapping[str, Any], staircase: Staircase) -> str:
+    lanes = result["lanes"]
+    note = staircase.reason
+    if lanes["documented"] is not None:
+        note += f" Documented are {lanes['documented']}."
+    if staircase.lanes not in (None, lanes["used"]):
+        note += f" Used are {lanes['used']}: say lanes={staircase.lanes} to use what was found."
+    charts = "".join(_curve(curve, lanes["used"]) for curve in staircase.curves)
+    caption = f"Dashed lines are the widths that a search offers: multiples of {lanes['used']}."
+    drawn = f'{_note(caption)}<div class="charts">{charts}</div>' if charts else ""
+    return f"<h2>Latency against channels</h2>{_note(note)}{drawn}"
+
+
+def _curve(curve: Curve, lanes: int) -> str:
+    grid = [width for width in curve.channels if width % lanes == 0] if lanes > 1 else []
+    points = list(zip(curve.channels, curve.latency_ms, strict=True))
+    return line_chart(curve.name, {"measured": points}, x_label="output channels c", y_label="ms", marks=grid)
+
+
+def _by_kind(rows: Parity) -> dict[str, list[tuple[float, float]]]:
+    """Return the points of the most frequent kinds, and of the others together."""
+    counts = list(rows.by_group())
+    named = counts[:_MAX_NAMED] if len(counts) > _MAX_NAMED + 1 else counts
+    series: dict[str, list[tuple[float, float]]] = {name: [] for name in named}
+    for kind, point in zip(rows.groups, _points(rows), strict=True):
+        series.setdefault(kind if kind in named else "others", []).append(point)
+    return series
+
+
+def _points(parity: Parity) -> list[tuple[float, float]]:
+    return list(zip(parity.true_ms.tolist(), parity.predicted_ms.tolist(), strict=True))
+
+
+def _errors(groups: Mapping[str, Figures]) -> str:
+    lines = []
+    for name, row in groups.items():
+        shares = [_share(row[key]) for key in ("mape", "nine_of_ten", "max")]
+        within = [f"{100 * row[key]:.0f} %" for key in ("within_5", "within_10")]
+        lines.append([name, f"{row['count']:,}", *shares, _signed(row["bias"] - 1), *within])
+    return table(_COLUMNS, lines)
+
+
+def _each(parity: Parity) -> str:
+    rows = [
+        [name, f"{true_ms:.4g} ms", f"{predicted_ms:.4g} ms", _signed(predicted_ms / true_ms - 1)]
+        for name, predicted_ms, true_ms in zip(parity.groups, parity.predicted_ms, parity.true_ms, strict=True)
+    ]
+    return table(("", "Measured", "Estimated", "Off"), rows)
+
+
+def _provenance(result: Mapping[str, Any]) -> Sequence[tuple[str, str]]:
+    measured_by = result.get("measured_by") or {}
+    versions = result.get("versions") or {}
+    items = [
+        ("Fit", result["fit"]),
+        ("Measured by", ", ".join(f"{name} {value}" for name, value in measured_by.items()) or result["backend"]),
+        ("Settings", ", ".join(f"{name} {value}" for name, value in result["settings"].items()) or "none"),
+        ("To hand on", result["file"]),
+        ("Versions", ", ".join(f"{name} {value}" for name, value in sorted(versions.items())) or "n/a"),
+    ]
+    return [item for item in items if item[1]]
+
+
+def _share(value: float) -> str:
+    return f"{100 * value:.2f} %" if value < 0.0995 else f"{100 * value:.0f} %"
+
+
+def _signed(value: float) -> str:
+    return f"{100 * value:+.1f} %".replace("-", "\u2212")
+
+
+def _note(text: str) -> str:
+    return f'<p class="dim" style="margin:0 0 12px">{escape(text)}</p>'

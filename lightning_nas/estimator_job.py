@@ -1,0 +1,324 @@
+"""The job of the recipe `estimator`: measure a device, fit its table, judge the fit, and draw it."""
+
+from __future__ import annotations
+
+import csv
+import datetime
+import io
+import json
+import logging
+import re
+import shutil
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from ._estimator_report import estimator_page
+from ._files import write_text
+from ._run_files import versions
+from .estimator import Device, Estimator, Subgraph, available_devices, measure
+from .estimator.device import TABLE_ONLY
+from .estimator.estimator import DEFAULT_LANES, TARGETS
+from .estimator.measure.backend import BACKENDS, Backend, open_backend
+from .estimator.measure.sample import sample_subgraphs
+from .estimator.measurements import COLUMNS, Measurements, read_measurements, to_row
+from .estimator.parity import NetworkParity, Parity, network_parity, row_parity, table_network_parity
+from .estimator.pieces import OPERATOR_KINDS
+from .estimator.rates import is_operator
+from .estimator.share import SUFFIX, pack, unpacked
+from .estimator.staircase import Staircase, curve_subgraphs, curves_in, find_lanes
+
+__all__ = ["build_estimator"]
+
+log = logging.getLogger(__name__)
+
+PROBE = Subgraph("conv", 8, 8, 16, 16, 16, kernel=3)
+"""Measured and forgotten before anything is written: settings that the backend refuses are said then."""
+
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
+_OPERATORS = "_operators.csv"
+
+
+@dataclass(frozen=True)
+class _Source:
+    """What there is of a device before anything is measured.
+
+    Attributes:
+        device: The device.
+        table: Its table, if it has one.
+        documented: The lanes that its file says, if it has one.
+        folder: Where its file is; settings may name others there.
+    """
+
+    device: Device
+    table: Path | None = None
+    documented: int | None = None
+    folder: Path | None = None
+
+
+def build_estimator(
+    *,
+    recipe: str,
+    output_dir: str | Path,
+    seed: int,
+    device: str,
+    backend: str | None = None,
+    settings: Mapping[str, Any] | None = None,
+    lanes: int | None = None,
+    num_subgraphs: int = 10_000,
+    num_networks: int = 30,
+    num_folds: int = 5,
+    staircase_width: int | None = 129,
+) -> dict[str, Any]:
+    """Measure what is missing, find the lanes, fit, judge and draw; a run that was stopped continues.
+
+    Args:
+        recipe: Name of the recipe, for the record.
+        output_dir: Directory of the run; it receives the table, the device, both in one ``.estimator.zip`` to hand on,
+            report.html and, last of all, result.json.
+        seed: Seed of the subgraphs that are measured.
+        device: Name of a shipped device; the path of a table, of a device's ``.json`` file, or of an estimator that
+            somebody handed on; or the name of a new device, which needs `backend`.
+        backend: What measures: the table is then continued to `num_subgraphs`. None for the table as it is.
+        settings: Of a new device, in the terms of its backend.
+        lanes: Channels that the device processes together; by default as documented, else as found.
+        num_subgraphs: How many subgraphs the table is to cover.
+        num_networks: How many random networks are measured whole, and part by part, to judge the estimator; 0 for none.
+        num_folds: Folds of the cross-validation over the rows.
+        staircase_width: Up to which width latency is measured against channels; None for what the table holds.
+
+    Returns:
+        The content of result.json.
+
+    Raises:
+        ValueError: No such device, a table that is not valid, or settings that do not fit; before any work.
+        ImportError: The packages of the backend are not installed.
+    """
+    for name, value, least in (("num_subgraphs", num_subgraphs, 20), ("num_networks", num_networks, 0)):
+        if value < least:
+            raise ValueError(f"`{name}` must be at least {least}; got {value}.")
+    run_dir = Path(output_dir)
+    with _source(device, backend, settings, lanes) as source:
+        curves = curve_subgraphs(staircase_width) if staircase_width is not None else []
+        measures = _open(source.device, backend is not None, bool(curves or num_networks))
+        table = _started(run_dir, source, backend is not None)
+
+    log.info("1/4 Lanes")
+    chip = Device.load(table.with_suffix(".json"))
+    staircase = _staircase(chip, table, curves, measures)
+    used = lanes or source.documented or staircase.lanes or DEFAULT_LANES
+    chip = replace(chip, lanes=used)
+    log.info("%d lanes. %s", used, staircase.reason)
+
+    log.info("2/4 Table")
+    if backend is not None:
+        rows = measure(chip, sample_subgraphs(seed, num_subgraphs), table, measures)
+        kinds = {part.kind for part in rows if not is_operator(part)}
+        chip = replace(chip, is_split=kinds <= OPERATOR_KINDS)
+    chip.save(table.with_suffix(".json"))
+
+    log.info("3/4 Fit and error")
+    estimator = Estimator.load(table)
+    row_errors = row_parity(estimator, num_folds)
+    network_errors = table_network_parity(estimator, num_folds)
+    if measures is not None and num_networks:
+        network_errors = network_parity(estimator, measures, num_networks, table.with_name(f"{table.stem}_judged.csv"))
+
+    log.info("4/4 Report")
+    result = {
+        "recipe": recipe,
+        "device": chip.name,
+        "backend": chip.backend,
+        "settings": dict(chip.settings),
+        "seed": seed,
+        "rows": len(estimator.measurements),
+        "networks": len(estimator.networks),
+        "lanes": {"used": used, "documented": source.documented, "found": staircase.lanes, "reason": staircase.reason},
+        "fit": str(estimator.regressor),
+        "error": _errors(row_errors, network_errors),
+        "measured_by": measures.versions() if measures is not None else chip.record.get("measured_by"),
+        "file": f"{chip.name}{SUFFIX}",
+        "versions": versions(),
+    }
+    _write(table, chip, result, backend is not None)
+    write_text(run_dir / "report.html", estimator_page(result, row_errors, network_errors, staircase))
+    write_text(run_dir / "result.json", json.dumps(result, indent=1))
+    log.info("%s\nWritten to %s", _summary(result), run_dir)
+    return result
+
+
+@contextmanager
+def _source(
+    device: str, backend: str | None, settings: Mapping[str, Any] | None, lanes: int | None
+) -> Iterator[_Source]:
+    """Find out what `device` is, and read all that there is of it: whatever is wrong is said before any work."""
+    if device.endswith(SUFFIX):
+        with unpacked(Path(device)) as table:
+            yield _known(table, backend, settings, lanes)
+    elif device.endswith(".csv"):
+        yield _known(Path(device), backend, settings, lanes)
+    elif device in available_devices():
+        table = TARGETS / f"{device}.csv"
+        if not table.exists():
+            raise ValueError(f"Device {device!r} is a closed form: there is no table to fit or to judge.")
+        yield _known(table, backend, settings, lanes)
+    elif device.endswith(".json"):
+        path = Path(device)
+        if not path.exists():
+            raise ValueError(f"There is no device at {path}.")
+        if path.with_suffix(".csv").exists():
+            yield _known(path.with_suffix(".csv"), backend, settings, lanes)
+        else:
+            chip = _agreeing(Device.load(path), backend, settings)
+            if backend is None:
+                raise ValueError(f"{path.name} has no table beside it; to measure one, say backend={chip.backend}.")
+            yield _Source(replace(chip, lanes=lanes or chip.lanes), None, chip.lanes, path.parent)
+    else:
+        yield _Source(_new(device, backend, settings, lanes))
+
+
+def _known(table: Path, backend: str | None, settings: Mapping[str, Any] | None, lanes: int | None) -> _Source:
+    described = table.with_suffix(".json").exists()
+    chip = Estimator.load(table, lanes=lanes).device
+    if not _NAME.fullmatch(chip.name):
+        raise ValueError(
+            f"A device is named by letters, digits, '_', '-' and '.'; got {chip.name!r}. Rename its table."
+        )
+    if not described and backend is not None:
+        chip = replace(chip, backend=backend, settings=dict(settings or {}))
+    documented = Device.load(table.with_suffix(".json")).lanes if described else None
+    return _Source(_agreeing(chip, backend, settings if described else None), table, documented, table.parent)
+
+
+def _agreeing(chip: Device, backend: str | None, settings: Mapping[str, Any] | None) -> Device:
+    if backend is not None and chip.backend != backend:
+        raise ValueError(f"Device {chip.name!r} is measured by backend={chip.backend}; got backend={backend}.")
+    if settings is not None and dict(settings) != dict(chip.settings):
+        raise ValueError(f"Device {chip.name!r} has settings of its own, {dict(chip.settings)}; leave `settings` out.")
+    return chip
+
+
+def _new(name: str, backend: str | None, settings: Mapping[str, Any] | None, lanes: int | None) -> Device:
+    if backend is None:
+        raise ValueError(
+            f"There is no device {name!r}: it must be one of {', '.join(available_devices())}, the path of a .csv"
+            f" table, of a .json device or of an {SUFFIX} file; a new one needs a backend of"
+            f" {', '.join(BACKENDS)}."
+        )
+    if not _NAME.fullmatch(name):
+        raise ValueError(f"A device is named by letters, digits, '_', '-' and '.'; got {name!r}.")
+    return Device(name, backend, lanes or DEFAULT_LANES, settings=dict(settings or {}))
+
+
+def _open(chip: Device, is_required: bool, is_wanted: bool) -> Backend | None:
+    if is_required:
+        try:
+            measures = open_backend(chip)
+            measures.measure_subgraph(PROBE)
+        except KeyError as error:
+            raise ValueError(f"Device {chip.name!r} lacks the setting {error}, which {chip.backend} needs.") from error
+        except (ValueError, RuntimeError) as error:
+            raise ValueError(f"Device {chip.name!r} cannot be measured: {error}") from error
+        return measures
+    if chip.backend == TABLE_ONLY or not is_wanted:
+        return None
+    try:
+        return open_backend(chip)
+    except ImportError as error:
+        log.warning("Neither whole networks nor the staircase are measured: %s", error)
+        return None
+
+
+def _started(run_dir: Path, source: _Source, is_measured: bool) -> Path:
+    """Return the table of the run, beside its device: that of a run to be continued, or a copy of what there is."""
+    chip = source.device
+    table, described = (run_dir / f"{chip.name}{suffix}" for suffix in (".csv", ".json"))
+    if described.exists():
+        known = Device.load(described)
+        if (known.backend, dict(known.settings)) != (chip.backend, dict(chip.settings)):
+            raise ValueError(
+                f"{run_dir} holds measurements of another {chip.name!r}, with backend={known.backend} and"
+                f" {dict(known.settings)}; continue it with those, or give another hydra.run.dir."
+            )
+        return table
+    run_dir.mkdir(parents=True, exist_ok=True)
+    if source.table is not None:
+        operators = f"{source.table.stem}{_OPERATORS}"
+        if source.table.with_name(operators).exists():
+            shutil.copyfile(source.table.with_name(operators), run_dir / f"{chip.name}{_OPERATORS}")
+        if is_measured:
+            _write_rows(read_measurements(source.table), table)
+        else:
+            shutil.copyfile(source.table, table)
+    names = [value for value in chip.settings.values() if isinstance(value, str) and value == Path(value).name]
+    for name in names:
+        if source.folder is not None and (source.folder / name).is_file():
+            shutil.copyfile(source.folder / name, run_dir / name)
+    # Last: a run is one that can be continued once it has this file.
+    chip.save(described)
+    return table
+
+
+def _write_rows(rows: Measurements, path: Path) -> None:
+    """Write a table with the columns and in the units in which more rows are appended to it."""
+    buffer = io.StringIO()
+    writer = csv.writer(buffer, lineterminator="\n")
+    writer.writerow([*COLUMNS, *(["network"] if rows.networks else [])])
+    writer.writerows(to_row(part, figures) for part, figures in rows.subgraphs.items())
+    for name, network in rows.networks.items():
+        writer.writerows([*to_row(part, network.figures), name] for part in network.parts)
+    write_text(path, buffer.getvalue())
+
+
+def _staircase(chip: Device, table: Path, curves: list[Any], measures: Backend | None) -> Staircase:
+    if measures is not None and curves:
+        rows = measure(chip, curves, table.with_name(f"{table.stem}_staircase.csv"), measures)
+        return find_lanes(curves_in(rows, curves))
+    return find_lanes(curves_in(read_measurements(table).subgraphs))
+
+
+def _errors(rows: Parity | None, networks: NetworkParity | None) -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    if rows is not None:
+        found |= {"rows": rows.figures, "by_kind": rows.by_group(), "by_size": rows.by_size()}
+    if networks is not None:
+        found["networks"] = networks.estimated.figures
+        if networks.sums is not None:
+            found["additivity"] = networks.sums.figures
+    return _rounded(found)
+
+
+def _rounded(values: Any) -> Any:
+    if isinstance(values, Mapping):
+        return {key: _rounded(value) for key, value in values.items()}
+    return round(values, 5) if isinstance(values, float) else values
+
+
+def _write(table: Path, chip: Device, result: Mapping[str, Any], is_measured: bool) -> None:
+    """Write the device with what is known of it, and the file to hand on."""
+    record = {
+        **chip.record,
+        "units": {"latency_ms": "milliseconds", "sram_bytes": "bytes"},
+        "rows": result["rows"],
+        "networks": result["networks"],
+        "staircase": {key: result["lanes"][key] for key in ("documented", "found", "reason")},
+    }
+    # What a device was judged by at length is not replaced by less.
+    record.setdefault("error", {key: result["error"][key] for key in ("rows", "networks") if key in result["error"]})
+    if is_measured:
+        record |= {"date": datetime.date.today().isoformat(), "measured_by": result["measured_by"]}
+    replace(chip, record=record).save(table.with_suffix(".json"))
+    pack(table, table.with_name(result["file"]))
+
+
+def _summary(result: Mapping[str, Any]) -> str:
+    lines = [f"{result['device']}: {result['rows']} rows, {result['lanes']['used']} lanes. {result['fit']}"]
+    names = {"rows": "held-out rows", "networks": "whole networks", "additivity": "sums of measured parts"}
+    lines.append(f"{'':26}{'number':>8}{'mean error':>12}{'largest':>10}{'within 10 %':>13}")
+    for key, name in names.items():
+        if row := result["error"].get(key):
+            shares = f"{row['mape']:>12.2%}{row['max']:>10.1%}{row['within_10']:>13.1%}"
+            lines.append(f"{name:<26}{row['count']:>8}{shares}")
+    return "\n".join([*lines, f"To hand on: {result['file']}"])

@@ -1,0 +1,245 @@
+"""The recipe `estimator`: measured, fitted, judged, drawn and handed on, or refused before any work."""
+
+import json
+import math
+import re
+import subprocess
+import sys
+
+import pytest
+
+from lightning_nas import estimator_job
+from lightning_nas.estimator.device import Device
+from lightning_nas.estimator.estimator import Estimator
+from lightning_nas.estimator.measurements import Figures, read_measurements
+from lightning_nas.estimator.share import unpacked
+from lightning_nas.estimator.staircase import short_curve
+from lightning_nas.estimator.subgraph import Subgraph
+from lightning_nas.estimator_job import build_estimator
+
+HEADER = "kind,height,width,in_channels,hidden_channels,out_channels,kernel,stride,residual,latency_ms"
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+
+
+def chip_ms(part):
+    """Latency on an array of 16 lanes."""
+    return sum(
+        (layer.macs / layer.out_channels * math.ceil(layer.out_channels / 16) + 9) * 1e-6 for layer in part.layers
+    )
+
+
+class Chip:
+    """A backend by a formula, that counts and can stop; whole networks take 2 % more than their parts."""
+
+    def __init__(self, limit=10**9):
+        self.count, self.limit = 0, limit
+
+    def measure_subgraph(self, subgraph):
+        if self.count == self.limit:
+            raise KeyboardInterrupt
+        self.count += subgraph != estimator_job.PROBE
+        return {part: Figures(chip_ms(part)) for part in subgraph.operators}
+
+    def measure_network(self, network):
+        layers = [operation.layer for operation in network.operations]
+        parts = type("Parts", (), {"layers": layers})
+        return Figures(1.02 * chip_ms(parts))
+
+    def versions(self):
+        return {"formula": "1"}
+
+
+@pytest.fixture
+def backend(monkeypatch):
+    chip = Chip()
+    monkeypatch.setattr(estimator_job, "open_backend", lambda device: chip)
+    return chip
+
+
+def options(folder, **given):
+    small = {"num_subgraphs": 25, "num_networks": 3, "num_folds": 2, "staircase_width": 72}
+    return {"recipe": "estimator", "output_dir": folder / "run", "seed": 0, **small, **given}
+
+
+def table_of(folder, parts, name="my_chip"):
+    path = folder / f"{name}.csv"
+    rows = [
+        f"{p.kind},{p.height},{p.width},{p.in_channels},{p.hidden_channels},{p.out_channels},{p.kernel},{p.stride},"
+        f"{int(p.residual)},{chip_ms(p):.9g}"
+        for p in parts
+    ]
+    path.write_text("\n".join([HEADER, *rows]) + "\n")
+    return path
+
+
+CONVS = [Subgraph("conv", 8, 8, width, width, width, 3) for width in range(8, 200, 8)]
+
+
+def test_a_table_becomes_an_estimator_its_report_and_one_file(tmp_path):
+    table = table_of(tmp_path, [*CONVS, *short_curve()])
+    result = build_estimator(**options(tmp_path, device=str(table)))
+    run = tmp_path / "run"
+    assert {path.name for path in run.iterdir()} == {
+        "my_chip.csv",
+        "my_chip.json",
+        "my_chip.estimator.zip",
+        "report.html",
+        "result.json",
+    }
+    assert json.loads((run / "result.json").read_text()) == result
+    assert (result["lanes"]["used"], result["lanes"]["found"], result["lanes"]["documented"]) == (16, 16, None)
+    assert result["rows"] == len(CONVS) + len(short_curve())
+    assert result["error"]["rows"]["mape"] < 0.2
+    assert "networks" not in result["error"]
+    shared = Estimator.load(run / "my_chip.estimator.zip")
+    assert (shared.lanes, shared.name) == (16, "my_chip")
+    assert dict(shared.measurements) == dict(Estimator.load(table).measurements)
+    assert shared.device.record["error"]["rows"]["count"] == result["rows"]
+    assert sorted(path.name for path in tmp_path.iterdir() if path.is_file()) == ["my_chip.csv"]
+    page = (run / "report.html").read_text()
+    assert not re.search(r"<script|<link|<img|url\(|src=|@import", page)
+    assert page.count("<svg") == 2
+    assert "No network was measured whole" in page
+
+
+def test_a_new_device_is_measured_and_its_lanes_are_found(tmp_path, backend):
+    result = build_estimator(**options(tmp_path, device="new_chip", backend="vela", settings={"macs": 16}))
+    run = tmp_path / "run"
+    assert (result["lanes"]["used"], result["lanes"]["found"]) == (16, 16)
+    assert result["error"]["additivity"]["bias"] == pytest.approx(1 / 1.02, rel=1e-3)
+    assert result["error"]["networks"]["count"] == 3
+    device = Device.load(run / "new_chip.json")
+    assert (device.backend, device.lanes, device.is_split, dict(device.settings)) == ("vela", 16, True, {"macs": 16})
+    assert device.record["measured_by"] == {"formula": "1"}
+    page = (run / "report.html").read_text()
+    # Three parity plots and the curves, whose grid is at 48 and 64 channels.
+    assert page.count("<svg") > 3
+    assert "Additivity" in page
+    with unpacked(run / "new_chip.estimator.zip") as table:
+        assert read_measurements(table).subgraphs == read_measurements(run / "new_chip.csv").subgraphs
+
+
+def test_a_run_that_was_stopped_goes_on_and_measures_nothing_twice(tmp_path, backend, monkeypatch):
+    monkeypatch.setattr(estimator_job, "row_parity", lambda *_: None)  # only takes time
+    given = {"device": "new_chip", "backend": "vela", "settings": {"macs": 16}}
+    whole = build_estimator(**options(tmp_path / "whole", **given))
+    needed, backend.limit = backend.count, backend.count // 2
+    backend.count = 0
+    with pytest.raises(KeyboardInterrupt):
+        build_estimator(**options(tmp_path, **given))
+    assert not (tmp_path / "run" / "result.json").exists()
+    backend.limit = 10**9
+    assert build_estimator(**options(tmp_path, **given)) == whole
+    assert backend.count == needed
+    assert build_estimator(**options(tmp_path, **given)) == whole
+    assert backend.count == needed
+    with pytest.raises(ValueError, match="holds measurements of another 'new_chip'"):
+        build_estimator(**options(tmp_path, **{**given, "settings": {"macs": 32}}))
+
+
+def test_a_table_with_its_device_is_continued_in_the_run(tmp_path, backend):
+    table = table_of(tmp_path, CONVS)
+    before = table.read_text()
+    Device("my_chip", "vela", 16, settings={"macs": 16}).save(table.with_suffix(".json"))
+    result = build_estimator(**options(tmp_path, device=str(table), backend="vela", num_networks=0))
+    assert result["rows"] > len(CONVS)
+    assert table.read_text() == before
+    continued = read_measurements(tmp_path / "run" / "my_chip.csv").subgraphs
+    assert {part: continued[part] for part in CONVS} == dict(read_measurements(table).subgraphs)
+    assert result["lanes"]["documented"] == 16
+    again = options(tmp_path / "again", device=str(tmp_path / "run" / "my_chip.estimator.zip"), num_networks=0)
+    assert build_estimator(**again)["rows"] == result["rows"]
+
+
+def test_files_that_settings_name_come_along(tmp_path, backend):
+    (tmp_path / "array.yaml").write_text("lanes: 16")
+    Device("drawn", "vela", 4, settings={"hardware": "array.yaml"}).save(tmp_path / "drawn.json")
+    with pytest.raises(ValueError, match="no table beside it; to measure one, say backend=vela"):
+        build_estimator(**options(tmp_path, device=str(tmp_path / "drawn.json")))
+    given = options(tmp_path, device=str(tmp_path / "drawn.json"), backend="vela", num_networks=0)
+    result = build_estimator(**given)
+    assert (result["lanes"]["used"], result["lanes"]["found"], result["lanes"]["documented"]) == (4, 16, 4)
+    assert (tmp_path / "run" / "array.yaml").read_text() == "lanes: 16"
+
+
+def test_lanes_that_differ_from_what_was_found_are_said(tmp_path):
+    table = table_of(tmp_path, [*CONVS, *short_curve()])
+    result = build_estimator(**options(tmp_path, device=str(table), lanes=8))
+    assert (result["lanes"]["used"], result["lanes"]["found"]) == (8, 16)
+    assert "but 16 were found" in (tmp_path / "run" / "report.html").read_text()
+    assert Estimator.load(tmp_path / "run" / "my_chip.estimator.zip").lanes == 8
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"device": "abacus"}, "no device 'abacus': .*ethos_u85_1024.*needs a backend of .*vela"),
+        ({"device": "abacus", "backend": "sundial"}, "`backend` .* must be one of vela.*'sundial'"),
+        ({"device": "a b", "backend": "vela"}, "letters, digits"),
+        ({"device": "gone.csv"}, "there is no gone.csv"),
+        ({"device": "gone.json"}, "no device at gone.json"),
+        ({"device": "gone.estimator.zip"}, "no estimator at gone"),
+        ({"device": "BAD"}, "my_chip.csv, line 3: `latency_ms`"),
+        ({"device": "ethos_u85_1024", "backend": "sundial"}, "is measured by backend=vela; got backend=sundial"),
+        ({"device": "ethos_u85_1024", "settings": {"macs": 1}}, "has settings of its own"),
+        ({"device": "ethos_u85_1024", "num_subgraphs": 3}, "`num_subgraphs` must be at least 20; got 3"),
+        ({"device": "ethos_u85_1024", "num_networks": -1}, "`num_networks` must be at least 0; got -1"),
+        ({"device": "ethos_u85_1024", "staircase_width": 40}, "64 channels at least; got 40"),
+    ],
+)
+def test_what_is_wrong_is_said_before_any_work(tmp_path, given, message):
+    if given["device"] == "BAD":
+        path = table_of(tmp_path, CONVS)
+        lines = path.read_text().splitlines()
+        path.write_text("\n".join([*lines[:2], lines[2].rsplit(",", 1)[0] + ",fast", *lines[3:]]) + "\n")
+        given = {"device": str(path)}
+    with pytest.raises(ValueError, match=f"(?s){message}"):
+        build_estimator(**options(tmp_path, **given))
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"macs": 64}, "'my_u55' lacks the setting '\\w+', which vela needs"),
+        ({"memory_mode": "Dedicated_Sram"}, "lacks the setting|must be Shared_Sram"),
+        ({"system_config": "None_Such"}, "'my_u55' cannot be measured"),
+    ],
+)
+def test_settings_that_the_backend_refuses_are_said_before_any_work(tmp_path, settings, message):
+    pytest.importorskip("ethosu", reason="needs the extra: pip install 'lightning-nas[vela]'")
+    if "system_config" in settings:
+        shipped = Device.load(estimator_job.TARGETS / "ethos_u85_1024.json").settings
+        settings = {**shipped, **settings}
+    with pytest.raises(ValueError, match=message):
+        build_estimator(**options(tmp_path, device="my_u55", backend="vela", settings=settings))
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_backend_that_is_missing_says_what_to_install(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "ethosu", None)
+    settings = {"accelerator": "EthosU55"}
+    with pytest.raises(ImportError, match=re.escape("pip install 'lightning-nas[vela]'")):
+        build_estimator(**options(tmp_path, device="my_u55", backend="vela", settings=settings))
+    assert not (tmp_path / "run").exists()
+
+
+def test_from_the_command_line(tmp_path):
+    table_of(tmp_path, [*CONVS, *short_curve()])
+    command = [sys.executable, "-m", "lightning_nas", "--config-name", "estimator", "num_folds=2", "hydra.run.dir=run"]
+    done = subprocess.run(
+        [*command, "device=my_chip.csv"], cwd=tmp_path, capture_output=True, text=True, timeout=300, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert "16 lanes" in done.stdout
+    assert (tmp_path / "run" / "my_chip.estimator.zip").exists()
+    refused = subprocess.run(
+        [*command[:-1], "device=abacus"], cwd=tmp_path, capture_output=True, text=True, timeout=300, check=False
+    )
+    assert refused.returncode == 2
+    assert "no device 'abacus'" in refused.stderr
+    assert not (tmp_path / "outputs" / "estimator").exists() or not list((tmp_path / "outputs" / "estimator").iterdir())
