@@ -193,6 +193,12 @@ class Estimator:
         except ImportError as error:
             _log.info("Not verified: %s", error)
             return None
+        # What times this machine says nothing about the one that the table is of.
+        here = backend.versions().get("processor")
+        there = self.device.record.get("measured_by", {}).get("processor", here)
+        if here != there:
+            _log.info("Not verified: %s was measured on %s; this machine is %s.", self.name, there, here)
+            return None
         return backend.measure_network(self._network(network, example_input)).latency_ms
 
     def measured_share(self, parts: Iterable[Subgraph]) -> float:
