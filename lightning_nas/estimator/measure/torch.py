@@ -59,9 +59,7 @@ class Measure:
                 " to cpu, or install a driver and a build of PyTorch for CUDA."
             )
         if settings["device"] == "cpu" and settings["precision"] == "fp16":
-            raise ValueError(
-                f"`precision` fp16 of {device.name!r} is of `device` cuda; on cpu it is fp32 or bf16."
-            )
+            raise ValueError(f"`precision` fp16 of {device.name!r} is of `device` cuda; on cpu it is fp32 or bf16.")
         if settings["clock"] == "cpu" and (settings["device"] == "cuda" or settings["threads"] > 1):
             raise ValueError(f"`clock` cpu of {device.name!r} is of one thread on `device` cpu; for others it is wall.")
         self._clock = settings["clock"]
