@@ -69,5 +69,5 @@ class Device:
             if data.pop("format") != FORMAT:
                 raise ValueError(f"its format is not {FORMAT}")
             return cls(**data)
-        except (ValueError, TypeError, KeyError, AttributeError) as error:
+        except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
             raise ValueError(f"{path.name} is no device: {error}.") from error

@@ -121,6 +121,12 @@ class Estimator:
         if operators.exists():
             measured = {**measured, **read_measurements(operators).subgraphs}
         device = _device(table, rows, lanes)
+        recorded = device.record.get("rows", 0)
+        if isinstance(recorded, int) and len(measured) < recorded:
+            raise ValueError(
+                f"{table.name} has {len(measured)} measurements, but {table.stem}.json records {recorded}: it is"
+                " truncated. HINT: get the table again, measure it again, or take `rows` out of the record."
+            )
         estimator = cls(device, measured, exact=exact, networks=rows.networks, fallback=fallback)
         estimator._cache = _cache_path(table)
         return estimator

@@ -115,6 +115,8 @@ def read_measurements(path: Path) -> Measurements:
             return _collect(path, latency, ((rows.line_num, row) for row in rows))
     except UnicodeDecodeError as error:
         raise ValueError(f"{path.name} is no text in UTF-8: {error}.") from error
+    except csv.Error as error:
+        raise ValueError(f"{path.name} is no table of comma-separated values: {error}.") from error
 
 
 @dataclass(frozen=True)

@@ -3,9 +3,9 @@
     python tests/benchmarks/pricing.py [--device ethos_u85_1024] [--record]
 
 The space has 8 stages, 24 blocks, 12 options a block and 5 widths a stage. Two figures, in seconds on two cores or
-fewer; the goals are 1 and 1: pricing all that it holds, after the regressor is fitted but before it has seen any of it; and
-the exact cost of 100 000 drawn architectures from that price list. ``--record`` writes them to pricing.json beside this
-file.
+fewer; the goals are 1 and 1: pricing all that it holds, after the regressor is fitted but before it has seen any of it;
+and the exact cost of 100 000 drawn architectures from that price list. ``--record`` writes them to pricing.json beside
+this file.
 """
 
 import argparse
