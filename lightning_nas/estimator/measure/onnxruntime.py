@@ -1,4 +1,9 @@
-"""Measure on this machine's processor with ONNX Runtime, in float or in int8."""
+"""Measure on this machine's processor with ONNX Runtime, in float or in int8.
+
+Subgraphs are measured whole. Sums over three small networks were 14 % below the whole network in int8, steadily, for
+alone they find their data in the caches; in float from 36 % below to 25 % above, for a lone one also pays for the
+layout of its ends.
+"""
 
 from __future__ import annotations
 
