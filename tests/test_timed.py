@@ -22,6 +22,7 @@ from lightning_nas.estimator.measure.campaign import measure
 from lightning_nas.estimator.measure.module import NetworkModule
 from lightning_nas.estimator.measure.runnable import lone
 from lightning_nas.estimator.measure.timing import Timing, timed
+from lightning_nas.estimator.measure.torch import _queued_ms
 from lightning_nas.estimator.measurements import COLUMNS, Figures, read_measurements, to_row
 from lightning_nas.estimator.subgraph import Subgraph
 from lightning_nas.estimator.trace import trace
@@ -211,6 +212,29 @@ def test_a_gpu_is_timed_by_events(precision):
     backend = open_backend(Device("own", "torch", 8, settings=QUICK | {"device": "cuda", "precision": precision}))
     assert backend.measure_network(PARTS[1:3]).latency_ms > 0
     assert "cuda" in backend.versions()
+
+
+def test_events_are_around_all_calls(monkeypatch):
+    """Stands in for a GPU: the order of what is queued, and that the queue is waited for before it is read."""
+    queue = []
+
+    class Event:
+        def __init__(self, enable_timing):
+            assert enable_timing
+
+        def record(self):
+            queue.append(self)
+
+        def synchronize(self):
+            assert queue[-1] is self
+            queue.append("waited")
+
+        def elapsed_time(self, end):
+            assert queue[-2:] == [end, "waited"]
+            return float(queue.index(end) - queue.index(self) - 1)
+
+    monkeypatch.setattr(torch.cuda, "Event", Event)
+    assert _queued_ms(lambda: queue.append("run"), 3) == 3.0
 
 
 @pytest.mark.parametrize(("name", "extra"), [("onnxruntime", "onnxruntime"), ("ethosu", "vela")])
