@@ -72,6 +72,8 @@ class NetworkModule(nn.Module):
 class _Step(nn.Module):
     """One operation, with its padding before and its activation after."""
 
+    constant: Tensor
+
     def __init__(self, operation: Operation) -> None:
         super().__init__()
         layer = operation.layer
@@ -159,15 +161,14 @@ def _transposed(layer: Layer) -> tuple[nn.Module, nn.Module]:
         (size - 1) * step + (window - 1) * form.dilation + 1 - out
         for size, step, window, out in zip(sizes, form.step, form.window, form.out_size, strict=True)
     ]
-    halves = [-(-max(0, value) // 2) for value in cut]
-    added = [2 * half - value for half, value in zip(halves, cut, strict=True)]
+    rows, columns = (-(-max(0, value) // 2) for value in cut)
     return nn.Identity(), nn.ConvTranspose2d(
         layer.in_channels,
         layer.out_channels,
         form.window,
         form.step,
-        tuple(halves),
-        tuple(added),
+        (rows, columns),
+        (2 * rows - cut[0], 2 * columns - cut[1]),
         form.groups,
         dilation=form.dilation,
     )
