@@ -78,10 +78,10 @@ class Measure:
         """Measure a whole network."""
         network = as_network(network)
         height, width, channels = network.image_shape
-        place = {"device": self._device, "dtype": self._dtype}
         with torch.inference_mode(), _threads(self._threads):
-            module = NetworkModule(network).eval().to(**place, memory_format=self._layout)
-            images = torch.rand(self._batch, channels, height, width, **place).to(memory_format=self._layout)
+            module = NetworkModule(network).eval().to(self._device, self._dtype).to(memory_format=self._layout)
+            images = torch.rand(self._batch, channels, height, width, device=self._device, dtype=self._dtype)
+            images = images.contiguous(memory_format=self._layout)
 
             def call() -> object:
                 return module(images)
