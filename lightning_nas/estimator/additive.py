@@ -22,6 +22,9 @@ _ONCE = ("stem", "head", "classifier")
 _ONCE_VARIANCE = 100.0
 # Degrees of freedom of Student's distribution of the noise: some measurements are always disturbed.
 _FREEDOM = 4.0
+# What disturbs a measurement makes it longer: what took too long counts as if it were this many times as far
+# off. Training networks that are left out of the fit are then ranked better, most on the chips that jitter most.
+_LONGER = 2.0
 # Variance of the noise that is always assumed, beside that of latency: without it equal networks make equations that
 # cannot be solved.
 _LEAST_NOISE = 1e-6
@@ -177,5 +180,6 @@ def _fitted(
         left_out = weights / np.diag(inverse)
         deviation = 1.4826 * float(np.median(np.abs(left_out)))
         if deviation > 0:
-            trust = np.minimum(1, (_FREEDOM + 1) / (_FREEDOM + (left_out / deviation) ** 2))
+            distance = left_out / deviation * np.where(left_out > 0, _LONGER, 1.0)
+            trust = np.minimum(1, (_FREEDOM + 1) / (_FREEDOM + distance**2))
     return parameters, weights

@@ -42,6 +42,12 @@ class Device:
     record: Mapping[str, Any] = field(default_factory=dict, compare=False)
 
     def __post_init__(self) -> None:
+        # Files come from anybody: what is of another type would fail later, and say nothing about why.
+        types = (("name", str), ("backend", str), ("is_split", bool), ("settings", Mapping), ("record", Mapping))
+        for attribute, kind in types:
+            if not isinstance(getattr(self, attribute), kind):
+                words = {str: "text", bool: "true or false"}.get(kind, "an object of names and values")
+                raise ValueError(f"`{attribute}` of a device must be {words}; got {getattr(self, attribute)!r}.")
         if not isinstance(self.lanes, int) or isinstance(self.lanes, bool) or self.lanes < 1:
             raise ValueError(f"`lanes` of device {self.name!r} must be a positive integer; got {self.lanes!r}.")
 
@@ -63,5 +69,5 @@ class Device:
             if data.pop("format") != FORMAT:
                 raise ValueError(f"its format is not {FORMAT}")
             return cls(**data)
-        except (ValueError, TypeError, KeyError, AttributeError) as error:
+        except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
             raise ValueError(f"{path.name} is no device: {error}.") from error

@@ -128,6 +128,12 @@ class Estimator:
         if operators.exists():
             measured = {**measured, **read_measurements(operators).subgraphs}
         device = _device(table, rows, lanes)
+        recorded = device.record.get("rows", 0)
+        if isinstance(recorded, int) and len(measured) < recorded:
+            raise ValueError(
+                f"{table.name} has {len(measured)} measurements, but {table.stem}.json records {recorded}: it is"
+                " truncated. HINT: get the table again, measure it again, or take `rows` out of the record."
+            )
         estimator = cls(device, measured, exact=exact, networks=rows.networks, fallback=fallback)
         estimator._cache = _cache_path(table)
         return estimator
@@ -199,6 +205,12 @@ class Estimator:
             backend = open_backend(self.device)
         except ImportError as error:
             _log.info("Not verified: %s", error)
+            return None
+        # What times this machine says nothing about the one that the table is of.
+        here = backend.versions().get("processor")
+        there = self.device.record.get("measured_by", {}).get("processor", here)
+        if here != there:
+            _log.info("Not verified: %s was measured on %s; this machine is %s.", self.name, there, here)
             return None
         return backend.measure_network(self._network(network, example_input)).latency_ms
 

@@ -6,6 +6,7 @@ One line a subgraph (a block, or a single operator, see `Subgraph`), with these 
   ``residual`` (0 or 1): what was measured. ``hidden_channels`` may be empty where a kind has none.
 * ``latency_ms``: time for one image. Or ``latency_s``, ``latency_us``, ``latency_ns``; they are converted.
 * ``sram_bytes``, optional: the largest fast memory in use at once.
+* ``spread``, optional: how far the timings are apart that the latency is the median of, as a share of it.
 * ``network``, optional: lines with the same name are the parts, in order, of one network that was measured whole. Its
   latency stands in each of them, or in one and the others are empty.
 
@@ -25,13 +26,16 @@ from typing import Any, get_args
 from lightning_nas.estimator.layer import Form
 from lightning_nas.estimator.subgraph import OperatorKind, Subgraph, SubgraphKind
 
-__all__ = ["COLUMNS", "Figures", "MeasuredNetwork", "Measurements", "read_measurements", "to_row"]
+__all__ = ["COLUMNS", "SPREAD", "Figures", "MeasuredNetwork", "Measurements", "read_measurements", "to_row"]
 
 _SHAPE = ("height", "width", "in_channels", "hidden_channels", "out_channels", "kernel", "stride", "residual")
 COLUMNS = ("kind", *_SHAPE, "latency_ms", "sram_bytes")
 
+SPREAD = "spread"
+"""Column of tables of what was timed; compilers count and have none."""
+
 _MS_PER = {"latency_ms": 1.0, "latency_s": 1e3, "latency_us": 1e-3, "latency_ns": 1e-6}
-_OPTIONAL = ("sram_bytes", "network")
+_OPTIONAL = ("sram_bytes", SPREAD, "network")
 # What `hidden_channels` repeats for kinds that have nothing between their convolutions.
 _HIDDEN = {
     "in_channels": ("ds", "classifier", "pool", "depthwise"),
@@ -48,16 +52,20 @@ class Figures:
     Attributes:
         latency_ms: Time for one image.
         sram_bytes: Largest fast memory in use at once, with the compiler's own buffers; 0 where not reported.
+        spread: Distance between the quartiles of the timings over their median; None where nothing was timed.
     """
 
     latency_ms: float
     sram_bytes: int = 0
+    spread: float | None = None
 
     def __post_init__(self) -> None:
         if not (math.isfinite(self.latency_ms) and self.latency_ms > 0):
             raise ValueError(f"`latency_ms` must be positive and finite; got {self.latency_ms}.")
         if self.sram_bytes < 0:
             raise ValueError(f"`sram_bytes` must not be negative; got {self.sram_bytes}.")
+        if self.spread is not None and not (math.isfinite(self.spread) and self.spread >= 0):
+            raise ValueError(f"`spread` must be finite and not negative; got {self.spread}.")
 
 
 @dataclass(frozen=True)
@@ -107,6 +115,8 @@ def read_measurements(path: Path) -> Measurements:
             return _collect(path, latency, ((rows.line_num, row) for row in rows))
     except UnicodeDecodeError as error:
         raise ValueError(f"{path.name} is no text in UTF-8: {error}.") from error
+    except csv.Error as error:
+        raise ValueError(f"{path.name} is no table of comma-separated values: {error}.") from error
 
 
 @dataclass(frozen=True)
@@ -228,7 +238,7 @@ def _figures(latency: str, row: Mapping[str, Any]) -> Figures:
         value = math.nan
     if not (math.isfinite(value) and value > 0):
         raise ValueError(f"`{latency}` must be a positive, finite number; got {row[latency]!r}.")
-    return Figures(value * _MS_PER[latency], _bytes(row.get("sram_bytes")))
+    return Figures(value * _MS_PER[latency], _bytes(row.get("sram_bytes")), _spread(row.get(SPREAD)))
 
 
 def _bytes(text: str | None) -> int:
@@ -239,3 +249,15 @@ def _bytes(text: str | None) -> int:
     if not (value.is_integer() and value >= 0):
         raise ValueError(f"`sram_bytes` must be a whole number, 0 or more, or empty; got {text!r}.")
     return int(value)
+
+
+def _spread(text: str | None) -> float | None:
+    if not (text or "").strip():
+        return None
+    try:
+        value = float(text or "")
+    except ValueError:
+        value = -1.0
+    if not (math.isfinite(value) and value >= 0):
+        raise ValueError(f"`spread` must be a number, 0 or more, or empty; got {text!r}.")
+    return value

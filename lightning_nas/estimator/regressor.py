@@ -5,7 +5,6 @@ from __future__ import annotations
 import io
 import os
 import tempfile
-import zipfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import compress
@@ -20,7 +19,7 @@ from lightning_nas.estimator.trees import Trees
 
 __all__ = ["VERSION", "Regressor"]
 
-VERSION = 2
+VERSION = 3
 """Goes into the key of the cache: to be raised with every change of the features or of the fit."""
 
 # The process is cubic in the rows: minutes and gigabytes beyond this, where trees are as good.
@@ -119,7 +118,7 @@ class Regressor:
             smooth = Smooth.from_arrays(_group(arrays, "smooth")) if choice in ("smooth", "both") else None
             additive = Additive.from_arrays(_group(arrays, _ADDITIVE)) if choice == _ADDITIVE else None
             held_out = {name: float(value) for name, value in _group(arrays, "held_out").items()}
-        except (OSError, EOFError, KeyError, IndexError, TypeError, ValueError, zipfile.BadZipFile) as error:
+        except Exception as error:  # flipped bits make zip, zlib, numpy and tokenize raise a dozen kinds
             raise ValueError(f"{path} is no regressor: {error}") from error
         return cls(choice, trees, smooth, held_out, additive)
 

@@ -11,9 +11,12 @@ from lightning_nas.estimator.measurements import Figures
 from lightning_nas.estimator.network import Network
 from lightning_nas.estimator.subgraph import Subgraph
 
-__all__ = ["BACKENDS", "Backend", "open_backend"]
+__all__ = ["BACKENDS", "TIMED", "Backend", "open_backend"]
 
-BACKENDS = ("vela",)
+BACKENDS = ("vela", "onnxruntime", "torch")
+
+TIMED = ("onnxruntime", "torch")
+"""Those that time this machine, and say how far the timings are apart."""
 
 
 class Backend(Protocol):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import logging
 import os
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -10,11 +11,14 @@ from pathlib import Path
 from tqdm import tqdm
 
 from lightning_nas.estimator.device import Device
-from lightning_nas.estimator.measure.backend import Backend, open_backend
-from lightning_nas.estimator.measurements import COLUMNS, Figures, read_measurements, to_row
+from lightning_nas.estimator.measure.backend import TIMED, Backend, open_backend
+from lightning_nas.estimator.measure.timing import TIMING
+from lightning_nas.estimator.measurements import COLUMNS, SPREAD, Figures, read_measurements, to_row
 from lightning_nas.estimator.subgraph import Subgraph
 
 __all__ = ["measure"]
+
+_log = logging.getLogger(__name__)
 
 
 def measure(
@@ -22,7 +26,9 @@ def measure(
 ) -> dict[Subgraph, Figures]:
     """Measure the subgraphs that a table does not hold yet, whole or by operators, and return the whole table.
 
-    Every subgraph is on disk before the next is measured, so Ctrl-C loses nothing; the next call continues.
+    Every subgraph is on disk before the next is measured, so Ctrl-C loses nothing; the next call continues. What was
+    timed with a spread above the device's setting ``max_spread`` is left out, with a warning, and measured anew by the
+    next call.
 
     Args:
         device: What to measure on.
@@ -30,21 +36,31 @@ def measure(
         path: The table, a CSV file; it is made where it is not there.
         backend: What measures; by default that of the device.
     """
-    _repair(path)
+    _repair(path, device.backend in TIMED)
     known = dict(read_measurements(path).subgraphs)
     missing = [subgraph for subgraph in dict.fromkeys(subgraphs) if not _is_known(subgraph, known)]
     if missing:
         backend = backend or open_backend(device)
+        limit = device.settings.get("max_spread", TIMING["max_spread"])
+        names, num_spread = _header(path), 0
         with path.open("a", newline="") as file:
-            writer = csv.writer(file, lineterminator="\n")
+            writer = csv.DictWriter(file, names, restval="", extrasaction="ignore", lineterminator="\n")
             for subgraph in tqdm(missing, desc=f"Measuring {device.name}", unit="subgraph"):
                 # An earlier one may have brought all of its operators meanwhile.
                 if not _is_known(subgraph, known):
                     rows = backend.measure_subgraph(subgraph)
-                    new = {part: figures for part, figures in rows.items() if part not in known}
-                    writer.writerows(to_row(part, figures) for part, figures in new.items())
+                    calm = {part: figures for part, figures in rows.items() if (figures.spread or 0) <= limit}
+                    new = {part: figures for part, figures in calm.items() if part not in known}
+                    writer.writerows(_row(part, figures) for part, figures in new.items())
                     file.flush()
                     known.update(new)
+                    num_spread += len(rows) - len(calm)
+        if num_spread:
+            _log.warning(
+                "%d of %d measurements of %s are left out: their spread is above %g, because this machine did something"
+                " else meanwhile. Measure again when it is idle; what is in %s is kept.",
+                *(num_spread, len(missing), device.name, limit, path),
+            )
     return dict(read_measurements(path).subgraphs)
 
 
@@ -52,9 +68,19 @@ def _is_known(subgraph: Subgraph, known: Mapping[Subgraph, Figures]) -> bool:
     return subgraph in known or all(operator in known for operator in subgraph.operators)
 
 
-def _repair(path: Path) -> None:
+def _header(path: Path) -> list[str]:
+    with path.open(newline="", encoding="utf-8-sig") as file:
+        return next(csv.reader(file))
+
+
+def _row(subgraph: Subgraph, figures: Figures) -> dict[str, object]:
+    spread = "" if figures.spread is None else f"{figures.spread:.3g}"
+    return dict(zip((*COLUMNS, SPREAD), (*to_row(subgraph, figures), spread), strict=True))
+
+
+def _repair(path: Path, is_timed: bool) -> None:
     """Make sure that a table exists and ends with a whole line: a process may die in the middle of one."""
-    header = ",".join(COLUMNS) + "\n"
+    header = ",".join((*COLUMNS, SPREAD) if is_timed else COLUMNS) + "\n"
     text = path.read_text() if path.exists() else ""
     whole = text[: text.rfind("\n") + 1] or header
     if whole != text:
