@@ -1,9 +1,11 @@
 """What an estimator is made from, and how far it is off.
 
-``python -m lightning_nas.estimator plan|measure|error DEVICE``:
+``python -m lightning_nas.estimator plan|measure|granularity|error|memory DEVICE``:
 
 ``plan`` writes the subgraphs that are to be measured on a chip of your own, ``measure`` measures them where a backend
-can, ``error`` fits what was measured, says how far it is off, and records that beside the table.
+can, ``granularity`` finds out whether operators or whole subgraphs predict networks best, ``error`` fits what was
+measured, corrects it by whole networks, says how far it is off on others, and records that beside the table.
+``memory`` compares peak memory with the compiler's.
 """
 
 from __future__ import annotations
@@ -14,24 +16,29 @@ import dataclasses
 import datetime
 import logging
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 
+from lightning_nas.estimator.correction import corrected, format_correction
 from lightning_nas.estimator.device import TABLE_ONLY, Device
 from lightning_nas.estimator.error import format_error, held_out_error
 from lightning_nas.estimator.estimator import TARGETS, Estimator
+from lightning_nas.estimator.granularity import best_granularity
 from lightning_nas.estimator.measure.backend import open_backend
 from lightning_nas.estimator.measure.campaign import measure
 from lightning_nas.estimator.measure.sample import plan_subgraphs, sample_subgraphs
+from lightning_nas.estimator.measure.stock import stock_operators
 from lightning_nas.estimator.measurements import COLUMNS, Figures, to_row
+from lightning_nas.estimator.peak import format_peak, peak_error
 
 
 def main() -> None:
     """Plan or measure a table, or judge what is estimated from it."""
     parser = argparse.ArgumentParser(prog="python -m lightning_nas.estimator", description=__doc__)
-    parser.add_argument("command", choices=("plan", "measure", "error"))
+    parser.add_argument("command", choices=("plan", "measure", "granularity", "error", "memory"))
     parser.add_argument("device", help="name of a device of the package, or the path of a .csv table")
     parser.add_argument("--num-subgraphs", type=int, help="how many subgraphs to plan (300) or measure (10000)")
-    parser.add_argument("--num-networks", type=int, default=100, help="how many networks to measure whole")
+    parser.add_argument("--num-networks", type=int, help="subnets to judge by (200), networks to plan memory of (150)")
     parser.add_argument("--seed", type=int, default=0, help="of the sampled subgraphs")
     parser.add_argument("--lanes", type=int, help="channels that a device of your own processes together (8)")
     args = parser.parse_args()
@@ -42,8 +49,12 @@ def main() -> None:
             plan_table(table, args.seed, args.num_subgraphs or 300)
         elif args.command == "measure":
             measure_table(table, args.seed, args.num_subgraphs or 10_000)
+        elif args.command == "granularity":
+            choose_granularity(table)
+        elif args.command == "memory":
+            compare_memory(table, args.num_networks or 150)
         else:
-            judge_table(table, args.num_networks, args.lanes)
+            judge_table(table, 200 if args.num_networks is None else args.num_networks, args.lanes)
     except (OSError, ValueError, ImportError) as error:
         parser.exit(2, f"{error}\n")
 
@@ -63,26 +74,56 @@ def plan_table(table: Path, seed: int, num_subgraphs: int) -> None:
 
 
 def measure_table(table: Path, seed: int, num_subgraphs: int) -> None:
-    """Measure sampled subgraphs into a table and record by what."""
+    """Measure sampled subgraphs into a table, operators of stock networks into another, and record by what."""
     device = Device.load(table.with_suffix(".json"))
     rows = measure(device, sample_subgraphs(seed, num_subgraphs), table)
+    measure(device, stock_operators(), table.with_name(f"{table.stem}_operators.csv"))
     versions = open_backend(device).versions()
     _record(table, device, {"date": datetime.date.today().isoformat(), "rows": len(rows), "measured_by": versions})
 
 
+def choose_granularity(table: Path) -> None:
+    """Find out whether operators or subgraphs predict networks best, and record it; the table is not made anew."""
+    device = Device.load(table.with_suffix(".json"))
+    is_split, record = best_granularity(device, table)
+    _record(table, device, {"granularity": _rounded(record)})
+    errors = ", ".join(f"{name} {record[name]:.2%}".replace("%", " %") for name in ("operators", "subgraphs"))
+    sys.stdout.write(f"{device.name}: mean error on whole networks by {errors}\n")
+    if is_split != device.is_split:
+        sys.stdout.write(f'HINT: set "is_split" to {str(is_split).lower()} in {table.stem}.json, and measure again.\n')
+
+
+def compare_memory(table: Path, num_networks: int) -> None:
+    """Compare peak memory with the compiler's and record it."""
+    device = Device.load(table.with_suffix(".json"))
+    error = peak_error(device, num_networks)
+    _record(table, device, {"memory": _rounded(error)})
+    sys.stdout.write(f"{device.name}: {format_peak(error)}\n")
+
+
 def judge_table(table: Path, num_networks: int, lanes: int | None) -> None:
-    """Measure how wrong the estimator is and record it."""
+    """Correct the estimator by whole networks, measure how wrong it is on others, and record both."""
     estimator = Estimator.load(table, lanes=lanes)
-    can_measure = estimator.device.backend != TABLE_ONLY
+    can_measure = estimator.device.backend != TABLE_ONLY and num_networks > 0
+    values: dict[str, object] = {}
+    if can_measure:
+        estimator, correction = corrected(estimator)
+        values["correction"] = _rounded(correction)
     error = held_out_error(estimator, num_networks if can_measure else 0)
     held_out = {name: round(value, 5) for name, value in estimator.regressor.held_out.items()}
-    fitted = {"by": estimator.regressor.choice, **held_out}
-    rounded = {key: {k: round(v, 5) for k, v in row.items()} for key, row in error.items()}
     counts = {"rows": len(estimator.measurements), "networks": len(estimator.networks)}
-    _record(table, estimator.device, {**counts, "fit": fitted, "error": rounded})
+    values |= {"fit": {"by": estimator.regressor.choice, **held_out}}
+    values |= {"error": {key: _rounded(row) for key, row in error.items()}}
+    _record(table, estimator.device, {**counts, **values})
     measured = f"{counts['rows']} subgraphs and {counts['networks']} whole networks"
     sys.stdout.write(f"{estimator.name}: {measured}, {estimator.lanes} lanes\n")
     sys.stdout.write(f"{estimator.regressor}\n{format_error(error)}\n")
+    if can_measure:
+        sys.stdout.write(format_correction(correction) + "\n")
+
+
+def _rounded(row: Mapping[str, float]) -> dict[str, float]:
+    return {key: round(value, 5) for key, value in row.items()}
 
 
 def _record(table: Path, device: Device, values: dict[str, object]) -> None:

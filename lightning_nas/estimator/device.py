@@ -26,6 +26,9 @@ class Device:
         lanes: Channels that the device processes together; latency against channels steps at its multiples.
         is_split: Whether the table holds operators, whose costs add up to those of subgraphs, or whole subgraphs.
         settings: What the backend must know, in its own terms.
+        correction: What the sum over the parts of a network is multiplied by to be the latency of the whole.
+        spread: Half width of the interval around such a sum, as a share of it, beside what its predicted parts may be
+            off: parts differ a little from one network to the next.
         record: What was measured, by which versions, in which units, and with what error. Not used to estimate.
 
     Example::
@@ -39,11 +42,17 @@ class Device:
     lanes: int
     is_split: bool = False
     settings: Mapping[str, Any] = field(default_factory=dict)
+    correction: float = 1.0
+    spread: float = 0.02
     record: Mapping[str, Any] = field(default_factory=dict, compare=False)
 
     def __post_init__(self) -> None:
         if not isinstance(self.lanes, int) or isinstance(self.lanes, bool) or self.lanes < 1:
             raise ValueError(f"`lanes` of device {self.name!r} must be a positive integer; got {self.lanes!r}.")
+        if not 0.5 <= self.correction <= 2:
+            raise ValueError(f"`correction` of device {self.name!r} must be from 0.5 to 2; got {self.correction!r}.")
+        if not 0 <= self.spread < 1:
+            raise ValueError(f"`spread` of device {self.name!r} must be from 0 to below 1; got {self.spread!r}.")
 
     def save(self, path: Path) -> None:
         """Write the device to a JSON file, whole or not at all."""

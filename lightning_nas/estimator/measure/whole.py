@@ -1,0 +1,66 @@
+"""Measure whole networks into a table, in a way that can be stopped at any moment and continued."""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import os
+from collections.abc import Iterable
+from pathlib import Path
+
+from tqdm import tqdm
+
+from lightning_nas.estimator.device import Device
+from lightning_nas.estimator.measure.backend import Backend, open_backend
+from lightning_nas.estimator.measurements import Figures
+from lightning_nas.estimator.network import Network
+
+__all__ = ["cache_folder", "measure_networks", "scratch_table"]
+
+
+def measure_networks(
+    device: Device, networks: Iterable[Network], path: Path, backend: Backend | None = None
+) -> list[Figures]:
+    """Return the figures of whole networks, measuring those that a table does not hold yet.
+
+    Each is on disk before the next is measured.
+
+    Args:
+        device: What to measure on.
+        networks: What to measure.
+        path: The table, a CSV file that names networks by a digest of what they are.
+        backend: What measures; by default that of the device.
+    """
+    networks = list(networks)
+    digests = [hashlib.sha256(repr(network).encode()).hexdigest()[:24] for network in networks]
+    known = _read(path)
+    missing = {digest: network for digest, network in zip(digests, networks, strict=True) if digest not in known}
+    if missing:
+        backend = backend or open_backend(device)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with path.open("a", newline="") as file:
+            for digest, network in tqdm(missing.items(), desc=f"Whole networks on {device.name}", unit="network"):
+                figures = known[digest] = backend.measure_network(network)
+                csv.writer(file, lineterminator="\n").writerow((digest, repr(figures.latency_ms), figures.sram_bytes))
+                file.flush()
+    return [known[digest] for digest in digests]
+
+
+def scratch_table(device: Device, backend: Backend, name: str) -> Path:
+    """Return where to keep what is measured to judge a device, and not shipped: another file for other settings."""
+    key = (device.backend, sorted(device.settings.items()), sorted(backend.versions().items()))
+    return cache_folder() / f"{device.name}-{name}-{hashlib.sha256(repr(key).encode()).hexdigest()[:12]}.csv"
+
+
+def cache_folder() -> Path:
+    """Return where this package keeps what can be made again."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "lightning_nas"
+
+
+def _read(path: Path) -> dict[str, Figures]:
+    """Return the whole lines of a table, and take what a process left unfinished out of the file."""
+    text = path.read_text() if path.exists() else ""
+    whole = text[: text.rfind("\n") + 1]
+    if whole != text:
+        path.write_text(whole)
+    return {digest: Figures(float(latency), int(sram)) for digest, latency, sram in csv.reader(whole.splitlines())}
