@@ -1,5 +1,7 @@
 """Intervals: what was held out lies in them as often as they say, and errors of different parts mostly cancel."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -55,6 +57,14 @@ def test_stored_errors_are_checked():
         errors.widths_of([conv(8)], 0.99)
 
 
+def test_what_judging_recorded_goes_before_what_the_fit_held_out(estimator):
+    known = Errors.of([conv(8)] * 60, np.full(60, np.log(2)))
+    ((low, high),) = estimator.with_device(replace(estimator.device, errors=known.to_dict())).interval_ms([conv(60)])
+    assert (high - low) / (high + low) == pytest.approx(1, abs=0.01)
+    with pytest.raises(ValueError, match="errors lack all"):
+        Errors.from_dict({kind: widths for kind, widths in known.to_dict().items() if kind != "all"})
+
+
 def test_what_was_measured_is_as_uncertain_as_a_part_of_a_network(estimator):
     part = conv(64)
     ((low, high),) = estimator.interval_ms([part])
@@ -93,5 +103,5 @@ def test_intervals_outlive_the_cache(tmp_path):
 def test_a_table_of_networks_alone_has_no_interval_for_parts():
     networks = {str(a): MeasuredNetwork((conv(a), conv(b)), Figures(a + b)) for a in WIDTHS for b in (8, 64)}
     estimator = Estimator(Device("own", "csv", 8), {}, networks=networks)
-    with pytest.raises(ValueError, match="no interval around predicted"):
+    with pytest.raises(ValueError, match=r"is not known.*HINT.*estimator error"):
         estimator.total_interval_ms([conv(8)])

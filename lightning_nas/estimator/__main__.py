@@ -21,7 +21,7 @@ from pathlib import Path
 
 from lightning_nas.estimator.correction import corrected, format_correction
 from lightning_nas.estimator.device import TABLE_ONLY, Device
-from lightning_nas.estimator.error import format_error, held_out_error
+from lightning_nas.estimator.error import format_error, held_out_error, held_out_rows
 from lightning_nas.estimator.estimator import TARGETS, Estimator
 from lightning_nas.estimator.granularity import best_granularity
 from lightning_nas.estimator.measure.backend import open_backend
@@ -106,10 +106,13 @@ def judge_table(table: Path, num_networks: int, lanes: int | None) -> None:
     estimator = Estimator.load(table, lanes=lanes)
     can_measure = estimator.device.backend != TABLE_ONLY and num_networks > 0
     values: dict[str, object] = {}
+    rows = held_out_rows(estimator) if estimator.measurements else None
+    if rows is not None:
+        estimator = estimator.with_device(dataclasses.replace(estimator.device, errors=rows.errors.to_dict()))
     if can_measure:
         estimator, correction = corrected(estimator)
         values["correction"] = _rounded(correction)
-    error = held_out_error(estimator, num_networks if can_measure else 0)
+    error = held_out_error(estimator, num_networks if can_measure else 0, rows=rows)
     held_out = {name: round(value, 5) for name, value in estimator.regressor.held_out.items()}
     counts = {"rows": len(estimator.measurements), "networks": len(estimator.networks)}
     values |= {"fit": {"by": estimator.regressor.choice, **held_out}}

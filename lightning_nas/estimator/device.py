@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -29,6 +29,8 @@ class Device:
         correction: What the sum over the parts of a network is multiplied by to be the latency of the whole.
         spread: Half width of the interval around such a sum, as a share of it, beside what its predicted parts may be
             off: parts differ a little from one network to the next.
+        errors: What a predicted part may be off, by kind, as `lightning_nas.estimator.interval.Errors` tells it; empty
+            where it is not known yet.
         record: What was measured, by which versions, in which units, and with what error. Not used to estimate.
 
     Example::
@@ -44,6 +46,7 @@ class Device:
     settings: Mapping[str, Any] = field(default_factory=dict)
     correction: float = 1.0
     spread: float = 0.02
+    errors: Mapping[str, Sequence[float]] = field(default_factory=dict)
     record: Mapping[str, Any] = field(default_factory=dict, compare=False)
 
     def __post_init__(self) -> None:

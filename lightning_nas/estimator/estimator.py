@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from lightning_nas.estimator.coverage import Coverage
 from lightning_nas.estimator.decompose import split
 from lightning_nas.estimator.device import TABLE_ONLY, Device
+from lightning_nas.estimator.interval import Errors
 from lightning_nas.estimator.liveness import BRICKS, Layout
 from lightning_nas.estimator.measure.backend import open_backend
 from lightning_nas.estimator.measurements import Figures, MeasuredNetwork, Measurements, read_measurements
@@ -181,17 +182,15 @@ class Estimator:
         Errors of different parts are independent and mostly cancel; equal parts are off equally.
 
         Raises:
-            ValueError: The table has whole networks only, by which parts cannot be judged.
+            ValueError: A part is predicted, and how far such ones are off is not known.
         """
         total_ms = float(self.predict_ms(subgraphs).sum())
         counts = Counter(piece for part in subgraphs for piece in self._pieces(part))
         guessed = [piece for piece in counts if piece not in self._looked_up]
         half = self.device.spread * total_ms
         if guessed:
-            if self.regressor.errors is None:
-                raise ValueError(f"{self.name!r} has no measured parts, so there is no interval around predicted ones.")
             latency_ms = np.array([counts[piece] * self._known[piece] for piece in guessed])
-            half = math.hypot(half, *(latency_ms * np.expm1(self.regressor.errors.widths_of(guessed, level))))
+            half = math.hypot(half, *(latency_ms * np.expm1(self._errors().widths_of(guessed, level))))
         return max(total_ms - half, 0.0), total_ms + half
 
     def latency_ms(self, network: nn.Module | Architecture, example_input: Tensor | None = None) -> float:
@@ -253,6 +252,16 @@ class Estimator:
         self._learn(pieces)
         measured = sum(self._known[piece] for piece in pieces if piece in self.measurements)
         return measured / sum(self._known[piece] for piece in pieces)
+
+    def _errors(self) -> Errors:
+        """Return how far rows were off that were held out: when the device was judged, or else when it was fitted."""
+        errors = Errors.from_dict(self.device.errors) if self.device.errors else self.regressor.errors
+        if errors is None:
+            raise ValueError(
+                f"How far predictions for {self.name!r} are off is not known. HINT: `python -m lightning_nas.estimator"
+                " error` finds out and records it; it needs a table with parts of networks."
+            )
+        return errors
 
     def _pieces(self, part: Subgraph) -> tuple[Subgraph, ...]:
         if part in self.measurements or is_operator(part):

@@ -16,6 +16,7 @@ LEVELS = (0.5, 0.8, 0.9, 0.95, 0.98)
 """Shares of held-out rows that an interval holds."""
 
 _KINDS: tuple[str, ...] = get_args(SubgraphKind)
+_ROWS = (*_KINDS, "all")
 # Fewer errors of a kind say nothing about their tail; those of all kinds stand for them.
 _MIN_ROWS = 50
 
@@ -60,6 +61,28 @@ class Errors:
         rows = [_KINDS.index(part.kind) if part.kind in _KINDS else len(_KINDS) for part in parts]
         widths: np.ndarray = self.widths[rows, LEVELS.index(level)]
         return widths
+
+    def to_dict(self) -> dict[str, list[float]]:
+        """Return the widths as numbers by kind, to be kept in the file of a device."""
+        return {kind: [round(x, 5) for x in row] for kind, row in zip(_ROWS, self.widths.tolist(), strict=True)}
+
+    @classmethod
+    def from_dict(cls, widths: Mapping[str, Sequence[float]]) -> Errors:
+        """Return the errors of what `to_dict` returned.
+
+        Raises:
+            ValueError: A kind is missing, or a width is.
+
+        Example::
+
+            >>> errors = Errors.of([Subgraph("conv", 8, 8, 8, 8, 8)] * 60, np.full(60, 0.25))
+            >>> Errors.from_dict(errors.to_dict()).to_dict() == errors.to_dict()
+            True
+        """
+        missing = set(_ROWS) - set(widths)
+        if missing:
+            raise ValueError(f"its errors lack {', '.join(sorted(missing))}.")
+        return cls.from_arrays({"widths": np.array([widths[kind] for kind in _ROWS], dtype=np.float64)})
 
     @property
     def arrays(self) -> dict[str, np.ndarray]:

@@ -47,9 +47,9 @@ class Regressor:
         trees: The trees, where they are used.
         smooth: The process, where it is used.
         held_out: Mean absolute logarithm of predicted over measured on rows held out of the fit, by model; empty for
-            networks, where there is nothing to choose.
+            large tables and for networks, where there is nothing to choose.
         additive: The process over networks, where it is used.
-        errors: What a prediction may be off, by those rows; None for networks.
+        errors: What a prediction may be off, by those rows; None where none was held out.
 
     Example::
 
@@ -69,8 +69,9 @@ class Regressor:
     @classmethod
     def fit(cls, subgraphs: Sequence[Subgraph], latency_ms: np.ndarray) -> Regressor:
         """Fit to measurements by the model of the smallest error on held-out rows."""
-        choices = _CHOICES if len(subgraphs) <= _MAX_SMOOTH else _CHOICES[:1]
-        parts, errors = _held_out(subgraphs, latency_ms, choices)
+        if len(subgraphs) > _MAX_SMOOTH:
+            return cls("trees", Trees.fit(subgraphs, latency_ms), None, {})
+        parts, errors = _held_out(subgraphs, latency_ms)
         held_out = {name: float(np.abs(values).mean()) for name, values in errors.items()}
         choice = min(held_out, key=lambda name: held_out[name])
         trees = None if choice == "smooth" else Trees.fit(subgraphs, latency_ms, _num_runs(subgraphs))
@@ -122,29 +123,26 @@ class Regressor:
             trees = Trees.from_arrays(_group(arrays, "trees")) if choice in ("trees", "both") else None
             smooth = Smooth.from_arrays(_group(arrays, "smooth")) if choice in ("smooth", "both") else None
             additive = Additive.from_arrays(_group(arrays, _ADDITIVE)) if choice == _ADDITIVE else None
-            errors = Errors.from_arrays(_group(arrays, "errors")) if choice != _ADDITIVE else None
+            errors = Errors.from_arrays(_group(arrays, "errors")) if "errors.widths" in arrays else None
             held_out = {name: float(value) for name, value in _group(arrays, "held_out").items()}
         except (OSError, EOFError, KeyError, IndexError, TypeError, ValueError, zipfile.BadZipFile) as error:
             raise ValueError(f"{path} is no regressor: {error}") from error
         return cls(choice, trees, smooth, held_out, additive, errors)
 
 
-def _held_out(
-    subgraphs: Sequence[Subgraph], latency_ms: np.ndarray, choices: Sequence[str]
-) -> tuple[list[Subgraph], dict[str, np.ndarray]]:
+def _held_out(subgraphs: Sequence[Subgraph], latency_ms: np.ndarray) -> tuple[list[Subgraph], dict[str, np.ndarray]]:
     """Return rows that were held out, and the logarithm of predicted over measured of each by model."""
     fold = np.random.default_rng(0).permutation(len(subgraphs)) % _NUM_FOLDS
     parts: list[Subgraph] = []
-    errors: dict[str, list[np.ndarray]] = {name: [] for name in choices}
+    errors: dict[str, list[np.ndarray]] = {name: [] for name in _CHOICES}
     for number in range(_NUM_FOLDS if len(subgraphs) <= _MAX_FOLDED else 1):
         train, test = fold != number, fold == number
         kept, asked = list(compress(subgraphs, train)), list(compress(subgraphs, test))
-        predicted = {"trees": Trees.fit(kept, latency_ms[train], _num_runs(subgraphs)).predict_ms(asked)}
-        if "smooth" in choices:
-            smooth = Smooth.fit(kept, latency_ms[train]).predict_ms(asked)
-            predicted |= {"smooth": smooth, "both": _mean(predicted["trees"], smooth)}
+        trees = Trees.fit(kept, latency_ms[train], _num_runs(subgraphs)).predict_ms(asked)
+        smooth = Smooth.fit(kept, latency_ms[train]).predict_ms(asked)
+        predicted = {"trees": trees, "smooth": smooth, "both": _mean(trees, smooth)}
         parts += asked
-        for name in choices:
+        for name in _CHOICES:
             errors[name].append(np.log(predicted[name] / latency_ms[test]))
     return parts, {name: np.concatenate(values) for name, values in errors.items()}
 
