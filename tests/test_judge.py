@@ -17,6 +17,8 @@ from lightning_nas.estimator.estimator import Estimator
 from lightning_nas.estimator.granularity import best_granularity
 from lightning_nas.estimator.interval import Errors
 from lightning_nas.estimator.measure import sample
+from lightning_nas.estimator.measure.backend import UnsupportedError
+from lightning_nas.estimator.measure.campaign import measure
 from lightning_nas.estimator.measure.networks import CORRECTING, JUDGING, stock_networks, subnets
 from lightning_nas.estimator.measure.whole import measure_networks
 from lightning_nas.estimator.measurements import Figures
@@ -131,6 +133,25 @@ def test_networks_are_measured_once_even_after_a_crash(tmp_path):
     assert figures == measure_networks(DEVICE, networks, path, chip)
     assert chip.count == 4
     assert figures[0] == chip.measure_network(networks[0])
+
+
+def test_what_a_device_does_not_run_is_left_out_and_said(place, monkeypatch, caplog, tmp_path):
+    place()
+
+    def refuse(self, what):
+        if getattr(what, "image_shape", (0,))[0] == 64 or getattr(what, "height", 0) == 9:
+            raise UnsupportedError("1 operators do not run on the NPU.")
+        return run(self, what)
+
+    run = Chip.measure_network
+    monkeypatch.setattr(Chip, "measure_network", refuse)
+    assert judge.measured_networks(DEVICE, JUDGING, 1).names == ("subnet 0 of mobilenetv2_100@224", "small@40")
+    assert "small@64" in caplog.text
+    run = Chip.measure_subgraph
+    monkeypatch.setattr(Chip, "measure_subgraph", refuse)
+    parts = [Subgraph("conv", size, size, 8, 8, 8) for size in (8, 9)]
+    assert list(measure(DEVICE, parts, tmp_path / "own.csv")) == parts[:1]
+    assert "conv 9x9 8->8->8 k1 s1 is left out of own.csv" in caplog.text
 
 
 def test_networks_that_judge_are_not_those_that_correct():

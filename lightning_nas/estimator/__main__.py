@@ -28,8 +28,12 @@ from lightning_nas.estimator.measure.backend import open_backend
 from lightning_nas.estimator.measure.campaign import measure
 from lightning_nas.estimator.measure.sample import plan_subgraphs, sample_subgraphs
 from lightning_nas.estimator.measure.stock import stock_operators
+from lightning_nas.estimator.measure.varied import sample_varied_subgraphs
 from lightning_nas.estimator.measurements import COLUMNS, Figures, to_row
 from lightning_nas.estimator.peak import format_peak, peak_error
+
+# So many subgraphs of random networks are measured for one that is drawn by itself.
+_VARIED = 5
 
 
 def main() -> None:
@@ -76,7 +80,8 @@ def plan_table(table: Path, seed: int, num_subgraphs: int) -> None:
 def measure_table(table: Path, seed: int, num_subgraphs: int) -> None:
     """Measure sampled subgraphs into a table, operators of stock networks into another, and record by what."""
     device = Device.load(table.with_suffix(".json"))
-    rows = measure(device, sample_subgraphs(seed, num_subgraphs), table)
+    varied = sample_varied_subgraphs(seed, num_subgraphs // _VARIED)
+    rows = measure(device, [*sample_subgraphs(seed, num_subgraphs), *varied], table)
     measure(device, stock_operators(), table.with_name(f"{table.stem}_operators.csv"))
     versions = open_backend(device).versions()
     _record(table, device, {"date": datetime.date.today().isoformat(), "rows": len(rows), "measured_by": versions})

@@ -18,7 +18,7 @@ __all__ = ["corrected", "fit_factor", "fit_spread", "format_correction"]
 _MIN_GAIN = 0.02
 
 
-def corrected(estimator: Estimator, num_subnets: int = 60) -> tuple[Estimator, dict[str, float]]:
+def corrected(estimator: Estimator, num_subnets: int = 30) -> tuple[Estimator, dict[str, float]]:
     """Return the estimator with the correction and the spread that fit whole networks best, and how much that helps.
 
     Args:

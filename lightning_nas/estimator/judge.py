@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -23,6 +24,8 @@ __all__ = ["WholeNetworks", "measured_networks", "network_error"]
 
 LEVEL = 0.9
 """Of the intervals whose coverage is counted."""
+
+_log = logging.getLogger(__name__)
 
 _NUM_PAIRS = 300
 # Where fused and unfused are as fast as each other, either is right.
@@ -61,10 +64,14 @@ def measured_networks(device: Device, seed: int, num_subnets: int, backend: Back
     """
     backend = backend or open_backend(device)
     named = [*subnets(device.lanes, seed, num_subnets), *stock_networks(seed)]
-    networks = [network for _, network in named]
-    figures = measure_networks(device, networks, scratch_table(device, backend, "networks"), backend)
-    true_ms = np.array([one.latency_ms for one in figures])
-    return WholeNetworks(tuple(name for name, _ in named), tuple(split(network) for network in networks), true_ms)
+    table = scratch_table(device, backend, "networks")
+    figures = measure_networks(device, [network for _, network in named], table, backend)
+    run = [(name, network, one) for (name, network), one in zip(named, figures, strict=True) if one is not None]
+    if len(run) < len(named):
+        left_out = sorted({name for name, _ in named} - {name for name, _, _ in run})
+        _log.warning("%s does not run all of: %s. They are left out.", device.name, ", ".join(left_out))
+    true_ms = np.array([one.latency_ms for _, _, one in run])
+    return WholeNetworks(tuple(name for name, _, _ in run), tuple(split(network) for _, network, _ in run), true_ms)
 
 
 def network_error(estimator: Estimator, num_subnets: int = 200) -> dict[str, dict[str, float]]:

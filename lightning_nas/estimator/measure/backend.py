@@ -11,9 +11,13 @@ from lightning_nas.estimator.measurements import Figures
 from lightning_nas.estimator.network import Network
 from lightning_nas.estimator.subgraph import Subgraph
 
-__all__ = ["BACKENDS", "Backend", "open_backend"]
+__all__ = ["BACKENDS", "Backend", "UnsupportedError", "open_backend"]
 
 BACKENDS = ("vela",)
+
+
+class UnsupportedError(ValueError):
+    """The device does not run an operator; another part of it would, which is not what is measured."""
 
 
 class Backend(Protocol):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import logging
 import os
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -10,17 +11,21 @@ from pathlib import Path
 from tqdm import tqdm
 
 from lightning_nas.estimator.device import Device
-from lightning_nas.estimator.measure.backend import Backend, open_backend
+from lightning_nas.estimator.measure.backend import Backend, UnsupportedError, open_backend
 from lightning_nas.estimator.measurements import COLUMNS, Figures, read_measurements, to_row
 from lightning_nas.estimator.subgraph import Subgraph
 
 __all__ = ["measure"]
+
+_log = logging.getLogger(__name__)
 
 
 def measure(
     device: Device, subgraphs: Iterable[Subgraph], path: Path, backend: Backend | None = None
 ) -> dict[Subgraph, Figures]:
     """Measure the subgraphs that a table does not hold yet, whole or by operators, and return the whole table.
+
+    Those that the device does not run are left out, and that is logged.
 
     Every subgraph is on disk before the next is measured, so Ctrl-C loses nothing; the next call continues.
 
@@ -40,7 +45,11 @@ def measure(
             for subgraph in tqdm(missing, desc=f"Measuring {device.name}", unit="subgraph"):
                 # An earlier one may have brought all of its operators meanwhile.
                 if not _is_known(subgraph, known):
-                    rows = backend.measure_subgraph(subgraph)
+                    try:
+                        rows = backend.measure_subgraph(subgraph)
+                    except UnsupportedError as error:
+                        _log.warning("%s is left out of %s: %s", subgraph, path.name, error)
+                        continue
                     new = {part: figures for part, figures in rows.items() if part not in known}
                     writer.writerows(to_row(part, figures) for part, figures in new.items())
                     file.flush()

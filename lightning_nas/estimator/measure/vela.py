@@ -14,6 +14,7 @@ from typing import Any
 
 from lightning_nas.estimator.device import Device
 from lightning_nas.estimator.lower import lowered
+from lightning_nas.estimator.measure.backend import UnsupportedError
 from lightning_nas.estimator.measure.context import in_context
 from lightning_nas.estimator.measure.tflite import WEIGHT_SEED, WEIGHT_SIGMA, author
 from lightning_nas.estimator.measurements import Figures
@@ -120,7 +121,7 @@ class Measure:
         data = author(lowered(network))
         compiled = self._compiler.compile(self._accelerator, data, "TFLITE", self._config, options=options)
         if compiled.perf_report.cpuOps:
-            raise ValueError(f"{compiled.perf_report.cpuOps} operators of the network do not run on the NPU.")
+            raise UnsupportedError(f"{compiled.perf_report.cpuOps} operators do not run on the NPU.")
         return compiled
 
 
