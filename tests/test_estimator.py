@@ -129,7 +129,7 @@ def test_recorded_error_meets_the_goal():
 
 
 def test_unknown_device_lists_the_known(tmp_path):
-    with pytest.raises(ValueError, match=r"one of ethos_u85_1024.*nope"):
+    with pytest.raises(ValueError, match=r"one of .*ethos_u85_1024.*nope"):
         Estimator.load("nope")
     with pytest.raises(ValueError, match=r"no .*gone\.csv"):
         Estimator.load(tmp_path / "gone.csv")
