@@ -1,3 +1,5 @@
+import random
+
 import pytest
 import timm
 import torch
@@ -5,8 +7,10 @@ import torchvision
 from timm.models._efficientnet_blocks import EdgeResidual
 from torch import nn
 
-from lightning_nas.estimator.decompose import decompose
+from lightning_nas.estimator.decompose import decompose, split
 from lightning_nas.estimator.layer import Form
+from lightning_nas.estimator.measure.sample import sample_architecture
+from lightning_nas.estimator.network import chain
 from lightning_nas.estimator.subgraph import Subgraph, subgraphs
 from lightning_nas.space.spec import Architecture, BlockOption, ConvSpec, FixedBlock, StageArchitecture
 
@@ -225,3 +229,10 @@ def test_concatenation_and_foreign_addition():
 def test_input_must_be_images():
     with pytest.raises(ValueError, match="NCHW"):
         decompose(nn.Conv2d(3, 8, 1), torch.zeros(3, 32, 32))
+
+
+def test_a_chain_is_split_into_what_it_was_made_of():
+    rng = random.Random(0)
+    for _ in range(20):
+        parts = subgraphs(sample_architecture(rng))
+        assert split(chain(parts)) == parts

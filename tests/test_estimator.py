@@ -14,8 +14,10 @@ from lightning_nas.estimator.layer import Form
 from lightning_nas.estimator.measure.backend import open_backend
 from lightning_nas.estimator.measure.campaign import measure
 from lightning_nas.estimator.measure.sample import sample_architecture, sample_subgraphs
+from lightning_nas.estimator.measure.varied import sample_varied_subgraphs
 from lightning_nas.estimator.measurements import COLUMNS, Figures, read_measurements, to_row
 from lightning_nas.estimator.memory import Memory
+from lightning_nas.estimator.pieces import OPERATOR_KINDS
 from lightning_nas.estimator.regressor import Regressor
 from lightning_nas.estimator.subgraph import Subgraph, block_subgraph, subgraphs
 from lightning_nas.estimator.trees import Trees
@@ -127,7 +129,7 @@ def test_recorded_error_meets_the_goal():
 
 
 def test_unknown_device_lists_the_known(tmp_path):
-    with pytest.raises(ValueError, match=r"one of ethos_u85_1024.*nope"):
+    with pytest.raises(ValueError, match=r"one of .*ethos_u85_1024.*nope"):
         Estimator.load("nope")
     with pytest.raises(ValueError, match=r"no .*gone\.csv"):
         Estimator.load(tmp_path / "gone.csv")
@@ -263,6 +265,19 @@ def test_samples_are_reproducible_and_a_prefix_of_more():
     assert sample_subgraphs(0, 50) == sample_subgraphs(0, 80)[:50]
     assert len(set(sample_subgraphs(0, 80))) == 80
     assert sample_subgraphs(1, 50) != sample_subgraphs(0, 50)
+
+
+def test_varied_samples_are_what_stock_networks_hold_beside():
+    parts = sample_varied_subgraphs(0, 400)
+    assert parts[:50] == sample_varied_subgraphs(0, 50)
+    assert sample_varied_subgraphs(1, 50) != parts[:50]
+    assert len(set(parts)) == 400
+    # Every one of them is the sum of operators that a table can hold, and a residual has the shape of its input.
+    assert {operator.kind for part in parts for operator in part.operators} == OPERATOR_KINDS
+    assert all(part.out_shape == (part.height, part.width, part.in_channels) for part in parts if part.residual)
+    assert any(part.residual and part.kind == "conv" and part.kernel == 3 for part in parts)
+    assert any((part.height, part.kind) == (1, "conv") for part in parts)
+    assert {13, 26} & {part.height for part in parts}
 
 
 def test_error_over_rows_of_a_smooth_table_is_small():

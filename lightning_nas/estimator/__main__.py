@@ -1,9 +1,11 @@
 """What an estimator is made from, and how far it is off.
 
-``python -m lightning_nas.estimator plan|measure|error DEVICE``:
+``python -m lightning_nas.estimator plan|measure|granularity|error|memory DEVICE``:
 
 ``plan`` writes the subgraphs that are to be measured on a chip of your own, ``measure`` measures them where a backend
-can, ``error`` fits what was measured, says how far it is off, and records that beside the table.
+can, ``granularity`` finds out whether operators or whole subgraphs predict networks best, ``error`` fits what was
+measured, corrects it by whole networks, says how far it is off on others, and records that beside the table.
+``memory`` compares peak memory with the compiler's.
 
 A table of this machine, which should do nothing else meanwhile:
 
@@ -21,27 +23,35 @@ import datetime
 import json
 import logging
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from lightning_nas.estimator.correction import corrected, format_correction
 from lightning_nas.estimator.device import TABLE_ONLY, Device
-from lightning_nas.estimator.error import format_error, held_out_error
+from lightning_nas.estimator.error import format_error, held_out_error, held_out_rows
 from lightning_nas.estimator.estimator import DEFAULT_LANES, TARGETS, Estimator
+from lightning_nas.estimator.granularity import best_granularity
 from lightning_nas.estimator.measure.backend import BACKENDS, TIMED, open_backend
 from lightning_nas.estimator.measure.campaign import measure
 from lightning_nas.estimator.measure.sample import plan_subgraphs, sample_subgraphs
+from lightning_nas.estimator.measure.stock import stock_operators
+from lightning_nas.estimator.measure.varied import sample_varied_subgraphs
 from lightning_nas.estimator.measurements import COLUMNS, Figures, to_row
+from lightning_nas.estimator.peak import format_peak, peak_error
+
+# So many subgraphs of random networks are measured for one that is drawn by itself.
+_VARIED = 5
 
 
 def main() -> None:
     """Plan or measure a table, or judge what is estimated from it."""
     form = argparse.RawDescriptionHelpFormatter
     parser = argparse.ArgumentParser("python -m lightning_nas.estimator", description=__doc__, formatter_class=form)
-    parser.add_argument("command", choices=("plan", "measure", "error"))
+    parser.add_argument("command", choices=("plan", "measure", "granularity", "error", "memory"))
     parser.add_argument("device", help="name of a device of the package, or the path of a .csv table")
     parser.add_argument("--num-subgraphs", type=int, help="how many to plan (300) or measure (10000, timed 300)")
-    parser.add_argument("--num-networks", type=int, default=100, help="how many networks to measure whole")
+    parser.add_argument("--num-networks", type=int, help="subnets to judge by (200), networks to plan memory of (150)")
     parser.add_argument("--seed", type=int, default=0, help="of the sampled subgraphs")
     parser.add_argument("--lanes", type=int, help="channels that a device of your own processes together (8)")
     parser.add_argument("--backend", choices=BACKENDS, help="what measures a device that has no .json file yet")
@@ -55,8 +65,12 @@ def main() -> None:
         elif args.command == "measure":
             device = measured_device(table, args.backend, args.set, args.lanes)
             measure_table(table, device, args.seed, args.num_subgraphs)
+        elif args.command == "granularity":
+            choose_granularity(table)
+        elif args.command == "memory":
+            compare_memory(table, args.num_networks or 150)
         else:
-            judge_table(table, args.num_networks, args.lanes)
+            judge_table(table, 200 if args.num_networks is None else args.num_networks, args.lanes)
     except (OSError, ValueError, ImportError) as error:
         parser.exit(2, f"{error}\n")
 
@@ -103,13 +117,20 @@ def measured_device(table: Path, backend: str | None, settings: Sequence[str], l
 
 
 def measure_table(table: Path, device: Device, seed: int, num_subgraphs: int | None) -> None:
-    """Measure sampled subgraphs into a table and record by what."""
+    """Measure sampled subgraphs into a table and record by what.
+
+    What is compiled or simulated gets operators of stock networks too, in a table beside it.
+    """
     versions = open_backend(device).versions()
     # Before the rows, so that an interrupted run is continued as it was begun.
     device.save(table.with_suffix(".json"))
-    is_timed = device.backend in TIMED
-    wanted = plan_subgraphs(seed, num_subgraphs or 300) if is_timed else sample_subgraphs(seed, num_subgraphs or 10_000)
-    rows = measure(device, wanted, table)
+    if device.backend in TIMED:
+        rows = measure(device, plan_subgraphs(seed, num_subgraphs or 300), table)
+    else:
+        count = num_subgraphs or 10_000
+        varied = sample_varied_subgraphs(seed, count // _VARIED)
+        rows = measure(device, [*sample_subgraphs(seed, count), *varied], table)
+        measure(device, stock_operators(), table.with_name(f"{table.stem}_operators.csv"))
     _record(table, device, {"date": datetime.date.today().isoformat(), "rows": len(rows), "measured_by": versions})
 
 
@@ -124,19 +145,51 @@ def _setting(text: str) -> tuple[str, Any]:
         return name, value
 
 
+def choose_granularity(table: Path) -> None:
+    """Find out whether operators or subgraphs predict networks best, and record it; the table is not made anew."""
+    device = Device.load(table.with_suffix(".json"))
+    is_split, record = best_granularity(device, table)
+    _record(table, device, {"granularity": _rounded(record)})
+    errors = ", ".join(f"{name} {record[name]:.2%}".replace("%", " %") for name in ("operators", "subgraphs"))
+    sys.stdout.write(f"{device.name}: mean error on whole networks by {errors}\n")
+    if is_split != device.is_split:
+        sys.stdout.write(f'HINT: set "is_split" to {str(is_split).lower()} in {table.stem}.json, and measure again.\n')
+
+
+def compare_memory(table: Path, num_networks: int) -> None:
+    """Compare peak memory with the compiler's and record it."""
+    device = Device.load(table.with_suffix(".json"))
+    error = peak_error(device, num_networks)
+    _record(table, device, {"memory": _rounded(error)})
+    sys.stdout.write(f"{device.name}: {format_peak(error)}\n")
+
+
 def judge_table(table: Path, num_networks: int, lanes: int | None) -> None:
-    """Measure how wrong the estimator is and record it."""
+    """Correct the estimator by whole networks, measure how wrong it is on others, and record both."""
     estimator = Estimator.load(table, lanes=lanes)
-    can_measure = estimator.device.backend != TABLE_ONLY
-    error = held_out_error(estimator, num_networks if can_measure else 0)
+    can_measure = estimator.device.backend != TABLE_ONLY and num_networks > 0
+    values: dict[str, object] = {}
+    rows = held_out_rows(estimator) if estimator.measurements else None
+    if rows is not None:
+        estimator = estimator.with_device(dataclasses.replace(estimator.device, errors=rows.errors.to_dict()))
+    if can_measure:
+        estimator, correction = corrected(estimator)
+        values["correction"] = _rounded(correction)
+    error = held_out_error(estimator, num_networks if can_measure else 0, rows=rows)
     held_out = {name: round(value, 5) for name, value in estimator.regressor.held_out.items()}
-    fitted = {"by": estimator.regressor.choice, **held_out}
-    rounded = {key: {k: round(v, 5) for k, v in row.items()} for key, row in error.items()}
     counts = {"rows": len(estimator.measurements), "networks": len(estimator.networks)}
-    _record(table, estimator.device, {**counts, "fit": fitted, "error": rounded})
+    values |= {"fit": {"by": estimator.regressor.choice, **held_out}}
+    values |= {"error": {key: _rounded(row) for key, row in error.items()}}
+    _record(table, estimator.device, {**counts, **values})
     measured = f"{counts['rows']} subgraphs and {counts['networks']} whole networks"
     sys.stdout.write(f"{estimator.name}: {measured}, {estimator.lanes} lanes\n")
     sys.stdout.write(f"{estimator.regressor}\n{format_error(error)}\n")
+    if can_measure:
+        sys.stdout.write(format_correction(correction) + "\n")
+
+
+def _rounded(row: Mapping[str, float]) -> dict[str, float]:
+    return {key: round(value, 5) for key, value in row.items()}
 
 
 def _record(table: Path, device: Device, values: dict[str, object]) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -26,6 +26,11 @@ class Device:
         lanes: Channels that the device processes together; latency against channels steps at its multiples.
         is_split: Whether the table holds operators, whose costs add up to those of subgraphs, or whole subgraphs.
         settings: What the backend must know, in its own terms.
+        correction: What the sum over the parts of a network is multiplied by to be the latency of the whole.
+        spread: Half width of the interval around such a sum, as a share of it, beside what its predicted parts may be
+            off: parts differ a little from one network to the next.
+        errors: What a predicted part may be off, by kind, as `lightning_nas.estimator.interval.Errors` tells it; empty
+            where it is not known yet.
         record: What was measured, by which versions, in which units, and with what error. Not used to estimate.
 
     Example::
@@ -39,6 +44,9 @@ class Device:
     lanes: int
     is_split: bool = False
     settings: Mapping[str, Any] = field(default_factory=dict)
+    correction: float = 1.0
+    spread: float = 0.02
+    errors: Mapping[str, Sequence[float]] = field(default_factory=dict)
     record: Mapping[str, Any] = field(default_factory=dict, compare=False)
 
     def __post_init__(self) -> None:
@@ -50,6 +58,10 @@ class Device:
                 raise ValueError(f"`{attribute}` of a device must be {words}; got {getattr(self, attribute)!r}.")
         if not isinstance(self.lanes, int) or isinstance(self.lanes, bool) or self.lanes < 1:
             raise ValueError(f"`lanes` of device {self.name!r} must be a positive integer; got {self.lanes!r}.")
+        if not 0.5 <= self.correction <= 2:
+            raise ValueError(f"`correction` of device {self.name!r} must be from 0.5 to 2; got {self.correction!r}.")
+        if not 0 <= self.spread < 1:
+            raise ValueError(f"`spread` of device {self.name!r} must be from 0 to below 1; got {self.spread!r}.")
 
     def save(self, path: Path) -> None:
         """Write the device to a JSON file, whole or not at all."""

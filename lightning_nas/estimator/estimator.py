@@ -5,7 +5,9 @@ from __future__ import annotations
 import hashlib
 import importlib.metadata
 import logging
+import math
 import os
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -16,6 +18,7 @@ from torch import Tensor, nn
 from lightning_nas.estimator.coverage import Coverage
 from lightning_nas.estimator.decompose import split
 from lightning_nas.estimator.device import TABLE_ONLY, Device
+from lightning_nas.estimator.interval import Errors
 from lightning_nas.estimator.liveness import BRICKS, Layout
 from lightning_nas.estimator.measure.backend import open_backend
 from lightning_nas.estimator.measurements import Figures, MeasuredNetwork, Measurements, read_measurements
@@ -92,7 +95,9 @@ class Estimator:
         kinds = frozenset(part.kind for part in seen)
         self._kinds = kinds & OPERATOR_KINDS if device.is_split else kinds
         self._coverage = Coverage(seen)
-        self._known = {part: figures.latency_ms for part, figures in measurements.items()} if exact else {}
+        looked_up = measurements if exact else {}
+        self._known = {part: device.correction * figures.latency_ms for part, figures in looked_up.items()}
+        self._looked_up = frozenset(looked_up)
 
     @classmethod
     def load(
@@ -138,6 +143,11 @@ class Estimator:
         estimator._cache = _cache_path(table)
         return estimator
 
+    def with_device(self, device: Device) -> Estimator:
+        """Return the estimator with another correction or spread; what it is fitted to is the same."""
+        exact = not self._looked_up.isdisjoint(self.measurements)
+        return Estimator(device, self.measurements, self.regressor, exact, self.networks, self.fallback)
+
     @property
     def name(self) -> str:
         """Name of the device."""
@@ -167,6 +177,35 @@ class Estimator:
         self._known.update({part: sum(self._known[piece] for piece in pieces) for part, pieces in unknown.items()})
         return np.array([self._known[part] for part in subgraphs], dtype=np.float64)
 
+    def interval_ms(self, subgraphs: Sequence[Subgraph], level: float = 0.9) -> np.ndarray:
+        """Return the smallest and the largest latency that each subgraph may have, shape (num_subgraphs, 2).
+
+        What was measured is as uncertain as parts of networks are (`Device.spread`); what is predicted, as rows were
+        that were held out of the fit.
+
+        Args:
+            subgraphs: What is asked.
+            level: Share of subgraphs that are to lie within, one of `lightning_nas.estimator.interval.LEVELS`.
+        """
+        return np.array([self.total_interval_ms([part], level) for part in subgraphs]).reshape(-1, 2)
+
+    def total_interval_ms(self, subgraphs: Sequence[Subgraph], level: float = 0.9) -> tuple[float, float]:
+        """Return the smallest and the largest latency that a network of these subgraphs may have.
+
+        Errors of different parts are independent and mostly cancel; equal parts are off equally.
+
+        Raises:
+            ValueError: A part is predicted, and how far such ones are off is not known.
+        """
+        total_ms = float(self.predict_ms(subgraphs).sum())
+        counts = Counter(piece for part in subgraphs for piece in self._pieces(part))
+        guessed = [piece for piece in counts if piece not in self._looked_up]
+        half = self.device.spread * total_ms
+        if guessed:
+            latency_ms = np.array([counts[piece] * self._known[piece] for piece in guessed])
+            half = math.hypot(half, *(latency_ms * np.expm1(self._errors().widths_of(guessed, level))))
+        return max(total_ms - half, 0.0), total_ms + half
+
     def latency_ms(self, network: nn.Module | Architecture, example_input: Tensor | None = None) -> float:
         """Return the latency of a whole network for one image.
 
@@ -175,6 +214,18 @@ class Estimator:
             example_input: Images (NCHW); needed with a model only.
         """
         return float(self.predict_ms(self._parts(network, example_input)).sum())
+
+    def latency_interval_ms(
+        self, network: nn.Module | Architecture, example_input: Tensor | None = None, level: float = 0.9
+    ) -> tuple[float, float]:
+        """Return the smallest and the largest latency that a whole network may have.
+
+        Args:
+            network: A model, or an architecture.
+            example_input: Images (NCHW); needed with a model only.
+            level: Share of networks that are to lie within, one of `lightning_nas.estimator.interval.LEVELS`.
+        """
+        return self.total_interval_ms(self._parts(network, example_input), level)
 
     def memory(
         self,
@@ -221,6 +272,16 @@ class Estimator:
         measured = sum(self._known[piece] for piece in pieces if piece in self.measurements)
         return measured / sum(self._known[piece] for piece in pieces)
 
+    def _errors(self) -> Errors:
+        """Return how far rows were off that were held out: when the device was judged, or else when it was fitted."""
+        errors = Errors.from_dict(self.device.errors) if self.device.errors else self.regressor.errors
+        if errors is None:
+            raise ValueError(
+                f"How far predictions for {self.name!r} are off is not known. HINT: `python -m lightning_nas.estimator"
+                " error` finds out and records it; it needs a table with parts of networks."
+            )
+        return errors
+
     def _pieces(self, part: Subgraph) -> tuple[Subgraph, ...]:
         if part in self.measurements or is_operator(part):
             return (part,)
@@ -241,7 +302,8 @@ class Estimator:
         if unknown:
             if warning := self._coverage.warning(unknown):
                 _log.warning("The estimate of %s is %s.", self.name, warning)
-            self._known.update(zip(unknown, self.regressor.predict_ms(unknown).tolist(), strict=True))
+            predicted_ms = self.device.correction * self.regressor.predict_ms(unknown)
+            self._known.update(zip(unknown, predicted_ms.tolist(), strict=True))
 
     def _rated_ms(self, part: Subgraph) -> float:
         latency_ms = self._rates.predict_ms(part) if is_operator(part) and part.kind != "other" else None
@@ -250,7 +312,7 @@ class Estimator:
                 f"Module {part.path!r} runs {part}; the table of device {self.name!r} has no operators of that kind."
                 f" HINT: `Estimator.load(..., fallback='bytes')` prices them by the bytes that they move."
             )
-        return self._rates.by_bytes_ms(part) if latency_ms is None else latency_ms
+        return self.device.correction * (self._rates.by_bytes_ms(part) if latency_ms is None else latency_ms)
 
     def _parts(self, network: nn.Module | Architecture, example_input: Tensor | None) -> list[Subgraph]:
         if isinstance(network, Architecture):

@@ -83,7 +83,9 @@ def chain(parts: Sequence[Subgraph]) -> Network:
         entry = len(operations) - 1
         for number, layer in enumerate(part.layers):
             inputs = (len(operations) - 1, *((entry,) if layer.operator == "add" else ()))
-            bounded = number < len(part.layers) - 1 or part.kind in ("stem", "conv")
+            # What is added is not bounded before, so that it is split into the same subgraphs again.
+            last = len(part.layers) - 1 - part.residual
+            bounded = number < last or (part.kind in ("stem", "conv") and not part.residual)
             operations.append(Operation(layer, inputs, part.path, bounded))
     first = parts[0]
     return Network((first.height, first.width, first.in_channels), tuple(operations), (len(operations) - 1,))

@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from lightning_nas.estimator.additive import Additive
+from lightning_nas.estimator.interval import Errors
 from lightning_nas.estimator.smooth import Smooth
 from lightning_nas.estimator.subgraph import Subgraph
 from lightning_nas.estimator.trees import Trees
@@ -47,6 +48,7 @@ class Regressor:
         held_out: Mean absolute logarithm of predicted over measured on rows held out of the fit, by model; empty for
             large tables and for networks, where there is nothing to choose.
         additive: The process over networks, where it is used.
+        errors: What a prediction may be off, by those rows; None where none was held out.
 
     Example::
 
@@ -61,17 +63,19 @@ class Regressor:
     smooth: Smooth | None
     held_out: Mapping[str, float]
     additive: Additive | None = None
+    errors: Errors | None = None
 
     @classmethod
     def fit(cls, subgraphs: Sequence[Subgraph], latency_ms: np.ndarray) -> Regressor:
         """Fit to measurements by the model of the smallest error on held-out rows."""
         if len(subgraphs) > _MAX_SMOOTH:
             return cls("trees", Trees.fit(subgraphs, latency_ms), None, {})
-        held_out = _held_out(subgraphs, latency_ms)
+        parts, errors = _held_out(subgraphs, latency_ms)
+        held_out = {name: float(np.abs(values).mean()) for name, values in errors.items()}
         choice = min(held_out, key=lambda name: held_out[name])
         trees = None if choice == "smooth" else Trees.fit(subgraphs, latency_ms, _num_runs(subgraphs))
         smooth = None if choice == "trees" else Smooth.fit(subgraphs, latency_ms)
-        return cls(choice, trees, smooth, held_out)
+        return cls(choice, trees, smooth, held_out, errors=Errors.of(parts, errors[choice]))
 
     @classmethod
     def fit_networks(cls, networks: Sequence[Sequence[Subgraph]], latency_ms: np.ndarray) -> Regressor:
@@ -92,7 +96,8 @@ class Regressor:
     def save(self, path: Path) -> None:
         """Write the arrays to an npz file, whole or not at all."""
         arrays = {"choice": np.array((*_CHOICES, _ADDITIVE).index(self.choice))}
-        for name, model in (("trees", self.trees), ("smooth", self.smooth), (_ADDITIVE, self.additive)):
+        models = (("trees", self.trees), ("smooth", self.smooth), (_ADDITIVE, self.additive), ("errors", self.errors))
+        for name, model in models:
             if model is not None:
                 arrays.update({f"{name}.{key}": array for key, array in model.arrays.items()})
         arrays.update({f"held_out.{name}": np.array(value) for name, value in self.held_out.items()})
@@ -117,23 +122,28 @@ class Regressor:
             trees = Trees.from_arrays(_group(arrays, "trees")) if choice in ("trees", "both") else None
             smooth = Smooth.from_arrays(_group(arrays, "smooth")) if choice in ("smooth", "both") else None
             additive = Additive.from_arrays(_group(arrays, _ADDITIVE)) if choice == _ADDITIVE else None
+            errors = Errors.from_arrays(_group(arrays, "errors")) if "errors.widths" in arrays else None
             held_out = {name: float(value) for name, value in _group(arrays, "held_out").items()}
         except Exception as error:  # flipped bits make zip, zlib, numpy and tokenize raise a dozen kinds
             raise ValueError(f"{path} is no regressor: {error}") from error
-        return cls(choice, trees, smooth, held_out, additive)
+        return cls(choice, trees, smooth, held_out, additive, errors)
 
 
-def _held_out(subgraphs: Sequence[Subgraph], latency_ms: np.ndarray) -> dict[str, float]:
+def _held_out(subgraphs: Sequence[Subgraph], latency_ms: np.ndarray) -> tuple[list[Subgraph], dict[str, np.ndarray]]:
+    """Return rows that were held out, and the logarithm of predicted over measured of each by model."""
     fold = np.random.default_rng(0).permutation(len(subgraphs)) % _NUM_FOLDS
+    parts: list[Subgraph] = []
     errors: dict[str, list[np.ndarray]] = {name: [] for name in _CHOICES}
     for number in range(_NUM_FOLDS if len(subgraphs) <= _MAX_FOLDED else 1):
         train, test = fold != number, fold == number
         kept, asked = list(compress(subgraphs, train)), list(compress(subgraphs, test))
         trees = Trees.fit(kept, latency_ms[train], _num_runs(subgraphs)).predict_ms(asked)
         smooth = Smooth.fit(kept, latency_ms[train]).predict_ms(asked)
-        for name, predicted in zip(_CHOICES, (trees, smooth, _mean(trees, smooth)), strict=True):
-            errors[name].append(np.abs(np.log(predicted / latency_ms[test])))
-    return {name: float(np.concatenate(values).mean()) for name, values in errors.items()}
+        predicted = {"trees": trees, "smooth": smooth, "both": _mean(trees, smooth)}
+        parts += asked
+        for name in _CHOICES:
+            errors[name].append(np.log(predicted[name] / latency_ms[test]))
+    return parts, {name: np.concatenate(values) for name, values in errors.items()}
 
 
 def _num_runs(subgraphs: Sequence[Subgraph]) -> int:

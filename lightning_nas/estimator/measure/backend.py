@@ -11,12 +11,16 @@ from lightning_nas.estimator.measurements import Figures
 from lightning_nas.estimator.network import Network
 from lightning_nas.estimator.subgraph import Subgraph
 
-__all__ = ["BACKENDS", "TIMED", "Backend", "open_backend"]
+__all__ = ["BACKENDS", "TIMED", "Backend", "UnsupportedError", "open_backend"]
 
 BACKENDS = ("vela", "onnxruntime", "torch")
 
 TIMED = ("onnxruntime", "torch")
 """Those that time this machine, and say how far the timings are apart."""
+
+
+class UnsupportedError(ValueError):
+    """The device does not run an operator; another part of it would, which is not what is measured."""
 
 
 class Backend(Protocol):

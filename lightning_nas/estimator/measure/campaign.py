@@ -11,7 +11,7 @@ from pathlib import Path
 from tqdm import tqdm
 
 from lightning_nas.estimator.device import Device
-from lightning_nas.estimator.measure.backend import TIMED, Backend, open_backend
+from lightning_nas.estimator.measure.backend import TIMED, Backend, UnsupportedError, open_backend
 from lightning_nas.estimator.measure.timing import TIMING
 from lightning_nas.estimator.measurements import COLUMNS, SPREAD, Figures, read_measurements, to_row
 from lightning_nas.estimator.subgraph import Subgraph
@@ -25,6 +25,8 @@ def measure(
     device: Device, subgraphs: Iterable[Subgraph], path: Path, backend: Backend | None = None
 ) -> dict[Subgraph, Figures]:
     """Measure the subgraphs that a table does not hold yet, whole or by operators, and return the whole table.
+
+    Those that the device does not run are left out, and that is logged.
 
     Every subgraph is on disk before the next is measured, so Ctrl-C loses nothing; the next call continues. What was
     timed with a spread above the device's setting ``max_spread`` is left out, with a warning, and measured anew by the
@@ -48,7 +50,11 @@ def measure(
             for subgraph in tqdm(missing, desc=f"Measuring {device.name}", unit="subgraph"):
                 # An earlier one may have brought all of its operators meanwhile.
                 if not _is_known(subgraph, known):
-                    rows = backend.measure_subgraph(subgraph)
+                    try:
+                        rows = backend.measure_subgraph(subgraph)
+                    except UnsupportedError as error:
+                        _log.warning("%s is left out of %s: %s", subgraph, path.name, error)
+                        continue
                     calm = {part: figures for part, figures in rows.items() if (figures.spread or 0) <= limit}
                     new = {part: figures for part, figures in calm.items() if part not in known}
                     writer.writerows(_row(part, figures) for part, figures in new.items())

@@ -14,6 +14,7 @@ from typing import Any
 
 from lightning_nas.estimator.device import Device
 from lightning_nas.estimator.lower import lowered
+from lightning_nas.estimator.measure.backend import UnsupportedError
 from lightning_nas.estimator.measure.context import in_context
 from lightning_nas.estimator.measure.tflite import WEIGHT_SEED, WEIGHT_SIGMA, author
 from lightning_nas.estimator.measurements import Figures
@@ -61,6 +62,7 @@ class Measure:
         if settings["memory_mode"].startswith("Dedicated_Sram"):
             raise ValueError(f"`memory_mode` must be Shared_Sram or Sram_Only; got {settings['memory_mode']}.")
         self._compiler = regor
+        self._is_split = device.is_split
         self._accelerator = settings["accelerator"]
         self._clock_hz = settings["clock_hz"]
         self._config = (
@@ -69,7 +71,7 @@ class Measure:
         ) + _bundled_config()
 
     def measure_subgraph(self, subgraph: Subgraph) -> dict[Subgraph, Figures]:
-        """Measure the operators of a subgraph between two pointwise convolutions as thin as its ends.
+        """Measure the operators of a subgraph, or the whole, between two pointwise convolutions as thin as its ends.
 
         Alone it would also pay for the layout of the network's input and output: on Ethos-U85 sums over networks were
         then 2 % too high with errors up to 11 %, against 0.1 % and 3 % between neighbours. In such a place the cost of
@@ -86,6 +88,8 @@ class Measure:
             if first <= number < end and not _is_before(row, subgraph):
                 # The addition is chained to the last operator.
                 owned.setdefault(min(number - first, last), []).append(row)
+        if not self._is_split:
+            return {subgraph: self._figures([row for rows in owned.values() for row in rows])}
         return {operator: self._figures(owned.get(number, [])) for number, operator in enumerate(subgraph.operators)}
 
     def measure_network(self, network: Network | Sequence[Subgraph]) -> Figures:
@@ -117,7 +121,7 @@ class Measure:
         data = author(lowered(network))
         compiled = self._compiler.compile(self._accelerator, data, "TFLITE", self._config, options=options)
         if compiled.perf_report.cpuOps:
-            raise ValueError(f"{compiled.perf_report.cpuOps} operators of the network do not run on the NPU.")
+            raise UnsupportedError(f"{compiled.perf_report.cpuOps} operators do not run on the NPU.")
         return compiled
 
 

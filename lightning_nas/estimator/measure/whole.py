@@ -11,7 +11,7 @@ from pathlib import Path
 from tqdm import tqdm
 
 from lightning_nas.estimator.device import Device
-from lightning_nas.estimator.measure.backend import Backend, open_backend
+from lightning_nas.estimator.measure.backend import Backend, UnsupportedError, open_backend
 from lightning_nas.estimator.measurements import Figures
 from lightning_nas.estimator.network import Network
 
@@ -20,8 +20,8 @@ __all__ = ["cache_folder", "measure_networks", "scratch_table"]
 
 def measure_networks(
     device: Device, networks: Iterable[Network], path: Path, backend: Backend | None = None
-) -> list[Figures]:
-    """Return the figures of whole networks, measuring those that a table does not hold yet.
+) -> list[Figures | None]:
+    """Return the figures of whole networks, measuring those that a table does not hold yet; None of what cannot run.
 
     Each is on disk before the next is measured.
 
@@ -40,10 +40,13 @@ def measure_networks(
         path.parent.mkdir(parents=True, exist_ok=True)
         with path.open("a", newline="") as file:
             for digest, network in tqdm(missing.items(), desc=f"Whole networks on {device.name}", unit="network"):
-                figures = known[digest] = backend.measure_network(network)
+                try:
+                    figures = known[digest] = backend.measure_network(network)
+                except UnsupportedError:
+                    continue
                 csv.writer(file, lineterminator="\n").writerow((digest, repr(figures.latency_ms), figures.sram_bytes))
                 file.flush()
-    return [known[digest] for digest in digests]
+    return [known.get(digest) for digest in digests]
 
 
 def scratch_table(device: Device, backend: Backend, name: str) -> Path:

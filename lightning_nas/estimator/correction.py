@@ -1,0 +1,86 @@
+"""Correct sums over parts to whole networks, by networks that were measured whole and judge nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+
+import numpy as np
+
+from lightning_nas.estimator.estimator import Estimator
+from lightning_nas.estimator.judge import LEVEL, measured_networks, totals
+from lightning_nas.estimator.measure.networks import CORRECTING
+from lightning_nas.estimator.subgraph import Subgraph
+
+__all__ = ["corrected", "fit_factor", "fit_spread", "format_correction"]
+
+# A factor that helps by less than this is as likely to be chance.
+_MIN_GAIN = 0.02
+
+
+def corrected(estimator: Estimator, num_subnets: int = 30) -> tuple[Estimator, dict[str, float]]:
+    """Return the estimator with the correction and the spread that fit whole networks best, and how much that helps.
+
+    Args:
+        estimator: What is corrected.
+        num_subnets: Subnets to measure whole, beside stock networks; other ones than those it is judged by.
+    """
+    plain = estimator.with_device(replace(estimator.device, correction=1.0))
+    networks = measured_networks(estimator.device, CORRECTING, num_subnets)
+    sums_ms = totals(plain, networks.parts)
+    factor, record = fit_factor(sums_ms, networks.true_ms)
+    fitted = plain.with_device(replace(plain.device, correction=factor, spread=0.0))
+    spread = fit_spread(*_halves(fitted, networks.parts), networks.true_ms)
+    return fitted.with_device(replace(fitted.device, spread=spread)), record
+
+
+def fit_factor(sums_ms: np.ndarray, true_ms: np.ndarray) -> tuple[float, dict[str, float]]:
+    """Return what to multiply sums by, 1 where that does not help, and the error with and without.
+
+    The error with a factor is that of networks which the factor was not fitted to.
+
+    Example::
+
+        >>> factor, record = fit_factor(np.array([1.0, 2.0, 3.0]), np.array([1.1, 2.2, 3.3]))
+        >>> round(factor, 6), round(record["without"], 3), round(record["with"], 3)
+        (1.1, 0.091, 0.0)
+        >>> fit_factor(np.array([1.0, 2.0, 3.0]), np.array([1.01, 1.98, 3.0]))[0]
+        1.0
+    """
+    ratio = true_ms / sums_ms
+    others = np.array([np.median(np.delete(ratio, index)) for index in range(len(ratio))])
+    without, with_factor = (float(np.abs(f * sums_ms / true_ms - 1).mean()) for f in (1.0, others))
+    helps = with_factor < (1 - _MIN_GAIN) * without
+    factor = float(np.median(ratio)) if helps else 1.0
+    return factor, {"networks": len(ratio), "without": without, "with": with_factor, "factor": factor}
+
+
+def fit_spread(total_ms: np.ndarray, half_ms: np.ndarray, true_ms: np.ndarray) -> float:
+    """Return the smallest spread at which the share `LEVEL` of networks lies in their intervals.
+
+    Args:
+        total_ms: What was predicted of each network.
+        half_ms: Half width of the interval that its predicted parts alone make.
+        true_ms: What each took.
+    """
+    needed = np.sort(np.sqrt(np.maximum((true_ms - total_ms) ** 2 - half_ms**2, 0)) / total_ms)
+    rank = min(len(needed), int(np.ceil((len(needed) + 1) * LEVEL)))
+    return float(needed[rank - 1])
+
+
+def format_correction(record: Mapping[str, float]) -> str:
+    """Return the correction in words.
+
+    Example::
+
+        >>> print(format_correction({"networks": 9, "without": 0.02, "with": 0.01, "factor": 1.02}))
+        sums of parts, on 9 networks that judge nothing: 2.00 % off, 1.00 % with a factor fitted to others; used: 1.02
+    """
+    text = f"{record['without']:.2%} off, {record['with']:.2%} with a factor fitted to others".replace("%", " %")
+    return f"sums of parts, on {record['networks']} networks that judge nothing: {text}; used: {record['factor']:.4g}"
+
+
+def _halves(estimator: Estimator, networks: Sequence[Sequence[Subgraph]]) -> tuple[np.ndarray, np.ndarray]:
+    bounds = np.array([estimator.total_interval_ms(parts, LEVEL) for parts in networks])
+    total_ms = totals(estimator, networks)
+    return total_ms, bounds[:, 1] - total_ms
