@@ -16,7 +16,7 @@ import logging
 import sys
 from pathlib import Path
 
-from lightning_nas.estimator.device import TABLE_ONLY, Device
+from lightning_nas.estimator.device import ANALYTIC, TABLE_ONLY, Device
 from lightning_nas.estimator.error import format_error, held_out_error
 from lightning_nas.estimator.estimator import TARGETS, Estimator
 from lightning_nas.estimator.measure.backend import open_backend
@@ -73,6 +73,8 @@ def measure_table(table: Path, seed: int, num_subgraphs: int) -> None:
 def judge_table(table: Path, num_networks: int, lanes: int | None) -> None:
     """Measure how wrong the estimator is and record it."""
     estimator = Estimator.load(table, lanes=lanes)
+    if estimator.device.backend == ANALYTIC:
+        raise ValueError(f"{estimator.name} is a closed form: nothing is measured or fitted that could be judged.")
     can_measure = estimator.device.backend != TABLE_ONLY
     error = held_out_error(estimator, num_networks if can_measure else 0)
     held_out = {name: round(value, 5) for name, value in estimator.regressor.held_out.items()}

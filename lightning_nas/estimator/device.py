@@ -8,12 +8,15 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-__all__ = ["TABLE_ONLY", "Device"]
+__all__ = ["ANALYTIC", "TABLE_ONLY", "Device"]
 
 FORMAT = 1
 
 TABLE_ONLY = "csv"
 """Backend of a device of which there is a table and nothing that could measure more."""
+
+ANALYTIC = "analytic"
+"""Backend of a device that is a closed form, which is as fast as a table and needs none."""
 
 
 @dataclass(frozen=True)
@@ -27,6 +30,7 @@ class Device:
         is_split: Whether the table holds operators, whose costs add up to those of subgraphs, or whole subgraphs.
         settings: What the backend must know, in its own terms.
         record: What was measured, by which versions, in which units, and with what error. Not used to estimate.
+        folder: Where its file is; paths in the settings are relative to it.
 
     Example::
 
@@ -40,6 +44,7 @@ class Device:
     is_split: bool = False
     settings: Mapping[str, Any] = field(default_factory=dict)
     record: Mapping[str, Any] = field(default_factory=dict, compare=False)
+    folder: Path = field(default=Path(), compare=False)
 
     def __post_init__(self) -> None:
         if not isinstance(self.lanes, int) or isinstance(self.lanes, bool) or self.lanes < 1:
@@ -47,8 +52,10 @@ class Device:
 
     def save(self, path: Path) -> None:
         """Write the device to a JSON file, whole or not at all."""
+        data = {"format": FORMAT, **asdict(self)}
+        del data["folder"]
         part = path.with_suffix(".part")
-        part.write_text(json.dumps({"format": FORMAT, **asdict(self)}, indent=1) + "\n")
+        part.write_text(json.dumps(data, indent=1) + "\n")
         part.replace(path)
 
     @classmethod
@@ -62,6 +69,6 @@ class Device:
             data = json.loads(path.read_text())
             if data.pop("format") != FORMAT:
                 raise ValueError(f"its format is not {FORMAT}")
-            return cls(**data)
+            return cls(**data, folder=path.parent)
         except (ValueError, TypeError, KeyError, AttributeError) as error:
             raise ValueError(f"{path.name} is no device: {error}.") from error

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import csv
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 from tqdm import tqdm
 
 from lightning_nas.estimator.device import Device
-from lightning_nas.estimator.measure.backend import Backend, open_backend
+from lightning_nas.estimator.measure.backend import Backend, ParallelBackend, open_backend
 from lightning_nas.estimator.measurements import COLUMNS, Figures, read_measurements, to_row
 from lightning_nas.estimator.subgraph import Subgraph
 
@@ -37,15 +37,26 @@ def measure(
         backend = backend or open_backend(device)
         with path.open("a", newline="") as file:
             writer = csv.writer(file, lineterminator="\n")
-            for subgraph in tqdm(missing, desc=f"Measuring {device.name}", unit="subgraph"):
-                # An earlier one may have brought all of its operators meanwhile.
-                if not _is_known(subgraph, known):
-                    rows = backend.measure_subgraph(subgraph)
-                    new = {part: figures for part, figures in rows.items() if part not in known}
-                    writer.writerows(to_row(part, figures) for part, figures in new.items())
-                    file.flush()
-                    known.update(new)
+            for rows in _measured(backend, missing, known, f"Measuring {device.name}"):
+                new = {part: figures for part, figures in rows.items() if part not in known}
+                writer.writerows(to_row(part, figures) for part, figures in new.items())
+                file.flush()
+                known.update(new)
     return dict(read_measurements(path).subgraphs)
+
+
+def _measured(
+    backend: Backend, missing: Sequence[Subgraph], known: Mapping[Subgraph, Figures], title: str
+) -> Iterator[dict[Subgraph, Figures]]:
+    if isinstance(backend, ParallelBackend):
+        operators = (operator for subgraph in missing for operator in subgraph.operators)
+        wanted = list(dict.fromkeys(operator for operator in operators if operator not in known))
+        yield from tqdm(backend.measure_many(wanted), desc=title, unit="operator", total=len(wanted))
+        return
+    for subgraph in tqdm(missing, desc=title, unit="subgraph"):
+        # An earlier one may have brought all of its operators meanwhile.
+        if not _is_known(subgraph, known):
+            yield backend.measure_subgraph(subgraph)
 
 
 def _is_known(subgraph: Subgraph, known: Mapping[Subgraph, Figures]) -> bool:
