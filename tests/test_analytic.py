@@ -76,7 +76,7 @@ def test_the_slower_of_array_and_memory_counts():
 
 def test_latency_steps_at_the_lanes():
     for lanes in (8, 12, 32):
-        estimator = Estimator.load("analytic_array", lanes=lanes)
+        estimator = Estimator.load("analytic_array", lanes=lanes, settings={"dram_bytes_per_s": 1e12})
         assert estimator.lanes == lanes
         widths = range(1, 4 * lanes + 2)
         latency_ms = estimator.predict_ms([Subgraph("conv", 28, 28, 256, width, width, 3) for width in widths])
