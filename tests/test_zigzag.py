@@ -172,7 +172,7 @@ def test_broken_hardware_is_refused(tmp_path, old, new, message):
 def test_hardware_that_is_not_there(tmp_path):
     device = own_device(tmp_path)
     (tmp_path / "own.yaml").unlink()
-    with pytest.raises(ValueError, match=r"own\.yaml cannot be read"):
+    with pytest.raises(FileNotFoundError, match=r"no hardware description .*own\.yaml"):
         open_backend(device)
     with pytest.raises(ValueError, match="`hardware` of device 'own' must be a path; got None"):
         open_backend(replace(device, settings={"clock_hz": 1e9}))

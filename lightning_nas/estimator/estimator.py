@@ -204,12 +204,13 @@ class Estimator:
         return sum(part.macs for part in self._parts(network, example_input))
 
     def verify_ms(self, network: nn.Module | Architecture, example_input: Tensor | None = None) -> float | None:
-        """Measure the whole network with the device's backend; None where there is none or it is not installed."""
+        """Measure the whole network with the device's backend; None where that is not there or not installed."""
         if self.device.backend in (TABLE_ONLY, ANALYTIC):
             return None
         try:
             backend = open_backend(self.device)
-        except ImportError as error:
+        except (ImportError, FileNotFoundError) as error:
+            # Devices are shared without the files that only their backends need.
             _log.info("Not verified: %s", error)
             return None
         return backend.measure_network(self._network(network, example_input)).latency_ms

@@ -36,8 +36,11 @@ def read_hardware(path: Path) -> Hardware:
     """Read a hardware description, see ``targets/edge_tpu_hardware.yaml``.
 
     Raises:
-        ValueError: There is no such file, or it describes no hardware; the message names the file and what is wrong.
+        FileNotFoundError: There is no such file.
+        ValueError: It describes no hardware; the message names the file and what is wrong.
     """
+    if not path.exists():
+        raise FileNotFoundError(f"There is no hardware description {path}.")
     try:
         data = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:

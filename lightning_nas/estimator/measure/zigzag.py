@@ -39,6 +39,7 @@ class Measure:
 
     Raises:
         ImportError: ZigZag is not installed.
+        FileNotFoundError: The description is not there.
         ValueError: The description is malformed.
     """
 
