@@ -28,7 +28,7 @@ from pathlib import Path
 from typing import Any
 
 from lightning_nas.estimator.correction import corrected, format_correction
-from lightning_nas.estimator.device import TABLE_ONLY, Device
+from lightning_nas.estimator.device import ANALYTIC, TABLE_ONLY, Device
 from lightning_nas.estimator.error import format_error, held_out_error, held_out_rows
 from lightning_nas.estimator.estimator import DEFAULT_LANES, TARGETS, Estimator
 from lightning_nas.estimator.granularity import best_granularity
@@ -167,6 +167,8 @@ def compare_memory(table: Path, num_networks: int) -> None:
 def judge_table(table: Path, num_networks: int, lanes: int | None) -> None:
     """Correct the estimator by whole networks, measure how wrong it is on others, and record both."""
     estimator = Estimator.load(table, lanes=lanes)
+    if estimator.device.backend == ANALYTIC:
+        raise ValueError(f"{estimator.name} is a closed form: nothing is measured or fitted that could be judged.")
     can_measure = estimator.device.backend != TABLE_ONLY and num_networks > 0
     values: dict[str, object] = {}
     rows = held_out_rows(estimator) if estimator.measurements else None

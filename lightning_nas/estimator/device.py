@@ -8,12 +8,15 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-__all__ = ["TABLE_ONLY", "Device"]
+__all__ = ["ANALYTIC", "TABLE_ONLY", "Device"]
 
 FORMAT = 1
 
 TABLE_ONLY = "csv"
 """Backend of a device of which there is a table and nothing that could measure more."""
+
+ANALYTIC = "analytic"
+"""Backend of a device that is a closed form, which is as fast as a table and needs none."""
 
 
 @dataclass(frozen=True)
@@ -32,6 +35,7 @@ class Device:
         errors: What a predicted part may be off, by kind, as `lightning_nas.estimator.interval.Errors` tells it; empty
             where it is not known yet.
         record: What was measured, by which versions, in which units, and with what error. Not used to estimate.
+        folder: Where its file is; paths in the settings are relative to it.
 
     Example::
 
@@ -48,6 +52,7 @@ class Device:
     spread: float = 0.02
     errors: Mapping[str, Sequence[float]] = field(default_factory=dict)
     record: Mapping[str, Any] = field(default_factory=dict, compare=False)
+    folder: Path = field(default=Path(), compare=False)
 
     def __post_init__(self) -> None:
         # Files come from anybody: what is of another type would fail later, and say nothing about why.
@@ -65,8 +70,10 @@ class Device:
 
     def save(self, path: Path) -> None:
         """Write the device to a JSON file, whole or not at all."""
+        data = {"format": FORMAT, **asdict(self)}
+        del data["folder"]
         part = path.with_suffix(".part")
-        part.write_text(json.dumps({"format": FORMAT, **asdict(self)}, indent=1) + "\n")
+        part.write_text(json.dumps(data, indent=1) + "\n")
         part.replace(path)
 
     @classmethod
@@ -80,6 +87,6 @@ class Device:
             data = json.loads(path.read_text())
             if data.pop("format") != FORMAT:
                 raise ValueError(f"its format is not {FORMAT}")
-            return cls(**data)
+            return cls(**data, folder=path.parent)
         except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
             raise ValueError(f"{path.name} is no device: {error}.") from error

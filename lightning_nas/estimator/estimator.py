@@ -11,13 +11,14 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from torch import Tensor, nn
 
 from lightning_nas.estimator.coverage import Coverage
 from lightning_nas.estimator.decompose import split
-from lightning_nas.estimator.device import TABLE_ONLY, Device
+from lightning_nas.estimator.device import ANALYTIC, TABLE_ONLY, Device
 from lightning_nas.estimator.interval import Errors
 from lightning_nas.estimator.liveness import BRICKS, Layout
 from lightning_nas.estimator.measure.backend import open_backend
@@ -52,11 +53,11 @@ class Estimator:
 
     A network is cut into subgraphs; the latencies of those add up. What the table holds is returned as it was measured,
     the rest is predicted by a regressor that is fitted to the table: to its subgraphs, or, where there are none, to its
-    whole networks.
+    whole networks. A device that is a closed form (`lightning_nas.estimator.analytic`) needs neither.
 
     Args:
         device: What is estimated.
-        measurements: Figures of subgraphs or of operators.
+        measurements: Figures of subgraphs or of operators; none of a closed form.
         regressor: Predicts what the measurements lack; by default it is fitted to them at first use.
         exact: Whether measured figures are returned as such; else everything is predicted.
         networks: Networks that were measured whole, by name.
@@ -75,14 +76,15 @@ class Estimator:
     def __init__(
         self,
         device: Device,
-        measurements: Mapping[Subgraph, Figures],
+        measurements: Mapping[Subgraph, Figures] | None = None,
         regressor: Regressor | None = None,
         exact: bool = True,
         networks: Mapping[str, MeasuredNetwork] | None = None,
         fallback: Fallback | None = None,
     ) -> None:
-        self.networks = networks or {}
-        if not measurements and not self.networks:
+        measurements, self.networks = measurements or {}, networks or {}
+        self._closed_form = open_backend(device) if device.backend == ANALYTIC else None
+        if not measurements and not self.networks and self._closed_form is None:
             raise ValueError(f"The table of device {device.name!r} is empty.")
         self.device = device
         self.measurements = measurements
@@ -106,26 +108,43 @@ class Estimator:
         exact: bool = True,
         lanes: int | None = None,
         fallback: Fallback | None = None,
+        settings: Mapping[str, Any] | None = None,
     ) -> Estimator:
         """Load a device of this package by its name, or one of your own by the path of its table.
 
         Args:
             name_or_path: A name, or a ``.csv`` file, see `lightning_nas.estimator.measurements`. A device in a
                 ``.json`` file of that name beside it says more; without one the file is named after the device. Or
-                both in one ``.estimator.zip`` file, see `lightning_nas.estimator.share`.
+                both in one ``.estimator.zip`` file, see `lightning_nas.estimator.share`. Of a closed form there is the
+                ``.json`` file alone.
             exact: Whether measured figures are returned as such; else everything is predicted.
             lanes: Channels that the device processes together; by default what its ``.json`` file says, else where
                 latency steps in the table (see `lightning_nas.estimator.staircase`), else 8.
             fallback: ``bytes`` prices operators of which the table has no rows by the bytes that they move; by default
                 they are refused.
+            settings: Settings of a closed form that replace those of its file, see
+                `lightning_nas.estimator.analytic.AnalyticArray`.
 
         Raises:
-            ValueError: There is no such device, or its files are malformed.
+            ValueError: There is no such device, or its files are malformed, or it was measured with other settings.
+
+        Example::
+
+            >>> chip = Estimator.load("analytic_array", lanes=16, settings={"dram_bytes_per_s": 4e9})
+            >>> f"{chip.predict_ms([Subgraph('conv', 28, 28, 64, 128, 128, kernel=3)])[0]:.6f}"
+            '0.056064'
         """
         if str(name_or_path).endswith(SUFFIX):
             with unpacked(Path(name_or_path)) as table:
                 return cls.load(table, exact, lanes, fallback)
         table = _find(name_or_path)
+        if table.suffix == ".json":
+            return cls(_closed_form(table, lanes, settings or {}), fallback=fallback)
+        if settings:
+            raise ValueError(
+                f"Device {table.stem!r} was measured with its settings; they cannot be replaced by {dict(settings)}."
+                f" HINT: copy its .json file under another name, change it there, and measure that."
+            )
         rows = read_measurements(table)
         measured = rows.subgraphs
         # What search spaces hold and what only stock networks need are measured apart.
@@ -249,12 +268,13 @@ class Estimator:
         return sum(part.macs for part in self._parts(network, example_input))
 
     def verify_ms(self, network: nn.Module | Architecture, example_input: Tensor | None = None) -> float | None:
-        """Measure the whole network with the device's backend; None where there is none or it is not installed."""
-        if self.device.backend == TABLE_ONLY:
+        """Measure the whole network with the device's backend; None where that is not there or not installed."""
+        if self.device.backend in (TABLE_ONLY, ANALYTIC):
             return None
         try:
             backend = open_backend(self.device)
-        except ImportError as error:
+        except (ImportError, FileNotFoundError) as error:
+            # Devices are shared without the files that only their backends need.
             _log.info("Not verified: %s", error)
             return None
         # What times this machine says nothing about the one that the table is of.
@@ -283,7 +303,7 @@ class Estimator:
         return errors
 
     def _pieces(self, part: Subgraph) -> tuple[Subgraph, ...]:
-        if part in self.measurements or is_operator(part):
+        if self._closed_form is not None or part in self.measurements or is_operator(part):
             return (part,)
         try:
             return pieces(part, self._kinds)
@@ -295,6 +315,10 @@ class Estimator:
     def _learn(self, pieces: Iterable[Subgraph]) -> None:
         """Predict what is not known yet."""
         unknown = [piece for piece in dict.fromkeys(pieces) if piece not in self._known]
+        if self._closed_form is not None:
+            prices = ((piece, self._closed_form.measure_subgraph(piece).values()) for piece in unknown)
+            self._known.update({piece: sum(price.latency_ms for price in parts) for piece, parts in prices})
+            return
         # What is of no measured kind comes here only with a fallback.
         rated = [piece for piece in unknown if is_operator(piece) or piece.kind not in self._kinds]
         self._known.update({piece: self._rated_ms(piece) for piece in rated})
@@ -347,19 +371,36 @@ class Estimator:
 
 def available_devices() -> list[str]:
     """Return the names of the devices that come with the package."""
-    return sorted(path.stem for path in TARGETS.glob("*.csv") if path.with_suffix(".json").exists())
+    return sorted(path.stem for path in TARGETS.glob("*.json") if _is_complete(path))
+
+
+def _is_complete(path: Path) -> bool:
+    return path.with_suffix(".csv").exists() or Device.load(path).backend == ANALYTIC
 
 
 def _find(name_or_path: str | Path) -> Path:
+    """Return the table of a device, or the file of one that needs no table."""
     path = Path(name_or_path)
-    table = path if path.suffix == ".csv" else TARGETS / f"{path}.csv"
-    if path.suffix != ".csv" and str(name_or_path) not in available_devices():
-        raise ValueError(
-            f"Device must be one of {', '.join(available_devices())}, a .csv or an {SUFFIX} file; got {path}."
-        )
-    if not table.exists():
-        raise ValueError(f"A device of your own is a .csv table of measurements; there is no {table}.")
-    return table
+    if path.suffix not in (".csv", ".json"):
+        if str(name_or_path) not in available_devices():
+            known = ", ".join(available_devices())
+            raise ValueError(f"Device must be one of {known}, a .csv, a .json or an {SUFFIX} file; got {path}.")
+        path = TARGETS / f"{path}.json"
+    if path.suffix == ".json":
+        if not path.exists():
+            raise ValueError(f"There is no device {path}.")
+        if _is_complete(path) and not path.with_suffix(".csv").exists():
+            return path
+        path = path.with_suffix(".csv")
+    if not path.exists():
+        raise ValueError(f"A device of your own is a .csv table of measurements; there is no {path}.")
+    return path
+
+
+def _closed_form(path: Path, lanes: int | None, settings: Mapping[str, Any]) -> Device:
+    device = Device.load(path)
+    device = replace(device, settings={**device.settings, **settings})
+    return device if lanes is None else replace(device, lanes=lanes)
 
 
 def _device(table: Path, rows: Measurements, lanes: int | None) -> Device:

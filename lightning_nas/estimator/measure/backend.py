@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import importlib
-from collections.abc import Sequence
-from typing import Protocol
+from collections.abc import Iterator, Sequence
+from typing import Protocol, runtime_checkable
 
 from lightning_nas.estimator.device import TABLE_ONLY, Device
 from lightning_nas.estimator.measurements import Figures
 from lightning_nas.estimator.network import Network
 from lightning_nas.estimator.subgraph import Subgraph
 
-__all__ = ["BACKENDS", "TIMED", "Backend", "UnsupportedError", "open_backend"]
+__all__ = ["BACKENDS", "TIMED", "Backend", "ParallelBackend", "UnsupportedError", "open_backend"]
 
-BACKENDS = ("vela", "onnxruntime", "torch")
+BACKENDS = ("vela", "zigzag", "onnxruntime", "torch", "analytic")
 
 TIMED = ("onnxruntime", "torch")
 """Those that time this machine, and say how far the timings are apart."""
@@ -36,6 +36,15 @@ class Backend(Protocol):
 
     def versions(self) -> dict[str, str]:
         """Return what the figures depend on, for the record."""
+        ...
+
+
+@runtime_checkable
+class ParallelBackend(Backend, Protocol):
+    """A backend to which an operator costs the same wherever it stands, and that can price several at once."""
+
+    def measure_many(self, subgraphs: Sequence[Subgraph]) -> Iterator[dict[Subgraph, Figures]]:
+        """Measure subgraphs over all cores, and yield the figures of each as soon as they are known, in order."""
         ...
 
 

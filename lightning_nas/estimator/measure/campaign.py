@@ -5,13 +5,13 @@ from __future__ import annotations
 import csv
 import logging
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 from tqdm import tqdm
 
 from lightning_nas.estimator.device import Device
-from lightning_nas.estimator.measure.backend import TIMED, Backend, UnsupportedError, open_backend
+from lightning_nas.estimator.measure.backend import TIMED, Backend, ParallelBackend, UnsupportedError, open_backend
 from lightning_nas.estimator.measure.timing import TIMING
 from lightning_nas.estimator.measurements import COLUMNS, SPREAD, Figures, read_measurements, to_row
 from lightning_nas.estimator.subgraph import Subgraph
@@ -47,20 +47,13 @@ def measure(
         names, num_spread = _header(path), 0
         with path.open("a", newline="") as file:
             writer = csv.DictWriter(file, names, restval="", extrasaction="ignore", lineterminator="\n")
-            for subgraph in tqdm(missing, desc=f"Measuring {device.name}", unit="subgraph"):
-                # An earlier one may have brought all of its operators meanwhile.
-                if not _is_known(subgraph, known):
-                    try:
-                        rows = backend.measure_subgraph(subgraph)
-                    except UnsupportedError as error:
-                        _log.warning("%s is left out of %s: %s", subgraph, path.name, error)
-                        continue
-                    calm = {part: figures for part, figures in rows.items() if (figures.spread or 0) <= limit}
-                    new = {part: figures for part, figures in calm.items() if part not in known}
-                    writer.writerows(_row(part, figures) for part, figures in new.items())
-                    file.flush()
-                    known.update(new)
-                    num_spread += len(rows) - len(calm)
+            for rows in _measured(backend, missing, known, device.name):
+                calm = {part: figures for part, figures in rows.items() if (figures.spread or 0) <= limit}
+                new = {part: figures for part, figures in calm.items() if part not in known}
+                writer.writerows(_row(part, figures) for part, figures in new.items())
+                file.flush()
+                known.update(new)
+                num_spread += len(rows) - len(calm)
         if num_spread:
             _log.warning(
                 "%d of %d measurements of %s are left out: their spread is above %g, because this machine did something"
@@ -68,6 +61,28 @@ def measure(
                 *(num_spread, len(missing), device.name, limit, path),
             )
     return dict(read_measurements(path).subgraphs)
+
+
+def _measured(
+    backend: Backend, missing: Sequence[Subgraph], known: Mapping[Subgraph, Figures], name: str
+) -> Iterator[dict[Subgraph, Figures]]:
+    """Yield the rows of each subgraph, or of each operator where several are measured at once."""
+    title = f"Measuring {name}"
+    if isinstance(backend, ParallelBackend):
+        operators = (operator for subgraph in missing for operator in subgraph.operators)
+        wanted = list(dict.fromkeys(operator for operator in operators if operator not in known))
+        yield from tqdm(backend.measure_many(wanted), desc=title, unit="operator", total=len(wanted))
+        return
+    for subgraph in tqdm(missing, desc=title, unit="subgraph"):
+        # An earlier one may have brought all of its operators meanwhile.
+        if _is_known(subgraph, known):
+            continue
+        try:
+            rows = backend.measure_subgraph(subgraph)
+        except UnsupportedError as error:
+            _log.warning("%s is left out of %s: %s", subgraph, name, error)
+            continue
+        yield rows
 
 
 def _is_known(subgraph: Subgraph, known: Mapping[Subgraph, Figures]) -> bool:
