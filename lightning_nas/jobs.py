@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import logging
 from collections.abc import Callable, Mapping
 from copy import deepcopy
@@ -165,10 +164,9 @@ def search_and_finetune(
         "search", taught(network=supernet, feature_modules=blocks, **(search_task or {})), epochs.search, [callback]
     )
     refitted = []
-    # The search trains what its paths share, at the price of what each had of the source.
-    starts = itertools.product(callback.candidates[:num_refitted], (untrained, supernet))
-    for architecture, start in tqdm(list(starts), desc="Refitting candidates"):
-        subnet = derive(start, architecture)
+    for architecture in tqdm(callback.candidates[:num_refitted], desc="Refitting candidates"):
+        # The search tells architectures apart; what its paths had to share is no better a start than the source.
+        subnet = derive(untrained, architecture)
         refit(subnet, teacher, images)
         refitted.append((_validation_loss(taught(network=subnet), data), architecture, subnet))
     _, chosen, subnet = min(refitted, key=lambda entry: entry[0])

@@ -17,7 +17,7 @@ from torchmetrics.classification import MulticlassAccuracy
 from typing_extensions import override
 
 from .distillation import distillation_loss, feature_loss, feature_maps
-from .variety import mix, zoom
+from .mixup import mix
 
 __all__ = ["Classification", "OptimizerName"]
 
@@ -49,10 +49,8 @@ class Classification(L.LightningModule):
             the same weight. Where the network's have fewer channels, the teacher's first ones are meant, as they are
             in a supernet's slices.
         mixup: Parameter of the Beta distribution by which pairs of training images are mixed (Zhang et al. 2018,
-            arXiv 1710.09412); 0 mixes none.
-        zoom_area: Smallest share of a training image's area to zoom into; 1 zooms into none. With few images, a
-            teacher that labels zoomed and mixed ones says much more than their labels do (Beyer et al. 2022, arXiv
-            2106.05237).
+            arXiv 1710.09412); 0 mixes none. With few images, a teacher that labels mixed ones says much more than their
+            labels do (Beyer et al. 2022, arXiv 2106.05237).
 
     Raises:
         ValueError: A setting is out of range.
@@ -79,15 +77,12 @@ class Classification(L.LightningModule):
         feature_weight: float = 0.0,
         feature_modules: Sequence[str] = (),
         mixup: float = 0.0,
-        zoom_area: float = 1.0,
     ) -> None:
         super().__init__()
         for name, value in (("feature_weight", feature_weight), ("mixup", mixup)):
             if not (math.isfinite(value) and value >= 0):
                 raise ValueError(f"`{name}` must be zero or a positive number; got {value}.")
         _check_settings(num_classes, lr, weight_decay, optimizer, temperature)
-        if not 0 < zoom_area <= 1:
-            raise ValueError(f"`zoom_area` must be above 0 and at most 1; got {zoom_area}.")
         for name, value in (
             ("warmup_fraction", warmup_fraction),
             ("label_smoothing", label_smoothing),
@@ -108,7 +103,6 @@ class Classification(L.LightningModule):
         self.feature_weight = feature_weight
         self.feature_modules = tuple(feature_modules)
         self.mixup = mixup
-        self.zoom_area = zoom_area
         # A tuple hides the teacher from nn.Module: no state_dict, no optimizer and no train() reaches it.
         self._teacher = () if teacher is None else (teacher.requires_grad_(False).eval(),)
         self.val_accuracy = MulticlassAccuracy(num_classes, average="micro")
@@ -121,8 +115,6 @@ class Classification(L.LightningModule):
     @override
     def training_step(self, batch: tuple[Tensor, Tensor], batch_index: int) -> Tensor:
         images, targets = batch
-        if self.training and self.zoom_area < 1:
-            images = zoom(images, self.zoom_area, seed=self.global_step)
         if self.training and self.mixup:
             images, targets = mix(images, targets, self.num_classes, self.mixup, seed=self.global_step)
         with feature_maps(self.network, self.feature_modules) as maps:

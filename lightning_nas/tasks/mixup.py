@@ -1,4 +1,4 @@
-"""New images from few: zooming in, and mixing pairs."""
+"""New images from few: mixing pairs."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-__all__ = ["mix", "zoom"]
+__all__ = ["mix"]
 
 
 def mix(images: Tensor, labels: Tensor, num_classes: int, alpha: float, seed: int) -> tuple[Tensor, Tensor]:
@@ -36,28 +36,3 @@ def mix(images: Tensor, labels: Tensor, num_classes: int, alpha: float, seed: in
     targets = functional.one_hot(labels, num_classes).to(images.dtype)
     mixed_images = torch.lerp(images[partner], images, share.view(-1, 1, 1, 1))
     return mixed_images, torch.lerp(targets[partner], targets, share[:, None])
-
-
-def zoom(images: Tensor, min_area: float, seed: int) -> Tensor:
-    """Zoom into a random part of each image (N, 3, H, W), in the size of the whole.
-
-    What the label names may be outside, so this is for what a teacher labels.
-
-    Args:
-        images: Images, shape (N, 3, H, W).
-        min_area: Smallest share of an image's area that is kept; 1 keeps all.
-        seed: Of the parts.
-
-    Example::
-
-        >>> zoom(torch.zeros(2, 3, 8, 8), min_area=0.25, seed=0).shape
-        torch.Size([2, 3, 8, 8])
-    """
-    generator = torch.Generator().manual_seed(seed)
-    side = (min_area + (1 - min_area) * torch.rand(len(images), generator=generator)).sqrt()
-    shift = (2 * torch.rand(len(images), 2, generator=generator) - 1) * (1 - side)[:, None]
-    theta = torch.zeros(len(images), 2, 3)
-    theta[:, 0, 0] = theta[:, 1, 1] = side
-    theta[:, :, 2] = shift
-    grid = functional.affine_grid(theta.to(images), list(images.shape), align_corners=False)
-    return functional.grid_sample(images, grid, padding_mode="border", align_corners=False)
