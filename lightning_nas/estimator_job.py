@@ -20,7 +20,7 @@ from ._files import write_text
 from ._run_files import versions
 from .estimator import Device, Estimator, Subgraph, available_devices, measure
 from .estimator.device import TABLE_ONLY
-from .estimator.estimator import DEFAULT_LANES, TARGETS
+from .estimator.files import DEFAULT_LANES, TARGETS
 from .estimator.measure.backend import BACKENDS, Backend, open_backend
 from .estimator.measure.sample import sample_subgraphs
 from .estimator.measurements import COLUMNS, Measurements, read_measurements, to_row

@@ -212,5 +212,8 @@ def _validation_loss(module: pl.LightningModule, data: Any) -> float:
 
 
 def _images(data: Any, num_batches: int) -> list[Tensor]:
+    # Where nothing has been trained yet, no trainer has done this.
+    data.prepare_data()
+    data.setup("fit")
     loader = iter(data.train_dataloader())
     return [images for (images, _), _ in zip(loader, range(num_batches), strict=False)]

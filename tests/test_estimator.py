@@ -9,7 +9,8 @@ import torchvision
 
 from lightning_nas.estimator.device import Device
 from lightning_nas.estimator.error import format_error, held_out_error
-from lightning_nas.estimator.estimator import TARGETS, Estimator, available_devices
+from lightning_nas.estimator.estimator import Estimator
+from lightning_nas.estimator.files import TARGETS, available_devices
 from lightning_nas.estimator.layer import Form
 from lightning_nas.estimator.measure.backend import open_backend
 from lightning_nas.estimator.measure.campaign import measure

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from lightning_nas.estimator.device import Device
-from lightning_nas.estimator.estimator import TARGETS
+from lightning_nas.estimator.files import TARGETS
 from lightning_nas.estimator.measurements import Figures
 from lightning_nas.estimator.staircase import Curve, curve_subgraphs, curves_in, find_lanes
 from lightning_nas.estimator.subgraph import Subgraph

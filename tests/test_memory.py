@@ -12,7 +12,9 @@ import torchvision
 from torch import nn
 
 from lightning_nas.estimator import peak
-from lightning_nas.estimator.estimator import TARGETS, Device, Estimator
+from lightning_nas.estimator.device import Device
+from lightning_nas.estimator.estimator import Estimator
+from lightning_nas.estimator.files import TARGETS
 from lightning_nas.estimator.liveness import BRICKS, PLAIN, Layout, peak_values
 from lightning_nas.estimator.lower import lowered
 from lightning_nas.estimator.measure.backend import open_backend
@@ -98,6 +100,8 @@ def compiler(request):
 
 @pytest.mark.parametrize("name", STOCK)
 def test_peak_of_stock_networks_is_the_compilers(compiler, name):
+    if name == "lraspp" and compiler._accelerator != "EthosU85":
+        pytest.skip("its resize does not run on Ethos-U55")
     net = network(name)
     assert network_memory(net).peak_activation_bytes == compiler.peak_bytes(net, buffering=False)
 

@@ -13,7 +13,8 @@ import pytest
 from lightning_nas.estimator.__main__ import main
 from lightning_nas.estimator.coverage import Coverage
 from lightning_nas.estimator.error import held_out_error
-from lightning_nas.estimator.estimator import MIN_ROWS, Estimator
+from lightning_nas.estimator.estimator import Estimator
+from lightning_nas.estimator.files import MIN_ROWS
 from lightning_nas.estimator.measure.backend import open_backend
 from lightning_nas.estimator.measure.sample import plan_subgraphs
 from lightning_nas.estimator.measurements import COLUMNS, Figures, read_measurements, to_row

@@ -13,7 +13,8 @@ from torch import nn
 
 import lightning_nas
 from lightning_nas.estimator.device import Device
-from lightning_nas.estimator.estimator import MIN_ROWS, Estimator
+from lightning_nas.estimator.estimator import Estimator
+from lightning_nas.estimator.files import MIN_ROWS
 from lightning_nas.estimator.measurements import read_measurements
 from lightning_nas.estimator.regressor import Regressor
 from lightning_nas.estimator.smooth import Smooth

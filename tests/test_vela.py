@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from lightning_nas.estimator.device import Device
-from lightning_nas.estimator.estimator import TARGETS, Estimator
+from lightning_nas.estimator.estimator import Estimator
+from lightning_nas.estimator.files import TARGETS
 from lightning_nas.estimator.measure.backend import open_backend
 from lightning_nas.estimator.measure.sample import sample_architecture, sample_subgraphs
 from lightning_nas.estimator.subgraph import Subgraph, block_subgraph, subgraphs

@@ -5,7 +5,7 @@ from .device import Device as Device
 from .error import format_error as format_error
 from .error import held_out_error as held_out_error
 from .estimator import Estimator as Estimator
-from .estimator import available_devices as available_devices
+from .files import available_devices as available_devices
 from .measure.campaign import measure as measure
 from .memory import Memory as Memory
 from .subgraph import Subgraph as Subgraph

@@ -30,7 +30,8 @@ from typing import Any
 from lightning_nas.estimator.correction import corrected, format_correction
 from lightning_nas.estimator.device import ANALYTIC, TABLE_ONLY, Device
 from lightning_nas.estimator.error import format_error, held_out_error, held_out_rows
-from lightning_nas.estimator.estimator import DEFAULT_LANES, TARGETS, Estimator
+from lightning_nas.estimator.estimator import Estimator
+from lightning_nas.estimator.files import DEFAULT_LANES, TARGETS
 from lightning_nas.estimator.granularity import best_granularity
 from lightning_nas.estimator.measure.backend import BACKENDS, TIMED, open_backend
 from lightning_nas.estimator.measure.campaign import measure

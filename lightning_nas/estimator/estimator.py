@@ -2,14 +2,10 @@
 
 from __future__ import annotations
 
-import hashlib
-import importlib.metadata
 import logging
 import math
-import os
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,31 +15,22 @@ from torch import Tensor, nn
 from lightning_nas.estimator.coverage import Coverage
 from lightning_nas.estimator.decompose import split
 from lightning_nas.estimator.device import ANALYTIC, TABLE_ONLY, Device
+from lightning_nas.estimator.files import cache_path, closed_form, device_of, find_device
 from lightning_nas.estimator.interval import Errors
 from lightning_nas.estimator.liveness import BRICKS, Layout
 from lightning_nas.estimator.measure.backend import open_backend
-from lightning_nas.estimator.measurements import Figures, MeasuredNetwork, Measurements, read_measurements
+from lightning_nas.estimator.measurements import Figures, MeasuredNetwork, read_measurements
 from lightning_nas.estimator.memory import Dtype, Memory, network_memory
 from lightning_nas.estimator.network import Network, chain
 from lightning_nas.estimator.pieces import OPERATOR_KINDS, pieces
 from lightning_nas.estimator.rates import Rates, is_operator
-from lightning_nas.estimator.regressor import VERSION, Regressor
+from lightning_nas.estimator.regressor import Regressor
 from lightning_nas.estimator.share import SUFFIX, unpacked
-from lightning_nas.estimator.staircase import curves_in, find_lanes
 from lightning_nas.estimator.subgraph import Subgraph, subgraphs
 from lightning_nas.estimator.trace import Fallback, trace
 from lightning_nas.space.spec import Architecture
 
-__all__ = ["MIN_ROWS", "TARGETS", "Estimator", "available_devices"]
-
-TARGETS = Path(__file__).parent / "targets"
-"""Where the devices are that come with the package."""
-
-MIN_ROWS = 20
-"""Fewer measurements of a device of your own are refused: there would be nothing left to judge a fit by."""
-
-DEFAULT_LANES = 8
-"""Of a device whose table does not show where latency steps: most widths that people use are multiples of it."""
+__all__ = ["Estimator"]
 
 _log = logging.getLogger(__name__)
 
@@ -137,9 +124,9 @@ class Estimator:
         if str(name_or_path).endswith(SUFFIX):
             with unpacked(Path(name_or_path)) as table:
                 return cls.load(table, exact, lanes, fallback)
-        table = _find(name_or_path)
+        table = find_device(name_or_path)
         if table.suffix == ".json":
-            return cls(_closed_form(table, lanes, settings or {}), fallback=fallback)
+            return cls(closed_form(table, lanes, settings or {}), fallback=fallback)
         if settings:
             raise ValueError(
                 f"Device {table.stem!r} was measured with its settings; they cannot be replaced by {dict(settings)}."
@@ -151,7 +138,7 @@ class Estimator:
         operators = table.with_name(f"{table.stem}_operators.csv")
         if operators.exists():
             measured = {**measured, **read_measurements(operators).subgraphs}
-        device = _device(table, rows, lanes)
+        device = device_of(table, rows, lanes)
         recorded = device.record.get("rows", 0)
         if isinstance(recorded, int) and len(measured) < recorded:
             raise ValueError(
@@ -159,7 +146,7 @@ class Estimator:
                 " truncated. HINT: get the table again, measure it again, or take `rows` out of the record."
             )
         estimator = cls(device, measured, exact=exact, networks=rows.networks, fallback=fallback)
-        estimator._cache = _cache_path(table)
+        estimator._cache = cache_path(table)
         return estimator
 
     def with_device(self, device: Device) -> Estimator:
@@ -367,67 +354,6 @@ class Estimator:
         if self._cache is not None:
             _save(regressor, self._cache)
         return regressor
-
-
-def available_devices() -> list[str]:
-    """Return the names of the devices that come with the package."""
-    return sorted(path.stem for path in TARGETS.glob("*.json") if _is_complete(path))
-
-
-def _is_complete(path: Path) -> bool:
-    return path.with_suffix(".csv").exists() or Device.load(path).backend == ANALYTIC
-
-
-def _find(name_or_path: str | Path) -> Path:
-    """Return the table of a device, or the file of one that needs no table."""
-    path = Path(name_or_path)
-    if path.suffix not in (".csv", ".json"):
-        if str(name_or_path) not in available_devices():
-            known = ", ".join(available_devices())
-            raise ValueError(f"Device must be one of {known}, a .csv, a .json or an {SUFFIX} file; got {path}.")
-        path = TARGETS / f"{path}.json"
-    if path.suffix == ".json":
-        if not path.exists():
-            raise ValueError(f"There is no device {path}.")
-        if _is_complete(path) and not path.with_suffix(".csv").exists():
-            return path
-        path = path.with_suffix(".csv")
-    if not path.exists():
-        raise ValueError(f"A device of your own is a .csv table of measurements; there is no {path}.")
-    return path
-
-
-def _closed_form(path: Path, lanes: int | None, settings: Mapping[str, Any]) -> Device:
-    device = Device.load(path)
-    device = replace(device, settings={**device.settings, **settings})
-    return device if lanes is None else replace(device, lanes=lanes)
-
-
-def _device(table: Path, rows: Measurements, lanes: int | None) -> Device:
-    """Return the device of the file beside a table, or what can be told from the table alone."""
-    path = table.with_suffix(".json")
-    device = Device.load(path) if path.exists() else Device(table.stem, TABLE_ONLY, lanes or _lanes(rows))
-    if device.backend == TABLE_ONLY:
-        count = len(rows.subgraphs or rows.networks)
-        if count < MIN_ROWS:
-            raise ValueError(f"{table.name} has {count} measurements; at least {MIN_ROWS} are needed.")
-        parts = rows.subgraphs or [part for network in rows.networks.values() for part in network.parts]
-        device = replace(device, is_split={part.kind for part in parts} <= OPERATOR_KINDS)
-    return device if lanes is None else replace(device, lanes=lanes)
-
-
-def _lanes(rows: Measurements) -> int:
-    found = find_lanes(curves_in(rows.subgraphs))
-    if found.lanes is not None:
-        _log.info("The table shows %d lanes. %s", found.lanes, found.reason)
-    return found.lanes or DEFAULT_LANES
-
-
-def _cache_path(table: Path) -> Path:
-    key = hashlib.sha256(table.read_bytes())
-    key.update(f"{VERSION} {importlib.metadata.version('scikit-learn')} {np.__version__}".encode())
-    folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "lightning_nas"
-    return folder / f"{table.stem}-{key.hexdigest()[:16]}.npz"
 
 
 def _save(regressor: Regressor, path: Path) -> None:

@@ -19,6 +19,7 @@ def distillation_loss(logits: Tensor, teacher_logits: Tensor, temperature: float
 
     Example::
 
+        >>> import torch
         >>> logits = torch.tensor([[1.0, 2.0]])
         >>> distillation_loss(logits, logits, temperature=2.0).item()
         0.0
@@ -39,6 +40,7 @@ def feature_loss(features: Tensor, teacher_features: Tensor) -> Tensor:
 
     Example::
 
+        >>> import torch
         >>> features = torch.tensor([0.0, 1.0]).view(1, 2, 1, 1)
         >>> feature_loss(features, features).item()
         0.0

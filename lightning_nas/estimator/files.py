@@ -1,0 +1,114 @@
+"""Where devices are kept: those of the package, and files of your own."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.metadata
+import logging
+import os
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from lightning_nas.estimator.device import ANALYTIC, TABLE_ONLY, Device
+from lightning_nas.estimator.measurements import Measurements
+from lightning_nas.estimator.pieces import OPERATOR_KINDS
+from lightning_nas.estimator.regressor import VERSION
+from lightning_nas.estimator.share import SUFFIX
+from lightning_nas.estimator.staircase import curves_in, find_lanes
+
+__all__ = [
+    "DEFAULT_LANES",
+    "MIN_ROWS",
+    "TARGETS",
+    "available_devices",
+    "cache_path",
+    "closed_form",
+    "device_of",
+    "find_device",
+]
+
+TARGETS = Path(__file__).parent / "targets"
+"""Where the devices are that come with the package."""
+
+MIN_ROWS = 20
+"""Fewer measurements of a device of your own are refused: there would be nothing left to judge a fit by."""
+
+DEFAULT_LANES = 8
+"""Of a device whose table does not show where latency steps: most widths that people use are multiples of it."""
+
+_log = logging.getLogger(__name__)
+
+
+def available_devices() -> list[str]:
+    """Return the names of the devices that come with the package."""
+    return sorted(path.stem for path in TARGETS.glob("*.json") if _is_complete(path))
+
+
+def _is_complete(path: Path) -> bool:
+    return path.with_suffix(".csv").exists() or Device.load(path).backend == ANALYTIC
+
+
+def find_device(name_or_path: str | Path) -> Path:
+    """Return the table of a device, or the file of one that needs no table.
+
+    Raises:
+        ValueError: There is no such device.
+    """
+    path = Path(name_or_path)
+    if path.suffix not in (".csv", ".json"):
+        if str(name_or_path) not in available_devices():
+            known = ", ".join(available_devices())
+            raise ValueError(f"Device must be one of {known}, a .csv, a .json or an {SUFFIX} file; got {path}.")
+        path = TARGETS / f"{path}.json"
+    if path.suffix == ".json":
+        if not path.exists():
+            raise ValueError(f"There is no device {path}.")
+        if _is_complete(path) and not path.with_suffix(".csv").exists():
+            return path
+        path = path.with_suffix(".csv")
+    if not path.exists():
+        raise ValueError(f"A device of your own is a .csv table of measurements; there is no {path}.")
+    return path
+
+
+def closed_form(path: Path, lanes: int | None, settings: Mapping[str, Any]) -> Device:
+    """Return the device of a file that needs no table, with other lanes and settings where they are given."""
+    device = Device.load(path)
+    device = replace(device, settings={**device.settings, **settings})
+    return device if lanes is None else replace(device, lanes=lanes)
+
+
+def device_of(table: Path, rows: Measurements, lanes: int | None) -> Device:
+    """Return the device of the file beside a table, or what can be told from the table alone.
+
+    Raises:
+        ValueError: The table has too few rows to stand alone.
+    """
+    path = table.with_suffix(".json")
+    device = Device.load(path) if path.exists() else Device(table.stem, TABLE_ONLY, lanes or _lanes(rows))
+    if device.backend == TABLE_ONLY:
+        count = len(rows.subgraphs or rows.networks)
+        if count < MIN_ROWS:
+            raise ValueError(f"{table.name} has {count} measurements; at least {MIN_ROWS} are needed.")
+        parts = rows.subgraphs or [part for network in rows.networks.values() for part in network.parts]
+        device = replace(device, is_split={part.kind for part in parts} <= OPERATOR_KINDS)
+    return device if lanes is None else replace(device, lanes=lanes)
+
+
+def _lanes(rows: Measurements) -> int:
+    found = find_lanes(curves_in(rows.subgraphs))
+    if found.lanes is not None:
+        _log.info("The table shows %d lanes. %s", found.lanes, found.reason)
+    return found.lanes or DEFAULT_LANES
+
+
+def cache_path(table: Path) -> Path:
+    """Return where the regressor of a table is kept: a name for its content and for what fitted it."""
+    key = hashlib.sha256(table.read_bytes())
+    key.update(f"{VERSION} {importlib.metadata.version('scikit-learn')} {np.__version__}".encode())
+    folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "lightning_nas"
+    return folder / f"{table.stem}-{key.hexdigest()[:16]}.npz"
