@@ -62,6 +62,5 @@ def test_recorded_figures_meet_the_goals(silicon):
     assert record["v100"]["mape"] <= 0.05
     assert record["v100"]["within_10"] >= 0.85
     assert len(record["fbnet"]["columns"]) == 19
-    # The goal is 0.985 and is not reached yet, by 0.00003.
     assert record["fbnet"]["spearman"] >= 0.985
     assert record["fbnet"]["within_10"] >= 0.995
