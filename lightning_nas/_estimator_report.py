@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from html import escape
 from typing import Any
+
+import numpy as np
 
 from ._page import figures, page, table, terms
 from ._parity_svg import parity_chart
 from ._svg import line_chart
-from .estimator.parity import NetworkParity, Parity
+from .estimator.parity import Parity
 from .estimator.staircase import Curve, Staircase
+from .estimator.verdict import NetworkVerdict, Verdict
 
 __all__ = ["estimator_page"]
 
@@ -18,24 +21,23 @@ Figures = Mapping[str, float]
 
 _COLUMNS = ("", "Number", "Mean error", "Nine of ten within", "Largest", "Bias", "Within 5 %", "Within 10 %")
 _MAX_NAMED = 3
+# More subnets than this are a chart, no list.
 _MAX_LISTED = 12
 
 
-def estimator_page(
-    result: Mapping[str, Any], rows: Parity | None, networks: NetworkParity | None, staircase: Staircase
-) -> str:
+def estimator_page(result: Mapping[str, Any], verdict: Verdict, staircase: Staircase) -> str:
     """Return the page of an estimator as HTML.
 
     Args:
         result: Content of ``result.json``.
-        rows: Rows of the table as predicted by fits that have not seen them.
-        networks: Whole networks, where some were measured.
+        verdict: How far the estimator is off.
         staircase: The curves of latency against channels, and what they say of the lanes.
     """
+    rows = verdict.rows.parity if verdict.rows is not None else None
     sections = [
-        _headline(result, rows, networks),
+        _headline(result, rows, verdict.networks),
         _rows(rows),
-        _networks(networks),
+        _networks(verdict),
         _staircase(result, staircase),
         f"<h2>How it was made</h2>{terms(_provenance(result))}",
     ]
@@ -47,12 +49,16 @@ def _subtitle(result: Mapping[str, Any]) -> str:
     return f"{result['rows']:,} rows and {result['networks']:,} whole networks, {by}"
 
 
-def _headline(result: Mapping[str, Any], rows: Parity | None, networks: NetworkParity | None) -> str:
+def _headline(result: Mapping[str, Any], rows: Parity | None, networks: NetworkVerdict | None) -> str:
     items = []
     if networks is not None:
         overall = networks.estimated.figures
         name = f"mean error on {overall['count']} whole networks"
         items.append((_share(overall["mape"]), name, "good" if overall["mape"] <= 0.05 else "bad"))
+        if networks.intervals is not None:
+            interval = networks.intervals.figures
+            name = f"of them are within their interval of {_percent(interval['level'])}"
+            items.append((_percent(interval["coverage"]), name, ""))
     if rows is not None:
         items.append((_share(rows.figures["mape"]), "mean error on held-out rows", ""))
         items.append((_share(rows.figures["nine_of_ten"]), "nine of ten rows are within", ""))
@@ -80,28 +86,66 @@ def _rows(rows: Parity | None) -> str:
     return f"<h2>Error on single rows</h2>{_note(note)}{chart}{''.join(tables)}"
 
 
-def _networks(networks: NetworkParity | None) -> str:
+def _networks(verdict: Verdict) -> str:
+    networks = verdict.networks
     if networks is None:
         note = (
             "No network was measured whole, so whether the sum over its parts is the latency of the whole is not known."
         )
         return f"<h2>Whole networks</h2>{_note(note)}"
-    charts = [parity_chart("Whole networks, estimated", {"networks": _points(networks.estimated)})]
-    errors: dict[str, Figures] = {"estimated": networks.estimated.figures}
+    by_name = {
+        "subnets": networks.estimated.only(~networks.is_stock),
+        "stock": networks.estimated.only(networks.is_stock),
+    }
+    series = {name: _points(parity) for name, parity in by_name.items() if parity.groups}
+    charts = [parity_chart("Whole networks, estimated", series)]
     if networks.sums is not None:
         sums = {"networks": _points(networks.sums)}
         charts.append(parity_chart("Additivity: sums of measured parts", sums, y_label="sum of parts (ms)"))
-        errors["sum of their parts, each measured"] = networks.sums.figures
+    named = {
+        "estimated": networks.estimated,
+        **({f"estimated, {name}": parity for name, parity in by_name.items()} if len(series) > 1 else {}),
+        "estimated, sums not corrected": networks.uncorrected,
+        "predicted, without their rows": networks.predicted,
+        "sum of their parts, each measured": networks.sums,
+    }
+    errors = {name: parity.figures for name, parity in named.items() if parity is not None}
     note = (
         "Where the sum of measured parts is off, no regressor can help: the device runs them otherwise in a network."
-        " What the estimate is off beyond that is the regressor's, which was fitted without the parts of the networks"
-        " that were measured to judge it."
+        " Estimated is what a search sees: rows of the table are returned as measured. Predicted is by a fit from which"
+        " all rows that the networks contain were kept out."
     )
-    listed = networks.estimated.by_group()
-    each = (
-        f'<h2 style="margin-top:20px">One by one</h2>{_each(networks.estimated)}' if len(listed) <= _MAX_LISTED else ""
-    )
-    return f'<h2>Whole networks</h2>{_note(note)}<div class="charts">{"".join(charts)}</div>{_errors(errors)}{each}'
+    shown = networks.is_stock if networks.is_stock.any() else np.full(len(networks.is_stock), True)
+    each = ""
+    if networks.is_stock.any() or len(shown) <= _MAX_LISTED:
+        each = f'<h2 style="margin-top:20px">One by one</h2>{_each(networks, np.flatnonzero(shown).tolist())}'
+    said = "".join(f'<p style="margin:12px 0 0">{escape(text)}</p>' for text in _findings(verdict))
+    drawn = f'<div class="charts">{"".join(charts)}</div>'
+    return f"<h2>Whole networks</h2>{_note(note)}{drawn}{_errors(errors)}{said}{each}"
+
+
+def _findings(verdict: Verdict) -> Iterator[str]:
+    networks = verdict.networks
+    named = {"estimates": networks and networks.intervals, "predictions": networks and networks.predicted_intervals}
+    for name, intervals in named.items():
+        if intervals:
+            row = intervals.figures
+            yield (
+                f"Intervals of {_percent(row['level'])} around {name} hold {_share(row['coverage'])} of the networks;"
+                f" their half width is {_share(row['half_width'])} of the latency on average."
+            )
+    if (found := verdict.correction) is not None:
+        used = f"a factor of {found['factor']:.4g} is used" if found["factor"] != 1 else "no factor is used"
+        yield (
+            f"Correction of sums: {_share(found['without'])} off on average without, {_share(found['with'])} with a"
+            f" factor that was fitted to other networks ({found['networks']} that judge nothing); {used}."
+        )
+    if (pairs := verdict.pairs) is not None:
+        yield (
+            f"Which of an unfused and a fused block is faster is told rightly in {_share(pairs['right'])} of"
+            f" {pairs['count']} pairs that the fit has not seen, {_share(pairs['right_where_clear'])} where they differ"
+            " by more than 10 %."
+        )
 
 
 def _staircase(result: Mapping[str, Any], staircase: Staircase) -> str:
@@ -146,12 +190,19 @@ def _errors(groups: Mapping[str, Figures]) -> str:
     return table(_COLUMNS, lines)
 
 
-def _each(parity: Parity) -> str:
-    rows = [
-        [name, f"{true_ms:.4g} ms", f"{predicted_ms:.4g} ms", _signed(predicted_ms / true_ms - 1)]
-        for name, predicted_ms, true_ms in zip(parity.groups, parity.predicted_ms, parity.true_ms, strict=True)
-    ]
-    return table(("", "Measured", "Estimated", "Off"), rows)
+def _each(networks: NetworkVerdict, chosen: Sequence[int]) -> str:
+    parity, intervals = networks.estimated, networks.intervals
+    head = ["", "Measured", "Estimated", "Off"]
+    rows = []
+    for number in chosen:
+        predicted_ms, true_ms = float(parity.predicted_ms[number]), float(parity.true_ms[number])
+        off = _signed(predicted_ms / true_ms - 1)
+        row = [parity.groups[number], f"{true_ms:.4g} ms", f"{predicted_ms:.4g} ms", off]
+        if intervals is not None:
+            low, high = intervals.bounds_ms[number].tolist()
+            row.append(f"{low:.4g} to {high:.4g} ms")
+        rows.append(row)
+    return table([*head, f"Interval of {_percent(intervals.level)}"] if intervals is not None else head, rows)
 
 
 def _provenance(result: Mapping[str, Any]) -> Sequence[tuple[str, str]]:
@@ -159,6 +210,7 @@ def _provenance(result: Mapping[str, Any]) -> Sequence[tuple[str, str]]:
     versions = result.get("versions") or {}
     items = [
         ("Fit", result["fit"]),
+        ("Granularity", _granularity(result.get("granularity"))),
         ("Measured by", ", ".join(f"{name} {value}" for name, value in measured_by.items()) or result["backend"]),
         ("Settings", ", ".join(f"{name} {value}" for name, value in result["settings"].items()) or "none"),
         ("To hand on", result["file"]),
@@ -167,8 +219,19 @@ def _provenance(result: Mapping[str, Any]) -> Sequence[tuple[str, str]]:
     return [item for item in items if item[1]]
 
 
+def _granularity(record: Mapping[str, float] | None) -> str:
+    if not record:
+        return ""
+    errors = [f"by {name} {_share(record[name])}" for name in ("operators", "subgraphs")]
+    return f"whole networks are off {', '.join(errors)}"
+
+
 def _share(value: float) -> str:
     return f"{100 * value:.2f} %" if value < 0.0995 else f"{100 * value:.0f} %"
+
+
+def _percent(value: float) -> str:
+    return f"{100 * value:.0f} %"
 
 
 def _signed(value: float) -> str:

@@ -19,20 +19,24 @@ from ._estimator_report import estimator_page
 from ._files import write_text
 from ._run_files import versions
 from .estimator import Device, Estimator, Subgraph, available_devices, measure
-from .estimator.device import TABLE_ONLY
+from .estimator.correction import format_correction
+from .estimator.error import format_error
 from .estimator.files import DEFAULT_LANES, TARGETS
-from .estimator.measure.backend import BACKENDS, Backend, open_backend
-from .estimator.measure.sample import sample_subgraphs
+from .estimator.granularity import best_granularity
+from .estimator.judge import judge
+from .estimator.measure.backend import BACKENDS, SPLIT, Backend, available_backend, open_backend
+from .estimator.measure.device_table import measure_device
 from .estimator.measurements import COLUMNS, Measurements, read_measurements, to_row
-from .estimator.parity import NetworkParity, Parity, network_parity, row_parity, table_network_parity
-from .estimator.pieces import OPERATOR_KINDS
-from .estimator.rates import is_operator
 from .estimator.share import SUFFIX, pack, unpacked
 from .estimator.staircase import Staircase, curve_subgraphs, curves_in, find_lanes
+from .estimator.verdict import Verdict
 
 __all__ = ["build_estimator"]
 
 log = logging.getLogger(__name__)
+
+EITHER = ("vela",)
+"""Backends that measure operators or whole subgraphs, as the device says."""
 
 PROBE = Subgraph("conv", 8, 8, 16, 16, 16, kernel=3)
 """Measured and forgotten before anything is written: settings that the backend refuses are said then."""
@@ -67,7 +71,7 @@ def build_estimator(
     backend: str | None = None,
     settings: Mapping[str, Any] | None = None,
     lanes: int | None = None,
-    num_subgraphs: int = 10_000,
+    num_subgraphs: int | None = None,
     num_networks: int = 30,
     num_folds: int = 5,
     staircase_width: int | None = 129,
@@ -84,8 +88,9 @@ def build_estimator(
         backend: What measures: the table is then continued to `num_subgraphs`. None for the table as it is.
         settings: Of a new device, in the terms of its backend.
         lanes: Channels that the device processes together; by default as documented, else as found.
-        num_subgraphs: How many subgraphs the table is to cover.
-        num_networks: How many random networks are measured whole, and part by part, to judge the estimator; 0 for none.
+        num_subgraphs: How many subgraphs the table is to cover; by default 10,000 that are compiled or simulated, and
+            300 that are timed.
+        num_networks: How many subnets are measured whole, beside stock networks, to judge the estimator; 0 for none.
         num_folds: Folds of the cross-validation over the rows.
         staircase_width: Up to which width latency is measured against channels; None for what the table holds.
 
@@ -97,7 +102,7 @@ def build_estimator(
         ImportError: The packages of the backend are not installed.
     """
     for name, value, least in (("num_subgraphs", num_subgraphs, 20), ("num_networks", num_networks, 0)):
-        if value < least:
+        if value is not None and value < least:
             raise ValueError(f"`{name}` must be at least {least}; got {value}.")
     run_dir = Path(output_dir)
     with _source(device, backend, settings, lanes) as source:
@@ -105,47 +110,51 @@ def build_estimator(
         measures = _open(source.device, backend is not None, bool(curves or num_networks))
         table = _started(run_dir, source, backend is not None)
 
-    log.info("1/4 Lanes")
+    log.info("1/5 Lanes")
     chip = Device.load(table.with_suffix(".json"))
     staircase = _staircase(chip, table, curves, measures)
     used = lanes or source.documented or staircase.lanes or DEFAULT_LANES
     chip = replace(chip, lanes=used)
     log.info("%d lanes. %s", used, staircase.reason)
 
-    log.info("2/4 Table")
     if backend is not None:
-        rows = measure(chip, sample_subgraphs(seed, num_subgraphs), table, measures)
-        kinds = {part.kind for part in rows if not is_operator(part)}
-        chip = replace(chip, is_split=kinds <= OPERATOR_KINDS)
+        assert measures is not None
+        log.info("2/5 Granularity")
+        is_new = source.table is None and "granularity" not in chip.record
+        if is_new and num_networks and chip.backend in EITHER:
+            sizes = {"num_subgraphs": num_subgraphs or 1500, "num_networks": num_networks}
+            chip = _with_best_granularity(chip, table, **{name: min(size, 1500) for name, size in sizes.items()})
+            measures = open_backend(chip)
+        log.info("3/5 Table")
+        measure_device(chip, table, seed, num_subgraphs, measures)
     chip.save(table.with_suffix(".json"))
 
-    log.info("3/4 Fit and error")
-    estimator = Estimator.load(table)
-    row_errors = row_parity(estimator, num_folds)
-    network_errors = table_network_parity(estimator, num_folds)
-    if measures is not None and num_networks:
-        network_errors = network_parity(estimator, measures, num_networks, table.with_name(f"{table.stem}_judged.csv"))
+    log.info("4/5 Fit and error")
+    verdict = judge(Estimator.load(table), num_networks, num_folds, measures, run_dir)
+    chip = verdict.estimator.device
 
-    log.info("4/4 Report")
+    log.info("5/5 Report")
     result = {
         "recipe": recipe,
         "device": chip.name,
         "backend": chip.backend,
         "settings": dict(chip.settings),
         "seed": seed,
-        "rows": len(estimator.measurements),
-        "networks": len(estimator.networks),
+        "rows": len(verdict.estimator.measurements),
+        "networks": len(verdict.estimator.networks),
         "lanes": {"used": used, "documented": source.documented, "found": staircase.lanes, "reason": staircase.reason},
-        "fit": str(estimator.regressor),
-        "error": _errors(row_errors, network_errors),
+        "granularity": chip.record.get("granularity"),
+        "fit": str(verdict.estimator.regressor),
+        "correction": _rounded(verdict.correction),
+        "error": _rounded(verdict.error),
         "measured_by": measures.versions() if measures is not None else chip.record.get("measured_by"),
         "file": f"{chip.name}{SUFFIX}",
         "versions": versions(),
     }
     _write(table, chip, result, backend is not None)
-    write_text(run_dir / "report.html", estimator_page(result, row_errors, network_errors, staircase))
+    write_text(run_dir / "report.html", estimator_page(result, verdict, staircase))
     write_text(run_dir / "result.json", json.dumps(result, indent=1))
-    log.info("%s\nWritten to %s", _summary(result), run_dir)
+    log.info("%s\nWritten to %s", _summary(result, verdict), run_dir)
     return result
 
 
@@ -209,7 +218,7 @@ def _new(name: str, backend: str | None, settings: Mapping[str, Any] | None, lan
         )
     if not _NAME.fullmatch(name):
         raise ValueError(f"A device is named by letters, digits, '_', '-' and '.'; got {name!r}.")
-    return Device(name, backend, lanes or DEFAULT_LANES, settings=dict(settings or {}))
+    return Device(name, backend, lanes or DEFAULT_LANES, backend in SPLIT, dict(settings or {}))
 
 
 def _open(chip: Device, is_required: bool, is_wanted: bool) -> Backend | None:
@@ -222,13 +231,12 @@ def _open(chip: Device, is_required: bool, is_wanted: bool) -> Backend | None:
         except (ValueError, RuntimeError) as error:
             raise ValueError(f"Device {chip.name!r} cannot be measured: {error}") from error
         return measures
-    if chip.backend == TABLE_ONLY or not is_wanted:
+    if not is_wanted:
         return None
-    try:
-        return open_backend(chip)
-    except ImportError as error:
-        log.warning("Neither whole networks nor the staircase are measured: %s", error)
-        return None
+    measures_here = available_backend(chip)
+    if measures_here is None:
+        log.warning("Neither whole networks nor the staircase are measured: nothing here measures %s.", chip.name)
+    return measures_here
 
 
 def _started(run_dir: Path, source: _Source, is_measured: bool) -> Path:
@@ -279,15 +287,16 @@ def _staircase(chip: Device, table: Path, curves: list[Any], measures: Backend |
     return find_lanes(curves_in(read_measurements(table).subgraphs))
 
 
-def _errors(rows: Parity | None, networks: NetworkParity | None) -> dict[str, Any]:
-    found: dict[str, Any] = {}
-    if rows is not None:
-        found |= {"rows": rows.figures, "by_kind": rows.by_group(), "by_size": rows.by_size()}
-    if networks is not None:
-        found["networks"] = networks.estimated.figures
-        if networks.sums is not None:
-            found["additivity"] = networks.sums.figures
-    return _rounded(found)
+def _with_best_granularity(chip: Device, table: Path, **sizes: int) -> Device:
+    is_split, record = best_granularity(chip, table, **sizes, folder=table.parent)
+    if is_split != chip.is_split:
+        # Rows of the other granularity are measured anew, under the same name.
+        table.unlink()
+    text = "whole networks are off by {operators:.2%} by operators, by {subgraphs:.2%} by whole subgraphs"
+    log.info(text.format(**record).replace("%", " %"))
+    chip = replace(chip, is_split=is_split, record={**chip.record, "granularity": _rounded(record)})
+    chip.save(table.with_suffix(".json"))
+    return chip
 
 
 def _rounded(values: Any) -> Any:
@@ -313,12 +322,9 @@ def _write(table: Path, chip: Device, result: Mapping[str, Any], is_measured: bo
     pack(table, table.with_name(result["file"]))
 
 
-def _summary(result: Mapping[str, Any]) -> str:
+def _summary(result: Mapping[str, Any], verdict: Verdict) -> str:
     lines = [f"{result['device']}: {result['rows']} rows, {result['lanes']['used']} lanes. {result['fit']}"]
-    names = {"rows": "held-out rows", "networks": "whole networks", "additivity": "sums of measured parts"}
-    lines.append(f"{'':26}{'number':>8}{'mean error':>12}{'largest':>10}{'within 10 %':>13}")
-    for key, name in names.items():
-        if row := result["error"].get(key):
-            shares = f"{row['mape']:>12.2%}{row['max']:>10.1%}{row['within_10']:>13.1%}"
-            lines.append(f"{name:<26}{row['count']:>8}{shares}")
+    lines.append(format_error(verdict.error))
+    if verdict.correction is not None:
+        lines.append(format_correction(verdict.correction))
     return "\n".join([*lines, f"To hand on: {result['file']}"])

@@ -8,9 +8,10 @@ import torch
 import torchvision
 
 from lightning_nas.estimator.device import Device
-from lightning_nas.estimator.error import format_error, held_out_error
+from lightning_nas.estimator.error import format_error
 from lightning_nas.estimator.estimator import Estimator
 from lightning_nas.estimator.files import TARGETS, available_devices
+from lightning_nas.estimator.judge import judge
 from lightning_nas.estimator.layer import Form
 from lightning_nas.estimator.measure.backend import open_backend
 from lightning_nas.estimator.measure.campaign import measure
@@ -283,7 +284,7 @@ def test_varied_samples_are_what_stock_networks_hold_beside():
 
 def test_error_over_rows_of_a_smooth_table_is_small():
     rows = {part: figures for size in range(2, 34, 2) for part, figures in _rows(size)}
-    error = held_out_error(Estimator(Device("own", "vela", 16), rows), num_networks=0, num_folds=2)
+    error = judge(Estimator(Device("own", "vela", 16), rows), num_folds=2).error
     assert error["rows"]["mape"] < 0.1
     assert "rows" in format_error(error)
 

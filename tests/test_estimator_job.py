@@ -7,14 +7,20 @@ import subprocess
 import sys
 
 import pytest
+import torch
+from torch import nn
 
 from lightning_nas import estimator_job
+from lightning_nas.estimator import granularity, whole_networks
 from lightning_nas.estimator.device import Device
 from lightning_nas.estimator.estimator import Estimator
+from lightning_nas.estimator.measure import backend as backends
+from lightning_nas.estimator.measure import device_table
 from lightning_nas.estimator.measurements import Figures, read_measurements
 from lightning_nas.estimator.share import unpacked
 from lightning_nas.estimator.staircase import short_curve
 from lightning_nas.estimator.subgraph import Subgraph
+from lightning_nas.estimator.trace import trace
 from lightning_nas.estimator_job import build_estimator
 
 HEADER = "kind,height,width,in_channels,hidden_channels,out_channels,kernel,stride,residual,latency_ms"
@@ -53,10 +59,25 @@ class Chip:
         return {"formula": "1"}
 
 
+class Whole:
+    """The same chip, of which only whole subgraphs are measured, that pay for standing alone."""
+
+    def __init__(self, chip):
+        self.measure_network, self.versions, self._chip = chip.measure_network, chip.versions, chip
+
+    def measure_subgraph(self, subgraph):
+        return {subgraph: Figures(1.5 * sum(row.latency_ms for row in self._chip.measure_subgraph(subgraph).values()))}
+
+
 @pytest.fixture
 def backend(monkeypatch):
     chip = Chip()
-    monkeypatch.setattr(estimator_job, "open_backend", lambda device: chip)
+    model = nn.Sequential(nn.Conv2d(3, 8, 3, 2, 1), nn.Conv2d(8, 16, 3, 2, 1))
+    small = [("small@64", trace(model, torch.zeros(1, 3, 64, 64)))]
+    for place in (estimator_job, backends, granularity):
+        monkeypatch.setattr(place, "open_backend", lambda device: chip if device.is_split else Whole(chip))
+    monkeypatch.setattr(whole_networks, "stock_networks", lambda seed: small)
+    monkeypatch.setattr(device_table, "stock_operators", lambda: [])
     return chip
 
 
@@ -110,8 +131,9 @@ def test_a_new_device_is_measured_and_its_lanes_are_found(tmp_path, backend):
     result = build_estimator(**options(tmp_path, device="new_chip", backend="vela", settings={"macs": 16}))
     run = tmp_path / "run"
     assert (result["lanes"]["used"], result["lanes"]["found"]) == (16, 16)
-    assert result["error"]["additivity"]["bias"] == pytest.approx(1 / 1.02, rel=1e-3)
-    assert result["error"]["networks"]["count"] == 3
+    assert result["error"]["sums"]["bias"] == pytest.approx(1 / 1.02, rel=1e-3)
+    assert (result["error"]["networks"]["count"], result["error"]["stock"]["count"]) == (4, 1)
+    assert result["granularity"]["operators"] < 0.2 < result["granularity"]["subgraphs"]
     device = Device.load(run / "new_chip.json")
     assert (device.backend, device.lanes, device.is_split, dict(device.settings)) == ("vela", 16, True, {"macs": 16})
     assert device.record["measured_by"] == {"formula": "1"}
@@ -124,7 +146,6 @@ def test_a_new_device_is_measured_and_its_lanes_are_found(tmp_path, backend):
 
 
 def test_a_run_that_was_stopped_goes_on_and_measures_nothing_twice(tmp_path, backend, monkeypatch):
-    monkeypatch.setattr(estimator_job, "row_parity", lambda *_: None)  # only takes time
     given = {"device": "new_chip", "backend": "vela", "settings": {"macs": 16}}
     whole = build_estimator(**options(tmp_path / "whole", **given))
     needed, backend.limit = backend.count, backend.count // 2

@@ -5,9 +5,10 @@ import pytest
 
 from lightning_nas.estimator.device import Device
 from lightning_nas.estimator.estimator import Estimator
-from lightning_nas.estimator.measure.sample import sample_subgraphs
+from lightning_nas.estimator.held_out import held_out_rows
+from lightning_nas.estimator.judge import judge
 from lightning_nas.estimator.measurements import Figures, MeasuredNetwork
-from lightning_nas.estimator.parity import Parity, network_parity, row_parity, table_network_parity
+from lightning_nas.estimator.parity import Parity
 from lightning_nas.estimator.subgraph import Subgraph
 
 CONVS = {Subgraph("conv", 8, 8, width, width, width, 3): Figures(width * width * 1e-4) for width in range(8, 250, 8)}
@@ -16,19 +17,6 @@ CONVS = {Subgraph("conv", 8, 8, width, width, width, 3): Figures(width * width *
 @pytest.fixture(autouse=True)
 def cache(tmp_path, monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-
-
-class Flat:
-    """A backend on which every operator takes as long, and networks half as long again."""
-
-    def measure_subgraph(self, subgraph):
-        return {part: Figures(0.1) for part in subgraph.operators}
-
-    def measure_network(self, network):
-        return Figures(0.15 * sum(operation.layer.operator != "add" for operation in network.operations))
-
-    def versions(self):
-        return {}
 
 
 def test_groups_add_up_to_all():
@@ -47,9 +35,9 @@ def test_a_row_is_predicted_without_itself():
     outlier = Subgraph("conv", 8, 8, 100, 100, 100, 3)
     estimator = Estimator(Device("own", "csv", 8), {**CONVS, outlier: Figures(50.0)})
     assert estimator.predict_ms([outlier])[0] == 50
-    parity = row_parity(estimator, 5)
-    predicted_ms = parity.predicted_ms[list(estimator.measurements).index(outlier)]
-    assert predicted_ms < 10
+    rows = held_out_rows(estimator, 5)
+    assert rows.parity.predicted_ms[rows.parts.index(outlier)] < 10
+    assert rows.parity.groups == ("conv",) * len(rows.parts)
 
 
 def test_networks_of_a_table_are_judged_by_their_measured_parts():
@@ -60,21 +48,11 @@ def test_networks_of_a_table_are_judged_by_their_measured_parts():
         "measured": MeasuredNetwork(tuple(parts), Figures(2 * total)),
         "partly": MeasuredNetwork((parts[0], unseen), Figures(1.0)),
     }
-    parity = table_network_parity(Estimator(Device("own", "csv", 8), CONVS, networks=networks))
-    assert parity.estimated.groups == ("measured", "partly")
-    assert parity.sums.groups == ("measured",)
-    assert parity.sums.figures["bias"] == pytest.approx(0.5)
-    assert table_network_parity(Estimator(Device("own", "csv", 8), CONVS)) is None
-
-
-def test_additivity_is_measured_and_kept(tmp_path):
-    rows = {}
-    for part in sample_subgraphs(0, 60):
-        rows |= Flat().measure_subgraph(part)
-    estimator = Estimator(Device("own", "vela", 8, True), rows)
-    parity = network_parity(estimator, Flat(), 2, tmp_path / "judged.csv")
-    assert parity.sums.figures["bias"] == pytest.approx(1 / 1.5)
-    assert parity.estimated.figures["bias"] == pytest.approx(1 / 1.5, rel=0.05)
-    assert len((tmp_path / "judged_whole.csv").read_text().splitlines()) == 2
-    again = network_parity(estimator, None, 2, tmp_path / "judged.csv")
-    assert again.sums.true_ms.tolist() == parity.sums.true_ms.tolist()
+    verdict = judge(Estimator(Device("own", "csv", 8), CONVS, networks=networks), num_folds=2)
+    assert verdict.networks.estimated.groups == ("measured", "partly")
+    assert verdict.networks.sums.groups == ("measured",)
+    assert verdict.networks.sums.figures["bias"] == pytest.approx(0.5)
+    # Two networks are too few to correct by.
+    assert verdict.estimator.device.correction == 1
+    assert verdict.correction is None
+    assert judge(Estimator(Device("own", "csv", 8), CONVS), num_folds=2).networks is None

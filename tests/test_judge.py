@@ -8,14 +8,15 @@ import pytest
 import torch
 from torch import nn
 
-from lightning_nas.estimator import judge, regressor, trees
-from lightning_nas.estimator.correction import corrected, format_correction
+from lightning_nas.estimator import regressor, trees, whole_networks
+from lightning_nas.estimator.correction import format_correction
 from lightning_nas.estimator.decompose import split
 from lightning_nas.estimator.device import Device
 from lightning_nas.estimator.error import format_error
 from lightning_nas.estimator.estimator import Estimator
 from lightning_nas.estimator.granularity import best_granularity
 from lightning_nas.estimator.interval import Errors
+from lightning_nas.estimator.judge import judge
 from lightning_nas.estimator.measure import sample
 from lightning_nas.estimator.measure.backend import UnsupportedError
 from lightning_nas.estimator.measure.campaign import measure
@@ -61,16 +62,16 @@ def place(monkeypatch, tmp_path):
     def few(seed):
         return [(f"small@{size}", trace(model, torch.zeros(1, 3, size, size))) for size in (seed // 500, 64)]
 
-    monkeypatch.setattr(judge, "stock_networks", few)
-    monkeypatch.setattr(judge, "_NUM_PAIRS", 20)
+    monkeypatch.setattr(whole_networks, "stock_networks", few)
     # Few trees alone: how well they are fitted is not what is tested here.
     monkeypatch.setattr(regressor, "_MAX_SMOOTH", 0)
     monkeypatch.setitem(trees._SETTINGS, "max_iter", 40)
 
     def use(**options):
-        for module in ("judge", "granularity", "measure.campaign", "measure.whole"):
+        for module in ("granularity", "measure.campaign", "measure.whole"):
             found = importlib.import_module(f"lightning_nas.estimator.{module}")
             monkeypatch.setattr(found, "open_backend", lambda device: Chip(device, **options))
+        return Chip(DEVICE, **options)
 
     return use
 
@@ -88,26 +89,57 @@ DEVICE = Device("own", "vela", 8, is_split=True, errors=ERRORS)
 
 
 def test_an_estimator_that_is_right_is_called_right(place):
-    place()
-    error = judge.network_error(Estimator(DEVICE, table(DEVICE)), num_subnets=4)
+    chip = place()
+    verdict = judge(Estimator(DEVICE, table(DEVICE)), num_subnets=4, num_folds=2, backend=chip)
+    error = verdict.error
     assert error["networks"]["mape"] < 0.05
     assert error["networks_predicted"]["mape"] < 0.1
     assert error["networks"]["count"] == 6
+    assert (error["subnets"]["count"], error["stock"]["count"]) == (4, 2)
     assert {"small@40", "small@64"} < set(error)
-    assert error["pairs"]["right_where_clear"] > 0.9
-    assert "unseen pairs" in format_error(error)
+    assert error["small@40"]["off"] == pytest.approx(
+        error["small@40"]["predicted_ms"] / error["small@40"]["true_ms"] - 1
+    )
+    assert error["pairs"]["right_where_clear"] > 0.8
+    # Parts of these networks cost what they cost alone.
+    assert error["sums"]["mape"] < 1e-6
+    assert error["sums"]["count"] == 4
+    text = format_error(error)
+    assert "unseen pairs" in text
+    assert "small@40" in text
+    assert "holds" in text
 
 
 def test_an_estimator_that_is_wrong_is_called_wrong_and_corrected(place):
-    place(factor=1.1)
-    estimator = Estimator(DEVICE, table(DEVICE))
-    assert judge.network_error(estimator, num_subnets=4)["networks"]["bias"] == pytest.approx(1 / 1.1, abs=0.03)
-    better, record = corrected(estimator, num_subnets=4)
-    assert better.device.correction == pytest.approx(1.1, abs=0.03)
-    assert "used: 1.1" in format_correction(record) or "used: 1.0" in format_correction(record)
-    error = judge.network_error(better, num_subnets=4)
+    chip = place(factor=1.1)
+    verdict = judge(Estimator(DEVICE, table(DEVICE)), num_subnets=4, num_folds=2, backend=chip)
+    error, device = verdict.error, verdict.estimator.device
+    assert error["sums"]["bias"] == pytest.approx(1 / 1.1)
+    assert device.correction == pytest.approx(1.1, abs=0.03)
+    assert "used: 1.1" in format_correction(verdict.correction) or "used: 1.0" in format_correction(verdict.correction)
     assert error["networks"]["mape"] < 0.04 < 0.07 < error["networks_uncorrected"]["mape"]
+    assert error["networks_uncorrected"]["bias"] == pytest.approx(1 / 1.1, abs=0.03)
     assert error["interval"]["coverage"] > 0.6
+    assert device.errors
+
+
+def test_what_was_measured_to_judge_is_not_measured_again(place, tmp_path):
+    chip = place()
+    estimator = Estimator(DEVICE, table(DEVICE))
+    first = judge(estimator, 2, 2, chip, tmp_path / "judged")
+    count, chip.measure_subgraph = chip.count, None
+    assert judge(estimator, 2, 2, chip, tmp_path / "judged").error == first.error
+    assert chip.count == count
+    assert list((tmp_path / "judged").iterdir())
+
+
+def test_networks_with_operators_that_the_table_lacks_are_left_out(place, caplog):
+    chip = place()
+    rows = {part: figures for part, figures in table(DEVICE).items() if part.kind != "linear"}
+    estimator = Estimator(DEVICE, rows)
+    networks = whole_networks.measured_networks(DEVICE, JUDGING, 1, chip).priced_by(estimator)
+    assert networks.names == ("small@40", "small@64")
+    assert "lacks operators of: subnet 0 of mobilenetv2_100@224" in caplog.text
 
 
 def test_the_better_granularity_is_found(place, tmp_path):
@@ -145,7 +177,10 @@ def test_what_a_device_does_not_run_is_left_out_and_said(place, monkeypatch, cap
 
     run = Chip.measure_network
     monkeypatch.setattr(Chip, "measure_network", refuse)
-    assert judge.measured_networks(DEVICE, JUDGING, 1).names == ("subnet 0 of mobilenetv2_100@224", "small@40")
+    assert whole_networks.measured_networks(DEVICE, JUDGING, 1, Chip(DEVICE)).names == (
+        "subnet 0 of mobilenetv2_100@224",
+        "small@40",
+    )
     assert "small@64" in caplog.text
     run = Chip.measure_subgraph
     monkeypatch.setattr(Chip, "measure_subgraph", refuse)

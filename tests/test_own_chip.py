@@ -12,9 +12,9 @@ import pytest
 
 from lightning_nas.estimator.__main__ import main
 from lightning_nas.estimator.coverage import Coverage
-from lightning_nas.estimator.error import held_out_error
 from lightning_nas.estimator.estimator import Estimator
 from lightning_nas.estimator.files import MIN_ROWS
+from lightning_nas.estimator.judge import judge
 from lightning_nas.estimator.measure.backend import open_backend
 from lightning_nas.estimator.measure.sample import plan_subgraphs
 from lightning_nas.estimator.measurements import COLUMNS, Figures, read_measurements, to_row
@@ -174,7 +174,7 @@ def test_a_kind_without_measurements_is_no_zero(tmp_path):
 
 def test_the_smallest_table_can_be_judged(tmp_path):
     rows = [f"conv,8,8,{width},,{width},3,1,0,0.5" for width in range(8, 8 + 8 * MIN_ROWS, 8)]
-    error = held_out_error(Estimator.load(write(tmp_path, *rows)), 0)
+    error = judge(Estimator.load(write(tmp_path, *rows)), 0).error
     assert error["rows"]["count"] == MIN_ROWS
     assert error["rows"]["mape"] < 0.05
 
@@ -203,8 +203,8 @@ def test_a_few_hundred_rows_are_learnt_by_the_process_better_than_by_trees(tmp_p
     assert again.predict_ms(unseen).tolist() == regressor.predict_ms(unseen).tolist()
 
 
-def networks_table(path, count):
-    """A table of random networks of three blocks, measured whole."""
+def networks_table(path, count, overhead_ms=0.2):
+    """A table of random networks of a few blocks, measured whole; each pays something once."""
     rng = random.Random(0)
     blocks = [Subgraph("ibn", 16, 16, 16, 16 * e, 16, k, 1, True) for e in (2, 3, 4, 6) for k in (3, 5, 7)]
     stem, head = Subgraph("stem", 32, 32, 3, 16, 16, 3, 2), Subgraph("head", 16, 16, 16, 64, 10)
@@ -213,7 +213,7 @@ def networks_table(path, count):
         writer = csv.writer(file)
         writer.writerow([*COLUMNS[:-1], "network"])
         for number, parts in enumerate(networks):
-            total = Figures(0.2 + sum(chip_ms(part) for part in parts))
+            total = Figures(overhead_ms + sum(chip_ms(part) for part in parts))
             writer.writerows([*to_row(part, total)[:-1], f"net{number}"] for part in parts)
     return networks
 
@@ -229,14 +229,13 @@ def test_whole_networks_alone_are_enough(tmp_path):
     regressor = Regressor.load(next((tmp_path / "cache" / "lightning_nas").iterdir()))
     assert regressor.choice == "additive"
     assert regressor.predict_ms([unseen]).tolist() == estimator.regressor.predict_ms([unseen]).tolist()
-    error = held_out_error(estimator, 0)
-    assert list(error) == ["table_networks"]
-    assert error["table_networks"]["mape"] < 0.02
+    error = judge(estimator, 0).error
+    assert list(error) == ["networks"]
+    assert error["networks"]["mape"] < 0.02
 
 
-def test_networks_beside_subgraphs_say_what_sums_are_off_by(tmp_path):
-    path = tmp_path / "my_chip.csv"
-    networks = networks_table(path, 25)
+def networks_beside_subgraphs(path, overhead_ms):
+    networks = networks_table(path, 25, overhead_ms)
     parts = list(dict.fromkeys(part for network in networks for part in network))
     wide = [Subgraph("ibn", 16, 16, 16, hidden, 16, 3, 1, True) for hidden in range(20, 96, 3)]
     figures = {part: Figures(chip_ms(part)) for part in [*parts, *wide]}
@@ -245,10 +244,22 @@ def test_networks_beside_subgraphs_say_what_sums_are_off_by(tmp_path):
     estimator = Estimator.load(path)
     assert (len(estimator.measurements), len(estimator.networks)) == (len(figures), 25)
     assert estimator.predict_ms(parts).tolist() == pytest.approx([chip_ms(part) for part in parts])
-    error = held_out_error(estimator, 0, num_folds=2)
-    # What is paid once a network, 0.2 ms here, is in none of its parts.
-    assert error["table_networks"]["bias"] < 1
-    assert error["table_networks_corrected"]["mape"] < error["table_networks"]["mape"]
+    return estimator
+
+
+def test_networks_beside_subgraphs_say_what_sums_are_off_by(tmp_path):
+    verdict = judge(networks_beside_subgraphs(tmp_path / "my_chip.csv", 0.02), num_folds=2)
+    # What is paid once a network is in none of its parts.
+    assert verdict.error["networks_uncorrected"]["bias"] < 1 < verdict.estimator.device.correction
+    assert verdict.error["networks"]["mape"] < verdict.error["networks_uncorrected"]["mape"]
+    assert verdict.error["sums"]["bias"] == pytest.approx(verdict.error["networks_uncorrected"]["bias"])
+
+
+def test_parts_that_say_nothing_of_networks_correct_nothing(tmp_path, caplog):
+    verdict = judge(networks_beside_subgraphs(tmp_path / "my_chip.csv", 1.0), num_folds=2)
+    assert "times the sum of their parts, which is not corrected" in caplog.text
+    assert verdict.estimator.device.correction == 1
+    assert verdict.error["networks"]["mape"] > 0.5
 
 
 @pytest.mark.parametrize(

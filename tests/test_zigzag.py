@@ -12,7 +12,7 @@ from lightning_nas.estimator.analytic import AnalyticArray
 from lightning_nas.estimator.device import Device
 from lightning_nas.estimator.files import TARGETS
 from lightning_nas.estimator.layer import Form
-from lightning_nas.estimator.measure.backend import ParallelBackend, open_backend
+from lightning_nas.estimator.measure.backend import ParallelBackend, UnsupportedError, open_backend
 from lightning_nas.estimator.measure.campaign import measure
 from lightning_nas.estimator.measurements import Figures, read_measurements
 from lightning_nas.estimator.subgraph import Subgraph
@@ -118,9 +118,25 @@ def test_sums_are_exact_and_equal_layers_are_priced_once(backend, monkeypatch):
 
 
 @needs_zigzag
-def test_what_has_no_equation_is_named(backend):
-    with pytest.raises(ValueError, match="no equation for the operator 'resize'; it has conv, depthwise"):
-        backend.measure_subgraph(Subgraph("resize", 7, 7, 8, 8, 8, form=Form((14, 14))))
+def test_what_has_no_equation_is_named_and_left_out(backend, caplog):
+    unknown = Subgraph("transposed_conv", 7, 7, 8, 8, 8, form=Form((14, 14), (2, 2), (2, 2)))
+    with pytest.raises(UnsupportedError, match="no equation for the operator 'transposed_conv'; it has conv, depth"):
+        backend.measure_subgraph(unknown)
+    known = Subgraph("conv", 7, 7, 8, 8, 8)
+    assert [list(rows) for rows in backend.measure_many([unknown, known])] == [[], [known]]
+    assert "transposed_conv 7x7" in caplog.text
+
+
+@needs_zigzag
+def test_a_resized_tensor_goes_through_the_array_once(backend):
+    small, large = (
+        sum(row.latency_ms for row in backend.measure_subgraph(part).values())
+        for part in (
+            Subgraph("resize", 7, 7, 8, 8, 8, form=Form((14, 14), variant="bilinear")),
+            Subgraph("resize", 7, 7, 8, 8, 8, form=Form((28, 28), variant="bilinear")),
+        )
+    )
+    assert 2 < large / small < 5
 
 
 @needs_zigzag

@@ -27,22 +27,18 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from lightning_nas.estimator.correction import corrected, format_correction
-from lightning_nas.estimator.device import ANALYTIC, TABLE_ONLY, Device
-from lightning_nas.estimator.error import format_error, held_out_error, held_out_rows
+from lightning_nas.estimator.correction import format_correction
+from lightning_nas.estimator.device import ANALYTIC, Device
+from lightning_nas.estimator.error import format_error
 from lightning_nas.estimator.estimator import Estimator
 from lightning_nas.estimator.files import DEFAULT_LANES, TARGETS
 from lightning_nas.estimator.granularity import best_granularity
-from lightning_nas.estimator.measure.backend import BACKENDS, TIMED, open_backend
-from lightning_nas.estimator.measure.campaign import measure
-from lightning_nas.estimator.measure.sample import plan_subgraphs, sample_subgraphs
-from lightning_nas.estimator.measure.stock import stock_operators
-from lightning_nas.estimator.measure.varied import sample_varied_subgraphs
+from lightning_nas.estimator.judge import judge
+from lightning_nas.estimator.measure.backend import BACKENDS, SPLIT, available_backend, open_backend
+from lightning_nas.estimator.measure.device_table import measure_device
+from lightning_nas.estimator.measure.sample import plan_subgraphs
 from lightning_nas.estimator.measurements import COLUMNS, Figures, to_row
 from lightning_nas.estimator.peak import format_peak, peak_error
-
-# So many subgraphs of random networks are measured for one that is drawn by itself.
-_VARIED = 5
 
 
 def main() -> None:
@@ -114,25 +110,17 @@ def measured_device(table: Path, backend: str | None, settings: Sequence[str], l
         return device
     if backend is None:
         raise ValueError(f"There is no {path}: say what measures, with `--backend`, one of {', '.join(BACKENDS)}.")
-    return Device(table.stem, backend, DEFAULT_LANES if lanes is None else lanes, settings=given)
+    return Device(table.stem, backend, DEFAULT_LANES if lanes is None else lanes, backend in SPLIT, given)
 
 
 def measure_table(table: Path, device: Device, seed: int, num_subgraphs: int | None) -> None:
-    """Measure sampled subgraphs into a table and record by what.
-
-    What is compiled or simulated gets operators of stock networks too, in a table beside it.
-    """
-    versions = open_backend(device).versions()
+    """Measure sampled subgraphs into a table and record by what."""
+    backend = open_backend(device)
     # Before the rows, so that an interrupted run is continued as it was begun.
     device.save(table.with_suffix(".json"))
-    if device.backend in TIMED:
-        rows = measure(device, plan_subgraphs(seed, num_subgraphs or 300), table)
-    else:
-        count = num_subgraphs or 10_000
-        varied = sample_varied_subgraphs(seed, count // _VARIED)
-        rows = measure(device, [*sample_subgraphs(seed, count), *varied], table)
-        measure(device, stock_operators(), table.with_name(f"{table.stem}_operators.csv"))
-    _record(table, device, {"date": datetime.date.today().isoformat(), "rows": len(rows), "measured_by": versions})
+    rows = measure_device(device, table, seed, num_subgraphs, backend)
+    record = {"date": datetime.date.today().isoformat(), "rows": len(rows), "measured_by": backend.versions()}
+    _record(table, device, record)
 
 
 def _setting(text: str) -> tuple[str, Any]:
@@ -170,25 +158,17 @@ def judge_table(table: Path, num_networks: int, lanes: int | None) -> None:
     estimator = Estimator.load(table, lanes=lanes)
     if estimator.device.backend == ANALYTIC:
         raise ValueError(f"{estimator.name} is a closed form: nothing is measured or fitted that could be judged.")
-    can_measure = estimator.device.backend != TABLE_ONLY and num_networks > 0
-    values: dict[str, object] = {}
-    rows = held_out_rows(estimator) if estimator.measurements else None
-    if rows is not None:
-        estimator = estimator.with_device(dataclasses.replace(estimator.device, errors=rows.errors.to_dict()))
-    if can_measure:
-        estimator, correction = corrected(estimator)
-        values["correction"] = _rounded(correction)
-    error = held_out_error(estimator, num_networks if can_measure else 0, rows=rows)
-    held_out = {name: round(value, 5) for name, value in estimator.regressor.held_out.items()}
+    verdict = judge(estimator, num_networks, backend=available_backend(estimator.device))
+    regressor, device = verdict.estimator.regressor, verdict.estimator.device
     counts = {"rows": len(estimator.measurements), "networks": len(estimator.networks)}
-    values |= {"fit": {"by": estimator.regressor.choice, **held_out}}
-    values |= {"error": {key: _rounded(row) for key, row in error.items()}}
-    _record(table, estimator.device, {**counts, **values})
+    fit = {"by": regressor.choice, **_rounded(regressor.held_out)}
+    found = {"correction": _rounded(verdict.correction)} if verdict.correction else {}
+    _record(table, device, {**counts, **found, "fit": fit, "error": {k: _rounded(v) for k, v in verdict.error.items()}})
     measured = f"{counts['rows']} subgraphs and {counts['networks']} whole networks"
     sys.stdout.write(f"{estimator.name}: {measured}, {estimator.lanes} lanes\n")
-    sys.stdout.write(f"{estimator.regressor}\n{format_error(error)}\n")
-    if can_measure:
-        sys.stdout.write(format_correction(correction) + "\n")
+    sys.stdout.write(f"{regressor}\n{format_error(verdict.error)}\n")
+    if verdict.correction:
+        sys.stdout.write(format_correction(verdict.correction) + "\n")
 
 
 def _rounded(row: Mapping[str, float]) -> dict[str, float]:

@@ -2,35 +2,48 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import logging
+from collections.abc import Mapping
 from dataclasses import replace
 
 import numpy as np
 
 from lightning_nas.estimator.estimator import Estimator
-from lightning_nas.estimator.judge import LEVEL, measured_networks, totals
-from lightning_nas.estimator.measure.networks import CORRECTING
-from lightning_nas.estimator.subgraph import Subgraph
+from lightning_nas.estimator.whole_networks import WholeNetworks
 
-__all__ = ["corrected", "fit_factor", "fit_spread", "format_correction"]
+__all__ = ["LEVEL", "corrected", "fit_factor", "fit_spread", "format_correction"]
 
+LEVEL = 0.9
+"""Of the intervals that the spread is fitted for."""
+
+MIN_NETWORKS = 5
+"""Fewer networks say nothing about a device."""
+
+_log = logging.getLogger(__name__)
+
+# Beyond what a device may be given, its parts say nothing of its networks.
+_LEAST, _MOST_SPREAD = 0.5, 0.99
 # A factor that helps by less than this is as likely to be chance.
 _MIN_GAIN = 0.02
 
 
-def corrected(estimator: Estimator, num_subnets: int = 30) -> tuple[Estimator, dict[str, float]]:
+def corrected(estimator: Estimator, networks: WholeNetworks) -> tuple[Estimator, dict[str, float]]:
     """Return the estimator with the correction and the spread that fit whole networks best, and how much that helps.
 
     Args:
         estimator: What is corrected.
-        num_subnets: Subnets to measure whole, beside stock networks; other ones than those it is judged by.
+        networks: At least `MIN_NETWORKS`.
     """
     plain = estimator.with_device(replace(estimator.device, correction=1.0))
-    networks = measured_networks(estimator.device, CORRECTING, num_subnets)
-    sums_ms = totals(plain, networks.parts)
-    factor, record = fit_factor(sums_ms, networks.true_ms)
+    factor, record = fit_factor(networks.estimated(plain).predicted_ms, networks.true_ms)
+    if not _LEAST <= factor <= 1 / _LEAST:
+        text = "Networks on %s take %.3g times the sum of their parts, which is not corrected: %s."
+        _log.warning(text, estimator.name, factor, "parts must be measured as they run in a network")
+        factor, record = 1.0, {**record, "factor": 1.0}
     fitted = plain.with_device(replace(plain.device, correction=factor, spread=0.0))
-    spread = fit_spread(*_halves(fitted, networks.parts), networks.true_ms)
+    total_ms = networks.estimated(fitted).predicted_ms
+    half_ms = networks.bounds_ms(fitted, LEVEL)[:, 1] - total_ms
+    spread = min(fit_spread(total_ms, half_ms, networks.true_ms), _MOST_SPREAD)
     return fitted.with_device(replace(fitted.device, spread=spread)), record
 
 
@@ -49,7 +62,7 @@ def fit_factor(sums_ms: np.ndarray, true_ms: np.ndarray) -> tuple[float, dict[st
     """
     ratio = true_ms / sums_ms
     others = np.array([np.median(np.delete(ratio, index)) for index in range(len(ratio))])
-    without, with_factor = (float(np.abs(f * sums_ms / true_ms - 1).mean()) for f in (1.0, others))
+    without, with_factor = (float(np.abs(f / ratio - 1).mean()) for f in (1.0, others))
     helps = with_factor < (1 - _MIN_GAIN) * without
     factor = float(np.median(ratio)) if helps else 1.0
     return factor, {"networks": len(ratio), "without": without, "with": with_factor, "factor": factor}
@@ -78,9 +91,3 @@ def format_correction(record: Mapping[str, float]) -> str:
     """
     text = f"{record['without']:.2%} off, {record['with']:.2%} with a factor fitted to others".replace("%", " %")
     return f"sums of parts, on {record['networks']} networks that judge nothing: {text}; used: {record['factor']:.4g}"
-
-
-def _halves(estimator: Estimator, networks: Sequence[Sequence[Subgraph]]) -> tuple[np.ndarray, np.ndarray]:
-    bounds = np.array([estimator.total_interval_ms(parts, LEVEL) for parts in networks])
-    total_ms = totals(estimator, networks)
-    return total_ms, bounds[:, 1] - total_ms

@@ -14,11 +14,11 @@ from torch import Tensor, nn
 
 from lightning_nas.estimator.coverage import Coverage
 from lightning_nas.estimator.decompose import split
-from lightning_nas.estimator.device import ANALYTIC, TABLE_ONLY, Device
+from lightning_nas.estimator.device import ANALYTIC, Device
 from lightning_nas.estimator.files import cache_path, closed_form, device_of, find_device
 from lightning_nas.estimator.interval import Errors
 from lightning_nas.estimator.liveness import BRICKS, Layout
-from lightning_nas.estimator.measure.backend import open_backend
+from lightning_nas.estimator.measure.backend import available_backend, open_backend
 from lightning_nas.estimator.measurements import Figures, MeasuredNetwork, read_measurements
 from lightning_nas.estimator.memory import Dtype, Memory, network_memory
 from lightning_nas.estimator.network import Network, chain
@@ -255,20 +255,9 @@ class Estimator:
         return sum(part.macs for part in self._parts(network, example_input))
 
     def verify_ms(self, network: nn.Module | Architecture, example_input: Tensor | None = None) -> float | None:
-        """Measure the whole network with the device's backend; None where that is not there or not installed."""
-        if self.device.backend in (TABLE_ONLY, ANALYTIC):
-            return None
-        try:
-            backend = open_backend(self.device)
-        except (ImportError, FileNotFoundError) as error:
-            # Devices are shared without the files that only their backends need.
-            _log.info("Not verified: %s", error)
-            return None
-        # What times this machine says nothing about the one that the table is of.
-        here = backend.versions().get("processor")
-        there = self.device.record.get("measured_by", {}).get("processor", here)
-        if here != there:
-            _log.info("Not verified: %s was measured on %s; this machine is %s.", self.name, there, here)
+        """Measure the whole network with the device's backend; None where that is not here."""
+        backend = available_backend(self.device)
+        if backend is None:
             return None
         return backend.measure_network(self._network(network, example_input)).latency_ms
 

@@ -1,154 +1,168 @@
-"""Judge an estimator by whole networks that no table holds, and by pairs of blocks that its fit has not seen."""
+"""Judge an estimator by rows that its fit has not seen, by whole networks that no table holds, and by pairs of blocks.
+
+Where nothing can measure, the networks of its own table are what it is judged by.
+"""
 
 from __future__ import annotations
 
 import dataclasses
 import logging
-from collections.abc import Sequence
-from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 
-from lightning_nas.estimator.decompose import split
+from lightning_nas.estimator.correction import LEVEL, MIN_NETWORKS, corrected, fit_factor
 from lightning_nas.estimator.device import Device
 from lightning_nas.estimator.estimator import Estimator
-from lightning_nas.estimator.measure.backend import Backend, open_backend
+from lightning_nas.estimator.files import MIN_ROWS
+from lightning_nas.estimator.held_out import held_out_networks, held_out_rows
+from lightning_nas.estimator.measure.backend import Backend
 from lightning_nas.estimator.measure.campaign import measure
-from lightning_nas.estimator.measure.networks import JUDGING, stock_networks, subnets
+from lightning_nas.estimator.measure.networks import CORRECTING, JUDGING
 from lightning_nas.estimator.measure.sample import sample_subgraphs
-from lightning_nas.estimator.measure.whole import measure_networks, scratch_table
-from lightning_nas.estimator.scores import scores
+from lightning_nas.estimator.measure.whole import scratch_table
+from lightning_nas.estimator.parity import Parity
+from lightning_nas.estimator.rates import is_operator
 from lightning_nas.estimator.subgraph import Subgraph
+from lightning_nas.estimator.verdict import Intervals, NetworkVerdict, Verdict
+from lightning_nas.estimator.whole_networks import WholeNetworks, measured_networks, sum_ms
 
-__all__ = ["WholeNetworks", "measured_networks", "network_error"]
-
-LEVEL = 0.9
-"""Of the intervals whose coverage is counted."""
+__all__ = ["judge"]
 
 _log = logging.getLogger(__name__)
 
+# Subnets to fit the correction to, beside stock networks; and those whose every part is measured too.
+_NUM_CORRECTING = 30
 _NUM_PAIRS = 300
 # Where fused and unfused are as fast as each other, either is right.
 _CLEAR = np.log(1.1)
 _KINDS = ("ibn", "fused")
 
 
-@dataclass(frozen=True)
-class WholeNetworks:
-    """Networks that were measured whole.
-
-    Attributes:
-        names: What they are.
-        parts: The subgraphs of each.
-        true_ms: What each took.
-    """
-
-    names: tuple[str, ...]
-    parts: tuple[Sequence[Subgraph], ...]
-    true_ms: np.ndarray
-
-    @property
-    def is_stock(self) -> np.ndarray:
-        """Which of them are stock networks, and no subnets."""
-        return np.array([not name.startswith("subnet") for name in self.names])
-
-
-def measured_networks(device: Device, seed: int, num_subnets: int, backend: Backend | None = None) -> WholeNetworks:
-    """Measure subnets and stock networks whole; what was measured before is not measured again.
+def judge(
+    estimator: Estimator,
+    num_subnets: int = 200,
+    num_folds: int = 5,
+    backend: Backend | None = None,
+    folder: Path | None = None,
+) -> Verdict:
+    """Find out how far an estimator is off, and correct its sums by whole networks.
 
     Args:
-        device: What to measure on.
-        seed: Which networks, `JUDGING` or `CORRECTING`.
-        num_subnets: How many subnets beside the stock networks.
-        backend: What measures; by default that of the device.
+        estimator: What is judged.
+        num_subnets: Subnets to measure whole, beside stock networks; 0 for none.
+        num_folds: Folds of the cross-validation over rows of the table.
+        backend: What measures; None for the networks of the table alone.
+        folder: Where measured networks are kept, so that none is measured twice; by default in the cache.
     """
-    backend = backend or open_backend(device)
-    named = [*subnets(device.lanes, seed, num_subnets), *stock_networks(seed)]
-    table = scratch_table(device, backend, "networks")
-    figures = measure_networks(device, [network for _, network in named], table, backend)
-    run = [(name, network, one) for (name, network), one in zip(named, figures, strict=True) if one is not None]
-    if len(run) < len(named):
-        left_out = sorted({name for name, _ in named} - {name for name, _, _ in run})
-        _log.warning("%s does not run all of: %s. They are left out.", device.name, ", ".join(left_out))
-    true_ms = np.array([one.latency_ms for _, _, one in run])
-    return WholeNetworks(tuple(name for name, _, _ in run), tuple(split(network) for _, network, _ in run), true_ms)
+    rows = held_out_rows(estimator, num_folds)
+    if rows is not None:
+        estimator = estimator.with_device(dataclasses.replace(estimator.device, errors=rows.errors.to_dict()))
+    if backend is None or num_subnets == 0:
+        return dataclasses.replace(_by_table(estimator, num_folds), rows=rows)
+    device = estimator.device
+    correcting = measured_networks(device, CORRECTING, min(num_subnets, _NUM_CORRECTING), backend, folder)
+    correcting = correcting.priced_by(estimator)
+    correction = None
+    if len(correcting.names) >= MIN_NETWORKS:
+        estimator, correction = corrected(estimator, correcting)
+    networks = measured_networks(device, JUDGING, num_subnets, backend, folder).priced_by(estimator)
+    pairs = _measured_pairs(device, min(3 * num_subnets // 2, _NUM_PAIRS), backend, folder)
+    asked = [part for parts in (*networks.parts, *pairs) for part in parts]
+    blind = _without(estimator, {piece for part in asked for piece in (part, *part.operators)})
+    verdict = _by_networks(estimator, blind, networks)
+    verdict = dataclasses.replace(verdict, sums=_sums(device, networks, backend, folder))
+    return Verdict(estimator, rows, verdict, correction, _signs(blind, pairs) if blind is not None and pairs else None)
 
 
-def network_error(estimator: Estimator, num_subnets: int = 200) -> dict[str, dict[str, float]]:
-    """Return what is off on whole networks and on the choice between fused and unfused blocks.
-
-    Returns:
-        By what it is of: ``networks`` (the estimator as it is), of these ``subnets`` and ``stock``, and each stock
-        network by its name; ``networks_uncorrected``, where sums are corrected; ``networks_predicted``: nothing is
-        looked up and every row that they contain is held out of the fit. ``interval``: the share of networks in the
-        interval of `LEVEL`. ``pairs``: how often the faster of an unfused and a fused block is told, where neither was
-        in the fit.
-    """
-    backend = open_backend(estimator.device)
-    networks = measured_networks(estimator.device, JUDGING, num_subnets, backend)
-    pairs = [part for pair in _pairs() for part in pair]
-    pair_ms = _measured_ms(estimator.device, pairs, backend)
-    hidden = {piece for parts in (*networks.parts, pairs) for part in parts for piece in (part, *part.operators)}
-    kept = {part: figures for part, figures in estimator.measurements.items() if part not in hidden}
-    blind = Estimator(estimator.device, kept, exact=False)
-    error = _by_group(estimator, networks)
-    error["networks_predicted"] = scores(totals(blind, networks.parts), networks.true_ms)
-    for name, judge in (("interval", estimator), ("interval_predicted", blind)):
-        error[name] = _coverage(judge, networks)
-    error["pairs"] = _signs(blind.predict_ms(pairs), pair_ms)
-    return error
-
-
-def totals(estimator: Estimator, networks: Sequence[Sequence[Subgraph]]) -> np.ndarray:
-    """Return the latency of networks that are given by their subgraphs."""
-    return np.array([estimator.predict_ms(parts).sum() for parts in networks])
+def _by_table(estimator: Estimator, num_folds: int) -> Verdict:
+    """Judge by the networks of the table: as sums of parts, or by a fit to the others where they are all there is."""
+    if not estimator.networks:
+        return Verdict(estimator)
+    networks = WholeNetworks.of_table(estimator)
+    is_stock = np.full(len(networks.names), False)
+    if not estimator.measurements:
+        return Verdict(estimator, networks=NetworkVerdict(held_out_networks(estimator, num_folds), is_stock))
+    plain = estimator.with_device(dataclasses.replace(estimator.device, correction=1.0))
+    uncorrected, sums = networks.estimated(plain), networks.sums(estimator.measurements)
+    if len(networks.names) < MIN_NETWORKS:
+        return Verdict(estimator, networks=NetworkVerdict(networks.estimated(estimator), is_stock, sums=sums))
+    estimator, correction = corrected(estimator, networks)
+    estimated = uncorrected
+    if estimator.device.correction != 1:
+        # Each by a factor that was fitted to the others.
+        numbers = np.arange(len(networks.names))
+        others = [numbers != number for number in numbers]
+        factors = [fit_factor(uncorrected.predicted_ms[rows], networks.true_ms[rows])[0] for rows in others]
+        estimated = Parity(networks.names, np.array(factors) * uncorrected.predicted_ms, networks.true_ms)
+    verdict = NetworkVerdict(estimated, is_stock, uncorrected if estimated is not uncorrected else None, sums=sums)
+    return Verdict(estimator, None, verdict, correction)
 
 
-def _by_group(estimator: Estimator, networks: WholeNetworks) -> dict[str, dict[str, float]]:
-    predicted_ms, true_ms = totals(estimator, networks.parts), networks.true_ms
-    error = {"networks": scores(predicted_ms, true_ms)}
-    error["networks"]["measured_share"] = float(np.mean([estimator.measured_share(parts) for parts in networks.parts]))
+def _by_networks(estimator: Estimator, blind: Estimator | None, networks: WholeNetworks) -> NetworkVerdict:
+    estimated = networks.estimated(estimator)
+    verdict = NetworkVerdict(
+        estimated,
+        networks.is_stock,
+        intervals=_intervals(estimator, networks),
+        measured_share=float(np.mean([estimator.measured_share(parts) for parts in networks.parts])),
+    )
     if (correction := estimator.device.correction) != 1:
-        error["networks_uncorrected"] = scores(predicted_ms / correction, true_ms)
-    for name, chosen in (("subnets", ~networks.is_stock), ("stock", networks.is_stock)):
-        error[name] = scores(predicted_ms[chosen], true_ms[chosen])
-    for index in np.flatnonzero(networks.is_stock):
-        one = slice(index, index + 1)
-        milliseconds = {"true_ms": float(true_ms[index]), "predicted_ms": float(predicted_ms[index])}
-        error[networks.names[index]] = scores(predicted_ms[one], true_ms[one]) | milliseconds
-    return error
+        uncorrected = Parity(networks.names, estimated.predicted_ms / correction, networks.true_ms)
+        verdict = dataclasses.replace(verdict, uncorrected=uncorrected)
+    if blind is None:
+        return verdict
+    unseen = networks.priced_by(blind)
+    predicted, intervals = unseen.estimated(blind), _intervals(blind, unseen)
+    return dataclasses.replace(verdict, predicted=predicted, predicted_intervals=intervals)
 
 
-def _coverage(estimator: Estimator, networks: WholeNetworks) -> dict[str, float]:
-    bounds = np.array([estimator.total_interval_ms(parts, LEVEL) for parts in networks.parts])
-    inside = (bounds[:, 0] <= networks.true_ms) & (networks.true_ms <= bounds[:, 1])
-    width = (bounds[:, 1] - bounds[:, 0]) / 2 / networks.true_ms
-    return {
-        "count": len(inside),
-        "level": LEVEL,
-        "coverage": float(inside.mean()),
-        "half_width": float(width.mean()),
-    }
+def _intervals(estimator: Estimator, networks: WholeNetworks) -> Intervals:
+    return Intervals(LEVEL, networks.bounds_ms(estimator, LEVEL), networks.true_ms)
 
 
-def _pairs() -> list[tuple[Subgraph, Subgraph]]:
-    blocks = [part for part in sample_subgraphs(JUDGING, 4 * _NUM_PAIRS) if part.kind in _KINDS][:_NUM_PAIRS]
+def _without(estimator: Estimator, hidden: set[Subgraph]) -> Estimator | None:
+    """Return an estimator fitted to the rows that are not hidden, and looks none up; None where those are too few.
+
+    Rows of operators that are priced by the median rate of their kind stay: there is no fit that could know them.
+    """
+    rows = estimator.measurements.items()
+    kept = {part: figures for part, figures in rows if part not in hidden or is_operator(part)}
+    num_rows = sum(not is_operator(part) for part in kept)
+    if num_rows >= MIN_ROWS:
+        return Estimator(estimator.device, kept, exact=False)
+    text = "Beside the parts of networks that judge it, the table of %s has %d rows: too few to fit without them."
+    _log.warning(text, estimator.name, num_rows)
+    return None
+
+
+def _sums(device: Device, networks: WholeNetworks, backend: Backend, folder: Path | None) -> Parity | None:
+    """Measure every part of some of the subnets."""
+    is_subnet = ~networks.is_stock
+    chosen = networks.only(is_subnet & (np.cumsum(is_subnet) <= _NUM_CORRECTING))
+    parts = [part for parts in chosen.parts for part in parts]
+    return chosen.sums(measure(device, parts, scratch_table(device, backend, "parts", folder), backend))
+
+
+def _measured_pairs(
+    device: Device, num_pairs: int, backend: Backend, folder: Path | None
+) -> dict[tuple[Subgraph, Subgraph], tuple[float, float]]:
+    """Measure unfused and fused blocks of equal sizes, as far as both can be measured."""
+    blocks = [part for part in sample_subgraphs(JUDGING, 4 * num_pairs) if part.kind in _KINDS][:num_pairs]
     ibn, fused = ([dataclasses.replace(part, kind=kind) for part in blocks] for kind in _KINDS)  # type: ignore[arg-type]
-    return list(dict.fromkeys(zip(ibn, fused, strict=True)))
+    rows = measure(device, [*ibn, *fused], scratch_table(device, backend, "pairs", folder), backend)
+    pairs = dict.fromkeys(zip(ibn, fused, strict=True))
+    found = {pair: tuple(sum_ms(part, rows) for part in pair) for pair in pairs}
+    return {pair: (a, b) for pair, (a, b) in found.items() if a is not None and b is not None}
 
 
-def _measured_ms(device: Device, parts: Sequence[Subgraph], backend: Backend) -> np.ndarray:
-    table = measure(device, parts, scratch_table(device, backend, "pairs"), backend)
-    pieces = [(part,) if part in table else part.operators for part in parts]
-    return np.array([sum(table[piece].latency_ms for piece in group) for group in pieces])
-
-
-def _signs(predicted_ms: np.ndarray, true_ms: np.ndarray) -> dict[str, float]:
-    predicted, true = (np.log(values[1::2] / values[::2]) for values in (predicted_ms, true_ms))
+def _signs(blind: Estimator, pairs: dict[tuple[Subgraph, Subgraph], tuple[float, float]]) -> dict[str, float]:
+    predicted_ms = blind.predict_ms([part for pair in pairs for part in pair]).reshape(-1, 2)
+    predicted, true = (np.log(values[:, 1] / values[:, 0]) for values in (predicted_ms, np.array(list(pairs.values()))))
     right, clear = np.sign(predicted) == np.sign(true), np.abs(true) > _CLEAR
     return {
         "count": len(true),
         "right": float(right.mean()),
-        "right_where_clear": float(right[clear].mean()),
+        "right_where_clear": float(right[clear].mean()) if clear.any() else 1.0,
         "fused_wins": float((true < 0).mean()),
     }

@@ -3,20 +3,35 @@
 from __future__ import annotations
 
 import importlib
+import logging
 from collections.abc import Iterator, Sequence
 from typing import Protocol, runtime_checkable
 
-from lightning_nas.estimator.device import TABLE_ONLY, Device
+from lightning_nas.estimator.device import ANALYTIC, TABLE_ONLY, Device
 from lightning_nas.estimator.measurements import Figures
 from lightning_nas.estimator.network import Network
 from lightning_nas.estimator.subgraph import Subgraph
 
-__all__ = ["BACKENDS", "TIMED", "Backend", "ParallelBackend", "UnsupportedError", "open_backend"]
+__all__ = [
+    "BACKENDS",
+    "SPLIT",
+    "TIMED",
+    "Backend",
+    "ParallelBackend",
+    "UnsupportedError",
+    "available_backend",
+    "open_backend",
+]
+
+_log = logging.getLogger(__name__)
 
 BACKENDS = ("vela", "zigzag", "onnxruntime", "torch", "analytic")
 
 TIMED = ("onnxruntime", "torch")
 """Those that time this machine, and say how far the timings are apart."""
+
+SPLIT = ("vela", "zigzag", "analytic")
+"""Those that can tell what each operator costs in its place in a network."""
 
 
 class UnsupportedError(ValueError):
@@ -64,4 +79,26 @@ def open_backend(device: Device) -> Backend:
         )
     module = importlib.import_module(f"{__package__}.{device.backend}")
     backend: Backend = module.Measure(device)
+    return backend
+
+
+def available_backend(device: Device) -> Backend | None:
+    """Return the backend that measures what the table of a device is of; None where nothing here can, which is logged.
+
+    What counts or simulates does so anywhere; what times this machine says nothing about another one. Of closed forms
+    there is nothing to measure.
+    """
+    if device.backend in (TABLE_ONLY, ANALYTIC):
+        return None
+    try:
+        backend = open_backend(device)
+    except (ImportError, FileNotFoundError) as error:
+        # Devices are shared without the files that only their backends need.
+        _log.info("%s cannot be measured here: %s", device.name, error)
+        return None
+    here = backend.versions().get("processor")
+    there = device.record.get("measured_by", {}).get("processor", here)
+    if here != there:
+        _log.info("%s cannot be measured here: it is %s, and this machine is %s.", device.name, there, here)
+        return None
     return backend

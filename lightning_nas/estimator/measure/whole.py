@@ -49,10 +49,18 @@ def measure_networks(
     return [known.get(digest) for digest in digests]
 
 
-def scratch_table(device: Device, backend: Backend, name: str) -> Path:
-    """Return where to keep what is measured to judge a device, and not shipped: another file for other settings."""
+def scratch_table(device: Device, backend: Backend, name: str, folder: Path | None = None) -> Path:
+    """Return where to keep what is measured to judge a device, and not shipped: another file for other settings.
+
+    Args:
+        device: What is measured.
+        backend: What measures.
+        name: Of what is kept.
+        folder: Where; by default in `cache_folder`.
+    """
     key = (device.backend, sorted(device.settings.items()), sorted(backend.versions().items()))
-    return cache_folder() / f"{device.name}-{name}-{hashlib.sha256(repr(key).encode()).hexdigest()[:12]}.csv"
+    digest = hashlib.sha256(repr(key).encode()).hexdigest()[:12]
+    return (folder or cache_folder()) / f"{device.name}-{name}-{digest}.csv"
 
 
 def cache_folder() -> Path:

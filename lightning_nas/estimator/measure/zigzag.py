@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 from lightning_nas.estimator.device import Device
 from lightning_nas.estimator.layer import Layer
+from lightning_nas.estimator.measure.backend import UnsupportedError
 from lightning_nas.estimator.measurements import Figures
 from lightning_nas.estimator.network import Network
 from lightning_nas.estimator.subgraph import Subgraph
@@ -27,6 +28,8 @@ if TYPE_CHECKING:
     from lightning_nas.estimator.measure.hardware import Hardware
 
 __all__ = ["Measure"]
+
+_log = logging.getLogger(__name__)
 
 # Fewer layers than this are priced here: starting a process takes seconds.
 _MIN_LAYERS_A_PROCESS = 32
@@ -67,8 +70,12 @@ class Measure:
         """Measure subgraphs over all cores, and yield their operators in the order that was asked for."""
         with _Pool(self._path, self._missing(layer for part in subgraphs for layer in part.layers)) as pool:
             for part in subgraphs:
-                self._cycles.update(pool.cycles(part.layers))
-                yield self.measure_subgraph(part)
+                try:
+                    self._cycles.update(pool.cycles(part.layers))
+                    yield self.measure_subgraph(part)
+                except UnsupportedError as error:
+                    _log.warning("%s is left out: %s", part, error)
+                    yield {}
 
     def measure_network(self, network: Network | Sequence[Subgraph]) -> Figures:
         """Measure a whole network."""
@@ -143,10 +150,15 @@ def _workload(layer: Layer) -> dict[str, Any]:
     """Return a layer as ZigZag's equations over loops have it.
 
     Raises:
-        ValueError: It has no such equation.
+        UnsupportedError: It has no such equation.
     """
+    if layer.operator == "resize":
+        # Each of its results goes through the array once.
+        rows, columns, channels = layer.out_shape
+        layer = Layer("activation", rows, columns, channels, channels)
     if layer.operator not in _EQUATIONS:
-        raise ValueError(f"ZigZag has no equation for the operator {layer.operator!r}; it has {', '.join(_EQUATIONS)}.")
+        known = ", ".join((*_EQUATIONS, "resize"))
+        raise UnsupportedError(f"ZigZag has no equation for the operator {layer.operator!r}; it has {known}.")
     kind, equation = _EQUATIONS[layer.operator]
     rows, columns, _ = layer.out_shape
     if layer.form is not None and layer.form.variant == "broadcast":

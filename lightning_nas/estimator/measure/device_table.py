@@ -1,0 +1,43 @@
+"""Measure what the table of a device is made of."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from lightning_nas.estimator.device import Device
+from lightning_nas.estimator.measure.backend import TIMED, Backend
+from lightning_nas.estimator.measure.campaign import measure
+from lightning_nas.estimator.measure.sample import plan_subgraphs, sample_subgraphs
+from lightning_nas.estimator.measure.stock import stock_operators
+from lightning_nas.estimator.measure.varied import sample_varied_subgraphs
+from lightning_nas.estimator.measurements import Figures
+from lightning_nas.estimator.subgraph import Subgraph
+
+__all__ = ["measure_device"]
+
+_NUM_COUNTED, _NUM_TIMED = 10_000, 300
+# So many subgraphs of random networks are measured for one that is drawn by itself.
+_VARIED = 5
+
+
+def measure_device(
+    device: Device, table: Path, seed: int = 0, num_subgraphs: int | None = None, backend: Backend | None = None
+) -> dict[Subgraph, Figures]:
+    """Measure subgraphs of random networks into a table, and return the whole table.
+
+    What is compiled or simulated gets blocks of any size too, and operators of stock networks in a table beside it;
+    what is timed takes too long for either.
+
+    Args:
+        device: What to measure on.
+        table: The ``.csv`` file; what it holds is not measured again.
+        seed: Of the sampled subgraphs.
+        num_subgraphs: How many; by default 10,000 that are compiled or simulated, 300 that are timed.
+        backend: What measures; by default that of the device.
+    """
+    if device.backend in TIMED:
+        return measure(device, plan_subgraphs(seed, num_subgraphs or _NUM_TIMED), table, backend)
+    count = num_subgraphs or _NUM_COUNTED
+    varied = sample_varied_subgraphs(seed, count // _VARIED)
+    measure(device, stock_operators(), table.with_name(f"{table.stem}_operators.csv"), backend)
+    return measure(device, [*sample_subgraphs(seed, count), *varied], table, backend)
