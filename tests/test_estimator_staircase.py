@@ -114,3 +114,17 @@ def test_the_compiler_steps_at_the_documented_lanes(path: Path):
     parts = curve_subgraphs(97)
     rows = {operator: figures for part in parts for operator, figures in backend.measure_subgraph(part).items()}
     assert find_lanes(curves_in(rows, parts)).lanes == device.lanes
+
+
+def _steps(name, period, shift=0):
+    widths = tuple(range(33, 130))
+    return Curve(name, widths, tuple(float(-(-(width + shift) // period)) for width in widths))
+
+
+def test_where_curves_differ_half_of_them_must_agree():
+    clear, shifted = [_steps(str(n), 8) for n in range(3)], [_steps(str(n), 8, n) for n in (1, 3, 5)]
+    found = find_lanes([*clear, *shifted])
+    assert found.lanes == 8
+    assert "3 of 6 curves step after multiples of 8" in found.reason
+    assert find_lanes([*clear[:2], *shifted]).lanes is None
+    assert find_lanes([*clear[:1], *shifted[:1]]).lanes is None

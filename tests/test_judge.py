@@ -65,7 +65,7 @@ def place(monkeypatch, tmp_path):
     monkeypatch.setattr(whole_networks, "stock_networks", few)
     # Few trees alone: how well they are fitted is not what is tested here.
     monkeypatch.setattr(regressor, "_MAX_SMOOTH", 0)
-    monkeypatch.setitem(trees._SETTINGS, "max_iter", 40)
+    monkeypatch.setitem(trees._LARGER_STEPS, "max_iter", 40)
 
     def use(**options):
         for module in ("granularity", "measure.campaign", "measure.whole"):

@@ -1,11 +1,11 @@
 """What an estimator is made from, and how far it is off.
 
-``python -m lightning_nas.estimator plan|measure|granularity|error|memory DEVICE``:
+``python -m lightning_nas.estimator plan|measure|lanes|granularity|error|memory DEVICE``:
 
 ``plan`` writes the subgraphs that are to be measured on a chip of your own, ``measure`` measures them where a backend
-can, ``granularity`` finds out whether operators or whole subgraphs predict networks best, ``error`` fits what was
-measured, corrects it by whole networks, says how far it is off on others, and records that beside the table.
-``memory`` compares peak memory with the compiler's.
+can. ``lanes`` finds where latency steps with the channels, ``granularity`` whether operators or whole subgraphs predict
+networks best. ``error`` fits what was measured, corrects it by whole networks, says how far it is off on others, and
+records that beside the table. ``memory`` compares peak memory with the compiler's.
 
 A table of this machine, which should do nothing else meanwhile:
 
@@ -35,17 +35,20 @@ from lightning_nas.estimator.files import DEFAULT_LANES, TARGETS
 from lightning_nas.estimator.granularity import best_granularity
 from lightning_nas.estimator.judge import judge
 from lightning_nas.estimator.measure.backend import BACKENDS, SPLIT, available_backend, open_backend
+from lightning_nas.estimator.measure.campaign import measure
 from lightning_nas.estimator.measure.device_table import measure_device
 from lightning_nas.estimator.measure.sample import plan_subgraphs
+from lightning_nas.estimator.measure.whole import scratch_table
 from lightning_nas.estimator.measurements import COLUMNS, Figures, to_row
 from lightning_nas.estimator.peak import format_peak, peak_error
+from lightning_nas.estimator.staircase import curve_subgraphs, curves_in, find_lanes
 
 
 def main() -> None:
     """Plan or measure a table, or judge what is estimated from it."""
     form = argparse.RawDescriptionHelpFormatter
     parser = argparse.ArgumentParser("python -m lightning_nas.estimator", description=__doc__, formatter_class=form)
-    parser.add_argument("command", choices=("plan", "measure", "granularity", "error", "memory"))
+    parser.add_argument("command", choices=("plan", "measure", "lanes", "granularity", "error", "memory"))
     parser.add_argument("device", help="name of a device of the package, or the path of a .csv table")
     parser.add_argument("--num-subgraphs", type=int, help="how many to plan (300) or measure (10000, timed 300)")
     parser.add_argument("--num-networks", type=int, help="subnets to judge by (200), networks to plan memory of (150)")
@@ -62,6 +65,8 @@ def main() -> None:
         elif args.command == "measure":
             device = measured_device(table, args.backend, args.set, args.lanes)
             measure_table(table, device, args.seed, args.num_subgraphs)
+        elif args.command == "lanes":
+            compare_lanes(table)
         elif args.command == "granularity":
             choose_granularity(table)
         elif args.command == "memory":
@@ -132,6 +137,17 @@ def _setting(text: str) -> tuple[str, Any]:
         return name, json.loads(value)
     except ValueError:
         return name, value
+
+
+def compare_lanes(table: Path) -> None:
+    """Find the lanes in measured latency against channels, and record them beside those that the device says."""
+    device = Device.load(table.with_suffix(".json"))
+    backend, curves = open_backend(device), curve_subgraphs()
+    rows = measure(device, curves, scratch_table(device, backend, "staircase"), backend)
+    found = find_lanes(curves_in(rows, curves))
+    record = {"documented": device.lanes, "found": found.lanes, "reason": found.reason}
+    _record(table, device, {"staircase": record})
+    sys.stdout.write(f"{device.name}: {device.lanes} lanes, found {found.lanes}. {found.reason}\n")
 
 
 def choose_granularity(table: Path) -> None:

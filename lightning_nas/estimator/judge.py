@@ -22,7 +22,7 @@ from lightning_nas.estimator.measure.networks import CORRECTING, JUDGING
 from lightning_nas.estimator.measure.sample import sample_subgraphs
 from lightning_nas.estimator.measure.whole import scratch_table
 from lightning_nas.estimator.parity import Parity
-from lightning_nas.estimator.rates import is_operator
+from lightning_nas.estimator.rates import is_operator, operator_kind
 from lightning_nas.estimator.subgraph import Subgraph
 from lightning_nas.estimator.verdict import Intervals, NetworkVerdict, Verdict
 from lightning_nas.estimator.whole_networks import WholeNetworks, measured_networks, sum_ms
@@ -124,10 +124,12 @@ def _intervals(estimator: Estimator, networks: WholeNetworks) -> Intervals:
 def _without(estimator: Estimator, hidden: set[Subgraph]) -> Estimator | None:
     """Return an estimator fitted to the rows that are not hidden, and looks none up; None where those are too few.
 
-    Rows of operators that are priced by the median rate of their kind stay: there is no fit that could know them.
+    Hidden rows of rare operators stay where all of their kind are hidden: nothing else could price them.
     """
-    rows = estimator.measurements.items()
-    kept = {part: figures for part, figures in rows if part not in hidden or is_operator(part)}
+    kept = {part: figures for part, figures in estimator.measurements.items() if part not in hidden}
+    kinds = {operator_kind(part) for part in kept if is_operator(part)}
+    rare = (part for part in estimator.measurements if is_operator(part) and operator_kind(part) not in kinds)
+    kept |= {part: estimator.measurements[part] for part in rare}
     num_rows = sum(not is_operator(part) for part in kept)
     if num_rows >= MIN_ROWS:
         return Estimator(estimator.device, kept, exact=False)

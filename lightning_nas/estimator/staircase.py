@@ -7,6 +7,7 @@ into memory) and drops (another schedule), which differ from operator to operato
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
@@ -165,7 +166,8 @@ def find_lanes(curves: Sequence[Curve]) -> Staircase:
     """Return the parallelism factor for which the steps of the curves vote, each step one vote.
 
     It is the largest period that has most of the steps at its multiples, and a step at most of its multiples. At twice
-    the period half of the steps is missed; at half of it, every other multiple is without one.
+    the period half of the steps is missed; at half of it, every other multiple is without one. Where all curves
+    together are not clear, half of them must agree.
 
     Args:
         curves: At least one; those that do not grow have no vote.
@@ -181,13 +183,28 @@ def find_lanes(curves: Sequence[Curve]) -> Staircase:
     growing = [curve for curve in curves if curve.growth > _MIN_GROWTH]
     if not growing:
         return Staircase(None, "Latency does not grow with the channels, so it has no steps.", tuple(curves))
-    span = max(curve.channels[-1] - curve.channels[0] for curve in growing)
-    counted = {period: _votes(growing, period) for period in _candidates(span // 2)}
+    votes, lanes = _voted(growing)
+    if lanes is not None:
+        return Staircase(lanes, _reason(lanes, votes, growing), tuple(curves), votes)
+    lanes = next((period for period in reversed(votes) if _has_share(growing, period)), None)
+    if lanes is not None:
+        return Staircase(lanes, _reason(lanes, votes, growing), tuple(curves), votes)
+    # A simulator's curves may step elsewhere too, where memory and not the array is in the way.
+    alone = Counter(found for curve in growing if (found := _voted([curve])[1]) is not None)
+    lanes, agreeing = max(alone.items(), key=lambda item: item[1], default=(None, 0))
+    if lanes is None or agreeing < max(2, len(growing) / 2):
+        return Staircase(None, _reason(None, votes, growing), tuple(curves), votes)
+    reason = f"{agreeing} of {len(growing)} curves step after multiples of {lanes} channels; others step elsewhere too."
+    return Staircase(lanes, reason, tuple(curves), votes)
+
+
+def _voted(curves: Sequence[Curve]) -> tuple[dict[int, tuple[float, float]], int | None]:
+    """Return the votes of curves for each candidate, and the largest that has enough of them, if there is one."""
+    span = max(curve.channels[-1] - curve.channels[0] for curve in curves)
+    counted = {period: _votes(curves, period) for period in _candidates(span // 2)}
     votes = {period: vote for period, vote in counted.items() if vote is not None}
     clear = [period for period, (here, filled) in votes.items() if here >= _MIN_PRECISION and filled >= _MIN_RECALL]
-    clear = clear or [period for period in votes if _has_share(growing, period)]
-    lanes = max(clear, default=None)
-    return Staircase(lanes, _reason(lanes, votes, growing), tuple(curves), votes)
+    return votes, max(clear, default=None)
 
 
 _BLOCKS = ("ds", "ibn", "fused")

@@ -35,7 +35,9 @@ _LEFT_OUT = ("norm", "other")
 
 
 def stock_operators() -> list[Subgraph]:
-    """Return the different single operators of stock networks at several input sizes.
+    """Return the different operators of stock networks that no search space holds, at several input sizes.
+
+    Those are rare operators, and pools of large maps, as gates of squeeze and excitation begin with.
 
     Example::
 
@@ -47,8 +49,12 @@ def stock_operators() -> list[Subgraph]:
     for model in _models():
         for size in _SIZES:
             parts = decompose(model, torch.zeros(1, 3, size, size))
-            found.update({part: None for part in parts if is_operator(part) and part.kind not in _LEFT_OUT})
+            found.update({part: None for part in parts if _is_wanted(part)})
     return list(found)
+
+
+def _is_wanted(part: Subgraph) -> bool:
+    return (is_operator(part) and part.kind not in _LEFT_OUT) or part.kind == "pool"
 
 
 def _models() -> Iterator[nn.Module]:

@@ -14,7 +14,9 @@ _IMAGES = (96, 128, 160, 192, 224, 256)
 _KINDS: tuple[SubgraphKind, ...] = ("ibn", "fused", "ds", "conv", "head", "classifier", "stem", "linear")
 _SHARES = (32, 16, 10, 26, 2, 5, 4, 5)
 # Narrowest and widest tensors between blocks after so many halvings of the image.
-_WIDTHS = ((8, 32), (8, 64), (8, 128), (16, 256), (24, 512), (48, 1024))
+_WIDTHS = ((8, 64), (8, 64), (8, 128), (16, 256), (24, 512), (48, 1024))
+# Plain convolutions of residual networks are so much wider than blocks.
+_CONV_WIDTH = 2
 # Beyond, a single block takes longer to compile than a network of those that accelerators of this size are for.
 _MOST_MACS, _MOST_BYTES = 400e6, 3e6
 
@@ -23,7 +25,8 @@ def sample_varied_subgraphs(seed: int, num_subgraphs: int) -> list[Subgraph]:
     """Draw different subgraphs: blocks, plain convolutions with and without residual, gates, stems, classifiers.
 
     Where networks of the usual sizes are drawn, maps of 13 or 26 pixels, gates of one pixel and convolutions of 3x3
-    with a residual are rare or absent, and the regressor is off there.
+    with a residual are rare or absent, and the regressor is off there; so it is on the wide convolutions of residual
+    networks.
 
     Example::
 
@@ -47,10 +50,11 @@ def _draw(rng: random.Random) -> Subgraph:
     if kind == "linear":
         # Gates of squeeze and excitation run as convolutions on one pixel, second classifiers as linear layers.
         return _gate(rng) if rng.random() < 0.7 else _linear(rng)
-    width = 3 if kind == "stem" else _width(rng, level)
+    wider = _CONV_WIDTH if kind == "conv" else 1
+    width = 3 if kind == "stem" else _width(rng, level, wider)
     stride = 2 if kind == "stem" or (kind not in ("head", "classifier") and rng.random() < 0.3) else 1
     same = stride == 1 and kind in ("ibn", "fused", "conv") and rng.random() < 0.5
-    out = width if same else _width(rng, 0 if kind == "stem" else min(level + stride - 1, 5))
+    out = width if same else _width(rng, 0 if kind == "stem" else min(level + stride - 1, 5), wider)
     hidden = hidden_width(width, rng.choice((1, 1.5, 2, 2.5, 3, 4, 4.5, 6)))
     kernel = rng.choice((3, 3, 5)) if kind != "stem" else rng.choice((3, 3, 7))
     if kind == "classifier":
@@ -71,9 +75,9 @@ def _halved(image: int, level: int) -> int:
     return image
 
 
-def _width(rng: random.Random, level: int) -> int:
+def _width(rng: random.Random, level: int, wider: int = 1) -> int:
     low, high = _WIDTHS[level]
-    return hidden_width(1, low * (high / low) ** rng.random())
+    return hidden_width(1, low * (wider * high / low) ** rng.random())
 
 
 def _gate(rng: random.Random) -> Subgraph:
