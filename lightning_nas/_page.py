@@ -28,7 +28,7 @@ th:first-child, td:first-child { text-align:left; padding-left:0; } tr:last-chil
 th { color:var(--dim); font-weight:600; font-size:13px; }
 dl { display:grid; grid-template-columns:max-content 1fr; gap:6px 24px; margin:0; } dt { color:var(--dim); }
 dd { margin:0; overflow-wrap:anywhere; }
-.charts { display:grid; grid-template-columns:repeat(auto-fit,minmax(380px,1fr)); gap:12px; }
+.charts { display:grid; grid-template-columns:repeat(auto-fill,minmax(380px,1fr)); gap:12px; }
 .charts svg { width:100%; height:auto; } section > svg { display:block; max-width:none; }
 """
 

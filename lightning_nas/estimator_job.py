@@ -20,6 +20,7 @@ from ._files import write_text
 from ._run_files import versions
 from .estimator import Device, Estimator, Subgraph, available_devices, measure
 from .estimator.correction import format_correction
+from .estimator.device import TABLE_ONLY
 from .estimator.error import format_error
 from .estimator.files import DEFAULT_LANES, TARGETS
 from .estimator.granularity import best_granularity
@@ -110,7 +111,7 @@ def build_estimator(
         measures = _open(source.device, backend is not None, bool(curves or num_networks))
         table = _started(run_dir, source, backend is not None)
 
-    log.info("1/5 Lanes")
+    log.info("Lanes")
     chip = Device.load(table.with_suffix(".json"))
     staircase = _staircase(chip, table, curves, measures)
     used = lanes or source.documented or staircase.lanes or DEFAULT_LANES
@@ -119,21 +120,21 @@ def build_estimator(
 
     if backend is not None:
         assert measures is not None
-        log.info("2/5 Granularity")
+        log.info("Granularity")
         is_new = source.table is None and "granularity" not in chip.record
         if is_new and num_networks and chip.backend in EITHER:
             sizes = {"num_subgraphs": num_subgraphs or 1500, "num_networks": num_networks}
             chip = _with_best_granularity(chip, table, **{name: min(size, 1500) for name, size in sizes.items()})
             measures = open_backend(chip)
-        log.info("3/5 Table")
+        log.info("Table")
         measure_device(chip, table, seed, num_subgraphs, measures)
     chip.save(table.with_suffix(".json"))
 
-    log.info("4/5 Fit and error")
+    log.info("Fit and error")
     verdict = judge(Estimator.load(table), num_networks, num_folds, measures, run_dir)
     chip = verdict.estimator.device
 
-    log.info("5/5 Report")
+    log.info("Report")
     result = {
         "recipe": recipe,
         "device": chip.name,
@@ -231,7 +232,7 @@ def _open(chip: Device, is_required: bool, is_wanted: bool) -> Backend | None:
         except (ValueError, RuntimeError) as error:
             raise ValueError(f"Device {chip.name!r} cannot be measured: {error}") from error
         return measures
-    if not is_wanted:
+    if chip.backend == TABLE_ONLY or not is_wanted:
         return None
     measures_here = available_backend(chip)
     if measures_here is None:

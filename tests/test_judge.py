@@ -2,9 +2,11 @@
 
 import importlib
 import itertools
+import json
 
 import numpy as np
 import pytest
+import timm
 import torch
 from torch import nn
 
@@ -17,15 +19,17 @@ from lightning_nas.estimator.estimator import Estimator
 from lightning_nas.estimator.granularity import best_granularity
 from lightning_nas.estimator.interval import Errors
 from lightning_nas.estimator.judge import judge
-from lightning_nas.estimator.measure import sample
+from lightning_nas.estimator.measure import networks, sample
 from lightning_nas.estimator.measure.backend import UnsupportedError
 from lightning_nas.estimator.measure.campaign import measure
-from lightning_nas.estimator.measure.networks import CORRECTING, JUDGING, stock_networks, subnets
+from lightning_nas.estimator.measure.networks import CORRECTING, JUDGING, subnets
 from lightning_nas.estimator.measure.whole import measure_networks
 from lightning_nas.estimator.measurements import Figures
 from lightning_nas.estimator.network import Network
 from lightning_nas.estimator.subgraph import Subgraph
 from lightning_nas.estimator.trace import trace
+from lightning_nas.space.spec import SearchSpace
+from lightning_nas.supernet import space_of
 
 
 class Chip:
@@ -193,20 +197,21 @@ def test_networks_that_judge_are_not_those_that_correct():
     judging, correcting = (list(subnets(8, seed, 6)) for seed in (JUDGING, CORRECTING))
     assert not {network for _, network in judging} & {network for _, network in correcting}
     assert list(subnets(8, JUDGING, 6)) == judging
-    names = [[(name, size) for name, _, size in networks] for networks in _stock().values()]
+    names = [[(name, size) for name, _, size in networks] for networks in networks._STOCK.values()]
     assert not set(names[0]) & set(names[1])
 
 
-def _stock():
-    from lightning_nas.estimator.measure import networks
-
-    assert networks.stock_networks is stock_networks
-    return networks._STOCK
-
-
 def test_enough_stock_networks_at_other_sizes_than_the_operators_in_tables():
-    assert len(_stock()[JUDGING]) >= 20
-    assert len({size for _, _, size in _stock()[JUDGING]}) >= 5
+    assert len(networks._STOCK[JUDGING]) >= 20
+    assert len({size for _, _, size in networks._STOCK[JUDGING]}) >= 5
+
+
+def test_spaces_are_those_around_stock_networks():
+    for source in json.loads(networks._SPACES.read_text()):
+        image = torch.zeros(1, 3, source["size"], source["size"])
+        options = {name: tuple(source[name]) for name in ("expansions", "kernels", "ratios")}
+        space = space_of(timm.create_model(source["source"]), image, lanes=1, **options)
+        assert SearchSpace.from_json(json.dumps(source["space"])) == space
 
 
 def test_subnets_fill_the_lanes():

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import random
 from collections.abc import Iterator
+from pathlib import Path
 
 import timm
 import torch
@@ -14,29 +16,15 @@ from lightning_nas.estimator.network import Network, chain
 from lightning_nas.estimator.subgraph import subgraphs
 from lightning_nas.estimator.trace import trace
 from lightning_nas.space.spec import SearchSpace
-from lightning_nas.supernet import space_of
 
 __all__ = ["CORRECTING", "JUDGING", "stock_networks", "subnets"]
 
 JUDGING, CORRECTING = 20_000, 30_000
 """Seeds of the networks that an estimator is judged by and is corrected by: no table is of one of them."""
 
-# What spaces are made around, and the size of the images.
-_SOURCES = (
-    ("mobilenetv2_100", 224),
-    ("mobilenetv2_075", 192),
-    ("mobilenetv2_050", 160),
-    ("mobilenetv2_100", 128),
-    ("mobilenetv2_140", 224),
-    ("mobilenetv2_035", 96),
-    ("efficientnet_lite0", 224),
-    ("efficientnet_lite0", 112),
-    ("efficientnet_lite1", 240),
-    ("mobilenetv2_110d", 176),
-)
-_EXPANSIONS = ((3, 6), (2, 3, 4, 6), (1, 4, 6))
-_KERNELS = ((3,), (3, 5), (3, 5, 7))
-_RATIOS = ((0.25, 0.5, 0.75, 1.0), (0.5, 0.625, 0.75, 0.875, 1.0))
+# Spaces that `space_of` makes around stock networks, with widths in steps of one channel, and what they are made from:
+# estimators know spaces, not supernets.
+_SPACES = Path(__file__).with_name("spaces.json")
 
 # Sizes differ from those at which the operators of stock networks are measured for tables.
 _STOCK = {
@@ -90,7 +78,7 @@ _STOCK = {
 
 
 def subnets(lanes: int, seed: int, num_networks: int) -> Iterator[tuple[str, Network]]:
-    """Yield named random subnets of the spaces that `space_of` makes around stock networks, equally many of each.
+    """Yield named random subnets of spaces around stock networks, equally many of each.
 
     Args:
         lanes: Of the device; widths are multiples of it.
@@ -103,14 +91,14 @@ def subnets(lanes: int, seed: int, num_networks: int) -> Iterator[tuple[str, Net
         ['subnet 0 of mobilenetv2_100@224', 'subnet 1 of mobilenetv2_075@192']
     """
     rng = random.Random(seed)
-    spaces: list[SearchSpace] = []
+    sources = json.loads(_SPACES.read_text())
+    spaces = [SearchSpace.from_json(json.dumps(source["space"])).curate(lanes) for source in sources]
     for number in range(num_networks):
-        index = number % len(_SOURCES)
-        if len(spaces) == index:
-            spaces.append(_space(index, lanes))
+        index = number % len(spaces)
         nodes = [rng.randrange(count) for count in spaces[index].node_sizes]
-        name, size = _SOURCES[index]
-        yield f"subnet {number} of {name}@{size}", chain(subgraphs(spaces[index].decode(nodes)))
+        source = sources[index]
+        name = f"subnet {number} of {source['source']}@{source['size']}"
+        yield name, chain(subgraphs(spaces[index].decode(nodes)))
 
 
 def stock_networks(seed: int) -> Iterator[tuple[str, Network]]:
@@ -118,18 +106,6 @@ def stock_networks(seed: int) -> Iterator[tuple[str, Network]]:
     for name, width, size in _STOCK[seed]:
         network = trace(_model(name, width), torch.zeros(1, 3, size, size))
         yield f"{name.split('.')[-1]}{f' x{width:g}' if width != 1 else ''}@{size}", network
-
-
-def _space(index: int, lanes: int) -> SearchSpace:
-    name, size = _SOURCES[index]
-    return space_of(
-        timm.create_model(name),
-        torch.zeros(1, 3, size, size),
-        lanes=lanes,
-        expansions=_EXPANSIONS[index % len(_EXPANSIONS)],
-        kernels=_KERNELS[index % len(_KERNELS)],
-        ratios=_RATIOS[index % len(_RATIOS)],
-    )
 
 
 def _model(name: str, width: float) -> nn.Module:
