@@ -27,6 +27,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from lightning_nas.estimator.correction import format_correction
 from lightning_nas.estimator.device import ANALYTIC, Device
 from lightning_nas.estimator.error import format_error
@@ -40,8 +42,12 @@ from lightning_nas.estimator.measure.device_table import measure_device
 from lightning_nas.estimator.measure.sample import plan_subgraphs
 from lightning_nas.estimator.measure.whole import scratch_table
 from lightning_nas.estimator.measurements import COLUMNS, Figures, to_row
+from lightning_nas.estimator.parity import Parity
 from lightning_nas.estimator.peak import format_peak, peak_error
 from lightning_nas.estimator.staircase import curve_subgraphs, curves_in, find_lanes
+
+SIMULATED = "edge_tpu"
+"""What closed forms are compared with: the settings of `analytic_array` are those of its array."""
 
 
 def main() -> None:
@@ -71,6 +77,8 @@ def main() -> None:
             choose_granularity(table)
         elif args.command == "memory":
             compare_memory(table, args.num_networks or 150)
+        elif table.with_suffix(".json").exists() and not table.exists():
+            judge_closed_form(table)
         else:
             judge_table(table, 200 if args.num_networks is None else args.num_networks, args.lanes)
     except (OSError, ValueError, ImportError) as error:
@@ -172,8 +180,6 @@ def compare_memory(table: Path, num_networks: int) -> None:
 def judge_table(table: Path, num_networks: int, lanes: int | None) -> None:
     """Correct the estimator by whole networks, measure how wrong it is on others, and record both."""
     estimator = Estimator.load(table, lanes=lanes)
-    if estimator.device.backend == ANALYTIC:
-        raise ValueError(f"{estimator.name} is a closed form: nothing is measured or fitted that could be judged.")
     verdict = judge(estimator, num_networks, backend=available_backend(estimator.device))
     regressor, device = verdict.estimator.regressor, verdict.estimator.device
     counts = {"rows": len(estimator.measurements), "networks": len(estimator.networks)}
@@ -185,6 +191,25 @@ def judge_table(table: Path, num_networks: int, lanes: int | None) -> None:
     sys.stdout.write(f"{regressor}\n{format_error(verdict.error)}\n")
     if verdict.correction:
         sys.stdout.write(format_correction(verdict.correction) + "\n")
+
+
+def judge_closed_form(table: Path) -> None:
+    """Compare a closed form with the table of the simulated device that its settings are those of, and record it.
+
+    Raises:
+        ValueError: The device is no closed form.
+    """
+    device = Device.load(table.with_suffix(".json"))
+    if device.backend != ANALYTIC:
+        raise ValueError(
+            f"There is no table of {device.name} yet: `python -m lightning_nas.estimator measure` makes it."
+        )
+    rows = Estimator.load(SIMULATED).measurements
+    predicted_ms = Estimator(device).predict_ms(list(rows))
+    true_ms = np.array([figures.latency_ms for figures in rows.values()])
+    error = _rounded(Parity((SIMULATED,) * len(rows), predicted_ms, true_ms).figures)
+    _record(table, device, {"error": {"against": SIMULATED, **error}})
+    sys.stdout.write(f"{device.name} against {SIMULATED}:\n{format_error({'operators': error})}\n")
 
 
 def _rounded(row: Mapping[str, float]) -> dict[str, float]:
