@@ -89,4 +89,5 @@ class Device:
                 raise ValueError(f"its format is not {FORMAT}")
             return cls(**data, folder=path.parent)
         except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
-            raise ValueError(f"{path.name} is no device: {error}.") from error
+            reason = str(error).rstrip(".")
+            raise ValueError(f"{path.name} is no device: {reason}.") from error
