@@ -69,36 +69,75 @@ def test_recipe_from_start_to_result(tmp_path, recipe):
     assert "<svg" in (folder / "report.html").read_text()
 
 
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        (["--config-name", "digits", "latency=0"], "latency_ms=0 is not valid"),
-        (["--config-name", "digits", "latency=-2"], "latency_ms=-2 is not valid"),
-        (["--config-name", "digits", "latency=nan"], "latency_ms=nan is not valid"),
-        (["--config-name", "digits", "latency=0.01x"], r"below what the space can reach: [\d.]+ \(minimum\)"),
-        (["--config-name", "digits", "latency=null"], "at least one budget"),
-        (["--config-name", "digits", "device=abacus"], "ethos_u85_1024(.|\n)*abacus"),
-        (
-            ["--config-name", "digits", "space.widths=[[16],[20],[32],[64]]"],
-            "Width 20 of stage 1 is not a multiple of the device's 16 lanes",
-        ),
-        (["--config-name", "digits", "network.name=resnet18"], "resnet18 does not take"),
-        (["--config-name", "classification", "network.name=resnet18"], "ResNet has no block"),
-        (["--config-name", "digits", "latencies=0.5x"], "latencies(.|\n)*Its keys are: .*latency"),
-        (["--config-name", "digits", "epochs.source=-1"], "`epochs.source` must be at least 0; got -1"),
-        (["--config-name", "digits", "epochs.search=0"], "`epochs.search` must be at least 1; got 0"),
-        (["--config-name", "digitz"], "no recipe 'digitz'; there are: classification, digits"),
-        (["--config-name", "classification", "data.root=nowhere"], "nowhere"),
-        (["--config-name", "classification", "data.root=empty"], "empty"),
-        (["--config-name", "classification", "network.weights=none.pth"], "no file of weights at 'none.pth'"),
-    ],
-)
-def test_bad_input_gets_one_message_and_leaves_nothing(tmp_path, arguments, message):
-    (tmp_path / "empty").mkdir()
-    done = run(tmp_path, *arguments)
+BAD = [
+    (["--config-name", "digits", "latency=0"], "latency_ms=0 is not valid"),
+    (["--config-name", "digits", "latency=-2"], "latency_ms=-2 is not valid"),
+    (["--config-name", "digits", "latency=nan"], "latency_ms=nan is not valid"),
+    (["--config-name", "digits", "latency=0.01x"], r"below what the space can reach: [\d.]+ \(minimum\)"),
+    (["--config-name", "digits", "latency=null"], "at least one budget"),
+    (["--config-name", "digits", "device=abacus"], "ethos_u85_1024(.|\n)*abacus"),
+    (
+        ["--config-name", "digits", "space.widths=[[16],[20],[32],[64]]"],
+        "Width 20 of stage 1 is not a multiple of the device's 16 lanes",
+    ),
+    (["--config-name", "digits", "network.name=resnet18"], "resnet18 does not take"),
+    (["--config-name", "classification", "network.name=resnet18"], "ResNet has no block"),
+    (["--config-name", "digits", "latencies=0.5x"], "latencies(.|\n)*Its keys are: .*latency"),
+    (["--config-name", "digits", "epochs.source=-1"], "`epochs.source` must be at least 0; got -1"),
+    (["--config-name", "digits", "epochs.search=0"], "`epochs.search` must be at least 1; got 0"),
+    (["--config-name", "digitz"], "no recipe 'digitz'; there are: classification, digits"),
+    (["--config-name", "classification", "data.root=nowhere"], "nowhere"),
+    (["--config-name", "classification", "data.root=empty"], "empty"),
+    (["--config-name", "classification", "network.weights=none.pth"], "no file of weights at 'none.pth'"),
+]
+# Importing torch takes longer than saying what is wrong: it is imported once, and each command runs in a fork.
+FORKS = """
+import json, os, sys
+from lightning_nas import jobs
+from lightning_nas.__main__ import main
+for folder, output, arguments in json.load(sys.stdin):
+    child = os.fork()
+    if not child:
+        os.chdir(folder)
+        os.dup2(os.open(output, os.O_WRONLY | os.O_CREAT), 2)
+        sys.argv = ["lightning-nas", *arguments]
+        main()
+        os._exit(0)
+    print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), flush=True)
+"""
+
+
+@pytest.fixture(scope="module")
+def refused(tmp_path_factory):
+    """Exit code, error output and folder of each bad input."""
+    folders = [tmp_path_factory.mktemp("bad") for _ in BAD]
+    outputs = [tmp_path_factory.mktemp("output") / "stderr.txt" for _ in BAD]
+    for folder in folders:
+        (folder / "empty").mkdir()
+    jobs = [
+        (str(folder), str(output), arguments)
+        for folder, output, (arguments, _) in zip(folders, outputs, BAD, strict=True)
+    ]
+    forks = [sys.executable, "-c", FORKS]
+    done = subprocess.run(forks, input=json.dumps(jobs), capture_output=True, text=True, timeout=600)
+    codes = [int(line) for line in done.stdout.splitlines() if re.fullmatch(r"-?\d+", line)]
+    assert len(codes) == len(BAD), done.stderr
+    return list(zip(codes, [output.read_text() for output in outputs], folders, strict=True))
+
+
+@pytest.mark.parametrize("number", range(len(BAD)), ids=[" ".join(arguments) for arguments, _ in BAD])
+def test_bad_input_gets_one_message_and_leaves_nothing(refused, number):
+    code, errors, folder = refused[number]
+    assert code == 2, errors
+    assert re.search(BAD[number][1], errors), errors
+    assert "Traceback" not in errors
+    assert not [path for path in folder.rglob("*") if path.is_file()]
+
+
+def test_bad_input_to_a_process_of_its_own(tmp_path):
+    done = run(tmp_path, "--config-name", "digits", "latency=0.01x")
     assert done.returncode == 2, done.stderr
-    assert re.search(message, done.stderr), done.stderr
-    assert "Traceback" not in done.stderr
+    assert "below what the space can reach" in done.stderr
     assert not [path for path in tmp_path.rglob("*") if path.is_file()]
 
 

@@ -259,7 +259,9 @@ def command(monkeypatch, *arguments):
 
 def test_a_table_of_this_machine_in_one_command(tmp_path, monkeypatch, capsys):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    monkeypatch.setattr("lightning_nas.estimator.__main__.plan_subgraphs", lambda seed, count: PARTS[:count])
+    monkeypatch.setattr(
+        "lightning_nas.estimator.measure.device_table.plan_subgraphs", lambda seed, count: PARTS[:count]
+    )
     table = tmp_path / "my_cpu.csv"
     settings = [f"{name}={value}" for name, value in QUICK.items()]
     with pytest.raises(SystemExit):
@@ -287,6 +289,6 @@ def test_another_machine_verifies_nothing(caplog):
     model = nn.Conv2d(8, 8, 1)
     with caplog.at_level(logging.INFO):
         assert estimator.verify_ms(model, torch.zeros(1, 8, 8, 8)) is None
-    assert "was measured on another" in caplog.text
+    assert "own cannot be measured here: it is another" in caplog.text
     here = Estimator(dataclasses.replace(device, record={}), estimator.measurements)
     assert here.verify_ms(model, torch.zeros(1, 8, 8, 8)) > 0
