@@ -114,9 +114,7 @@ def build_estimator(
     log.info("Lanes")
     chip = Device.load(table.with_suffix(".json"))
     staircase = _staircase(chip, table, curves, measures)
-    used = lanes or source.documented or staircase.lanes or DEFAULT_LANES
-    chip = replace(chip, lanes=used)
-    log.info("%d lanes. %s", used, staircase.reason)
+    chip = _with_lanes(chip, lanes, source, staircase)
 
     if backend is not None:
         assert measures is not None
@@ -128,6 +126,9 @@ def build_estimator(
             measures = open_backend(chip)
         log.info("Table")
         measure_device(chip, table, seed, num_subgraphs, measures)
+        if not curves:  # the rows that were measured just now may hold one
+            staircase = _staircase(chip, table, curves, measures)
+            chip = _with_lanes(chip, lanes, source, staircase)
     chip.save(table.with_suffix(".json"))
 
     log.info("Fit and error")
@@ -143,7 +144,12 @@ def build_estimator(
         "seed": seed,
         "rows": len(verdict.estimator.measurements),
         "networks": len(verdict.estimator.networks),
-        "lanes": {"used": used, "documented": source.documented, "found": staircase.lanes, "reason": staircase.reason},
+        "lanes": {
+            "used": chip.lanes,
+            "documented": source.documented,
+            "found": staircase.lanes,
+            "reason": staircase.reason,
+        },
         "granularity": chip.record.get("granularity"),
         "fit": str(verdict.estimator.regressor),
         "correction": _rounded(verdict.correction),
@@ -285,7 +291,13 @@ def _staircase(chip: Device, table: Path, curves: list[Any], measures: Backend |
     if measures is not None and curves:
         rows = measure(chip, curves, table.with_name(f"{table.stem}_staircase.csv"), measures)
         return find_lanes(curves_in(rows, curves))
-    return find_lanes(curves_in(read_measurements(table).subgraphs))
+    return find_lanes(curves_in(read_measurements(table).subgraphs) if table.exists() else [])
+
+
+def _with_lanes(chip: Device, lanes: int | None, source: _Source, staircase: Staircase) -> Device:
+    used = lanes or source.documented or staircase.lanes or DEFAULT_LANES
+    log.info("%d lanes. %s", used, staircase.reason)
+    return replace(chip, lanes=used)
 
 
 def _with_best_granularity(chip: Device, table: Path, **sizes: int) -> Device:

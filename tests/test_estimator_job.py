@@ -145,6 +145,15 @@ def test_a_new_device_is_measured_and_its_lanes_are_found(tmp_path, backend):
         assert read_measurements(table).subgraphs == read_measurements(run / "new_chip.csv").subgraphs
 
 
+def test_without_curves_the_table_itself_shows_the_lanes(tmp_path, backend, monkeypatch):
+    parts = [*CONVS, *short_curve()]
+    monkeypatch.setattr(device_table, "sample_subgraphs", lambda seed, count: parts)
+    given = {"staircase_width": None, "num_networks": 0, "settings": {"macs": 16}}
+    result = build_estimator(**options(tmp_path, device="new_chip", backend="vela", **given))
+    assert (result["lanes"]["used"], result["lanes"]["found"]) == (16, 16)
+    assert Device.load(tmp_path / "run" / "new_chip.json").lanes == 16
+
+
 def test_a_run_that_was_stopped_goes_on_and_measures_nothing_twice(tmp_path, backend, monkeypatch):
     given = {"device": "new_chip", "backend": "vela", "settings": {"macs": 16}}
     whole = build_estimator(**options(tmp_path / "whole", **given))

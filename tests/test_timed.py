@@ -17,7 +17,7 @@ from lightning_nas.estimator.device import Device
 from lightning_nas.estimator.estimator import Estimator
 from lightning_nas.estimator.files import MIN_ROWS
 from lightning_nas.estimator.layer import Form
-from lightning_nas.estimator.measure import timing
+from lightning_nas.estimator.measure import device_table, timing
 from lightning_nas.estimator.measure.backend import open_backend
 from lightning_nas.estimator.measure.campaign import measure
 from lightning_nas.estimator.measure.module import NetworkModule
@@ -259,9 +259,7 @@ def command(monkeypatch, *arguments):
 
 def test_a_table_of_this_machine_in_one_command(tmp_path, monkeypatch, capsys):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    monkeypatch.setattr(
-        "lightning_nas.estimator.measure.device_table.plan_subgraphs", lambda seed, count: PARTS[:count]
-    )
+    monkeypatch.setattr(device_table, "plan_subgraphs", lambda seed, count: PARTS[:count])
     table = tmp_path / "my_cpu.csv"
     settings = [f"{name}={value}" for name, value in QUICK.items()]
     with pytest.raises(SystemExit):
