@@ -154,6 +154,9 @@ class ArchitectureSearch(Callback):
         rank_zero_info(f"Searching {supernet.space.num_architectures:.3g} architectures within:")
         rank_zero_info(format_reach(self.budgets))
         self.search = Search(supernet, self.budgets, self.settings, self.errors)
+        if removed := self.search.removed:
+            rank_zero_info("No architecture within that has these options; they are left out:")
+            rank_zero_info("\n".join(f"  {line}" for line in removed))
 
     @override
     def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:

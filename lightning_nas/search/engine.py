@@ -17,7 +17,8 @@ from ..space.spec import SearchSpace
 from ..supernet.supernet import Supernet
 from .budget import Budgets
 from .penalty import augmented_lagrangian, entropy, policy_loss, relative_excess
-from .sampling import draw, draw_near, kept_weights, narrowest
+from .removal import describe_removed, possible_options
+from .sampling import draw, draw_any, draw_near, kept_weights, narrowest
 from .solve import Limit, solve
 
 __all__ = ["Search", "SearchSettings"]
@@ -107,6 +108,7 @@ class Search:
         self.settings = settings
         self.generator = torch.Generator().manual_seed(settings.seed)
         self.multipliers = [0.0] * len(budgets.limits)
+        self.possible = possible_options(supernet.space.node_sizes, budgets.limits, budgets.forbidden)
         self._pool: list[tuple[int, ...]] = []
         self._prior: list[NDArray[np.float64]] = []
         if settings.prior:
@@ -117,6 +119,17 @@ class Search:
             self._prior = self._scores()
             # Of the prior, so that a resumed search has the same pool.
             self._pool = self._candidates(settings.pool, self._scores(), _seeded(settings.seed))
+
+    def probabilities(self) -> list[Tensor]:
+        """Return the option probabilities of each node; 0 for options that no architecture within the budgets has."""
+        logits = (row.float() for row in self.supernet.logits)
+        kept = (torch.from_numpy(row).to(self.supernet.logits[0].device) for row in self.possible)
+        return [row.masked_fill(~here, -torch.inf).softmax(0) for row, here in zip(logits, kept, strict=True)]
+
+    @property
+    def removed(self) -> list[str]:
+        """What no architecture within the budgets has, in words."""
+        return describe_removed(self.supernet.space, self.possible)
 
     def is_due(self, step: int, total_steps: int) -> bool:
         """Return whether optimizer step `step` of `total_steps` is an architecture step."""
@@ -134,20 +147,20 @@ class Search:
         if turn == 0:
             return space.reference_nodes
         if turn == 2 and not self._pool and step < self.settings.warmup * total_steps:
-            return narrowest(space)
+            return narrowest(space, self.possible)
         learnt = step >= self.settings.warmup * total_steps
         if learnt and float(torch.rand((), generator=self.generator)) >= self.settings.uniform:
             return self.draw()
         if not self.budgets.limits:
-            return tuple(int(torch.randint(n, (), generator=self.generator)) for n in space.node_sizes)
+            return draw_any(self.possible, self.generator)
         if self._pool and float(torch.rand((), generator=self.generator)) >= self.settings.uniform:
             return self._pool[int(torch.randint(len(self._pool), (), generator=self.generator))]
         limit = self.budgets.limits[0]
-        return draw_near(limit.table, limit.budget, self.settings.band, self.generator)
+        return draw_near(limit.table, limit.budget, self.settings.band, self.generator, self.possible)
 
     def draw(self) -> tuple[int, ...]:
         """Draw an architecture by the logits."""
-        return draw(self.supernet.probabilities(), self.generator)
+        return draw(self.probabilities(), self.generator)
 
     def objective(self, samples: Sequence[Sequence[int]], losses: Tensor) -> Tensor:
         """Return the loss of the logits: the surrogate of the task's expected loss, plus the penalty.
@@ -157,12 +170,12 @@ class Search:
             losses: Their losses on one batch, shape (num_samples,), without gradient.
         """
         with torch.autocast(losses.device.type, enabled=False):
-            probabilities = self.supernet.probabilities()
+            probabilities = self.probabilities()
             return policy_loss(probabilities, samples, losses.detach().float()) + self.penalty()
 
     def penalty(self) -> Tensor:
         """Return the penalty of every budget on the exact expected costs; a function of the logits only."""
-        probabilities = self.supernet.probabilities()
+        probabilities = self.probabilities()
         terms = []
         for limit, multiplier in zip(self.budgets.limits, self.multipliers, strict=True):
             excess = relative_excess(limit.table.expected(probabilities), limit.budget)
@@ -172,7 +185,7 @@ class Search:
     @torch.no_grad()
     def update_multipliers(self) -> None:
         """Move each budget's multiplier by its relative excess; once after each architecture step."""
-        probabilities = self.supernet.probabilities()
+        probabilities = self.probabilities()
         self.multipliers = [
             multiplier + self.settings.eta * float(relative_excess(limit.table.expected(probabilities), limit.budget))
             for limit, multiplier in zip(self.budgets.limits, self.multipliers, strict=True)
@@ -192,9 +205,8 @@ class Search:
         """Return up to `count` distinct architectures within all budgets, the most probable one first.
 
         With a prior, those that it alone prefers, at the budget and a percent below, come next: a search has to beat
-        them. The others are the most
-        probable under scores with Gumbel noise, which draws near the distribution that the logits give over the
-        architectures within the budgets (perturb-and-MAP, Papandreou and Yuille 2011).
+        them. The others are the most probable under scores with Gumbel noise, which draws near the distribution that
+        the logits give over the architectures within the budgets (perturb-and-MAP, Papandreou and Yuille 2011).
 
         Args:
             count: How many at most.
@@ -225,7 +237,7 @@ class Search:
 
     def _scores(self) -> list[NDArray[np.float64]]:
         with torch.no_grad():
-            return [p.clamp(min=1e-12).log().cpu().double().numpy() for p in self.supernet.probabilities()]
+            return [p.clamp(min=1e-12).log().cpu().double().numpy() for p in self.probabilities()]
 
     def _solve(self, scores: list[NDArray[np.float64]], limits: Sequence[Limit]) -> tuple[int, ...]:
         nodes = self._find(scores, limits)
@@ -243,7 +255,7 @@ class Search:
     @torch.no_grad()
     def metrics(self) -> dict[str, float]:
         """Return what to log: expected costs, multipliers and the mean normalised entropy of the choices."""
-        probabilities = self.supernet.probabilities()
+        probabilities = self.probabilities()
         values = {"nas/entropy": float(entropy(probabilities))}
         for limit, multiplier in zip(self.budgets.limits, self.multipliers, strict=True):
             values[f"nas/{limit.name}"] = float(limit.table.expected(probabilities))

@@ -42,11 +42,14 @@ def describe_removed(space: SearchSpace, possible: Sequence[NDArray[np.bool_]]) 
 
     Example::
 
-        >>> from lightning_nas.space.spec import BlockOption, Choice, ConvSpec, SearchSpace, Stage
-        >>> choice = Choice(1, (BlockOption("ibn", 3, 3), BlockOption("fused", 6, 3)))
-        >>> space = SearchSpace((3, 32, 32), ConvSpec(16, 3, 2), (Stage(16, (choice,)),), (), None, 10, (0,))
-        >>> describe_removed(space, [np.array([True, False])])
-        ['block 0: fused e6 k3']
+        >>> import torch
+        >>> from torchvision.models import mobilenet_v2
+        >>> from lightning_nas.supernet import space_of
+        >>> space = space_of(mobilenet_v2(), torch.zeros(1, 3, 96, 96), ratios=(0.5, 1.0), expansions=(3, 6))
+        >>> possible = [np.ones(size, dtype=bool) for size in space.node_sizes]
+        >>> possible[0][1] = possible[-1][0] = False
+        >>> describe_removed(space, possible)
+        ['stage 0: width 16', 'block 16: ibn e3 k3']
     """
     lines = []
     for multiplier, kept in zip(space.multipliers, possible, strict=False):

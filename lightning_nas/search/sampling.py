@@ -6,12 +6,13 @@ from collections.abc import Sequence
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from ..estimator.table import CostTable
 from ..space.spec import BlockOption, SearchSpace, hidden_width
 
-__all__ = ["draw", "draw_near", "kept_weights", "narrowest"]
+__all__ = ["draw", "draw_any", "draw_near", "kept_weights", "narrowest"]
 
 
 def draw(probabilities: Sequence[Tensor], generator: torch.Generator) -> tuple[int, ...]:
@@ -19,20 +20,44 @@ def draw(probabilities: Sequence[Tensor], generator: torch.Generator) -> tuple[i
     return tuple(int(torch.multinomial(p.detach().cpu(), 1, generator=generator)) for p in probabilities)
 
 
+def draw_any(possible: Sequence[NDArray[np.bool_]], generator: torch.Generator) -> tuple[int, ...]:
+    """Draw an architecture uniformly from the possible options of each node."""
+    return tuple(int(node) for node in _uniform(possible, generator, 1)[0])
+
+
 def draw_near(
-    table: CostTable, budget: float, band: tuple[float, float], generator: torch.Generator, attempts: int = 32
+    table: CostTable,
+    budget: float,
+    band: tuple[float, float],
+    generator: torch.Generator,
+    possible: Sequence[NDArray[np.bool_]] | None = None,
+    attempts: int = 32,
 ) -> tuple[int, ...]:
     """Draw an architecture uniformly from those whose cost is within `band` times the budget.
 
     Paths far from the budget cannot win, and training them takes steps from those that can. Where no attempt falls into
     the band, the one nearest to the budget is taken.
+
+    Args:
+        table: The cost.
+        budget: Its greatest allowed value.
+        band: Least and greatest cost, relative to the budget.
+        generator: Of the draws.
+        possible: For each node which options are drawn; by default all.
+        attempts: How many are drawn to find one.
     """
-    uniform = torch.rand(attempts, len(table.node_sizes), generator=generator)
-    nodes = (uniform * torch.tensor(table.node_sizes)).long().numpy()
+    nodes = _uniform(possible or [np.ones(size, dtype=bool) for size in table.node_sizes], generator, attempts)
     ratios = table.exact_many(nodes) / budget
     inside = np.flatnonzero((ratios >= band[0]) & (ratios <= band[1]))
     row = inside[0] if len(inside) else np.abs(np.log(ratios)).argmin()
     return tuple(int(node) for node in nodes[row])
+
+
+def _uniform(possible: Sequence[NDArray[np.bool_]], generator: torch.Generator, count: int) -> NDArray[np.intp]:
+    options = [np.flatnonzero(row) for row in possible]
+    uniform = torch.rand(count, len(options), generator=generator)
+    places = (uniform * torch.tensor([len(row) for row in options])).long().numpy()
+    return np.stack([row[place] for row, place in zip(options, places.T, strict=True)], axis=1)
 
 
 def kept_weights(space: SearchSpace) -> list[Tensor]:
@@ -54,11 +79,18 @@ def kept_weights(space: SearchSpace) -> list[Tensor]:
     return [score.float() for score in scores]
 
 
-def narrowest(space: SearchSpace) -> tuple[int, ...]:
-    """Return the nodes of the smallest network: least widths, and for each block the option with fewest weights."""
-    counts = [[_weight_count(option) for option in choice.options] for choice in space.choices]
-    blocks = [row.index(min(row)) for row in counts]
-    return (*[0] * len(space.multipliers), *blocks)
+def narrowest(space: SearchSpace, possible: Sequence[NDArray[np.bool_]] | None = None) -> tuple[int, ...]:
+    """Return the nodes of the smallest network: least widths, and for each block the option with fewest weights.
+
+    Args:
+        space: What can be chosen.
+        possible: For each node which options may be chosen; by default all.
+    """
+    kept = possible or [np.ones(size, dtype=bool) for size in space.node_sizes]
+    widths = [int(np.flatnonzero(row)[0]) for row in kept[: len(space.multipliers)]]
+    counts = (np.array([_weight_count(option) for option in choice.options]) for choice in space.choices)
+    rows = zip(counts, kept[len(space.multipliers) :], strict=True)
+    return (*widths, *(int(np.where(here, row, np.inf).argmin()) for row, here in rows))
 
 
 def _weight_count(option: BlockOption, width: int = 64) -> float:
