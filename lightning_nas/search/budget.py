@@ -8,11 +8,12 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from ..estimator.estimator import Estimator
 from ..estimator.table import CostTable
-from ..space.spec import SearchSpace
+from ..space.spec import Architecture, SearchSpace
 from .solve import Limit, Reach, cheapest, reach
 
-__all__ = ["Budgets", "feasibility", "format_reach", "resolve_budget"]
+__all__ = ["Budgets", "confirm", "feasibility", "format_reach", "resolve_budget"]
 
 BYTE_UNITS = {"b": 1, "kb": 10**3, "mb": 10**6, "kib": 2**10, "mib": 2**20}
 FORMS = {
@@ -118,6 +119,24 @@ def format_reach(budgets: Budgets) -> str:
         figures = (reference, limit.budget, span.minimum, span.median, span.maximum)
         lines.append(f"{limit.name:<18}" + "".join(f"{figure:>12.5g}" for figure in figures))
     return "\n".join(lines)
+
+
+def confirm(budgets: Budgets, estimator: Estimator, architecture: Architecture) -> None:
+    """Check the promise on an architecture itself, not on the table that the solver saw.
+
+    Raises:
+        RuntimeError: It costs more than a budget.
+    """
+    memory = estimator.memory(architecture)
+    costs = {"latency_ms": estimator.latency_ms(architecture), "parameter_bytes": float(memory.parameter_bytes)}
+    bounds = [(limit.name, limit.budget) for limit in budgets.limits]
+    if budgets.peak_activation_bytes is not None:
+        costs["peak_activation_bytes"] = float(memory.peak_activation_bytes)
+        bounds.append(("peak_activation_bytes", budgets.peak_activation_bytes))
+    for name, budget in bounds:
+        # The table adds the same figures in another order.
+        if costs[name] > budget * (1 + 1e-9):
+            raise RuntimeError(f"The derived network has {name}={costs[name]:.6g}, over its budget {budget:.6g}.")
 
 
 def _check_together(budgets: Budgets, tables: dict[str, CostTable]) -> None:

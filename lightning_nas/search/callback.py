@@ -16,19 +16,20 @@ from lightning.pytorch.utilities import rank_zero_info
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
-from tqdm import tqdm
 from typing_extensions import override
 
 from .._modes import evaluating
 from ..estimator.estimator import Estimator
 from ..space.spec import Architecture
 from ..supernet.derive import derive, recalibrate
-from ..supernet.elastic import ElasticBatchNorm2d
-from ..supernet.supernet import Supernet, find_supernet
-from .budget import Budgets, format_reach
+from ..supernet.supernet import find_supernet
+from .budget import Budgets, confirm, format_reach
+from .decoupled import learn_logits
 from .engine import Search, SearchSettings
-from .probe import quiet_copy, sampled_losses, task_loss
-from .tables import space_budgets
+from .inherited import InheritedLoss
+from .probe import quiet_copy, task_loss
+from .selection import select
+from .tables import space_budgets, warn_off_grid
 from .verify import verified_candidates
 
 __all__ = ["ArchitectureSearch"]
@@ -62,12 +63,18 @@ class ArchitectureSearch(Callback):
         samples: Architectures compared in an architecture step.
         candidates: Architectures within the budget, as the device's own compiler has it where that is installed, that
             are compared by their inherited loss at the end, on the validation data (one DataLoader), or else on recent
-            training batches; 1 takes the most probable one.
+            training batches.
+        evaluations: Architectures to compare in all, if more: a short evolution goes on from the candidates.
+        random_subnets: Random architectures within the budget that are compared too; a search that does not beat them
+            says so.
         lr: Learning rate of the logits.
         prior: How strongly the logits prefer, at the start, options near to the source; 1 suits pretrained weights, 0
             random ones.
         errors: What the prior goes by: for each node how far each option is from the source, see `option_errors`. By
             default options that keep more weights are taken to be nearer.
+        phases: ``joint``, as above; or ``decoupled``: the whole fit trains weights, and at its end, with the weights at
+            rest, the logits learn from held-out batches. The same weights then serve any budget, see `derive`.
+        steps: Architecture steps of that second phase.
         seed: Seed of every draw.
 
     Raises:
@@ -91,14 +98,18 @@ class ArchitectureSearch(Callback):
         every: int = 8,
         samples: int = 2,
         candidates: int = 16,
+        evaluations: int = 0,
+        random_subnets: int = 4,
         lr: float = 0.05,
         prior: float = 0.0,
         errors: Sequence[Tensor] | None = None,
+        phases: str = "joint",
+        steps: int = 200,
         seed: int = 0,
     ) -> None:
         super().__init__()
         self.estimator = Estimator.load(estimator) if isinstance(estimator, str) else estimator
-        self.settings = SearchSettings(warmup=warmup, every=every, samples=samples, lr=lr, prior=prior, seed=seed)
+        self.settings = SearchSettings(warmup, every, samples, lr, prior=prior, phases=phases, seed=seed)
         self.requested = {
             "latency_ms": latency,
             "parameter_bytes": parameter_bytes,
@@ -107,9 +118,18 @@ class ArchitectureSearch(Callback):
         self.budgets: Budgets | None = None
         self.search: Search | None = None
         self.errors = errors
-        if candidates < 1:
-            raise ValueError(f"`candidates` must be at least 1; got {candidates}.")
-        self.num_candidates = candidates
+        for name, value, least in (
+            ("candidates", candidates, 1),
+            ("evaluations", evaluations, 0),
+            ("random_subnets", random_subnets, 0),
+            ("steps", steps, 1),
+        ):
+            if value < least:
+                raise ValueError(f"`{name}` must be at least {least}; got {value}.")
+        self.num_candidates, self.num_evaluations = candidates, evaluations
+        self.num_random, self.num_steps = random_subnets, steps
+        self._promised: dict[tuple[int, ...], Budgets] = {}
+        self._observed: list[tuple[tuple[int, ...], float]] = []
         self._ranked: list[tuple[int, ...]] = []
         self.history: list[dict[str, float]] = []
         self._optimizer: torch.optim.Adam | None = None
@@ -150,7 +170,7 @@ class ArchitectureSearch(Callback):
             )
         supernet = find_supernet(pl_module)
         self.budgets = space_budgets(supernet.space, self.estimator, self.requested)
-        self._warn_off_grid(supernet)
+        warn_off_grid(supernet.space, self.estimator.lanes)
         rank_zero_info(f"Searching {supernet.space.num_architectures:.3g} architectures within:")
         rank_zero_info(format_reach(self.budgets))
         self.search = Search(supernet, self.budgets, self.settings, self.errors)
@@ -169,6 +189,7 @@ class ArchitectureSearch(Callback):
         betas = (self.settings.beta1, 0.999)
         self._optimizer = torch.optim.Adam(search.supernet.logits, self.settings.lr, betas=betas)
         search.supernet.use_batch_statistics(True)
+        self._total_steps(trainer)
         self._restore()
 
     @override
@@ -178,7 +199,9 @@ class ArchitectureSearch(Callback):
         search, step, total = self._started(), trainer.global_step, self._total_steps(trainer)
         if search.is_due(step, total) and step != self._scored_step:
             self._scored_step = step
-            self._pending = self._score(trainer, pl_module, batch, batch_idx)
+            samples = [search.draw() for _ in range(self.settings.samples)]
+            losses = self._evaluator(held_out=False).on_batch(samples, batch, batch_idx)
+            self._pending = (samples, losses) if search.is_usable(losses) else None
         search.supernet.activate(search.path(step, total))
         self._recent.append(batch)
 
@@ -207,7 +230,7 @@ class ArchitectureSearch(Callback):
     @override
     def on_validation_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         if self.search is not None and self._recent:
-            self._prepare(trainer, pl_module, self.search.best())
+            self._evaluator(held_out=False).prepare(self.search.best())
 
     @override
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
@@ -217,7 +240,7 @@ class ArchitectureSearch(Callback):
     @override
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         search = self._started()
-        self._ranked = self._rank(trainer, pl_module)
+        self._ranked = self._rank(search)
         search.supernet.activate(self._chosen())
         rank_zero_info(f"Found {self.architecture}")
 
@@ -231,6 +254,7 @@ class ArchitectureSearch(Callback):
             "scored_step": self._scored_step,
             "history": self.history,
             "ranked": self._ranked,
+            "observed": self._observed,
         }
 
     @override
@@ -240,6 +264,33 @@ class ArchitectureSearch(Callback):
         if self._optimizer is not None:
             self._restore()
 
+    def find(
+        self,
+        latency: float | str | None = None,
+        parameter_bytes: float | str | None = None,
+        peak_activation_bytes: float | str | None = None,
+    ) -> list[Architecture]:
+        """Return architectures within other budgets, of the lowest inherited loss first, without training again.
+
+        `derive` takes any of them. The weights and the data of the last `fit` must still be there.
+
+        Args:
+            latency: As in the search.
+            parameter_bytes: As in the search.
+            peak_activation_bytes: As in the search.
+
+        Raises:
+            RuntimeError: Before `fit`.
+            ValueError: A budget that is not valid or out of reach.
+        """
+        first = self._started()
+        requested = dict(zip(self.requested, (latency, parameter_bytes, peak_activation_bytes), strict=True))
+        budgets = space_budgets(first.supernet.space, self.estimator, requested)
+        search = Search(first.supernet, budgets, self.settings, self.errors, keep_logits=True)
+        ranked = self._rank(search)
+        self._promised |= dict.fromkeys(ranked, budgets)
+        return [first.supernet.space.decode(nodes) for nodes in ranked]
+
     def derive(self, module: nn.Module, num_batches: int = 32, architecture: Architecture | None = None) -> Any:
         """Return the found subnet: a plain model within the budget, weights inherited, batch norm recalibrated.
 
@@ -247,7 +298,7 @@ class ArchitectureSearch(Callback):
             module: The trained LightningModule, or its network (the supernet). A LightningModule gives a
                 LightningModule of the same class, ready to be fine-tuned.
             num_batches: Training batches for batch norm's statistics.
-            architecture: Another of the `candidates` than the first.
+            architecture: Another of the `candidates` than the first, or one that `find` returned.
 
         Raises:
             RuntimeError: Before `fit`, or if the derived network costs more than a budget.
@@ -261,7 +312,8 @@ class ArchitectureSearch(Callback):
             raise ValueError(f"This {type(module).__name__} is not part of the module that was searched.")
         nodes = self._chosen() if architecture is None else search.supernet.space.encode(architecture)
         derived = derive(self._module, nodes)
-        self._confirm(search, nodes)
+        assert self.budgets is not None
+        confirm(self._promised.get(nodes, self.budgets), self.estimator, search.supernet.space.decode(nodes))
         quiet = quiet_copy(derived)
         quiet.trainer = self._trainer
         loader = self._trainer.train_dataloader
@@ -287,55 +339,52 @@ class ArchitectureSearch(Callback):
             raise MisconfigurationException(
                 "ArchitectureSearch needs to know the number of steps. HINT: give the Trainer max_epochs or max_steps."
             )
+        if total == 0:
+            raise MisconfigurationException(
+                "The training has no steps, so there is nothing to search with. HINT: the Trainer needs max_epochs or"
+                " max_steps above 0, and the data at least one batch: fewer images than a batch are dropped with"
+                " `drop_last=True`."
+            )
         return int(total)
-
-    def _score(
-        self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int
-    ) -> tuple[list[tuple[int, ...]], Tensor]:
-        """Draw architectures and return them with their losses on `batch`, the mean over all processes."""
-        search = self._started()
-        samples = [search.draw() for _ in range(self.settings.samples)]
-        quiet = quiet_copy(pl_module)
-        quiet.training = False
-        with trainer.precision_plugin.forward_context():
-            losses = sampled_losses(pl_module, search.supernet, samples, lambda: task_loss(quiet, batch, batch_idx))
-        return samples, trainer.strategy.reduce(losses, reduce_op="mean")
 
     def _chosen(self) -> tuple[int, ...]:
         return self._ranked[0] if self._ranked else self._started().best()
 
-    def _prepare(self, trainer: pl.Trainer, pl_module: pl.LightningModule, nodes: tuple[int, ...]) -> None:
-        """Let a subnet run with running statistics of its own, from recent training batches.
-
-        Validation data often comes sorted by class: a batch's own statistics would then hide what tells the classes.
-        """
-        supernet = self._started().supernet
-        supernet.activate(nodes)
-        supernet.use_batch_statistics(False)
-        quiet = quiet_copy(pl_module)
-        with trainer.precision_plugin.forward_context():
-            recalibrate(
-                pl_module, lambda item: task_loss(quiet, item[1], item[0]), enumerate(self._recent), ElasticBatchNorm2d
-            )
-
-    def _rank(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> list[tuple[int, ...]]:
-        """Return the candidates, of the lowest inherited loss first; all of them see the same batches."""
-        search = self._started()
-        candidates = verified_candidates(search, self.estimator, self.num_candidates)
+    def _evaluator(self, held_out: bool = True) -> InheritedLoss:
+        """Return what evaluates subnets, on validation data where there is one loader, else on recent batches."""
+        trainer, module = self._trainer, self._module
+        assert trainer is not None
+        assert module is not None
         loader = trainer.val_dataloaders
-        held_out = islice(iter(loader), SELECTION_BATCHES) if isinstance(loader, DataLoader) else self._recent
-        batches = [move_data_to_device(batch, pl_module.device) for batch in held_out]
-        if len(candidates) == 1 or not batches:
-            return candidates
-        quiet, losses = quiet_copy(pl_module), []
-        for nodes in tqdm(candidates, desc="Comparing candidates", leave=False, disable=not trainer.is_global_zero):
-            self._prepare(trainer, pl_module, nodes)
-            with evaluating(pl_module), trainer.precision_plugin.forward_context():
-                quiet.training = False
-                losses.append(torch.stack([task_loss(quiet, batch, i) for i, batch in enumerate(batches)]).mean())
-        search.supernet.use_batch_statistics(True)
-        means = trainer.strategy.reduce(torch.stack(losses), reduce_op="mean")
-        return [candidates[index] for index in means.argsort(stable=True).tolist()]
+        if held_out and not isinstance(loader, DataLoader):
+            log.warning(
+                "There is no single validation DataLoader: subnets are compared on recent training batches, which the"
+                " weights were fitted to. HINT: give the Trainer one."
+            )
+        batches = islice(iter(loader), SELECTION_BATCHES) if isinstance(loader, DataLoader) else self._recent
+        return InheritedLoss(
+            trainer, module, self._started().supernet, list(self._recent), list(batches) if held_out else ()
+        )
+
+    def _rank(self, search: Search) -> list[tuple[int, ...]]:
+        """Return subnets within the budgets of a search, of the lowest inherited loss first."""
+        assert self._trainer is not None
+        loss, show = self._evaluator(), self._trainer.is_global_zero
+        if not loss.num_batches:
+            return verified_candidates(search, self.estimator, self.num_candidates)
+        if self.settings.phases == "decoupled" and not self._observed:
+            self._observed = learn_logits(search, loss.on_held_out, self.num_steps, show)
+        found = select(
+            search,
+            self.estimator,
+            loss,
+            candidates=self.num_candidates,
+            evaluations=self.num_evaluations,
+            num_random=self.num_random,
+            observed=self._observed,
+            show=show,
+        )
+        return found.ranked
 
     def _restore(self) -> None:
         if not self._state or self._optimizer is None:
@@ -345,32 +394,5 @@ class ArchitectureSearch(Callback):
         self._scored_step = self._state["scored_step"]
         self.history = list(self._state["history"])
         self._ranked = [tuple(nodes) for nodes in self._state["ranked"]]
+        self._observed = [(tuple(nodes), advantage) for nodes, advantage in self._state.get("observed", ())]
         self._state = {}
-
-    def _confirm(self, search: Search, nodes: tuple[int, ...]) -> None:
-        """Check the promise on the architecture itself, not on the table the solver saw."""
-        chosen = search.supernet.space.decode(nodes)
-        memory = self.estimator.memory(chosen)
-        assert self.budgets is not None
-        costs = {"latency_ms": self.estimator.latency_ms(chosen), "parameter_bytes": float(memory.parameter_bytes)}
-        bounds = [(limit.name, limit.budget) for limit in self.budgets.limits]
-        if self.budgets.peak_activation_bytes is not None:
-            costs["peak_activation_bytes"] = float(memory.peak_activation_bytes)
-            bounds.append(("peak_activation_bytes", self.budgets.peak_activation_bytes))
-        for name, budget in bounds:
-            # The table adds the same figures in another order.
-            if costs[name] > budget * (1 + 1e-9):
-                raise RuntimeError(f"The derived network has {name}={costs[name]:.6g}, over its budget {budget:.6g}.")
-
-    def _warn_off_grid(self, supernet: Supernet) -> None:
-        lanes = self.estimator.lanes
-        for multiplier in supernet.space.multipliers:
-            off = {w for row in multiplier.widths[:-1] for w in row if w % lanes}
-            if off:
-                log.warning(
-                    "Widths %s of stages %s do not fill the %d lanes of the device. HINT: build the space with "
-                    "`space_of(model, example_input, lanes=estimator.lanes)`.",
-                    sorted(off),
-                    multiplier.stages,
-                    lanes,
-                )

@@ -25,6 +25,9 @@ __all__ = ["Search", "SearchSettings"]
 
 log = logging.getLogger(__name__)
 
+MAX_UNUSABLE = 10
+"""Architecture steps without finite losses, one after the other, that end a search."""
+
 
 @dataclass(frozen=True)
 class SearchSettings:
@@ -43,6 +46,8 @@ class SearchSettings:
         use: Least part of the first budget that a derived architecture uses, where the space allows it.
         prior: How strongly the logits prefer, at the start, options near to the source; 1 for pretrained weights, 0 for
             none.
+        phases: ``joint``: the logits learn beside the weights, after a warm-up; ``decoupled``: all steps train weights,
+            and the logits learn afterwards.
         pool: With a prior, how many architectures within the budget the warm-up trains.
         seed: Seed of every draw.
 
@@ -62,6 +67,7 @@ class SearchSettings:
     use: float = 0.96
     prior: float = 0.0
     pool: int = 48
+    phases: str = "joint"
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -77,6 +83,7 @@ class SearchSettings:
             ("prior", self.prior >= 0, "at least 0"),
             ("pool", self.pool >= 1, "at least 1"),
             ("use", 0 <= self.use < 1, "at least 0 and below 1"),
+            ("phases", self.phases in ("joint", "decoupled"), "joint or decoupled"),
             ("band", 0 <= self.band[0] < self.band[1], "two rising numbers"),
         ):
             if not valid:
@@ -94,6 +101,7 @@ class Search:
         settings: How.
         errors: For each node how far each option is from the source, in any unit, for the prior; see
             `lightning_nas.supernet.option_errors`. By default the prior scores the weights that an option keeps.
+        keep_logits: Whether the supernet's logits stay as they are, because an earlier search has trained them.
     """
 
     def __init__(
@@ -102,6 +110,7 @@ class Search:
         budgets: Budgets,
         settings: SearchSettings,
         errors: Sequence[Tensor] | None = None,
+        keep_logits: bool = False,
     ) -> None:
         self.supernet = supernet
         self.budgets = budgets
@@ -109,22 +118,28 @@ class Search:
         self.generator = torch.Generator().manual_seed(settings.seed)
         self.multipliers = [0.0] * len(budgets.limits)
         self.possible = possible_options(supernet.space.node_sizes, budgets.limits, budgets.forbidden)
+        self.num_skipped = self._num_unusable = 0
         self._pool: list[tuple[int, ...]] = []
         self._prior: list[NDArray[np.float64]] = []
         if settings.prior:
-            with torch.no_grad():
-                prior = kept_weights(supernet.space) if errors is None else _scores_of(supernet.space, errors)
-                for logits, score in zip(supernet.logits, prior, strict=True):
-                    logits.copy_(settings.prior * score)
-            self._prior = self._scores()
+            prior = kept_weights(supernet.space) if errors is None else _scores_of(supernet.space, errors)
+            rows = [settings.prior * score for score in prior]
+            if not keep_logits:
+                with torch.no_grad():
+                    for logits, row in zip(supernet.logits, rows, strict=True):
+                        logits.copy_(row)
+            self._prior = _logs(self._softmax(rows))
             # Of the prior, so that a resumed search has the same pool.
-            self._pool = self._candidates(settings.pool, self._scores(), _seeded(settings.seed))
+            self._pool = self._candidates(settings.pool, self._prior, _seeded(settings.seed))
 
     def probabilities(self) -> list[Tensor]:
         """Return the option probabilities of each node; 0 for options that no architecture within the budgets has."""
-        logits = (row.float() for row in self.supernet.logits)
-        kept = (torch.from_numpy(row).to(self.supernet.logits[0].device) for row in self.possible)
-        return [row.masked_fill(~here, -torch.inf).softmax(0) for row, here in zip(logits, kept, strict=True)]
+        return self._softmax(self.supernet.logits)
+
+    def _softmax(self, logits: Sequence[Tensor]) -> list[Tensor]:
+        kept = (torch.from_numpy(row) for row in self.possible)
+        pairs = zip(logits, kept, strict=True)
+        return [row.float().masked_fill(~here.to(row.device), -torch.inf).softmax(0) for row, here in pairs]
 
     @property
     def removed(self) -> list[str]:
@@ -134,6 +149,8 @@ class Search:
     def is_due(self, step: int, total_steps: int) -> bool:
         """Return whether optimizer step `step` of `total_steps` is an architecture step."""
         first = math.ceil(self.settings.warmup * total_steps)
+        if self.settings.phases == "decoupled":
+            return False
         return step >= first and (step - first) % self.settings.every == 0
 
     def path(self, step: int, total_steps: int) -> tuple[int, ...]:
@@ -144,11 +161,11 @@ class Search:
         the logits once these learn.
         """
         space, turn = self.supernet.space, step % 4
+        learnt = self.settings.phases == "joint" and step >= self.settings.warmup * total_steps
         if turn == 0:
             return space.reference_nodes
-        if turn == 2 and not self._pool and step < self.settings.warmup * total_steps:
+        if turn == 2 and not self._pool and not learnt:
             return narrowest(space, self.possible)
-        learnt = step >= self.settings.warmup * total_steps
         if learnt and float(torch.rand((), generator=self.generator)) >= self.settings.uniform:
             return self.draw()
         if not self.budgets.limits:
@@ -172,6 +189,24 @@ class Search:
         with torch.autocast(losses.device.type, enabled=False):
             probabilities = self.probabilities()
             return policy_loss(probabilities, samples, losses.detach().float()) + self.penalty()
+
+    def is_usable(self, losses: Tensor) -> bool:
+        """Return whether the logits can learn from losses; those that are not finite are counted.
+
+        Raises:
+            RuntimeError: Too many one after the other.
+        """
+        if bool(torch.isfinite(losses).all()):
+            self._num_unusable = 0
+            return True
+        self.num_skipped += 1
+        self._num_unusable += 1
+        if self._num_unusable >= MAX_UNUSABLE:
+            raise RuntimeError(
+                f"The losses of sampled subnets were not finite in {MAX_UNUSABLE} architecture steps one after another;"
+                f" the last were {losses.tolist()}. HINT: a smaller learning rate of the weights, or clipped gradients."
+            )
+        return False
 
     def penalty(self) -> Tensor:
         """Return the penalty of every budget on the exact expected costs; a function of the logits only."""
@@ -200,6 +235,28 @@ class Search:
             ValueError: No architecture meets the budgets.
         """
         return self._solve(self._scores(), self.budgets.limits)
+
+    def solved(self, scores: list[NDArray[np.float64]]) -> list[tuple[int, ...]]:
+        """Return the architecture of the highest sum of other scores than the logits' within the budgets, if any."""
+        nodes = self._find(scores, self.budgets.limits)
+        return [] if nodes is None else [nodes]
+
+    def is_within(self, nodes: tuple[int, ...], floor: float = 0.0) -> bool:
+        """Return whether an architecture meets all budgets, and costs at least `floor` of the first."""
+        costs = [limit.table.exact(nodes) for limit in self.budgets.limits]
+        if any(cost > limit.budget for cost, limit in zip(costs, self.budgets.limits, strict=True)):
+            return False
+        if any(max(table.parts(nodes)) > 0 for table in self.budgets.forbidden):
+            return False
+        return not costs or costs[0] >= floor
+
+    @property
+    def floor(self) -> float:
+        """What a derived architecture uses of the first budget at least, where the space allows that."""
+        if not self.budgets.limits:
+            return 0.0
+        limit = self.budgets.limits[0]
+        return min(self.settings.use * limit.budget, limit.table.exact(self.best()))
 
     def candidates(self, count: int, limits: Sequence[Limit] | None = None) -> list[tuple[int, ...]]:
         """Return up to `count` distinct architectures within all budgets, the most probable one first.
@@ -237,7 +294,7 @@ class Search:
 
     def _scores(self) -> list[NDArray[np.float64]]:
         with torch.no_grad():
-            return [p.clamp(min=1e-12).log().cpu().double().numpy() for p in self.probabilities()]
+            return _logs(self.probabilities())
 
     def _solve(self, scores: list[NDArray[np.float64]], limits: Sequence[Limit]) -> tuple[int, ...]:
         nodes = self._find(scores, limits)
@@ -256,7 +313,7 @@ class Search:
     def metrics(self) -> dict[str, float]:
         """Return what to log: expected costs, multipliers and the mean normalised entropy of the choices."""
         probabilities = self.probabilities()
-        values = {"nas/entropy": float(entropy(probabilities))}
+        values = {"nas/entropy": float(entropy(probabilities)), "nas/skipped": float(self.num_skipped)}
         for limit, multiplier in zip(self.budgets.limits, self.multipliers, strict=True):
             values[f"nas/{limit.name}"] = float(limit.table.expected(probabilities))
             values[f"nas/{limit.name}_multiplier"] = multiplier
@@ -304,6 +361,10 @@ def _scores_of(space: SearchSpace, errors: Sequence[Tensor]) -> list[Tensor]:
     blocks = errors[len(space.multipliers) :]
     spread = torch.stack([error.max() - error.min() for error in blocks]).mean().clamp(min=1e-12)
     return [(error.min() - error).float() / float(spread) for error in errors]
+
+
+def _logs(probabilities: Sequence[Tensor]) -> list[NDArray[np.float64]]:
+    return [p.clamp(min=1e-12).log().cpu().double().numpy() for p in probabilities]
 
 
 def _less(limits: Sequence[Limit]) -> list[Limit]:

@@ -92,4 +92,7 @@ class SearchModule(pl.LightningModule):
         losses = sampled_losses(
             self, self.search.supernet, samples, lambda: self.criterion(self.network(images), targets)
         )
+        if not self.search.is_usable(losses):
+            self._searched = False
+            return losses.new_zeros(())
         return self.search.objective(samples, losses)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 
 import numpy as np
@@ -13,7 +14,9 @@ from ..estimator.table import CostTable, cost_table
 from ..space.spec import SearchSpace
 from .budget import Budgets, feasibility
 
-__all__ = ["cost_tables", "space_budgets"]
+__all__ = ["cost_tables", "space_budgets", "warn_off_grid"]
+
+log = logging.getLogger(__name__)
 
 
 def cost_tables(space: SearchSpace, estimator: Estimator) -> dict[str, CostTable]:
@@ -32,6 +35,20 @@ def space_budgets(space: SearchSpace, estimator: Estimator, requested: dict[str,
         ValueError: A budget that is not valid or cannot be met.
     """
     return feasibility(space, cost_tables(space, estimator), requested)
+
+
+def warn_off_grid(space: SearchSpace, lanes: int) -> None:
+    """Warn of widths, but the source's own, that do not fill the lanes of the device."""
+    for multiplier in space.multipliers:
+        off = {w for row in multiplier.widths[:-1] for w in row if w % lanes}
+        if off:
+            log.warning(
+                "Widths %s of stages %s do not fill the %d lanes of the device. HINT: build the space with "
+                "`space_of(model, example_input, lanes=estimator.lanes)`.",
+                sorted(off),
+                multiplier.stages,
+                lanes,
+            )
 
 
 def _parameter_bytes(parts: Sequence[Subgraph]) -> NDArray[np.float64]:

@@ -10,7 +10,7 @@ from ..estimator.estimator import Estimator
 from .engine import Search
 from .solve import Limit
 
-__all__ = ["verified_candidates"]
+__all__ = ["is_verified", "verified_candidates"]
 
 log = logging.getLogger(__name__)
 
@@ -55,6 +55,15 @@ def verified_candidates(search: Search, estimator: Estimator, count: int) -> lis
         nearest[0],
     )
     return [nearest[1]]
+
+
+def is_verified(search: Search, estimator: Estimator, nodes: tuple[int, ...]) -> bool:
+    """Return whether the device's backend, where it is here, prices a network within the latency budget."""
+    limit = next((limit for limit in search.budgets.limits if limit.name == "latency_ms"), None)
+    if limit is None:
+        return True
+    measured = estimator.verify_ms(search.supernet.space.decode(nodes))
+    return measured is None or measured <= limit.budget
 
 
 def _with_budget(limits: Sequence[Limit], latency_ms: float) -> tuple[Limit, ...]:

@@ -1,0 +1,111 @@
+"""The last step of a search: candidates, a short evolution from them, and random subnets that it must beat."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from tqdm import tqdm
+
+from ..estimator.estimator import Estimator
+from .engine import Search
+from .evolution import evolve
+from .sampling import draw_near
+from .utility import utilities
+from .verify import is_verified, verified_candidates
+
+__all__ = ["Selection", "select"]
+
+log = logging.getLogger(__name__)
+
+Nodes = tuple[int, ...]
+
+# Fewer sampled losses say little of single options.
+_MIN_OBSERVED = 64
+
+
+@dataclass(frozen=True)
+class Selection:
+    """What a search chose from.
+
+    Attributes:
+        losses: Inherited loss of each evaluated subnet within the budgets, the best first.
+        random: Those of them that were drawn at random.
+    """
+
+    losses: dict[Nodes, float]
+    random: tuple[Nodes, ...] = ()
+
+    @property
+    def ranked(self) -> list[Nodes]:
+        """The subnets, of the lowest inherited loss first."""
+        return list(self.losses)
+
+    @property
+    def beats_random(self) -> bool:
+        """Whether the best is none of the random subnets."""
+        return self.ranked[0] not in self.random
+
+
+def select(
+    search: Search,
+    estimator: Estimator,
+    loss: Callable[[Nodes], float],
+    *,
+    candidates: int,
+    evaluations: int = 0,
+    num_random: int = 0,
+    observed: Sequence[tuple[Nodes, float]] = (),
+    show: bool = True,
+) -> Selection:
+    """Evaluate candidates within the budgets by their inherited loss, and evolve them further.
+
+    Args:
+        search: The search; its logits propose candidates.
+        estimator: What they cost; where its backend is installed, networks over the budget by that are left out.
+        loss: Evaluates one.
+        candidates: How many the solver proposes.
+        evaluations: How many to evaluate in all, the candidates included; the others come from an evolution.
+        num_random: How many random subnets within the budgets to evaluate as well.
+        observed: Sampled architectures with their advantages: what they say of single options proposes one more.
+        show: Whether to show progress.
+    """
+    seeds = verified_candidates(search, estimator, candidates)
+    if len(observed) >= _MIN_OBSERVED:
+        sampled, advantages = [nodes for nodes, _ in observed], [value for _, value in observed]
+        scores = utilities(sampled, advantages, search.supernet.space.node_sizes)
+        seeds = list(dict.fromkeys([*seeds, *search.solved(scores)]))
+    drawn, floor = _random_subnets(search, num_random), search.floor
+    with tqdm(
+        total=max(evaluations, len(seeds)) + len(drawn), desc="Comparing candidates", leave=False, disable=not show
+    ) as bar:
+
+        def counted(nodes: Nodes) -> float:
+            value = loss(nodes)
+            bar.update()
+            return value
+
+        losses = evolve(
+            seeds, counted, lambda n: search.is_within(n, floor), search.possible, search.generator, evaluations
+        )
+        losses |= {nodes: counted(nodes) for nodes in drawn if nodes not in losses}
+    ordered = dict(sorted(losses.items(), key=lambda item: item[1]))
+    # Random ones are looked at like all others: the estimate may be low for them.
+    kept = {nodes: value for nodes, value in ordered.items() if is_verified(search, estimator, nodes)}
+    found = Selection(kept or ordered, tuple(drawn))
+    if drawn and not found.beats_random:
+        log.warning(
+            "A random subnet within the budgets has a lower inherited loss than all that the search found: the supernet"
+            " tells them apart badly. HINT: train it longer."
+        )
+    return found
+
+
+def _random_subnets(search: Search, count: int) -> list[Nodes]:
+    if not search.budgets.limits:
+        return []
+    limit, band = search.budgets.limits[0], (search.settings.use, 1.0)
+    tries = (draw_near(limit.table, limit.budget, band, search.generator, search.possible) for _ in range(8 * count))
+    found = dict.fromkeys(nodes for nodes in tries if search.is_within(nodes))
+    return list(found)[:count]

@@ -1,0 +1,132 @@
+"""The truth test: every member of a small space trained alone, and where the searched subnets stand among them.
+
+``python tests/benchmarks/truth.py members DATA`` trains all 64 members of a space with three seeds each, on part of
+Fashion-MNIST, and keeps each result in ``truth_members.csv`` beside this file as soon as it is there; several processes
+share the work with ``--part 0/2`` and ``--part 1/2``. A member takes about 15 seconds on one core.
+"""
+
+import argparse
+import csv
+import itertools
+import time
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch.nn import functional
+from torchvision.models import MobileNetV2
+from tqdm import tqdm
+
+from lightning_nas.space.spec import SearchSpace
+from lightning_nas.supernet import space_of, supernet_from
+from lightning_nas.supernet.derive import derive
+
+MEMBERS = Path(__file__).with_name("truth_members.csv")
+SETTING = [[1, 16, 1, 1], [4, 32, 2, 2], [4, 64, 2, 2]]
+SEEDS = (0, 1, 2)
+EPOCHS, BATCH, LEARNING_RATE = 6, 64, 3e-3
+NUM_TRAIN = 3000
+COLUMNS = ("seed", "nodes", "accuracy", "loss", "seconds")
+
+
+def images_of(split):
+    """Return images (NCHW, 32 px, three equal channels) and targets of one split of the archive."""
+    images = torch.from_numpy(split[0]).float().div(255).sub(0.286).div(0.353)
+    images = functional.pad(images[:, None], (2, 2, 2, 2), value=-0.286 / 0.353)
+    return images.repeat(1, 3, 1, 1).contiguous(memory_format=torch.channels_last), torch.from_numpy(split[1]).long()
+
+
+def read(folder):
+    """Return the splits ``train``, ``val`` and ``test``."""
+    with np.load(next(folder.glob("*.npz"))) as data:
+        splits = {name: images_of((data[f"x_{name}"], data[f"y_{name}"])) for name in ("train", "val", "test")}
+    splits["train"] = tuple(part[:NUM_TRAIN] for part in splits["train"])
+    return splits
+
+
+def network(seed):
+    torch.manual_seed(seed)
+    return MobileNetV2(num_classes=10, inverted_residual_setting=SETTING, dropout=0.0)
+
+
+def space() -> SearchSpace:
+    """Two widths of two stages, IBN or fused-IBN in four blocks: 64 members."""
+    return space_of(network(0), torch.zeros(1, 3, 32, 32), lanes=16, expansions=(4,), kernels=(3,), ratios=(0.5, 1.0))
+
+
+def member(nodes, seed):
+    """Return a member of the space with weights of its own."""
+    supernet = supernet_from(network(seed), torch.zeros(1, 3, 32, 32), space())
+    subnet = derive(supernet, nodes)
+    torch.manual_seed(seed)
+    for module in subnet.modules():
+        if isinstance(module, torch.nn.Conv2d):
+            torch.nn.init.kaiming_normal_(module.weight, mode="fan_out")
+        elif hasattr(module, "reset_parameters"):
+            module.reset_parameters()
+    return subnet.to(memory_format=torch.channels_last)
+
+
+def train(model, data, seed, epochs=EPOCHS):
+    images, targets = data
+    generator = torch.Generator().manual_seed(seed)
+    total = epochs * (len(images) // BATCH)
+    optimizer = torch.optim.AdamW(model.parameters(), LEARNING_RATE, weight_decay=0.01)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, LEARNING_RATE, total)
+    model.train()
+    for _ in range(epochs):
+        for rows in torch.randperm(len(images), generator=generator)[: BATCH * (len(images) // BATCH)].split(BATCH):
+            optimizer.zero_grad()
+            functional.cross_entropy(model(images[rows]), targets[rows]).backward()
+            optimizer.step()
+            schedule.step()
+    return model
+
+
+@torch.no_grad()
+def test(model, data):
+    """Return accuracy and loss."""
+    images, targets = data
+    model.eval()
+    outputs = torch.cat([model(part) for part in images.split(500)])
+    return float((outputs.argmax(1) == targets).float().mean()), float(functional.cross_entropy(outputs, targets))
+
+
+def known(path):
+    if not path.exists():
+        return {}
+    with path.open(newline="") as file:
+        return {(int(row["seed"]), row["nodes"]): row for row in csv.DictReader(file)}
+
+
+def train_members(folder, part, parts):
+    """Train what is not known yet; every `parts`-th of it."""
+    splits, torch_space = read(folder), space()
+    path = MEMBERS.with_name(f"{MEMBERS.stem}_{part}.csv") if parts > 1 else MEMBERS
+    done = known(MEMBERS) | known(path)
+    names = [" ".join(map(str, nodes)) for nodes in itertools.product(*map(range, torch_space.node_sizes))]
+    jobs = [(seed, name) for seed in SEEDS for name in names][part::parts]
+    if not path.exists():
+        path.write_text(",".join(COLUMNS) + "\n")
+    for seed, name in tqdm([job for job in jobs if job not in done], unit="member"):
+        started = time.perf_counter()
+        model = train(member(tuple(map(int, name.split())), seed), splits["train"], seed)
+        accuracy, loss = test(model, splits["test"])
+        with path.open("a", newline="") as file:
+            row = (seed, name, f"{accuracy:.4f}", f"{loss:.4f}", f"{time.perf_counter() - started:.1f}")
+            csv.writer(file, lineterminator="\n").writerow(row)
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("command", choices=("members",))
+    parser.add_argument("data", type=Path, help="folder of Fashion-MNIST as an npz archive")
+    parser.add_argument("--part", default="0/1", help="which part of the members: 0/2 or 1/2")
+    args = parser.parse_args()
+    torch.set_num_threads(1)
+    part, parts = map(int, args.part.split("/"))
+    train_members(args.data, part, parts)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,231 @@
+"""From logits to a choice: utilities, the frontier, evolution, random subnets, and the search with resting weights."""
+
+import copy
+import itertools
+
+import lightning.pytorch as pl
+import numpy as np
+import pytest
+import torch
+from lightning.pytorch.utilities.exceptions import MisconfigurationException
+from torch.nn import functional
+from torch.utils.data import DataLoader, TensorDataset
+
+from lightning_nas.estimator.table import CostTable, Factor
+from lightning_nas.search import selection
+from lightning_nas.search.callback import ArchitectureSearch
+from lightning_nas.search.decoupled import learn_logits
+from lightning_nas.search.engine import MAX_UNUSABLE, Search, SearchSettings
+from lightning_nas.search.evolution import evolve
+from lightning_nas.search.frontier import frontier
+from lightning_nas.search.selection import select
+from lightning_nas.search.solve import Limit
+from lightning_nas.search.tables import space_budgets
+from lightning_nas.search.utility import utilities
+
+SIZES = (3, 4, 2, 3)
+RNG = np.random.default_rng(0)
+WORTH = [RNG.normal(size=size) for size in SIZES]
+TABLE = CostTable(tuple(Factor((n,), RNG.uniform(0.2, 1.0, size)) for n, size in enumerate(SIZES)), SIZES)
+MEMBERS = list(itertools.product(*map(range, SIZES)))
+
+
+def loss(nodes):
+    return -sum(row[node] for row, node in zip(WORTH, nodes, strict=True))
+
+
+def test_utilities_order_options_as_noisy_losses_do():
+    drawn = [MEMBERS[int(n)] for n in RNG.integers(0, len(MEMBERS), 300)]
+    found = utilities(drawn, [loss(nodes) + RNG.normal(scale=0.2) for nodes in drawn], SIZES)
+    for row, worth in zip(found, WORTH, strict=True):
+        assert row == pytest.approx(worth - worth.mean(), abs=0.15)
+
+
+def test_every_point_of_the_frontier_is_the_best_at_its_cost():
+    points = frontier(WORTH, Limit(TABLE, 10.0), count=12)
+    costs, scores = [p.cost for p in points], [p.score for p in points]
+    assert costs == sorted(costs)
+    assert scores == sorted(scores)
+    assert len({p.nodes for p in points}) == len(points) > 3
+    for point in points:
+        assert point.score == pytest.approx(max(-loss(m) for m in MEMBERS if TABLE.exact(m) <= point.cost + 1e-9))
+
+
+def test_evolution_finds_the_best_within_the_budget():
+    budget = float(np.median([TABLE.exact(nodes) for nodes in MEMBERS]))
+    within = [nodes for nodes in MEMBERS if TABLE.exact(nodes) <= budget]
+    count = itertools.count()
+
+    def counted(nodes):
+        next(count)
+        return loss(nodes)
+
+    possible = [np.ones(size, dtype=bool) for size in SIZES]
+    seed = max(within, key=loss)
+    found = evolve([seed], counted, lambda n: TABLE.exact(n) <= budget, possible, torch.Generator(), 24)
+    assert next(count) == 24 == len(found)
+    assert set(found) <= set(within)
+    assert list(found.values()) == sorted(found.values())
+    assert sum(loss(nodes) < min(found.values()) for nodes in within) <= 1
+    again = evolve([seed], loss, lambda n: TABLE.exact(n) <= budget, possible, torch.Generator(), 24)
+    assert list(again) == list(found)
+
+
+def test_evolution_ends_where_there_is_nothing_more():
+    possible = [
+        np.array([True, False, False]),
+        np.ones(4, dtype=bool),
+        np.ones(2, dtype=bool),
+        np.array([1, 0, 0], bool),
+    ]
+    found = evolve([(0, 0, 0, 0)], loss, lambda n: True, possible, torch.Generator(), 500)
+    assert len(found) == 8
+    assert all(nodes[0] == nodes[3] == 0 for nodes in found)
+
+
+@pytest.fixture
+def search(supernet, estimator):
+    budgets = space_budgets(supernet.supernet.space, estimator, {"latency_ms": "0.7x"})
+    return Search(supernet.supernet, budgets, SearchSettings(samples=4, phases="decoupled"))
+
+
+def planted(search):
+    """Losses that are lowest for one architecture within the budget: each other option costs something."""
+    target = search.best()
+
+    def one(nodes):
+        return sum(a != b for a, b in zip(nodes, target, strict=True)) / len(target)
+
+    return target, one
+
+
+def test_logits_learn_while_weights_rest_and_the_best_is_selected(search, estimator):
+    generator = torch.Generator().manual_seed(3)
+    random = {nodes for nodes in (search.draw() for _ in range(200)) if search.is_within(nodes, search.floor)}
+    target, one = planted(search)
+    before = copy.deepcopy(search.supernet.state_dict())
+    noise = lambda: torch.randn((), generator=generator)  # noqa: E731
+    observed = learn_logits(search, lambda n, step: torch.tensor([one(m) for m in n]) + noise(), 150, show=False)
+    after = search.supernet.state_dict()
+    assert {name for name in after if not torch.equal(after[name], before[name])} <= {
+        name for name in after if name.endswith("logits")
+    }
+    assert len(observed) == 600
+    assert all(abs(sum(advantage for _, advantage in observed[n : n + 4])) < 1e-4 for n in range(0, 600, 4))
+    found = select(search, estimator, one, candidates=4, evaluations=40, num_random=6, observed=observed, show=False)
+    assert one(found.ranked[0]) <= min(one(nodes) for nodes in random)
+    assert one(found.ranked[0]) < 0.3
+    assert all(search.is_within(nodes) for nodes in found.losses)
+    assert len(found.random) > 0
+    assert target
+
+
+def test_a_search_that_random_subnets_beat_says_so(search, estimator, caplog, monkeypatch):
+    chosen = search.candidates(3)
+    monkeypatch.setattr(selection, "verified_candidates", lambda *_: chosen)
+    found = select(search, estimator, lambda nodes: float(nodes in chosen), candidates=3, num_random=6, show=False)
+    assert not found.beats_random
+    assert "A random subnet within the budgets has a lower inherited loss" in caplog.text
+
+
+def test_losses_that_are_not_finite_are_skipped_counted_and_at_last_an_error(search):
+    good, bad = torch.tensor([1.0, 2.0]), torch.tensor([1.0, float("nan")])
+    logits = [row.detach().clone() for row in search.supernet.logits]
+    learn_logits(search, lambda n, step: bad, 3, show=False)
+    assert all(torch.equal(a, b) for a, b in zip(logits, search.supernet.logits, strict=True))
+    assert search.metrics()["nas/skipped"] == 3
+    assert search.is_usable(good)
+    with pytest.raises(RuntimeError, match=f"not finite in {MAX_UNUSABLE} architecture steps"):
+        learn_logits(search, lambda n, step: bad, MAX_UNUSABLE, show=False)
+
+
+class Plain(pl.LightningModule):
+    def __init__(self, network):
+        super().__init__()
+        self.network = network
+
+    def training_step(self, batch, batch_idx):
+        return functional.cross_entropy(self.network(batch[0]), batch[1])
+
+    def validation_step(self, batch, batch_idx):
+        self.log("val_loss", functional.cross_entropy(self.network(batch[0]), batch[1]))
+
+    def configure_optimizers(self):
+        return torch.optim.AdamW(self.parameters(), lr=1e-2)
+
+
+def loader(count=24, **options):
+    generator = torch.Generator().manual_seed(1)
+    images = torch.rand(count, 3, 32, 32, generator=generator)
+    return DataLoader(TensorDataset(images, torch.randint(0, 4, (count,), generator=generator)), 8, **options)
+
+
+def fit(module, search, tmp_path, *data, epochs=2):
+    quiet = {"logger": False, "enable_progress_bar": False, "enable_checkpointing": False, "accelerator": "cpu"}
+    trainer = pl.Trainer(
+        max_epochs=epochs, callbacks=[search], default_root_dir=tmp_path, enable_model_summary=False, **quiet
+    )
+    trainer.fit(module, *(data or (loader(), loader())))
+    return trainer
+
+
+def test_one_training_serves_other_budgets(supernet, estimator, tmp_path):
+    search = ArchitectureSearch(
+        estimator, latency="0.6x", phases="decoupled", steps=20, candidates=2, evaluations=4, samples=4
+    )
+    module = Plain(supernet)
+    fit(module, search, tmp_path)
+    assert not search.history, "no logits learn while weights do"
+    full = estimator.latency_ms(supernet.supernet.space.decode(supernet.supernet.space.reference_nodes))
+    assert estimator.latency_ms(search.architecture) <= 0.6 * full
+    weights = {name: p.detach().clone() for name, p in module.named_parameters()}
+    for share in (0.45, 0.9):
+        found = search.find(latency=f"{share}x")
+        # Sums of the same figures in another order.
+        most = share * full * (1 + 1e-9)
+        assert all(estimator.latency_ms(architecture) <= most for architecture in found)
+        subnet = search.derive(module, architecture=found[0])
+        assert estimator.latency_ms(found[0]) >= 0.8 * share * full
+        assert subnet.network(torch.rand(2, 3, 32, 32)).shape == (2, 4)
+    assert all(torch.equal(p, weights[name]) for name, p in module.named_parameters())
+    with pytest.raises(ValueError, match="below what the space can reach"):
+        search.find(latency="0.01x")
+
+
+def test_what_was_sampled_is_in_the_checkpoint(supernet, estimator, tmp_path):
+    search = ArchitectureSearch(estimator, latency="0.6x", phases="decoupled", steps=5, candidates=2)
+    fit(Plain(supernet), search, tmp_path)
+    state = search.state_dict()
+    assert len(state["observed"]) == 10
+    again = ArchitectureSearch(estimator, latency="0.6x", phases="decoupled", steps=5, candidates=2)
+    again.load_state_dict(state)
+    module = Plain(copy.deepcopy(supernet))
+    again.setup(pl.Trainer(logger=False, accelerator="cpu"), module, "fit")
+    again._optimizer = torch.optim.Adam(again.search.supernet.logits)
+    again._restore()
+    assert again._observed == search._observed
+
+
+def test_without_validation_data_it_is_said(supernet, estimator, tmp_path, caplog):
+    fit(Plain(supernet), ArchitectureSearch(estimator, latency="0.6x", candidates=2), tmp_path, loader())
+    assert "no single validation DataLoader" in caplog.text
+
+
+@pytest.mark.filterwarnings("ignore:Total length of")
+def test_a_training_without_steps_is_refused(supernet, estimator, tmp_path):
+    with pytest.raises(MisconfigurationException, match="The training has no steps"):
+        fit(Plain(supernet), ArchitectureSearch(estimator, latency="0.6x"), tmp_path, loader(4, drop_last=True))
+
+
+@pytest.mark.parametrize(
+    ("setting", "message"),
+    [
+        ({"phases": "both"}, "`phases` must be joint or decoupled; got both"),
+        ({"steps": 0}, "`steps` must be at least 1; got 0"),
+        ({"evaluations": -1}, "`evaluations` must be at least 0; got -1"),
+        ({"random_subnets": -1}, "`random_subnets` must be at least 0"),
+    ],
+)
+def test_settings_that_cannot_be(estimator, setting, message):
+    with pytest.raises(ValueError, match=message):
+        ArchitectureSearch(estimator, latency="0.6x", **setting)
