@@ -2,26 +2,36 @@
 
 ``python tests/benchmarks/truth.py members DATA`` trains all 64 members of a space with three seeds each, on part of
 Fashion-MNIST, and keeps each result in ``truth_members.csv`` beside this file as soon as it is there; several processes
-share the work with ``--part 0/2`` and ``--part 1/2``. A member takes about 15 seconds on one core.
+share the work with ``--part 0/2`` and ``--part 1/2``. A member takes about 15 seconds on one core. ``search DATA``
+trains one supernet a seed, searches it for three budgets by its callback, and keeps what it found, and the inherited
+loss of all members, in ``truth_search.json``.
 """
 
 import argparse
 import csv
 import itertools
+import json
 import time
 from pathlib import Path
 
+import lightning.pytorch as pl
 import numpy as np
 import torch
 from torch.nn import functional
+from torch.utils.data import DataLoader, TensorDataset
 from torchvision.models import MobileNetV2
 from tqdm import tqdm
 
+from lightning_nas import ArchitectureSearch, Estimator
+from lightning_nas.search.tables import cost_tables
 from lightning_nas.space.spec import SearchSpace
 from lightning_nas.supernet import space_of, supernet_from
 from lightning_nas.supernet.derive import derive
 
 MEMBERS = Path(__file__).with_name("truth_members.csv")
+SEARCHES = Path(__file__).with_name("truth_search.json")
+DEVICE = "ethos_u85_1024"
+STEPS = 200
 SETTING = [[1, 16, 1, 1], [4, 32, 2, 2], [4, 64, 2, 2]]
 SEEDS = (0, 1, 2)
 EPOCHS, BATCH, LEARNING_RATE = 6, 64, 3e-3
@@ -117,15 +127,99 @@ def train_members(folder, part, parts):
             csv.writer(file, lineterminator="\n").writerow(row)
 
 
+class Classifier(pl.LightningModule):
+    """A user's module."""
+
+    def __init__(self, network):
+        super().__init__()
+        self.network = network
+
+    def training_step(self, batch, batch_idx):
+        images, targets = batch
+        return functional.cross_entropy(self.network(images.contiguous(memory_format=torch.channels_last)), targets)
+
+    def validation_step(self, batch, batch_idx):
+        self.log("val_loss", self.training_step(batch, batch_idx))
+
+    def configure_optimizers(self):
+        optimizer = torch.optim.AdamW(self.parameters(), LEARNING_RATE, weight_decay=0.01)
+        steps = self.trainer.estimated_stepping_batches
+        schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, LEARNING_RATE, int(steps))
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+
+def budgets_ms(table):
+    """Return three latency budgets: those that 30, 50 and 80 % of the members meet."""
+    costs = table.exact_many(np.array(list(itertools.product(*map(range, table.node_sizes)))))
+    return [float(np.quantile(costs, share)) for share in (0.3, 0.5, 0.8)]
+
+
+def search_seed(splits, seed, epochs):
+    """Train a supernet and search it; return what is recorded."""
+    members = space()
+    estimator = Estimator.load(DEVICE)
+    budgets = budgets_ms(cost_tables(members, estimator)["latency_ms"])
+    module = Classifier(supernet_from(network(seed), torch.zeros(1, 3, 32, 32), members))
+    loaders = [
+        DataLoader(TensorDataset(*splits["train"]), BATCH, shuffle=True, drop_last=True),
+        DataLoader(TensorDataset(*splits["val"]), 250),
+    ]
+    search = ArchitectureSearch(
+        estimator,
+        latency=budgets[0],
+        phases="decoupled",
+        samples=4,
+        steps=STEPS,
+        candidates=8,
+        evaluations=24,
+        seed=seed,
+    )
+    quiet = {"logger": False, "enable_checkpointing": False, "enable_model_summary": False, "accelerator": "cpu"}
+    trainer = pl.Trainer(max_epochs=epochs, callbacks=[search], check_val_every_n_epoch=10, **quiet)
+    started = time.perf_counter()
+    torch.manual_seed(seed)
+    trainer.fit(module, *loaders)
+    seconds = {"first": time.perf_counter() - started}
+    found = {}
+    for budget in budgets:
+        started = time.perf_counter()
+        found[str(budget)] = search.find(latency=budget)
+        seconds[str(budget)] = time.perf_counter() - started
+    loss = search._evaluator()
+    inherited = {nodes: loss(nodes) for nodes in itertools.product(*map(range, members.node_sizes))}
+    text = lambda nodes: " ".join(map(str, nodes))  # noqa: E731
+    return {
+        "seed": seed,
+        "epochs": epochs,
+        "steps": trainer.global_step,
+        "seconds": seconds,
+        "found": {budget: text(members.encode(ranked[0])) for budget, ranked in found.items()},
+        "inherited": {text(nodes): round(value, 5) for nodes, value in inherited.items()},
+    }
+
+
+def search_all(folder, epochs):
+    splits = read(folder)
+    rows = json.loads(SEARCHES.read_text()) if SEARCHES.exists() else []
+    for seed in SEEDS:
+        if not any(row["seed"] == seed and row["epochs"] == epochs for row in rows):
+            rows.append(search_seed(splits, seed, epochs))
+            SEARCHES.write_text(json.dumps(rows, indent=1) + "\n")
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("command", choices=("members",))
+    parser.add_argument("command", choices=("members", "search"))
     parser.add_argument("data", type=Path, help="folder of Fashion-MNIST as an npz archive")
+    parser.add_argument("--epochs", type=int, default=40, help="of the supernet; a member alone has 6")
     parser.add_argument("--part", default="0/1", help="which part of the members: 0/2 or 1/2")
     args = parser.parse_args()
     torch.set_num_threads(1)
     part, parts = map(int, args.part.split("/"))
-    train_members(args.data, part, parts)
+    if args.command == "members":
+        train_members(args.data, part, parts)
+    else:
+        search_all(args.data, args.epochs)
 
 
 if __name__ == "__main__":
