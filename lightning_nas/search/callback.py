@@ -10,7 +10,6 @@ from typing import Any
 
 import lightning.pytorch as pl
 import torch
-from lightning.fabric.utilities import move_data_to_device
 from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.utilities import rank_zero_info
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
@@ -26,7 +25,7 @@ from ..supernet.supernet import find_supernet
 from .budget import Budgets, confirm, format_reach
 from .decoupled import learn_logits
 from .engine import Search, SearchSettings
-from .inherited import InheritedLoss
+from .inherited import InheritedLoss, prepared
 from .probe import quiet_copy, task_loss
 from .selection import select
 from .tables import space_budgets, warn_off_grid
@@ -307,6 +306,7 @@ class ArchitectureSearch(Callback):
         search = self._started()
         assert self._module is not None
         assert self._trainer is not None
+        module = getattr(module, "_orig_mod", module)  # of torch.compile
         names = [name for name, child in self._module.named_modules() if child is module]
         if not names:
             raise ValueError(f"This {type(module).__name__} is not part of the module that was searched.")
@@ -314,16 +314,15 @@ class ArchitectureSearch(Callback):
         derived = derive(self._module, nodes)
         assert self.budgets is not None
         confirm(self._promised.get(nodes, self.budgets), self.estimator, search.supernet.space.decode(nodes))
-        quiet = quiet_copy(derived)
-        quiet.trainer = self._trainer
+        quiet = quiet_copy(derived, self._trainer)
         loader = self._trainer.train_dataloader
         assert loader is not None
         batches = islice(iter(loader), num_batches)
-        device = self._module.device
-        with evaluating(derived):
+        trainer, searched = self._trainer, self._module
+        with evaluating(derived), trainer.precision_plugin.forward_context():
             recalibrate(
                 derived,
-                lambda item: task_loss(quiet, move_data_to_device(item[1], device), item[0]),
+                lambda item: task_loss(quiet, prepared(trainer, searched, item[1]), item[0]),
                 enumerate(batches),
             )
         return derived.get_submodule(names[0]) if names[0] else derived

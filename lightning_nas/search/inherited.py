@@ -16,7 +16,12 @@ from ..supernet.elastic import ElasticBatchNorm2d
 from ..supernet.supernet import Supernet
 from .probe import quiet_copy, sampled_losses, task_loss
 
-__all__ = ["InheritedLoss"]
+__all__ = ["InheritedLoss", "prepared"]
+
+
+def prepared(trainer: pl.Trainer, module: pl.LightningModule, batch: Any) -> Any:
+    """Return a batch of a loader as the Trainer hands it to a step: on the device, in its precision."""
+    return trainer.precision_plugin.convert_input(move_data_to_device(batch, module.device))
 
 
 class InheritedLoss:
@@ -40,7 +45,7 @@ class InheritedLoss:
     ) -> None:
         self._trainer, self._module, self._supernet = trainer, module, supernet
         self._calibration = calibration
-        self._held_out = [move_data_to_device(batch, module.device) for batch in held_out]
+        self._held_out = [prepared(trainer, module, batch) for batch in held_out]
 
     @property
     def num_batches(self) -> int:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -15,20 +16,57 @@ from ..supernet.supernet import Supernet
 
 __all__ = ["quiet_copy", "sampled_losses", "task_loss"]
 
+_COMPILED = ("forward", "training_step", "validation_step", "test_step", "predict_step")
 
-def quiet_copy(module: Any) -> Any:
+
+def quiet_copy(module: Any, trainer: Any = None) -> Any:
     """Return a shallow copy of a LightningModule that shares its weights but neither its logs nor its metrics.
 
-    It can run `training_step` for its loss alone: what the step logs is dropped, and the metrics it updates are copies.
+    It can run `training_step` for its loss alone: what the step logs is dropped, the metrics it updates are copies, and
+    a step that optimizes by itself meets optimizers at rest.
+
+    Args:
+        module: What is copied.
+        trainer: Its Trainer, where it is attached to none.
     """
     quiet = copy.copy(module)
-    quiet.trainer = module._trainer
+    quiet.trainer = trainer = trainer or module._trainer
     quiet.__dict__["_modules"] = {
         name: copy.deepcopy(child) if isinstance(child, Metric | MetricCollection) else child
         for name, child in module._modules.items()
     }
-    quiet.__dict__["log"] = quiet.__dict__["log_dict"] = _drop
+    if getattr(module, "_compiler_ctx", None) is not None:
+        # Steps that torch.compile made are bound to the original; the class's own run here.
+        for name in _COMPILED:
+            quiet.__dict__.pop(name, None)
+    silent = ["log", "log_dict"]
+    if not module.automatic_optimization:
+        # Its step optimizes by itself: here that must do nothing.
+        silent += ["manual_backward", "clip_gradients", "toggle_optimizer", "untoggle_optimizer"]
+        resting = [_Resting(optimizer) for optimizer in trainer.optimizers]
+        quiet.__dict__["optimizers"] = lambda *_, **__: resting[0] if len(resting) == 1 else resting
+        quiet.__dict__["lr_schedulers"] = lambda: None
+    quiet.__dict__.update(dict.fromkeys(silent, _drop))
     return quiet
+
+
+class _Resting:
+    """Looks like an optimizer and does nothing."""
+
+    def __init__(self, optimizer: Any) -> None:
+        self.param_groups = optimizer.param_groups
+        self.optimizer = self
+
+    def zero_grad(self, *args: Any, **kwargs: Any) -> None:
+        """Do nothing."""
+
+    def step(self, *args: Any, **kwargs: Any) -> None:
+        """Do nothing."""
+
+    @contextmanager
+    def toggle_model(self, *args: Any, **kwargs: Any) -> Iterator[None]:
+        """Do nothing."""
+        yield
 
 
 def task_loss(quiet: Any, batch: Any, batch_idx: int) -> Tensor:

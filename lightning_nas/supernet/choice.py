@@ -132,6 +132,8 @@ class ChoiceBlock(nn.Module):
             kernel = max(option.kernel for option in mine)
             self.candidates[kind] = BLOCKS[kind](in_width, hidden, out_width, kernel, choice.stride, deepcopy(act))
 
+    # Each path would be another graph to compile, for tens of seconds; what stands around the blocks is compiled.
+    @torch.compiler.disable
     def forward(self, x: Tensor) -> Tensor:
         """Run the active option; add x where stride and widths allow (the rule of timm and torchvision)."""
         y = self.candidate(self.active.kind)(x, self.active, self.out_width)

@@ -24,6 +24,8 @@ class ElasticConv2d(nn.Conv2d):
     ``groups=in_channels`` it is depthwise and keeps the number of its input's channels.
     """
 
+    # The head reads any width, and would be compiled for each.
+    @torch.compiler.disable
     def forward(self, x: Tensor, out_channels: int | None = None, kernel: int | None = None) -> Tensor:
         """Convolve x, shape (N, C, H, W), C up to `in_channels`.
 
@@ -73,6 +75,7 @@ class ElasticBatchNorm2d(nn.BatchNorm2d):
 
     batch_statistics = False
 
+    @torch.compiler.disable
     def forward(self, x: Tensor) -> Tensor:
         """Normalise x, shape (N, C, H, W), C up to `num_features`."""
         n = x.shape[1]
