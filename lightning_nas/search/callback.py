@@ -28,6 +28,7 @@ from .engine import Search, SearchSettings
 from .inherited import InheritedLoss, prepared
 from .probe import quiet_copy, task_loss
 from .selection import select
+from .strategies import refuse_strategy, refuse_unaware
 from .tables import space_budgets, warn_off_grid
 from .verify import verified_candidates
 
@@ -163,10 +164,7 @@ class ArchitectureSearch(Callback):
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         if stage != "fit":
             return
-        if getattr(trainer.strategy, "handles_gradient_accumulation", False):
-            raise MisconfigurationException(
-                "ArchitectureSearch does not support the DeepSpeed strategy. HINT: use `strategy='ddp'` or one device."
-            )
+        refuse_strategy(trainer)
         supernet = find_supernet(pl_module)
         self.budgets = space_budgets(supernet.space, self.estimator, self.requested)
         warn_off_grid(supernet.space, self.estimator.lanes)
@@ -180,6 +178,7 @@ class ArchitectureSearch(Callback):
     @override
     def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         search = self._started()
+        refuse_unaware(trainer)
         self._module, self._trainer = pl_module, trainer
         own = {id(logits) for logits in search.supernet.logits}
         for optimizer in trainer.optimizers:
@@ -188,7 +187,9 @@ class ArchitectureSearch(Callback):
         betas = (self.settings.beta1, 0.999)
         self._optimizer = torch.optim.Adam(search.supernet.logits, self.settings.lr, betas=betas)
         search.supernet.use_batch_statistics(True)
-        self._total_steps(trainer)
+        if trainer.ckpt_path is None:
+            # It loads the data, which must come after the state of a loader that goes on where it was.
+            self._total_steps(trainer)
         self._restore()
 
     @override

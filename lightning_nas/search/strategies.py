@@ -1,0 +1,38 @@
+"""Which of Lightning's strategies a search runs on; the others are refused before any training."""
+
+from __future__ import annotations
+
+import lightning.pytorch as pl
+from lightning.pytorch.strategies import FSDPStrategy, ModelParallelStrategy
+from lightning.pytorch.utilities.exceptions import MisconfigurationException
+from torch.nn.parallel import DistributedDataParallel
+
+__all__ = ["refuse_strategy", "refuse_unaware"]
+
+_HINT = "HINT: use `strategy='ddp_find_unused_parameters_true'`, or one device."
+
+
+def refuse_strategy(trainer: pl.Trainer) -> None:
+    """Refuse what shards weights, of which a path is a slice, or steps by itself.
+
+    Raises:
+        MisconfigurationException: The Trainer's strategy is DeepSpeed, FSDP or another that shards.
+    """
+    strategy = trainer.strategy
+    # DeepSpeed's class needs its package to be looked at; it alone accumulates by itself.
+    shards = isinstance(strategy, FSDPStrategy | ModelParallelStrategy)
+    if shards or getattr(strategy, "handles_gradient_accumulation", False):
+        raise MisconfigurationException(f"ArchitectureSearch does not support {type(strategy).__name__}. {_HINT}")
+
+
+def refuse_unaware(trainer: pl.Trainer) -> None:
+    """Refuse data-parallel training that expects a gradient of every parameter: a path leaves most without one.
+
+    Raises:
+        MisconfigurationException: The Trainer runs on several processes and was not told so.
+    """
+    model = trainer.strategy.model
+    if isinstance(model, DistributedDataParallel) and not model.find_unused_parameters:
+        raise MisconfigurationException(
+            f"A step of ArchitectureSearch trains one path, which leaves parameters without a gradient. {_HINT}"
+        )
