@@ -4,7 +4,7 @@
 Fashion-MNIST, and keeps each result in ``truth_members.csv`` beside this file as soon as it is there; several processes
 share the work with ``--part 0/2`` and ``--part 1/2``. A member takes about 15 seconds on one core. ``search DATA``
 trains one supernet a seed, searches it for three budgets by its callback, and keeps what it found, and the inherited
-loss of all members, in ``truth_search.json``.
+loss of all members, in ``truth_search.json``. ``report`` writes ``truth.md`` from both.
 """
 
 import argparse
@@ -17,6 +17,7 @@ from pathlib import Path
 import lightning.pytorch as pl
 import numpy as np
 import torch
+from scipy.stats import kendalltau
 from torch.nn import functional
 from torch.utils.data import DataLoader, TensorDataset
 from torchvision.models import MobileNetV2
@@ -207,10 +208,95 @@ def search_all(folder, epochs):
             SEARCHES.write_text(json.dumps(rows, indent=1) + "\n")
 
 
+def alone():
+    """Return the mean test accuracy of each member over its seeds, and the share of its variance that is no noise."""
+    found = {}
+    for (_, name), row in known(MEMBERS).items():
+        found.setdefault(name, []).append(float(row["accuracy"]))
+    rows = np.array(list(found.values()))
+    reliability = 1 - rows.var(axis=1, ddof=1).mean() / rows.shape[1] / rows.mean(axis=1).var(ddof=1)
+    return dict(zip(found, rows.mean(axis=1).tolist(), strict=True)), float(reliability)
+
+
+def sequential(within, inherited):
+    """Return what widths first and kinds second find by the same losses: the best all-IBN member, then its kinds."""
+    num_widths = len(space().multipliers)
+    nodes = {name: name.split() for name in within}
+    plain = [name for name in within if set(nodes[name][num_widths:]) == {"0"}]
+    first = min(plain or within, key=inherited.__getitem__)
+    alike = [name for name in within if nodes[name][:num_widths] == nodes[first][:num_widths]]
+    return min(alike, key=inherited.__getitem__)
+
+
+def tau(inherited, accuracy, names):
+    """Return Kendall's rank correlation of inherited loss, less being better, and accuracy alone."""
+    return float(kendalltau([-inherited[name] for name in names], [accuracy[name] for name in names]).statistic)
+
+
+def compare():
+    """Return the rows of the report: one for each seed and budget, and tau for each seed."""
+    accuracy, reliability = alone()
+    table = cost_tables(space(), Estimator.load(DEVICE))["latency_ms"]
+    cost = {name: table.exact(tuple(map(int, name.split()))) for name in accuracy}
+    rows, taus = [], []
+    for record in json.loads(SEARCHES.read_text()):
+        inherited = record["inherited"]
+        names = sorted(accuracy, key=cost.__getitem__)
+        bands = [names[start : start + 16] for start in range(0, 64, 16)]
+        within_bands = float(np.mean([tau(inherited, accuracy, band) for band in bands]))
+        taus.append({"seed": record["seed"], "all": tau(inherited, accuracy, names), "bands": within_bands})
+        for budget, name in record["found"].items():
+            within = [n for n in names if cost[n] <= float(budget)]
+            better = sum(accuracy[n] > accuracy[name] for n in within)
+            rows.append(
+                {
+                    "seed": record["seed"],
+                    "budget": float(budget),
+                    "cost": cost[name],
+                    "accuracy": accuracy[name],
+                    "rank": better + 1,
+                    "within": len(within),
+                    "mean": float(np.mean([accuracy[n] for n in within])),
+                    "best": max(accuracy[n] for n in within),
+                    "by_inherited": accuracy[min(within, key=inherited.__getitem__)],
+                    "sequential": accuracy[sequential(within, inherited)],
+                    "seconds": record["seconds"][budget],
+                }
+            )
+    return rows, taus, reliability
+
+
+def report():
+    rows, taus, reliability = compare()
+    lines = [
+        "# Truth test",
+        "",
+        "Written by `python tests/benchmarks/truth.py report` from `truth_members.csv` and `truth_search.json`.",
+        f"64 members trained alone, 3 seeds each; of the variance between members {reliability:.0%} is no noise.",
+        "",
+        "| seed | budget (ms) | found (ms) | accuracy alone | rank of members within | mean of them | best of them |"
+        " best by inherited loss | widths, then kinds |",
+        "| --- | --- | --- | --- | --- | --- | --- | --- | --- |",
+    ]
+    for row in rows:
+        lines.append(
+            f"| {row['seed']} | {row['budget']:.4f} | {row['cost']:.4f} | {row['accuracy']:.4f}"
+            f" | {row['rank']} of {row['within']} | {row['mean']:.4f} | {row['best']:.4f}"
+            f" | {row['by_inherited']:.4f} | {row['sequential']:.4f} |"
+        )
+    lines += [
+        "",
+        "Kendall's tau of inherited loss and accuracy alone, over all members and within quarters by latency:",
+    ]
+    lines += ["", "| seed | all | within |", "| --- | --- | --- |"]
+    lines += [f"| {row['seed']} | {row['all']:.2f} | {row['bands']:.2f} |" for row in taus]
+    SEARCHES.with_name("truth.md").write_text("\n".join(lines).replace("%", " %") + "\n")
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("command", choices=("members", "search"))
-    parser.add_argument("data", type=Path, help="folder of Fashion-MNIST as an npz archive")
+    parser.add_argument("command", choices=("members", "search", "report"))
+    parser.add_argument("data", nargs="?", type=Path, help="folder of Fashion-MNIST as an npz archive")
     parser.add_argument("--epochs", type=int, default=40, help="of the supernet; a member alone has 6")
     parser.add_argument("--part", default="0/1", help="which part of the members: 0/2 or 1/2")
     args = parser.parse_args()
@@ -218,8 +304,10 @@ def main():
     part, parts = map(int, args.part.split("/"))
     if args.command == "members":
         train_members(args.data, part, parts)
-    else:
+    elif args.command == "search":
         search_all(args.data, args.epochs)
+    else:
+        report()
 
 
 if __name__ == "__main__":
