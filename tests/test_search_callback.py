@@ -156,3 +156,19 @@ def test_bad_budgets_stop_before_training(supernet, estimator, tmp_path, budget,
 def test_module_without_supernet_is_refused(network, estimator, tmp_path):
     with pytest.raises(ValueError, match="supernet_from"):
         trainer(tmp_path, [ArchitectureSearch(estimator, latency="0.5x")]).fit(Plain(network), loader())
+
+
+def test_progress_is_told_in_a_line_and_logged_by_choice(supernet, estimator, tmp_path, caplog):
+    search, module = ArchitectureSearch(estimator, latency="0.6x", every=2, candidates=1), Plain(supernet)
+    run = trainer(tmp_path, [search])
+    with caplog.at_level("INFO"):
+        run.fit(module, loader(), loader())
+    lines = [line for line in caplog.messages if "leading: " in line]
+    assert len(lines) == 3  # of four epochs the first is all warm-up
+    assert "Expected latency_ms " in lines[-1]
+    assert "multiplier" in lines[-1]
+    assert str(search.search.supernet.space.decode(search.search.best())) in lines[-1]
+    choices = [name for name in run.callback_metrics if name.startswith("nas/entropy/")]
+    sizes = search.search.supernet.space.node_sizes
+    assert len(choices) == sum(size > 1 for size in sizes)
+    assert not any("entropy/" in name for record in search.history for name in record)

@@ -12,7 +12,6 @@ import lightning.pytorch as pl
 import torch
 from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.utilities import rank_zero_info
-from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 from typing_extensions import override
@@ -28,7 +27,7 @@ from .engine import Search, SearchSettings
 from .inherited import InheritedLoss, prepared
 from .probe import quiet_copy, task_loss
 from .selection import select
-from .strategies import refuse_strategy, refuse_unaware
+from .strategies import refuse_strategy, refuse_unaware, total_steps
 from .tables import space_budgets, warn_off_grid
 from .verify import verified_candidates
 
@@ -189,14 +188,14 @@ class ArchitectureSearch(Callback):
         search.supernet.use_batch_statistics(True)
         if trainer.ckpt_path is None:
             # It loads the data, which must come after the state of a loader that goes on where it was.
-            self._total_steps(trainer)
+            total_steps(trainer)
         self._restore()
 
     @override
     def on_train_batch_start(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int
     ) -> None:
-        search, step, total = self._started(), trainer.global_step, self._total_steps(trainer)
+        search, step, total = self._started(), trainer.global_step, total_steps(trainer)
         if search.is_due(step, total) and step != self._scored_step:
             self._scored_step = step
             samples = [search.draw() for _ in range(self.settings.samples)]
@@ -222,10 +221,15 @@ class ArchitectureSearch(Callback):
         self._optimizer.zero_grad()
         search.update_multipliers()
         metrics = search.metrics()
-        shown = {name: value for name, value in metrics.items() if not name.endswith("_multiplier")}
+        shown = {k: v for k, v in metrics.items() if not k.endswith("_multiplier") and "entropy/" not in k}
         self.history.append({"step": float(trainer.global_step), **shown})
         for name, value in metrics.items():
             pl_module.log(name, value, prog_bar=name in ("nas/latency_ms", "nas/entropy"))
+
+    @override
+    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        if self.history:
+            rank_zero_info(f"Epoch {trainer.current_epoch}: {self._started().progress()}")
 
     @override
     def on_validation_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
@@ -332,20 +336,6 @@ class ArchitectureSearch(Callback):
         if self.search is None:
             raise RuntimeError("The search has not run. HINT: `Trainer(callbacks=[search]).fit(model, data)` first.")
         return self.search
-
-    def _total_steps(self, trainer: pl.Trainer) -> int:
-        total = trainer.estimated_stepping_batches
-        if total == float("inf"):
-            raise MisconfigurationException(
-                "ArchitectureSearch needs to know the number of steps. HINT: give the Trainer max_epochs or max_steps."
-            )
-        if total == 0:
-            raise MisconfigurationException(
-                "The training has no steps, so there is nothing to search with. HINT: the Trainer needs max_epochs or"
-                " max_steps above 0, and the data at least one batch: fewer images than a batch are dropped with"
-                " `drop_last=True`."
-            )
-        return int(total)
 
     def _chosen(self) -> tuple[int, ...]:
         return self._ranked[0] if self._ranked else self._started().best()

@@ -311,13 +311,27 @@ class Search:
 
     @torch.no_grad()
     def metrics(self) -> dict[str, float]:
-        """Return what to log: expected costs, multipliers and the mean normalised entropy of the choices."""
+        """Return what to log: expected costs, multipliers, and the normalised entropy of the choices, mean and each."""
         probabilities = self.probabilities()
         values = {"nas/entropy": float(entropy(probabilities)), "nas/skipped": float(self.num_skipped)}
+        num_widths = len(self.supernet.space.multipliers)
+        for node, row in enumerate(probabilities):
+            if len(row) > 1:
+                name = f"width_{node}" if node < num_widths else f"block_{node - num_widths}"
+                values[f"nas/entropy/{name}"] = float(entropy([row]))
         for limit, multiplier in zip(self.budgets.limits, self.multipliers, strict=True):
             values[f"nas/{limit.name}"] = float(limit.table.expected(probabilities))
             values[f"nas/{limit.name}_multiplier"] = multiplier
         return values
+
+    def progress(self) -> str:
+        """Return where the search stands in a line: expected costs and budgets, entropy, the leading architecture."""
+        values, best = self.metrics(), self.supernet.space.decode(self.best())
+        costs = [
+            f"{limit.name} {values[f'nas/{limit.name}']:.4g} of {limit.budget:.4g} (multiplier {multiplier:+.2g})"
+            for limit, multiplier in zip(self.budgets.limits, self.multipliers, strict=True)
+        ]
+        return f"Expected {', '.join(costs) or 'without budget'}; entropy {values['nas/entropy']:.2f}; leading: {best}"
 
     def state_dict(self) -> dict[str, Any]:
         """Return tensors and builtins that `load_state_dict` continues from."""

@@ -1,4 +1,4 @@
-"""Which of Lightning's strategies a search runs on; the others are refused before any training."""
+"""Which Trainers a search runs on; the others are refused before any training."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from lightning.pytorch.strategies import FSDPStrategy, ModelParallelStrategy
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from torch.nn.parallel import DistributedDataParallel
 
-__all__ = ["refuse_strategy", "refuse_unaware"]
+__all__ = ["refuse_strategy", "refuse_unaware", "total_steps"]
 
 _HINT = "HINT: use `strategy='ddp_find_unused_parameters_true'`, or one device."
 
@@ -36,3 +36,23 @@ def refuse_unaware(trainer: pl.Trainer) -> None:
         raise MisconfigurationException(
             f"A step of ArchitectureSearch trains one path, which leaves parameters without a gradient. {_HINT}"
         )
+
+
+def total_steps(trainer: pl.Trainer) -> int:
+    """Return the optimizer steps of a training.
+
+    Raises:
+        MisconfigurationException: It has no end, or no steps.
+    """
+    total = trainer.estimated_stepping_batches
+    if total == float("inf"):
+        raise MisconfigurationException(
+            "ArchitectureSearch needs to know the number of steps. HINT: give the Trainer max_epochs or max_steps."
+        )
+    if total == 0:
+        raise MisconfigurationException(
+            "The training has no steps, so there is nothing to search with. HINT: the Trainer needs max_epochs or"
+            " max_steps above 0, and the data at least one batch: fewer images than a batch are dropped with"
+            " `drop_last=True`."
+        )
+    return int(total)
