@@ -18,6 +18,7 @@ from lightning.pytorch.callbacks import (
     ModelCheckpoint,
     StochasticWeightAveraging,
 )
+from lightning.pytorch.cli import LightningCLI
 from lightning.pytorch.plugins.precision import MixedPrecision
 from lightning.pytorch.strategies import FSDPStrategy
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
@@ -73,7 +74,7 @@ def make_supernet():
 
 
 class Plain(pl.LightningModule):
-    def __init__(self, network=None, plateau=False):
+    def __init__(self, network: torch.nn.Module | None = None, plateau: bool = False):
         super().__init__()
         self.network = make_supernet() if network is None else network
         self.plateau, self.lr = plateau, 1e-2
@@ -286,6 +287,29 @@ def test_the_trainer_of_the_other_package(tmp_path):
     fit(module, search, tmp_path, trainer=other.Trainer)
     assert search.history
     assert within(search)
+
+
+class Data(pl.LightningDataModule):
+    def train_dataloader(self):
+        return loader()
+
+    def val_dataloader(self):
+        return loader()
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_the_command_line_of_lightning(tmp_path, monkeypatch):
+    pytest.importorskip("jsonargparse", reason="needs jsonargparse[signatures]")
+    callback = "--trainer.callbacks"
+    arguments = ["fit", "--trainer.max_epochs=1", "--trainer.accelerator=cpu", "--trainer.logger=false"]
+    arguments += ["--trainer.enable_checkpointing=false", f"--trainer.default_root_dir={tmp_path}"]
+    arguments += [f"{callback}+=lightning_nas.ArchitectureSearch", f"{callback}.latency=0.85x"]
+    arguments += [f"{callback}.estimator=ethos_u85_1024", f"{callback}.candidates=1", f"{callback}.phases=joint"]
+    monkeypatch.setattr(sys, "argv", ["cli", *arguments])
+    cli = LightningCLI(Plain, Data, save_config_callback=None, seed_everything_default=0)
+    (search,) = (found for found in cli.trainer.callbacks if isinstance(found, ArchitectureSearch))
+    assert search.architecture
+    assert search.search.budgets.limits[0].name == "latency_ms"
 
 
 def test_strategies_that_shard_are_refused():
