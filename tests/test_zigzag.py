@@ -1,3 +1,4 @@
+import importlib
 import importlib.util
 import os
 import sys
@@ -12,6 +13,7 @@ from lightning_nas.estimator.analytic import AnalyticArray
 from lightning_nas.estimator.device import Device
 from lightning_nas.estimator.files import TARGETS
 from lightning_nas.estimator.layer import Form
+from lightning_nas.estimator.measure import zigzag
 from lightning_nas.estimator.measure.backend import ParallelBackend, UnsupportedError, open_backend
 from lightning_nas.estimator.measure.campaign import measure
 from lightning_nas.estimator.measurements import Figures, read_measurements
@@ -113,7 +115,8 @@ def test_sums_are_exact_and_equal_layers_are_priced_once(backend, monkeypatch):
     def again(*_):
         raise AssertionError("A layer is priced twice.")
 
-    monkeypatch.setattr("lightning_nas.estimator.measure.mapping.fastest_cycles", again)
+    mapping = importlib.import_module("lightning_nas.estimator.measure.mapping")
+    monkeypatch.setattr(mapping, "fastest_cycles", again)
     assert backend.measure_network(parts).latency_ms == pytest.approx(sum(rows))
 
 
@@ -206,7 +209,7 @@ def test_a_layer_that_fits_no_memory_is_named(tmp_path):
 
 @needs_zigzag
 def test_all_processes_agree_with_one(tmp_path, monkeypatch):
-    monkeypatch.setattr("lightning_nas.estimator.measure.zigzag._MIN_LAYERS_A_PROCESS", 2)
+    monkeypatch.setattr(zigzag, "_MIN_LAYERS_A_PROCESS", 2)
     device = own_device(tmp_path)
     (many, alone) = (open_backend(device) for _ in range(2))
     assert isinstance(many, ParallelBackend)
