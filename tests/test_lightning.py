@@ -6,6 +6,7 @@ import subprocess
 import sys
 import textwrap
 from contextlib import nullcontext
+from pathlib import Path
 from types import SimpleNamespace
 
 import lightning.pytorch as pl
@@ -334,7 +335,7 @@ if __name__ == "__main__":
 
 def run_on_two_processes(tmp_path, strategy):
     path = tmp_path / "two.py"
-    path.write_text(textwrap.dedent(SCRIPT).format(tests=str(tmp_path.cwd() / "tests"), folder=str(tmp_path)))
+    path.write_text(textwrap.dedent(SCRIPT).format(tests=str(Path(__file__).parent), folder=str(tmp_path)))
     return subprocess.run(
         [sys.executable, str(path), strategy], capture_output=True, text=True, timeout=300, check=False
     )

@@ -172,3 +172,20 @@ def test_progress_is_told_in_a_line_and_logged_by_choice(supernet, estimator, tm
     sizes = search.search.supernet.space.node_sizes
     assert len(choices) == sum(size > 1 for size in sizes)
     assert not any("entropy/" in name for record in search.history for name in record)
+
+
+def test_the_users_random_numbers_are_not_drawn_from_while_it_trains(supernet, estimator, tmp_path):
+    """Reading a loader draws its workers' seed: scoring must not, or dropout and orders of the user would change."""
+
+    class Watch(pl.Callback):
+        def on_train_batch_start(self, trainer, pl_module, batch, batch_idx):
+            self.states.append(torch.get_rng_state())
+
+        def __init__(self):
+            self.states = []
+
+    first, last = Watch(), Watch()
+    search = ArchitectureSearch(estimator, latency="0.6x", every=1, candidates=1)
+    trainer(tmp_path, [first, search, last]).fit(Plain(supernet), loader(), loader())
+    assert search.history
+    assert all(torch.equal(a, b) for a, b in zip(first.states, last.states, strict=True))

@@ -128,6 +128,16 @@ def test_a_search_that_random_subnets_beat_says_so(search, estimator, caplog, mo
     assert "A random subnet within the budgets has a lower inherited loss" in caplog.text
 
 
+def test_what_is_nearest_is_selected_where_the_backend_finds_all_over_the_budget(search, estimator):
+    over = type(estimator)(compiled_factor=3.0)
+    (nearest,) = selection.verified_candidates(search, over, 4)
+    search.generator.manual_seed(search.settings.seed)
+    found = select(search, over, lambda nodes: -sum(nodes), candidates=4, evaluations=12, num_random=4, show=False)
+    assert len(found.ranked) == 1
+    space = search.supernet.space
+    assert over.verify_ms(space.decode(found.ranked[0])) <= over.verify_ms(space.decode(nearest)) * (1 + 1e-9)
+
+
 def test_losses_that_are_not_finite_are_skipped_counted_and_at_last_an_error(search):
     good, bad = torch.tensor([1.0, 2.0]), torch.tensor([1.0, float("nan")])
     logits = [row.detach().clone() for row in search.supernet.logits]

@@ -290,3 +290,26 @@ def test_another_machine_verifies_nothing(caplog):
     assert "own cannot be measured here: it is another" in caplog.text
     here = Estimator(dataclasses.replace(device, record={}), estimator.measurements)
     assert here.verify_ms(model, torch.zeros(1, 8, 8, 8)) > 0
+
+
+def test_a_device_is_not_judged_by_less_without_being_told(tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    table = tmp_path / "own.csv"
+    rows = [Subgraph("conv", 8, 8, width, width, width) for width in range(8, 8 * (MIN_ROWS + 1), 8)]
+    with table.open("w", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(COLUMNS)
+        writer.writerows(to_row(part, Figures(part.macs * 1e-6)) for part in rows)
+    record = {"measured_by": {"processor": "another"}, "error": {"networks": {"count": 3}}}
+    device = Device("own", "torch", 8, settings=QUICK, record=record)
+    device.save(table.with_suffix(".json"))
+    with pytest.raises(SystemExit):
+        command(monkeypatch, "error", table)
+    assert "own was timed on another machine" in capsys.readouterr().err
+    missing = dataclasses.replace(device, backend="vela", record={**record, "measured_by": {}})
+    missing.save(table.with_suffix(".json"))
+    monkeypatch.setitem(sys.modules, "ethosu", None)
+    with pytest.raises(SystemExit):
+        command(monkeypatch, "error", table)
+    assert "pip install 'lightning-nas[vela]'" in capsys.readouterr().err
+    assert Device.load(table.with_suffix(".json")).record["error"] == record["error"]

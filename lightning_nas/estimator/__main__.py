@@ -30,13 +30,13 @@ from typing import Any
 import numpy as np
 
 from lightning_nas.estimator.correction import format_correction
-from lightning_nas.estimator.device import ANALYTIC, Device
+from lightning_nas.estimator.device import ANALYTIC, TABLE_ONLY, Device
 from lightning_nas.estimator.error import format_error
 from lightning_nas.estimator.estimator import Estimator
 from lightning_nas.estimator.files import DEFAULT_LANES, TARGETS
 from lightning_nas.estimator.granularity import best_granularity
 from lightning_nas.estimator.judge import judge
-from lightning_nas.estimator.measure.backend import BACKENDS, SPLIT, available_backend, open_backend
+from lightning_nas.estimator.measure.backend import BACKENDS, SPLIT, Backend, available_backend, open_backend
 from lightning_nas.estimator.measure.campaign import measure
 from lightning_nas.estimator.measure.device_table import measure_device
 from lightning_nas.estimator.measure.sample import plan_subgraphs
@@ -180,7 +180,7 @@ def compare_memory(table: Path, num_networks: int) -> None:
 def judge_table(table: Path, num_networks: int, lanes: int | None) -> None:
     """Correct the estimator by whole networks, measure how wrong it is on others, and record both."""
     estimator = Estimator.load(table, lanes=lanes)
-    verdict = judge(estimator, num_networks, backend=available_backend(estimator.device))
+    verdict = judge(estimator, num_networks, backend=_judging_backend(estimator.device, num_networks))
     regressor, device = verdict.estimator.regressor, verdict.estimator.device
     counts = {"rows": len(estimator.measurements), "networks": len(estimator.networks)}
     fit = {"by": regressor.choice, **_rounded(regressor.held_out)}
@@ -191,6 +191,25 @@ def judge_table(table: Path, num_networks: int, lanes: int | None) -> None:
     sys.stdout.write(f"{regressor}\n{format_error(verdict.error)}\n")
     if verdict.correction:
         sys.stdout.write(format_correction(verdict.correction) + "\n")
+
+
+def _judging_backend(device: Device, num_networks: int) -> Backend | None:
+    """Return what measures networks to judge by; a device that has a backend is not judged by less without being told.
+
+    Raises:
+        ImportError: The packages of the backend are not installed.
+        ValueError: It was timed on another machine.
+    """
+    if device.backend == TABLE_ONLY or num_networks == 0:
+        return None
+    backend = available_backend(device)
+    if backend is None:
+        open_backend(device)  # says what is missing
+        raise ValueError(
+            f"{device.name} was timed on another machine, where alone networks can judge it. HINT: `--num-networks 0`"
+            " judges by the rows of its table."
+        )
+    return backend
 
 
 def judge_closed_form(table: Path) -> None:

@@ -345,16 +345,19 @@ class ArchitectureSearch(Callback):
         trainer, module = self._trainer, self._module
         assert trainer is not None
         assert module is not None
+        batches = self._selection_batches(trainer) if held_out else ()
+        return InheritedLoss(trainer, module, self._started().supernet, list(self._recent), batches)
+
+    def _selection_batches(self, trainer: pl.Trainer) -> list[Any]:
+        """Return what subnets are compared on; only at the end, since reading a loader draws from the user's seeds."""
         loader = trainer.val_dataloaders
-        if held_out and not isinstance(loader, DataLoader):
-            log.warning(
-                "There is no single validation DataLoader: subnets are compared on recent training batches, which the"
-                " weights were fitted to. HINT: give the Trainer one."
-            )
-        batches = islice(iter(loader), SELECTION_BATCHES) if isinstance(loader, DataLoader) else self._recent
-        return InheritedLoss(
-            trainer, module, self._started().supernet, list(self._recent), list(batches) if held_out else ()
+        if isinstance(loader, DataLoader):
+            return list(islice(iter(loader), SELECTION_BATCHES))
+        log.warning(
+            "There is no single validation DataLoader: subnets are compared on recent training batches, which the"
+            " weights were fitted to. HINT: give the Trainer one."
         )
+        return list(self._recent)
 
     def _rank(self, search: Search) -> list[tuple[int, ...]]:
         """Return subnets within the budgets of a search, of the lowest inherited loss first."""

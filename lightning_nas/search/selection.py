@@ -93,7 +93,8 @@ def select(
     ordered = dict(sorted(losses.items(), key=lambda item: item[1]))
     # Random ones are looked at like all others: the estimate may be low for them.
     kept = {nodes: value for nodes, value in ordered.items() if is_verified(search, estimator, nodes)}
-    found = Selection(kept or ordered, tuple(drawn))
+    # Where all are over, what is nearest to the budget by the backend was proposed, and a warning said so.
+    found = Selection(kept or {seeds[0]: losses[seeds[0]]}, tuple(drawn))
     if drawn and not found.beats_random:
         log.warning(
             "A random subnet within the budgets has a lower inherited loss than all that the search found: the supernet"
