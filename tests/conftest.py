@@ -70,3 +70,27 @@ def network():
 @pytest.fixture
 def supernet(network, images):
     return supernet_from(network, images[:1], space_of(network, images[:1], kernels=(3, 5)))
+
+
+def read_by(network, nodes):
+    """Return for each parameter of a network with a supernet which of its entries a path reads, as booleans."""
+    handle, names = network.supernet, {id(p): name for name, p in network.named_parameters()}
+    chosen = handle.space.decode(nodes)
+    elastic = {id(p) for block in handle.blocks for p in block.parameters()} | {id(handle.head[0].weight)}
+    found = {n: torch.full(p.shape, id(p) not in elastic) for n, p in network.named_parameters()}
+    width = chosen.stem.width
+    pairs = ((stage.width, fixed.option) for stage in chosen.stages for fixed in stage.blocks)
+    for block, (out_width, option) in zip(handle.blocks, pairs, strict=True):
+        candidate = block.candidate(option.kind)
+        last = width
+        for conv, norm in candidate.parts():
+            out = out_width if conv is candidate.project else int(option.expansion * width)
+            size = min(conv.kernel_size[0], option.kernel)
+            margin = (conv.kernel_size[0] - size) // 2
+            inner = 1 if conv.groups > 1 else last
+            found[names[id(conv.weight)]][:out, :inner, margin : margin + size, margin : margin + size] = True
+            found[names[id(norm.weight)]][:out] = found[names[id(norm.bias)]][:out] = True
+            last = out
+        width = out_width
+    found[names[id(handle.head[0].weight)]][:, :width] = True
+    return found

@@ -5,14 +5,14 @@ import json
 import subprocess
 import sys
 import textwrap
-from contextlib import nullcontext
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from types import SimpleNamespace
 
 import lightning.pytorch as pl
 import pytest
 import torch
-from conftest import LinearEstimator, small_network
+from conftest import LinearEstimator, read_by, small_network
 from lightning.pytorch.callbacks import (
     EarlyStopping,
     LearningRateFinder,
@@ -27,9 +27,10 @@ from torch.nn import functional
 from torch.utils.data import DataLoader, TensorDataset
 
 from lightning_nas.search.callback import ArchitectureSearch
-from lightning_nas.search.engine import Search, SearchSettings
-from lightning_nas.search.strategies import refuse_strategy
+from lightning_nas.search.engine import Search
+from lightning_nas.search.settings import SearchSettings
 from lightning_nas.search.tables import space_budgets
+from lightning_nas.search.trainers import refuse_strategy
 from lightning_nas.supernet import space_of, supernet_from
 
 QUIET = {
@@ -122,7 +123,7 @@ class ManualWithLoss(Manual):
 
 
 def searching(**options):
-    options = {"every": 2, "candidates": 1, "random_subnets": 0, **options}
+    options = {"every": 2, "candidates": 1, "evaluations": 0, "random_subnets": 0, **options}
     return ArchitectureSearch(LinearEstimator(), latency="0.6x", **options)
 
 
@@ -144,6 +145,30 @@ def plugin(precision):
     return plugins, lambda: torch.autocast("cpu", torch.float16), scalers[1]
 
 
+def block_of(entries):
+    """Return the smallest block of a parameter that holds all entries: paths of one optimizer step share it."""
+    block = torch.ones_like(entries)
+    for axis in range(entries.ndim):
+        others = [other for other in range(entries.ndim) if other != axis]
+        block &= entries.any(dim=others, keepdim=True) if others else entries
+    return block
+
+
+@contextmanager
+def kept(network, optimizer, read):
+    """Put back what a step of the optimizer has changed in entries that no path has read, in its state as well."""
+    parameters = dict(network.named_parameters())
+    weights = {name: p.detach().clone() for name, p in parameters.items()}
+    momenta = {p: state["momentum_buffer"].clone() for p, state in optimizer.state.items()}
+    yield
+    for name, p in parameters.items():
+        outside = ~block_of(torch.stack([rows[name] for rows in read]).any(0))
+        p.data[outside] = weights[name][outside]
+        if p in optimizer.state:
+            buffer = optimizer.state[p]["momentum_buffer"]
+            buffer[outside] = momenta[p][outside] if p in momenta else 0.0
+
+
 def plain_loop(network, context, scaler, accumulate):
     """The same search without Lightning and without the callback."""
     supernet = network.supernet
@@ -156,7 +181,7 @@ def plain_loop(network, context, scaler, accumulate):
     )
     logits = torch.optim.Adam(supernet.logits, 0.05, betas=(0.5, 0.999))
     batches = list(loader())
-    total, step, scored, pending = EPOCHS * len(batches) // accumulate, 0, None, None
+    total, step, scored, pending, read = EPOCHS * len(batches) // accumulate, 0, None, None, []
     for _ in range(EPOCHS):
         for number, (images, targets) in enumerate(batches):
             if search.is_due(step, total) and step != scored:
@@ -170,6 +195,7 @@ def plain_loop(network, context, scaler, accumulate):
                 network.train()
                 pending = samples, torch.stack(losses)
             supernet.activate(search.path(step, total))
+            read.append(read_by(network, supernet.nodes))
             with context():
                 loss = functional.cross_entropy(network(images), targets) / accumulate
             (loss if scaler is None else scaler.scale(loss)).backward()
@@ -185,11 +211,13 @@ def plain_loop(network, context, scaler, accumulate):
                 logits.zero_grad()
                 search.update_multipliers()
                 pending = None
-            if scaler is None:
-                weights.step()
-            else:
-                scaler.step(weights)
-                scaler.update()
+            with kept(network, weights, read):
+                if scaler is None:
+                    weights.step()
+                else:
+                    scaler.step(weights)
+                    scaler.update()
+            read = []
             weights.zero_grad()
             step += 1
     return network

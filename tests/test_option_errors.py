@@ -2,7 +2,8 @@ import pytest
 import torch
 from torchvision.models import mobilenet_v2
 
-from lightning_nas.search.engine import Search, SearchSettings
+from lightning_nas.search.engine import Search
+from lightning_nas.search.settings import SearchSettings
 from lightning_nas.search.tables import space_budgets
 from lightning_nas.supernet import derive, option_errors, recalibrate, refit, sort_channels, space_of, supernet_from
 

@@ -9,8 +9,9 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from lightning_nas.estimator.subgraph import subgraphs
 from lightning_nas.search.callback import ArchitectureSearch
-from lightning_nas.search.engine import Search, SearchSettings
+from lightning_nas.search.engine import Search
 from lightning_nas.search.module import SearchModule
+from lightning_nas.search.settings import SearchSettings
 from lightning_nas.search.tables import space_budgets
 
 QUIET = {"logger": False, "enable_progress_bar": False, "enable_model_summary": False, "accelerator": "cpu"}
@@ -65,7 +66,7 @@ def test_callback_equals_the_loss_written_out(supernet, estimator, tmp_path, pre
     implicit = Plain(copy.deepcopy(supernet))
     start = copy.deepcopy(supernet)
     trainer(tmp_path, precision=precision).fit(explicit, loader())
-    search = ArchitectureSearch(estimator, latency="0.5x", every=2)
+    search = ArchitectureSearch(estimator, latency="0.5x", every=2, evaluations=0)
     trainer(tmp_path, [search], precision=precision).fit(implicit, loader())
     assert difference(explicit.network, implicit.network) == 0
     assert difference(start, implicit.network) > 1e-2
@@ -77,18 +78,18 @@ def test_callback_equals_the_loss_written_out(supernet, estimator, tmp_path, pre
 def test_resumed_equals_uninterrupted(supernet, estimator, tmp_path):
     whole = Plain(copy.deepcopy(supernet))
     resumed = Plain(copy.deepcopy(supernet))
-    trainer(tmp_path, [ArchitectureSearch(estimator, latency="0.5x", every=2)]).fit(whole, loader())
+    trainer(tmp_path, [ArchitectureSearch(estimator, latency="0.5x", every=2, evaluations=0)]).fit(whole, loader())
 
     class StopAfterTwo(pl.Callback):
         def on_train_epoch_end(self, trainer, pl_module):
             trainer.should_stop = trainer.current_epoch == 1
 
     keep = ModelCheckpoint(tmp_path, filename="{epoch}", save_top_k=-1, save_last=True)
-    first = ArchitectureSearch(estimator, latency="0.5x", every=2)
+    first = ArchitectureSearch(estimator, latency="0.5x", every=2, evaluations=0)
     trainer(tmp_path, [first, keep, StopAfterTwo()], enable_checkpointing=True).fit(resumed, loader())
     checkpoint = torch.load(tmp_path / "last.ckpt", weights_only=True)
     assert checkpoint["epoch"] == 1
-    second = ArchitectureSearch(estimator, latency="0.5x", every=2)
+    second = ArchitectureSearch(estimator, latency="0.5x", every=2, evaluations=0)
     continued = Plain(copy.deepcopy(supernet))
     keep = ModelCheckpoint(tmp_path, save_top_k=-1)
     trainer(tmp_path, [second, keep], enable_checkpointing=True).fit(
@@ -130,7 +131,7 @@ def test_derived_is_plain_and_within_the_budget(supernet, estimator, tmp_path, b
 
 def test_weights_only_during_warm_up(supernet, estimator, tmp_path):
     module = Plain(supernet)
-    search = ArchitectureSearch(estimator, latency="0.5x", warmup=0.99)
+    search = ArchitectureSearch(estimator, latency="0.5x", warmup=0.99, evaluations=0)
     trainer(tmp_path, [search], epochs=1).fit(module, loader())
     assert all((logits == 0).all() for logits in supernet.supernet.logits)
 
@@ -159,13 +160,16 @@ def test_module_without_supernet_is_refused(network, estimator, tmp_path):
 
 
 def test_progress_is_told_in_a_line_and_logged_by_choice(supernet, estimator, tmp_path, caplog):
-    search, module = ArchitectureSearch(estimator, latency="0.6x", every=2, candidates=1), Plain(supernet)
+    search, module = (
+        ArchitectureSearch(estimator, latency="0.6x", every=2, candidates=1, evaluations=0),
+        Plain(supernet),
+    )
     run = trainer(tmp_path, [search])
     with caplog.at_level("INFO"):
         run.fit(module, loader(), loader())
     lines = [line for line in caplog.messages if "leading: " in line]
     assert len(lines) == 3  # of four epochs the first is all warm-up
-    assert "Expected latency_ms " in lines[-1]
+    assert "expected latency_ms " in lines[-1]
     assert "multiplier" in lines[-1]
     assert str(search.search.supernet.space.decode(search.search.best())) in lines[-1]
     choices = [name for name in run.callback_metrics if name.startswith("nas/entropy/")]
@@ -185,7 +189,7 @@ def test_the_users_random_numbers_are_not_drawn_from_while_it_trains(supernet, e
             self.states = []
 
     first, last = Watch(), Watch()
-    search = ArchitectureSearch(estimator, latency="0.6x", every=1, candidates=1)
+    search = ArchitectureSearch(estimator, latency="0.6x", every=1, candidates=1, evaluations=0)
     trainer(tmp_path, [first, search, last]).fit(Plain(supernet), loader(), loader())
     assert search.history
     assert all(torch.equal(a, b) for a, b in zip(first.states, last.states, strict=True))

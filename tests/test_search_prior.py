@@ -3,8 +3,9 @@ import math
 import pytest
 import torch
 
-from lightning_nas.search.engine import Search, SearchSettings
+from lightning_nas.search.engine import Search
 from lightning_nas.search.sampling import kept_weights
+from lightning_nas.search.settings import SearchSettings
 from lightning_nas.search.tables import space_budgets
 
 
@@ -36,7 +37,7 @@ def test_prior_sets_the_logits_and_fills_a_pool_within_the_budget(supernet, budg
     assert all(0.7 <= ratio <= 1.3 for ratio in near)
     assert len(paths) > 8  # the pool, and uniform draws beside it
     again = Search(handle, budgets, SearchSettings(prior=1.0, pool=8))
-    assert again._pool == search._pool
+    assert again.pool == search.pool
 
 
 def test_without_a_prior_logits_are_left_as_they_are(supernet, budgets):

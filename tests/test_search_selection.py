@@ -15,10 +15,12 @@ from lightning_nas.estimator.table import CostTable, Factor
 from lightning_nas.search import selection
 from lightning_nas.search.callback import ArchitectureSearch
 from lightning_nas.search.decoupled import learn_logits
-from lightning_nas.search.engine import MAX_UNUSABLE, Search, SearchSettings
+from lightning_nas.search.engine import MAX_UNUSABLE, Search
 from lightning_nas.search.evolution import evolve
 from lightning_nas.search.frontier import frontier
+from lightning_nas.search.score import sampled_score
 from lightning_nas.search.selection import select
+from lightning_nas.search.settings import SearchSettings, SelectionSettings
 from lightning_nas.search.solve import Limit
 from lightning_nas.search.tables import space_budgets
 from lightning_nas.search.utility import utilities
@@ -105,14 +107,18 @@ def test_logits_learn_while_weights_rest_and_the_best_is_selected(search, estima
     target, one = planted(search)
     before = copy.deepcopy(search.supernet.state_dict())
     noise = lambda: torch.randn((), generator=generator)  # noqa: E731
-    observed = learn_logits(search, lambda n, step: torch.tensor([one(m) for m in n]) + noise(), 150, show=False)
+
+    def losses(nodes):
+        return torch.tensor([one(m) for m in nodes]) + noise()
+
+    observed = learn_logits(search, lambda s, *_: sampled_score(s, losses), 150, show=False)
     after = search.supernet.state_dict()
     assert {name for name in after if not torch.equal(after[name], before[name])} <= {
         name for name in after if name.endswith("logits")
     }
     assert len(observed) == 600
     assert all(abs(sum(advantage for _, advantage in observed[n : n + 4])) < 1e-4 for n in range(0, 600, 4))
-    found = select(search, estimator, one, candidates=4, evaluations=40, num_random=6, observed=observed, show=False)
+    found = select(search, estimator, one, SelectionSettings(4, 40, 6), observed, show=False)
     assert one(found.ranked[0]) <= min(one(nodes) for nodes in random)
     assert one(found.ranked[0]) < 0.3
     assert all(search.is_within(nodes) for nodes in found.losses)
@@ -123,7 +129,7 @@ def test_logits_learn_while_weights_rest_and_the_best_is_selected(search, estima
 def test_a_search_that_random_subnets_beat_says_so(search, estimator, caplog, monkeypatch):
     chosen = search.candidates(3)
     monkeypatch.setattr(selection, "verified_candidates", lambda *_: chosen)
-    found = select(search, estimator, lambda nodes: float(nodes in chosen), candidates=3, num_random=6, show=False)
+    found = select(search, estimator, lambda nodes: float(nodes in chosen), SelectionSettings(3, 0, 6), show=False)
     assert not found.beats_random
     assert "A random subnet within the budgets has a lower inherited loss" in caplog.text
 
@@ -132,7 +138,7 @@ def test_what_is_nearest_is_selected_where_the_backend_finds_all_over_the_budget
     over = type(estimator)(compiled_factor=3.0)
     (nearest,) = selection.verified_candidates(search, over, 4)
     search.generator.manual_seed(search.settings.seed)
-    found = select(search, over, lambda nodes: -sum(nodes), candidates=4, evaluations=12, num_random=4, show=False)
+    found = select(search, over, lambda nodes: -sum(nodes), SelectionSettings(4, 12, 4), show=False)
     assert len(found.ranked) == 1
     space = search.supernet.space
     assert over.verify_ms(space.decode(found.ranked[0])) <= over.verify_ms(space.decode(nearest)) * (1 + 1e-9)
@@ -141,12 +147,16 @@ def test_what_is_nearest_is_selected_where_the_backend_finds_all_over_the_budget
 def test_losses_that_are_not_finite_are_skipped_counted_and_at_last_an_error(search):
     good, bad = torch.tensor([1.0, 2.0]), torch.tensor([1.0, float("nan")])
     logits = [row.detach().clone() for row in search.supernet.logits]
-    learn_logits(search, lambda n, step: bad, 3, show=False)
+
+    def broken(search, *_):
+        return sampled_score(search, lambda _: bad)
+
+    learn_logits(search, broken, 3, show=False)
     assert all(torch.equal(a, b) for a, b in zip(logits, search.supernet.logits, strict=True))
     assert search.metrics()["nas/skipped"] == 3
     assert search.is_usable(good)
     with pytest.raises(RuntimeError, match=f"not finite in {MAX_UNUSABLE} architecture steps"):
-        learn_logits(search, lambda n, step: bad, MAX_UNUSABLE, show=False)
+        learn_logits(search, broken, MAX_UNUSABLE, show=False)
 
 
 class Plain(pl.LightningModule):
@@ -202,12 +212,58 @@ def test_one_training_serves_other_budgets(supernet, estimator, tmp_path):
         search.find(latency="0.01x")
 
 
+def test_derive_takes_any_budget_and_the_frontier_any_latency(supernet, estimator, tmp_path):
+    search = ArchitectureSearch(
+        estimator,
+        latency="0.6x",
+        parameter_bytes="0.95x",
+        serves=("0.5x", "0.9x"),
+        phases="decoupled",
+        steps=40,
+        candidates=2,
+        evaluations=0,
+        samples=4,
+    )
+    module, space = Plain(supernet), supernet.supernet.space
+    fit(module, search, tmp_path)
+    full = space.decode(space.reference_nodes)
+    cost, memory = estimator.latency_ms, estimator.memory
+    subnet = search.derive(module, latency="0.9x")
+    assert subnet.network(torch.zeros(1, 3, 32, 32)).shape == (1, 4)
+    points = search.frontier(count=6)
+    assert len(points) >= 2
+    assert [p.latency_ms for p in points] == sorted(p.latency_ms for p in points)
+    losses = [p.inherited_loss for p in points]
+    assert losses == sorted(losses, reverse=True)
+    for point in points:
+        assert cost(point.architecture) == pytest.approx(point.latency_ms)
+        assert memory(point.architecture).parameter_bytes <= 0.95 * memory(full).parameter_bytes
+        search.derive(module, architecture=point.architecture)
+    with pytest.raises(ValueError, match="`count` must be at least 2; got 1"):
+        search.frontier(count=1)
+
+
+def test_paths_near_all_served_latencies_are_trained(supernet, estimator):
+    space = supernet.supernet.space
+    budgets = space_budgets(space, estimator, {"latency_ms": "0.45x"}, ("1.2x",))
+    table = budgets.limits[0].table
+    full = table.exact(space.reference_nodes)
+    search = Search(supernet.supernet, budgets, SearchSettings(phases="decoupled", band=(0.9, 1.1)))
+    costs = np.array([table.exact(search.path(step, 400)) / full for step in range(1, 401, 2)])
+    assert 60 < (costs < 0.55).sum() < 140
+    assert (costs > 1.0).sum() == (costs >= 0.55).sum()
+    with pytest.raises(ValueError, match="latency_ms=.* is below what the space can reach"):
+        space_budgets(space, estimator, {"latency_ms": "0.6x"}, ("0.01x",))
+    with pytest.raises(ValueError, match="there is no latency budget"):
+        space_budgets(space, estimator, {"parameter_bytes": "0.9x"}, ("0.5x",))
+
+
 def test_what_was_sampled_is_in_the_checkpoint(supernet, estimator, tmp_path):
-    search = ArchitectureSearch(estimator, latency="0.6x", phases="decoupled", steps=5, candidates=2)
+    search = ArchitectureSearch(estimator, latency="0.6x", phases="decoupled", steps=5, candidates=2, evaluations=0)
     fit(Plain(supernet), search, tmp_path)
     state = search.state_dict()
     assert len(state["observed"]) == 10
-    again = ArchitectureSearch(estimator, latency="0.6x", phases="decoupled", steps=5, candidates=2)
+    again = ArchitectureSearch(estimator, latency="0.6x", phases="decoupled", steps=5, candidates=2, evaluations=0)
     again.load_state_dict(state)
     module = Plain(copy.deepcopy(supernet))
     again.setup(pl.Trainer(logger=False, accelerator="cpu"), module, "fit")
@@ -217,7 +273,7 @@ def test_what_was_sampled_is_in_the_checkpoint(supernet, estimator, tmp_path):
 
 
 def test_without_validation_data_it_is_said(supernet, estimator, tmp_path, caplog):
-    fit(Plain(supernet), ArchitectureSearch(estimator, latency="0.6x", candidates=2), tmp_path, loader())
+    fit(Plain(supernet), ArchitectureSearch(estimator, latency="0.6x", candidates=2, evaluations=0), tmp_path, loader())
     assert "no single validation DataLoader" in caplog.text
 
 

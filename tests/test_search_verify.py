@@ -2,7 +2,8 @@ import logging
 
 import pytest
 
-from lightning_nas.search.engine import Search, SearchSettings
+from lightning_nas.search.engine import Search
+from lightning_nas.search.settings import SearchSettings
 from lightning_nas.search.tables import space_budgets
 from lightning_nas.search.verify import verified_candidates
 

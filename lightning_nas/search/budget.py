@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -33,6 +33,7 @@ class Budgets:
         references: For each limit the source network's cost.
         forbidden: Tables of the combinations that cannot fit the peak activation budget.
         peak_activation_bytes: That budget, or None.
+        serves: Other latencies, in milliseconds, that the same training has to serve.
     """
 
     limits: tuple[Limit, ...]
@@ -40,6 +41,25 @@ class Budgets:
     references: tuple[float, ...]
     forbidden: tuple[CostTable, ...] = ()
     peak_activation_bytes: float | None = None
+    serves: tuple[float, ...] = ()
+
+    @property
+    def trained(self) -> tuple[Limit, ...]:
+        """The first limit, once for each budget on it that the training serves; paths are drawn near them."""
+        others = [replace(limit, budget=budget) for limit in self.limits[:1] for budget in self.serves]
+        return (*self.limits[:1], *others)
+
+    def with_latency(self, latency_ms: float) -> Budgets:
+        """Return the same budgets but for the latency."""
+        return replace(
+            self, limits=tuple(replace(x, budget=latency_ms) if x.name == "latency_ms" else x for x in self.limits)
+        )
+
+    @property
+    def loosest(self) -> tuple[Limit, ...]:
+        """The limits with the largest budget that the training serves."""
+        largest = max(self.trained, key=lambda limit: limit.budget, default=None)
+        return self.limits if largest is None else (largest, *self.limits[1:])
 
 
 def resolve_budget(value: float | str, reference: float, name: str) -> float:

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import logging
 from collections import deque
 from collections.abc import Sequence
-from itertools import islice
 from typing import Any
 
 import lightning.pytorch as pl
@@ -13,31 +11,32 @@ import torch
 from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.utilities import rank_zero_info
 from torch import Tensor, nn
-from torch.utils.data import DataLoader
 from typing_extensions import override
 
-from .._modes import evaluating
 from ..estimator.estimator import Estimator
 from ..space.spec import Architecture
-from ..supernet.derive import derive, recalibrate
+from ..supernet.sliced_step import SlicedStep
 from ..supernet.supernet import find_supernet
-from .budget import Budgets, confirm, format_reach
+from .budget import Budgets, confirm
 from .decoupled import learn_logits
-from .engine import Search, SearchSettings
-from .inherited import InheritedLoss, prepared
-from .probe import quiet_copy, task_loss
+from .engine import Search
+from .extension import extend, is_last_epoch
+from .finish import derive_subnet
+from .frontier import FrontierSubnet, frontier_subnets
+from .inherited import InheritedLoss, held_out_batches
+from .readiness import Readiness, measure_readiness, report_readiness
+from .sandwich import add_gradients
+from .score import Score
 from .selection import select
-from .strategies import refuse_strategy, refuse_unaware, total_steps
+from .settings import SearchSettings, SelectionSettings
 from .tables import space_budgets, warn_off_grid
+from .trainers import refuse_strategy, refuse_unaware, take_from_optimizers, total_steps
 from .verify import verified_candidates
 
 __all__ = ["ArchitectureSearch"]
 
-log = logging.getLogger(__name__)
-
-# Some thousand images at usual batch sizes: beyond, the comparison of candidates costs more than it tells.
-SELECTION_BATCHES = 32
 CALIBRATION_BATCHES = 8
+_COSTS = ("latency_ms", "parameter_bytes", "peak_activation_bytes")
 
 
 class ArchitectureSearch(Callback):
@@ -57,6 +56,8 @@ class ArchitectureSearch(Callback):
         latency: Budget in milliseconds (8.0) or relative to the source network ("0.5x").
         parameter_bytes: Budget on int8 parameters: bytes, "256KiB" or "0.5x".
         peak_activation_bytes: Budget on the largest sum of live int8 activations, in the same forms.
+        serves: Other latencies that `find` or `derive` will be asked for after the same training, in the same forms:
+            paths near all of them are trained.
         warmup: Part of the steps that train weights only.
         every: Optimizer steps from one architecture step to the next.
         samples: Architectures compared in an architecture step.
@@ -66,6 +67,8 @@ class ArchitectureSearch(Callback):
         evaluations: Architectures to compare in all, if more: a short evolution goes on from the candidates.
         random_subnets: Random architectures within the budget that are compared too; a search that does not beat them
             says so.
+        not_ready: What to do where the supernet turns out to be trained too little to tell subnets apart, see
+            `Readiness`: ``warn`` and go on; ``continue`` its training, for up to as many epochs again; or ``stop``.
         lr: Learning rate of the logits.
         prior: How strongly the logits prefer, at the start, options near to the source; 1 suits pretrained weights, 0
             random ones.
@@ -74,6 +77,8 @@ class ArchitectureSearch(Callback):
         phases: ``joint``, as above; or ``decoupled``: the whole fit trains weights, and at its end, with the weights at
             rest, the logits learn from held-out batches. The same weights then serve any budget, see `derive`.
         steps: Architecture steps of that second phase.
+        strategy: ``rloo``, as above, or a published method to compare with: ``darts``, ``fbnetv2``, ``gdas``,
+            ``tunas``, ``spos`` or ``sandwich``, see `STRATEGIES`.
         seed: Seed of every draw.
 
     Raises:
@@ -93,48 +98,48 @@ class ArchitectureSearch(Callback):
         parameter_bytes: float | str | None = None,
         peak_activation_bytes: float | str | None = None,
         *,
+        serves: Sequence[float | str] = (),
         warmup: float = 0.25,
         every: int = 8,
         samples: int = 2,
         candidates: int = 16,
-        evaluations: int = 0,
+        evaluations: int = 50,
         random_subnets: int = 4,
+        not_ready: str = "warn",
         lr: float = 0.05,
         prior: float = 0.0,
         errors: Sequence[Tensor] | None = None,
         phases: str = "joint",
         steps: int = 200,
+        strategy: str = "rloo",
         seed: int = 0,
     ) -> None:
         super().__init__()
         self.estimator = Estimator.load(estimator) if isinstance(estimator, str) else estimator
-        self.settings = SearchSettings(warmup, every, samples, lr, prior=prior, phases=phases, seed=seed)
-        self.requested = {
-            "latency_ms": latency,
-            "parameter_bytes": parameter_bytes,
-            "peak_activation_bytes": peak_activation_bytes,
-        }
+        self.settings = SearchSettings(
+            warmup, every, samples, lr, prior=prior, phases=phases, strategy=strategy, seed=seed
+        )
+        self.selection = SelectionSettings(candidates, evaluations, random_subnets, steps, not_ready)
+        self.requested = dict(zip(_COSTS, (latency, parameter_bytes, peak_activation_bytes), strict=True))
+        self.serves = tuple(serves)
         self.budgets: Budgets | None = None
         self.search: Search | None = None
         self.errors = errors
-        for name, value, least in (
-            ("candidates", candidates, 1),
-            ("evaluations", evaluations, 0),
-            ("random_subnets", random_subnets, 0),
-            ("steps", steps, 1),
-        ):
-            if value < least:
-                raise ValueError(f"`{name}` must be at least {least}; got {value}.")
-        self.num_candidates, self.num_evaluations = candidates, evaluations
-        self.num_random, self.num_steps = random_subnets, steps
+        self.readiness: Readiness | None = None
+        self.history: list[dict[str, float]] = []
+        # What is chosen by its own budgets, and not by those of the training.
         self._promised: dict[tuple[int, ...], Budgets] = {}
         self._observed: list[tuple[tuple[int, ...], float]] = []
         self._ranked: list[tuple[int, ...]] = []
-        self.history: list[dict[str, float]] = []
+        self._start_loss: float | None = None
+        self._max_epochs: int | None = None
         self._optimizer: torch.optim.Adam | None = None
+        self._sliced: SlicedStep | None = None
         self._state: dict[str, Any] = {}
-        self._pending: tuple[list[tuple[int, ...]], Tensor] | None = None
+        self._pending: Score | None = None
         self._scored_step = -1
+        # The batch of this step, with the paths beside the first that it trains.
+        self._others: tuple[Any, int, list[tuple[int, ...]]] | None = None
         # What batch norm is recalibrated on before a subnet is evaluated.
         self._recent: deque[Any] = deque(maxlen=CALIBRATION_BATCHES)
         self._module: pl.LightningModule | None = None
@@ -165,26 +170,22 @@ class ArchitectureSearch(Callback):
             return
         refuse_strategy(trainer)
         supernet = find_supernet(pl_module)
-        self.budgets = space_budgets(supernet.space, self.estimator, self.requested)
+        self.budgets = space_budgets(supernet.space, self.estimator, self.requested, self.serves)
         warn_off_grid(supernet.space, self.estimator.lanes)
-        rank_zero_info(f"Searching {supernet.space.num_architectures:.3g} architectures within:")
-        rank_zero_info(format_reach(self.budgets))
         self.search = Search(supernet, self.budgets, self.settings, self.errors)
-        if removed := self.search.removed:
-            rank_zero_info("No architecture within that has these options; they are left out:")
-            rank_zero_info("\n".join(f"  {line}" for line in removed))
+        rank_zero_info(self.search.announcement())
 
     @override
     def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         search = self._started()
-        refuse_unaware(trainer)
+        refuse_unaware(trainer, self.settings.method)
         self._module, self._trainer = pl_module, trainer
-        own = {id(logits) for logits in search.supernet.logits}
-        for optimizer in trainer.optimizers:
-            for group in optimizer.param_groups:
-                group["params"] = [p for p in group["params"] if id(p) not in own]
+        self._max_epochs = trainer.max_epochs
+        take_from_optimizers(trainer, search.supernet.logits)
         betas = (self.settings.beta1, 0.999)
         self._optimizer = torch.optim.Adam(search.supernet.logits, self.settings.lr, betas=betas)
+        self._sliced = SlicedStep(pl_module)
+        self._sliced.attach(trainer.optimizers)
         search.supernet.use_batch_statistics(True)
         if trainer.ckpt_path is None:
             # It loads the data, which must come after the state of a loader that goes on where it was.
@@ -196,30 +197,35 @@ class ArchitectureSearch(Callback):
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int
     ) -> None:
         search, step, total = self._started(), trainer.global_step, total_steps(trainer)
+        if self._start_loss is None:
+            nodes = [search.supernet.space.reference_nodes]
+            self._start_loss = float(self._evaluator().on_batch(nodes, batch, batch_idx))
         if search.is_due(step, total) and step != self._scored_step:
             self._scored_step = step
-            samples = [search.draw() for _ in range(self.settings.samples)]
-            losses = self._evaluator(held_out=False).on_batch(samples, batch, batch_idx)
-            self._pending = (samples, losses) if search.is_usable(losses) else None
-        search.supernet.activate(search.path(step, total))
+            self._pending = self._evaluator().score(search, batch, batch_idx, step / total)
+        others = search.begin_step(step, total)
+        self._others = (batch, batch_idx, others) if others else None
         self._recent.append(batch)
+
+    @override
+    def on_after_backward(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        if self._others is not None:
+            add_gradients(trainer, pl_module, self._started().supernet, *self._others)
+            self._others = None
 
     @override
     def on_before_optimizer_step(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, optimizer: torch.optim.Optimizer
     ) -> None:
+        if self._sliced is not None and getattr(trainer.precision_plugin, "scaler", None) is None:
+            # A scaler steps later, or not at all; without one, the step is under way.
+            self._sliced.narrow(optimizer)
         if self._pending is None or self._optimizer is None:
             return
         search = self._started()
-        objective = search.objective(*self._pending)
+        search.update(self._optimizer, self._pending.surrogate)
+        self._observed += self._pending.observed
         self._pending = None
-        logits = [p for p in search.supernet.logits if p.requires_grad]
-        gradients = torch.autograd.grad(objective, logits, allow_unused=True)
-        for parameter, gradient in zip(logits, gradients, strict=True):
-            parameter.grad = torch.zeros_like(parameter) if gradient is None else gradient
-        self._optimizer.step()
-        self._optimizer.zero_grad()
-        search.update_multipliers()
         metrics = search.metrics()
         shown = {k: v for k, v in metrics.items() if not k.endswith("_multiplier") and "entropy/" not in k}
         self.history.append({"step": float(trainer.global_step), **shown})
@@ -230,11 +236,13 @@ class ArchitectureSearch(Callback):
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         if self.history:
             rank_zero_info(f"Epoch {trainer.current_epoch}: {self._started().progress()}")
+        if self.selection.not_ready == "continue" and is_last_epoch(trainer):
+            extend(trainer, self._measured(self._evaluator(held_out=True)), 2 * (self._max_epochs or 0))
 
     @override
     def on_validation_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         if self.search is not None and self._recent:
-            self._evaluator(held_out=False).prepare(self.search.best())
+            self._evaluator().prepare(self.search.best())
 
     @override
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
@@ -244,7 +252,13 @@ class ArchitectureSearch(Callback):
     @override
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         search = self._started()
-        self._ranked = self._rank(search)
+        if self._sliced is not None:
+            self._sliced.detach()
+        loss = self._evaluator(held_out=True)
+        if loss.num_batches:
+            self.readiness = self._measured(loss)
+            report_readiness(self.readiness, self.selection.not_ready)
+        self._ranked = self._rank(search, loss)
         search.supernet.activate(self._chosen())
         rank_zero_info(f"Found {self.architecture}")
 
@@ -256,6 +270,7 @@ class ArchitectureSearch(Callback):
             "search": self.search.state_dict(),
             "optimizer": self._optimizer.state_dict(),
             "scored_step": self._scored_step,
+            "start_loss": self._start_loss,
             "history": self.history,
             "ranked": self._ranked,
             "observed": self._observed,
@@ -288,21 +303,50 @@ class ArchitectureSearch(Callback):
             ValueError: A budget that is not valid or out of reach.
         """
         first = self._started()
-        requested = dict(zip(self.requested, (latency, parameter_bytes, peak_activation_bytes), strict=True))
+        requested = dict(zip(_COSTS, (latency, parameter_bytes, peak_activation_bytes), strict=True))
         budgets = space_budgets(first.supernet.space, self.estimator, requested)
         search = Search(first.supernet, budgets, self.settings, self.errors, keep_logits=True)
-        ranked = self._rank(search)
+        ranked = self._rank(search, self._evaluator(held_out=True))
         self._promised |= dict.fromkeys(ranked, budgets)
         return [first.supernet.space.decode(nodes) for nodes in ranked]
 
-    def derive(self, module: nn.Module, num_batches: int = 32, architecture: Architecture | None = None) -> Any:
+    def frontier(self, count: int = 8) -> list[FrontierSubnet]:
+        """Return the best subnets over latencies, from one search: each with a lower inherited loss than the faster.
+
+        Utilities of single options, fitted to what the search has evaluated, are solved for latencies from the least
+        to the most that the space and the other budgets allow; what comes out is evaluated with batch norm of its own.
+        Inherited losses flatter small subnets, which converge first: before two sizes are said to be equally good,
+        fine-tune both.
+
+        Args:
+            count: Latencies to solve for; some have the same subnet, or one that a faster subnet beats.
+
+        Raises:
+            RuntimeError: Before `fit`.
+            ValueError: There is no latency budget, or `count` is below 2.
+        """
+        search = self._started()
+        points = frontier_subnets(search, self._observed, self._evaluator(held_out=True), count)
+        for point in points:
+            nodes = search.supernet.space.encode(point.architecture)
+            self._promised[nodes] = search.budgets.with_latency(point.latency_ms)
+        return points
+
+    def derive(
+        self,
+        module: nn.Module,
+        num_batches: int = 32,
+        architecture: Architecture | None = None,
+        **budgets: float | str | None,
+    ) -> Any:
         """Return the found subnet: a plain model within the budget, weights inherited, batch norm recalibrated.
 
         Args:
             module: The trained LightningModule, or its network (the supernet). A LightningModule gives a
                 LightningModule of the same class, ready to be fine-tuned.
             num_batches: Training batches for batch norm's statistics.
-            architecture: Another of the `candidates` than the first, or one that `find` returned.
+            architecture: Another of the `candidates` than the first, or one that `find` or `frontier` returned.
+            budgets: Other budgets than the search's, as `find` takes them: the best subnet that it finds.
 
         Raises:
             RuntimeError: Before `fit`, or if the derived network costs more than a budget.
@@ -311,26 +355,11 @@ class ArchitectureSearch(Callback):
         search = self._started()
         assert self._module is not None
         assert self._trainer is not None
-        module = getattr(module, "_orig_mod", module)  # of torch.compile
-        names = [name for name, child in self._module.named_modules() if child is module]
-        if not names:
-            raise ValueError(f"This {type(module).__name__} is not part of the module that was searched.")
+        if budgets:
+            architecture = self.find(**budgets)[0]
         nodes = self._chosen() if architecture is None else search.supernet.space.encode(architecture)
-        derived = derive(self._module, nodes)
-        assert self.budgets is not None
-        confirm(self._promised.get(nodes, self.budgets), self.estimator, search.supernet.space.decode(nodes))
-        quiet = quiet_copy(derived, self._trainer)
-        loader = self._trainer.train_dataloader
-        assert loader is not None
-        batches = islice(iter(loader), num_batches)
-        trainer, searched = self._trainer, self._module
-        with evaluating(derived), trainer.precision_plugin.forward_context():
-            recalibrate(
-                derived,
-                lambda item: task_loss(quiet, prepared(trainer, searched, item[1]), item[0]),
-                enumerate(batches),
-            )
-        return derived.get_submodule(names[0]) if names[0] else derived
+        confirm(self._promised.get(nodes, search.budgets), self.estimator, search.supernet.space.decode(nodes))
+        return derive_subnet(self._trainer, self._module, module, nodes, num_batches)
 
     def _started(self) -> Search:
         if self.search is None:
@@ -340,44 +369,25 @@ class ArchitectureSearch(Callback):
     def _chosen(self) -> tuple[int, ...]:
         return self._ranked[0] if self._ranked else self._started().best()
 
-    def _evaluator(self, held_out: bool = True) -> InheritedLoss:
-        """Return what evaluates subnets, on validation data where there is one loader, else on recent batches."""
-        trainer, module = self._trainer, self._module
-        assert trainer is not None
-        assert module is not None
-        batches = self._selection_batches(trainer) if held_out else ()
-        return InheritedLoss(trainer, module, self._started().supernet, list(self._recent), batches)
+    def _evaluator(self, held_out: bool = False) -> InheritedLoss:
+        """Return what evaluates subnets; with the batches they are compared on, which takes reading a loader."""
+        assert self._trainer is not None
+        assert self._module is not None
+        batches = held_out_batches(self._trainer, self._recent) if held_out else ()
+        return InheritedLoss(self._trainer, self._module, self._started().supernet, list(self._recent), batches)
 
-    def _selection_batches(self, trainer: pl.Trainer) -> list[Any]:
-        """Return what subnets are compared on; only at the end, since reading a loader draws from the user's seeds."""
-        loader = trainer.val_dataloaders
-        if isinstance(loader, DataLoader):
-            return list(islice(iter(loader), SELECTION_BATCHES))
-        log.warning(
-            "There is no single validation DataLoader: subnets are compared on recent training batches, which the"
-            " weights were fitted to. HINT: give the Trainer one."
-        )
-        return list(self._recent)
-
-    def _rank(self, search: Search) -> list[tuple[int, ...]]:
+    def _rank(self, search: Search, loss: InheritedLoss) -> list[tuple[int, ...]]:
         """Return subnets within the budgets of a search, of the lowest inherited loss first."""
         assert self._trainer is not None
-        loss, show = self._evaluator(), self._trainer.is_global_zero
+        show, chosen = self._trainer.is_global_zero, self.selection
         if not loss.num_batches:
-            return verified_candidates(search, self.estimator, self.num_candidates)
+            return verified_candidates(search, self.estimator, chosen.candidates)
         if self.settings.phases == "decoupled" and not self._observed:
-            self._observed = learn_logits(search, loss.on_held_out, self.num_steps, show)
-        found = select(
-            search,
-            self.estimator,
-            loss,
-            candidates=self.num_candidates,
-            evaluations=self.num_evaluations,
-            num_random=self.num_random,
-            observed=self._observed,
-            show=show,
-        )
-        return found.ranked
+            self._observed = learn_logits(search, loss.on_held_out, chosen.steps, show)
+        return select(search, self.estimator, loss, chosen, self._observed, show).ranked
+
+    def _measured(self, loss: InheritedLoss) -> Readiness:
+        return measure_readiness(self._started(), self.estimator, loss.halves, self._start_loss)
 
     def _restore(self) -> None:
         if not self._state or self._optimizer is None:
@@ -385,7 +395,8 @@ class ArchitectureSearch(Callback):
         self._started().load_state_dict(self._state["search"])
         self._optimizer.load_state_dict(self._state["optimizer"])
         self._scored_step = self._state["scored_step"]
+        self._start_loss = self._state["start_loss"]
         self.history = list(self._state["history"])
         self._ranked = [tuple(nodes) for nodes in self._state["ranked"]]
-        self._observed = [(tuple(nodes), advantage) for nodes, advantage in self._state.get("observed", ())]
+        self._observed = [(tuple(nodes), advantage) for nodes, advantage in self._state["observed"]]
         self._state = {}

@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -15,79 +14,28 @@ from torch import Tensor
 
 from ..space.spec import SearchSpace
 from ..supernet.supernet import Supernet
-from .budget import Budgets
-from .penalty import augmented_lagrangian, entropy, policy_loss, relative_excess
+from .budget import Budgets, format_reach
+from .gates import gates_of
+from .paths import TrainingPaths
+from .penalty import augmented_lagrangian, entropy, log_probability, policy_loss, relative_excess
+from .proposal import propose, solve_in_band
 from .removal import describe_removed, possible_options
-from .sampling import draw, draw_any, draw_near, kept_weights, narrowest
-from .solve import Limit, solve
+from .sampling import draw, kept_weights
+from .settings import SearchSettings
+from .solve import Limit
 
-__all__ = ["Search", "SearchSettings"]
+__all__ = ["Search"]
 
 log = logging.getLogger(__name__)
+
+Nodes = tuple[int, ...]
 
 MAX_UNUSABLE = 10
 """Architecture steps without finite losses, one after the other, that end a search."""
 
-
-@dataclass(frozen=True)
-class SearchSettings:
-    """How to search.
-
-    Attributes:
-        warmup: Part of the steps that train weights only.
-        every: Optimizer steps from one architecture step to the next.
-        samples: Architectures that an architecture step compares on one batch.
-        lr: Learning rate of Adam on the logits.
-        beta1: First moment of that Adam.
-        rho: Weight of the squared relative excess over the budget.
-        eta: Step of the budget's multiplier.
-        uniform: Part of the random training paths that ignore the logits, so that no option starves.
-        band: Costs, relative to the budget, of the random paths that are trained.
-        use: Least part of the first budget that a derived architecture uses, where the space allows it.
-        prior: How strongly the logits prefer, at the start, options near to the source; 1 for pretrained weights, 0 for
-            none.
-        phases: ``joint``: the logits learn beside the weights, after a warm-up; ``decoupled``: all steps train weights,
-            and the logits learn afterwards.
-        pool: With a prior, how many architectures within the budget the warm-up trains.
-        seed: Seed of every draw.
-
-    Raises:
-        ValueError: A setting out of range.
-    """
-
-    warmup: float = 0.25
-    every: int = 8
-    samples: int = 2
-    lr: float = 0.05
-    beta1: float = 0.5
-    rho: float = 5.0
-    eta: float = 0.05
-    uniform: float = 0.2
-    band: tuple[float, float] = (0.7, 1.3)
-    use: float = 0.96
-    prior: float = 0.0
-    pool: int = 48
-    phases: str = "joint"
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        for name, valid, rule in (
-            ("warmup", 0 <= self.warmup < 1, "at least 0 and below 1"),
-            ("every", self.every >= 1, "at least 1"),
-            ("samples", self.samples >= 2, "at least 2, since each is compared with the others"),
-            ("lr", self.lr > 0, "above 0"),
-            ("beta1", 0 <= self.beta1 < 1, "at least 0 and below 1"),
-            ("rho", self.rho >= 0, "at least 0"),
-            ("eta", self.eta >= 0, "at least 0"),
-            ("uniform", 0 <= self.uniform <= 1, "between 0 and 1"),
-            ("prior", self.prior >= 0, "at least 0"),
-            ("pool", self.pool >= 1, "at least 1"),
-            ("use", 0 <= self.use < 1, "at least 0 and below 1"),
-            ("phases", self.phases in ("joint", "decoupled"), "joint or decoupled"),
-            ("band", 0 <= self.band[0] < self.band[1], "two rising numbers"),
-        ):
-            if not valid:
-                raise ValueError(f"`{name}` must be {rule}; got {getattr(self, name)}.")
+# TuNAS (arXiv 2008.06120): what a relative deviation from the budget costs, and how slowly the mean reward follows.
+_ABSOLUTE_WEIGHT = 0.1
+_BASELINE_MEMORY = 0.95
 
 
 class Search:
@@ -102,6 +50,14 @@ class Search:
         errors: For each node how far each option is from the source, in any unit, for the prior; see
             `lightning_nas.supernet.option_errors`. By default the prior scores the weights that an option keeps.
         keep_logits: Whether the supernet's logits stay as they are, because an earlier search has trained them.
+
+    Attributes:
+        multipliers: One for each budget, see `augmented_lagrangian`.
+        possible: For each node which options some architecture within the budgets has.
+        trained: The same for all budgets that the training serves.
+        pool: With a prior, the architectures that the warm-up trains.
+        num_skipped: Architecture steps whose losses were not finite.
+        num_trained: For each node in how many steps each option was trained.
     """
 
     def __init__(
@@ -117,10 +73,13 @@ class Search:
         self.settings = settings
         self.generator = torch.Generator().manual_seed(settings.seed)
         self.multipliers = [0.0] * len(budgets.limits)
-        self.possible = possible_options(supernet.space.node_sizes, budgets.limits, budgets.forbidden)
+        sizes = supernet.space.node_sizes
+        self.possible = possible_options(sizes, budgets.limits, budgets.forbidden)
         self.num_skipped = self._num_unusable = 0
-        self._pool: list[tuple[int, ...]] = []
+        self.num_trained = [np.zeros(size, dtype=np.int64) for size in sizes]
+        self._baseline: float | None = None
         self._prior: list[NDArray[np.float64]] = []
+        self.pool: list[Nodes] = []
         if settings.prior:
             prior = kept_weights(supernet.space) if errors is None else _scores_of(supernet.space, errors)
             rows = [settings.prior * score for score in prior]
@@ -130,7 +89,11 @@ class Search:
                         logits.copy_(row)
             self._prior = _logs(self._softmax(rows))
             # Of the prior, so that a resumed search has the same pool.
-            self._pool = self._candidates(settings.pool, self._prior, _seeded(settings.seed))
+            self.pool = self._propose(settings.pool, self._prior, _seeded(settings.seed))
+        self.trained = self.possible
+        if budgets.serves:
+            self.trained = possible_options(sizes, budgets.loosest, budgets.forbidden)
+        self._paths = TrainingPaths(supernet.space, settings, budgets.trained, self.trained, self.pool, self.generator)
 
     def probabilities(self) -> list[Tensor]:
         """Return the option probabilities of each node; 0 for options that no architecture within the budgets has."""
@@ -143,52 +106,100 @@ class Search:
 
     @property
     def removed(self) -> list[str]:
-        """What no architecture within the budgets has, in words."""
-        return describe_removed(self.supernet.space, self.possible)
+        """What no architecture within any of the budgets has, in words."""
+        return describe_removed(self.supernet.space, self.trained)
+
+    def announcement(self) -> str:
+        """Return what is searched within which budgets, and what no architecture within them has."""
+        lines = [f"Searching {self.supernet.space.num_architectures:.3g} architectures within:"]
+        lines.append(format_reach(self.budgets))
+        if self.budgets.serves:
+            lines.append(f"The same training serves latencies of {', '.join(f'{t:.5g}' for t in self.budgets.serves)}.")
+        if removed := self.removed:
+            lines += ["No architecture within that has these options; they are left out:"]
+            lines += [f"  {line}" for line in removed]
+        return "\n".join(lines)
 
     def is_due(self, step: int, total_steps: int) -> bool:
         """Return whether optimizer step `step` of `total_steps` is an architecture step."""
         first = math.ceil(self.settings.warmup * total_steps)
-        if self.settings.phases == "decoupled":
+        if self.settings.phases == "decoupled" or self.settings.method.gradient == "none":
             return False
         return step >= first and (step - first) % self.settings.every == 0
 
-    def path(self, step: int, total_steps: int) -> tuple[int, ...]:
-        """Return the nodes of the path to train at `step`: source network, random, narrowest, random.
+    def paths(self, step: int, total_steps: int) -> list[Nodes]:
+        """Return the nodes of the paths to train at `step`, one or those of the sandwich rule, and count them."""
+        chosen = self._paths.at(step, total_steps, self.draw)
+        for nodes in chosen:
+            for counts, node in zip(self.num_trained, nodes, strict=True):
+                counts[node] += 1
+        return chosen
 
-        The rotation keeps the widest and the narrowest slices trained (the sandwich rule of BigNAS, arXiv
-        2003.11142, one path at a time); with a prior the narrowest is left out, which keeps least. Random paths follow
-        the logits once these learn.
-        """
-        space, turn = self.supernet.space, step % 4
-        learnt = self.settings.phases == "joint" and step >= self.settings.warmup * total_steps
-        if turn == 0:
-            return space.reference_nodes
-        if turn == 2 and not self._pool and not learnt:
-            return narrowest(space, self.possible)
-        if learnt and float(torch.rand((), generator=self.generator)) >= self.settings.uniform:
-            return self.draw()
-        if not self.budgets.limits:
-            return draw_any(self.possible, self.generator)
-        if self._pool and float(torch.rand((), generator=self.generator)) >= self.settings.uniform:
-            return self._pool[int(torch.randint(len(self._pool), (), generator=self.generator))]
-        limit = self.budgets.limits[0]
-        return draw_near(limit.table, limit.budget, self.settings.band, self.generator, self.possible)
+    def begin_step(self, step: int, total_steps: int) -> list[Nodes]:
+        """Let the supernet run what is to train at `step`; return further paths to train in it, if any."""
+        first, *others = self.paths(step, total_steps)
+        self.supernet.activate(first)
+        if self.settings.method.paths == "mixture":
+            self.mix([gate.detach() for gate in self.gates(step / total_steps)])
+        return others
 
-    def draw(self) -> tuple[int, ...]:
+    def mix(self, gates: Sequence[Tensor]) -> None:
+        """Let the supernet run the mixture of all options by their gates."""
+        self.supernet.mix(gates, shared=self.settings.method.is_shared)
+
+    @property
+    def least_trained(self) -> int:
+        """In how many steps the least trained of the options within the budgets was trained."""
+        pairs = zip(self.num_trained, self.trained, strict=True)
+        return min(int(counts[here].min()) for counts, here in pairs)
+
+    def path(self, step: int, total_steps: int) -> Nodes:
+        """Return the nodes of the path, or of the first of the paths, to train at `step`."""
+        return self.paths(step, total_steps)[0]
+
+    def draw(self) -> Nodes:
         """Draw an architecture by the logits."""
         return draw(self.probabilities(), self.generator)
 
-    def objective(self, samples: Sequence[Sequence[int]], losses: Tensor) -> Tensor:
-        """Return the loss of the logits: the surrogate of the task's expected loss, plus the penalty.
+    def gates(self, progress: float) -> list[Tensor]:
+        """Return the weights of each node's options in a mixture, a function of the logits.
+
+        Args:
+            progress: Part of the architecture steps that is done, from 0 to 1.
+        """
+        return gates_of(self.settings.method.gradient, self.probabilities(), progress, self.generator)
+
+    def surrogate(self, samples: Sequence[Sequence[int]], losses: Tensor) -> Tensor:
+        """Return the scalar whose gradient is the estimate of the expected loss's; a function of the logits.
 
         Args:
             samples: Architectures drawn by `draw`.
             losses: Their losses on one batch, shape (num_samples,), without gradient.
         """
         with torch.autocast(losses.device.type, enabled=False):
-            probabilities = self.probabilities()
-            return policy_loss(probabilities, samples, losses.detach().float()) + self.penalty()
+            losses, probabilities = losses.detach().float(), self.probabilities()
+            if self.settings.method.gradient != "reinforce":
+                return policy_loss(probabilities, samples, losses)
+            return self._absolute_reward(probabilities, samples, losses)
+
+    def _absolute_reward(
+        self, probabilities: Sequence[Tensor], samples: Sequence[Sequence[int]], losses: Tensor
+    ) -> Tensor:
+        """Return REINFORCE's surrogate with the cost in the reward, against a running mean (TuNAS)."""
+        deviations = [
+            sum(abs(limit.table.exact(tuple(nodes)) / limit.budget - 1.0) for limit in self.budgets.limits)
+            for nodes in samples
+        ]
+        values = losses + _ABSOLUTE_WEIGHT * losses.new_tensor(deviations)
+        mean = float(values.mean())
+        before = mean if self._baseline is None else self._baseline
+        self._baseline = _BASELINE_MEMORY * before + (1 - _BASELINE_MEMORY) * mean
+        scores = torch.stack([log_probability(probabilities, nodes) for nodes in samples])
+        return ((values - before) * scores).mean()
+
+    def objective(self, samples: Sequence[Sequence[int]], losses: Tensor) -> Tensor:
+        """Return the loss of the logits: the surrogate of the task's expected loss, plus the penalty."""
+        return self.surrogate(samples, losses) + self.penalty()
 
     def is_usable(self, losses: Tensor) -> bool:
         """Return whether the logits can learn from losses; those that are not finite are counted.
@@ -211,11 +222,23 @@ class Search:
     def penalty(self) -> Tensor:
         """Return the penalty of every budget on the exact expected costs; a function of the logits only."""
         probabilities = self.probabilities()
+        if self.settings.method.gradient == "reinforce":
+            return probabilities[0].new_zeros(())
         terms = []
         for limit, multiplier in zip(self.budgets.limits, self.multipliers, strict=True):
             excess = relative_excess(limit.table.expected(probabilities), limit.budget)
             terms.append(augmented_lagrangian(excess, multiplier, self.settings.rho))
         return torch.stack(terms).sum().float() if terms else probabilities[0].new_zeros(())
+
+    def update(self, optimizer: torch.optim.Optimizer, surrogate: Tensor) -> None:
+        """Make an architecture step: move the logits by surrogate and penalty, then the multipliers."""
+        logits = [row for row in self.supernet.logits if row.requires_grad]
+        gradients = torch.autograd.grad(surrogate + self.penalty(), logits, allow_unused=True)
+        for row, gradient in zip(logits, gradients, strict=True):
+            row.grad = torch.zeros_like(row) if gradient is None else gradient
+        optimizer.step()
+        optimizer.zero_grad()
+        self.update_multipliers()
 
     @torch.no_grad()
     def update_multipliers(self) -> None:
@@ -226,7 +249,7 @@ class Search:
             for limit, multiplier in zip(self.budgets.limits, self.multipliers, strict=True)
         ]
 
-    def best(self) -> tuple[int, ...]:
+    def best(self) -> Nodes:
         """Return the nodes of the most probable architecture within all budgets: exact, never over.
 
         The first budget is used up to a few percent (`SearchSettings.use`), where the space allows it.
@@ -234,14 +257,17 @@ class Search:
         Raises:
             ValueError: No architecture meets the budgets.
         """
-        return self._solve(self._scores(), self.budgets.limits)
+        nodes = self._solved(self._scores())
+        if nodes is None:
+            raise ValueError("No architecture of the space meets the budgets.")
+        return nodes
 
-    def solved(self, scores: list[NDArray[np.float64]]) -> list[tuple[int, ...]]:
+    def solved(self, scores: list[NDArray[np.float64]]) -> list[Nodes]:
         """Return the architecture of the highest sum of other scores than the logits' within the budgets, if any."""
-        nodes = self._find(scores, self.budgets.limits)
+        nodes = self._solved(scores)
         return [] if nodes is None else [nodes]
 
-    def is_within(self, nodes: tuple[int, ...], floor: float = 0.0) -> bool:
+    def is_within(self, nodes: Nodes, floor: float = 0.0) -> bool:
         """Return whether an architecture meets all budgets, and costs at least `floor` of the first."""
         costs = [limit.table.exact(nodes) for limit in self.budgets.limits]
         if any(cost > limit.budget for cost, limit in zip(costs, self.budgets.limits, strict=True)):
@@ -258,12 +284,8 @@ class Search:
         limit = self.budgets.limits[0]
         return min(self.settings.use * limit.budget, limit.table.exact(self.best()))
 
-    def candidates(self, count: int, limits: Sequence[Limit] | None = None) -> list[tuple[int, ...]]:
-        """Return up to `count` distinct architectures within all budgets, the most probable one first.
-
-        With a prior, those that it alone prefers, at the budget and a percent below, come next: a search has to beat
-        them. The others are the most probable under scores with Gumbel noise, which draws near the distribution that
-        the logits give over the architectures within the budgets (perturb-and-MAP, Papandreou and Yuille 2011).
+    def candidates(self, count: int, limits: Sequence[Limit] | None = None) -> list[Nodes]:
+        """Return up to `count` distinct architectures within all budgets, the most probable one first; see `propose`.
 
         Args:
             count: How many at most.
@@ -272,42 +294,24 @@ class Search:
         Raises:
             ValueError: No architecture meets the limits.
         """
-        return self._candidates(count, self._scores(), self.generator, limits)
+        return self._propose(count, self._scores(), self.generator, limits)
 
-    def _candidates(
+    def _propose(
         self,
         count: int,
         scores: list[NDArray[np.float64]],
         generator: torch.Generator,
         limits: Sequence[Limit] | None = None,
-    ) -> list[tuple[int, ...]]:
-        limits = self.budgets.limits if limits is None else limits
-        found = {self._solve(known, limits): None for known in (scores, self._prior) if known}
-        # Should the compiler find the prior's best to be over, one near it stands by.
-        if self._prior and (near := self._find(self._prior, _less(limits))):
-            found[near] = None
-        for _ in range(2 * count):
-            if len(found) >= count:
-                break
-            found[self._solve([s + _gumbel(len(s), generator) for s in scores], limits)] = None
-        return list(found)[:count]
+    ) -> list[Nodes]:
+        within = self.budgets.limits if limits is None else limits
+        return propose(count, scores, self._prior, within, self.budgets.forbidden, self.settings.use, generator)
 
     def _scores(self) -> list[NDArray[np.float64]]:
         with torch.no_grad():
             return _logs(self.probabilities())
 
-    def _solve(self, scores: list[NDArray[np.float64]], limits: Sequence[Limit]) -> tuple[int, ...]:
-        nodes = self._find(scores, limits)
-        if nodes is None:
-            raise ValueError("No architecture of the space meets the budgets.")
-        return nodes
-
-    def _find(self, scores: list[NDArray[np.float64]], limits: Sequence[Limit]) -> tuple[int, ...] | None:
-        banded = [replace(limit, floor=self.settings.use * limit.budget) for limit in limits[:1]]
-        nodes = solve(scores, [*banded, *limits[1:]], self.budgets.forbidden)
-        if nodes is None:  # a budget above what the space can spend, or one that another budget caps
-            nodes = solve(scores, limits, self.budgets.forbidden)
-        return nodes
+    def _solved(self, scores: list[NDArray[np.float64]]) -> Nodes | None:
+        return solve_in_band(scores, self.budgets.limits, self.budgets.forbidden, self.settings.use)
 
     @torch.no_grad()
     def metrics(self) -> dict[str, float]:
@@ -324,20 +328,26 @@ class Search:
             values[f"nas/{limit.name}_multiplier"] = multiplier
         return values
 
-    def progress(self) -> str:
-        """Return where the search stands in a line: expected costs and budgets, entropy, the leading architecture."""
-        values, best = self.metrics(), self.supernet.space.decode(self.best())
+    def brief(self) -> str:
+        """Return where the search stands, in few words: expected costs beside budgets, multipliers and entropy."""
+        values = self.metrics()
         costs = [
             f"{limit.name} {values[f'nas/{limit.name}']:.4g} of {limit.budget:.4g} (multiplier {multiplier:+.2g})"
             for limit, multiplier in zip(self.budgets.limits, self.multipliers, strict=True)
         ]
-        return f"Expected {', '.join(costs) or 'without budget'}; entropy {values['nas/entropy']:.2f}; leading: {best}"
+        return f"expected {', '.join(costs) or 'without budget'}; entropy {values['nas/entropy']:.2f}"
+
+    def progress(self) -> str:
+        """Return where the search stands in a line, with the leading architecture."""
+        return f"{self.brief()}; leading: {self.supernet.space.decode(self.best())}"
 
     def state_dict(self) -> dict[str, Any]:
         """Return tensors and builtins that `load_state_dict` continues from."""
         return {
             "generator": self.generator.get_state(),
             "multipliers": list(self.multipliers),
+            "baseline": self._baseline,
+            "num_trained": [counts.tolist() for counts in self.num_trained],
             "space": self.supernet.space.to_json(),
             "budgets": {limit.name: limit.budget for limit in self.budgets.limits},
         }
@@ -354,6 +364,8 @@ class Search:
                 "same options before resuming."
             )
         self.generator.set_state(state["generator"])
+        self._baseline = state["baseline"]
+        self.num_trained = [np.array(counts, dtype=np.int64) for counts in state["num_trained"]]
         budgets = {limit.name: limit.budget for limit in self.budgets.limits}
         if budgets == state["budgets"]:
             self.multipliers = list(state["multipliers"])
@@ -381,15 +393,5 @@ def _logs(probabilities: Sequence[Tensor]) -> list[NDArray[np.float64]]:
     return [p.clamp(min=1e-12).log().cpu().double().numpy() for p in probabilities]
 
 
-def _less(limits: Sequence[Limit]) -> list[Limit]:
-    """Return the limits with one percent less to spend of the first, where the space allows that."""
-    return [replace(limit, budget=0.99 * limit.budget) if index == 0 else limit for index, limit in enumerate(limits)]
-
-
 def _seeded(seed: int) -> torch.Generator:
     return torch.Generator().manual_seed(seed)
-
-
-def _gumbel(count: int, generator: torch.Generator) -> NDArray[np.float64]:
-    uniform = torch.rand(count, generator=generator, dtype=torch.float64).clamp(min=1e-12)
-    return (-(-uniform.log()).log()).numpy()

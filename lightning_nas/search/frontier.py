@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ..estimator.table import CostTable
+from ..space.spec import Architecture
+from .engine import Search
+from .selection import MIN_OBSERVED
 from .solve import Limit, reach, solve
+from .utility import utilities
 
-__all__ = ["FrontierPoint", "frontier"]
+__all__ = ["FrontierPoint", "FrontierSubnet", "frontier", "frontier_subnets"]
+
+Nodes = tuple[int, ...]
 
 
 @dataclass(frozen=True)
@@ -27,6 +33,57 @@ class FrontierPoint:
     nodes: tuple[int, ...]
     cost: float
     score: float
+
+
+@dataclass(frozen=True)
+class FrontierSubnet:
+    """A subnet that no faster one has a lower inherited loss than.
+
+    Attributes:
+        architecture: The subnet.
+        latency_ms: Its estimated latency, in milliseconds.
+        inherited_loss: Its loss on held-out data with the supernet's weights.
+    """
+
+    architecture: Architecture
+    latency_ms: float
+    inherited_loss: float
+
+
+def frontier_subnets(
+    search: Search, observed: Sequence[tuple[Nodes, float]], loss: Callable[[Nodes], float], count: int
+) -> list[FrontierSubnet]:
+    """Return the subnets of lowest inherited loss over latencies, the fastest first.
+
+    Args:
+        search: The search; its other budgets hold for all.
+        observed: Architectures with their advantages: what options are worth is fitted to these. Where they are few,
+            the logits say it.
+        loss: Evaluates a subnet.
+        count: Latencies to solve for.
+
+    Raises:
+        ValueError: There is no latency budget, or `count` is below 2.
+    """
+    limits = {limit.name: limit for limit in search.budgets.limits}
+    if "latency_ms" not in limits:
+        raise ValueError("A frontier is over latencies, and the search has no latency budget.")
+    if count < 2:
+        raise ValueError(f"`count` must be at least 2; got {count}.")
+    latency = limits.pop("latency_ms")
+    greatest = replace(latency, budget=reach(latency.table, samples=1).maximum)
+    if len(observed) >= MIN_OBSERVED:
+        sampled, advantages = [nodes for nodes, _ in observed], [value for _, value in observed]
+        scores = utilities(sampled, advantages, search.supernet.space.node_sizes)
+    else:
+        scores = [row.detach().cpu().double().numpy() for row in search.supernet.logits]
+    points = frontier(scores, greatest, list(limits.values()), search.budgets.forbidden, count)
+    found: list[FrontierSubnet] = []
+    for point in sorted(points, key=lambda point: point.cost):
+        value = loss(point.nodes)
+        if not found or value < found[-1].inherited_loss:
+            found.append(FrontierSubnet(search.supernet.space.decode(point.nodes), point.cost, value))
+    return found
 
 
 def frontier(

@@ -2,26 +2,53 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
+from itertools import islice
 from typing import Any
 
 import lightning.pytorch as pl
 import torch
 from lightning.fabric.utilities import move_data_to_device
+from lightning.pytorch.utilities.seed import isolate_rng
 from torch import Tensor
+from torch.utils.data import DataLoader
 
-from .._modes import evaluating
+from .._modes import evaluating, in_evaluation
 from ..supernet.derive import recalibrate
 from ..supernet.elastic import ElasticBatchNorm2d
 from ..supernet.supernet import Supernet
-from .probe import quiet_copy, sampled_losses, task_loss
+from .engine import Search
+from .probe import attached_loss, quiet_copy, sampled_losses, task_loss
+from .score import Score, gates_score, sampled_score
 
-__all__ = ["InheritedLoss", "prepared"]
+__all__ = ["InheritedLoss", "held_out_batches", "prepared"]
+
+log = logging.getLogger(__name__)
+
+# Some thousand images at usual batch sizes: beyond, the comparison of candidates costs more than it tells.
+SELECTION_BATCHES = 32
 
 
 def prepared(trainer: pl.Trainer, module: pl.LightningModule, batch: Any) -> Any:
     """Return a batch of a loader as the Trainer hands it to a step: on the device, in its precision."""
     return trainer.precision_plugin.convert_input(move_data_to_device(batch, module.device))
+
+
+def held_out_batches(trainer: pl.Trainer, recent: Sequence[Any]) -> list[Any]:
+    """Return what subnets are compared on: the first batches of the validation loader, or else recent ones.
+
+    Reading a loader draws random numbers, none of which are the user's.
+    """
+    loader = trainer.val_dataloaders
+    if isinstance(loader, DataLoader):
+        with isolate_rng():
+            return list(islice(iter(loader), SELECTION_BATCHES))
+    log.warning(
+        "There is no single validation DataLoader: subnets are compared on recent training batches, which the"
+        " weights were fitted to. HINT: give the Trainer one."
+    )
+    return list(recent)
 
 
 class InheritedLoss:
@@ -70,13 +97,21 @@ class InheritedLoss:
 
     def __call__(self, nodes: tuple[int, ...]) -> float:
         """Return the mean loss of a subnet on the held-out batches, over all processes."""
+        return float(self._reduced(self._by_batch(nodes).mean()))
+
+    def halves(self, nodes: tuple[int, ...]) -> Tensor:
+        """Return the mean loss on every other held-out batch, and on those between: shape (2,); NaN for none."""
+        losses = self._by_batch(nodes)
+        return self._reduced(torch.stack([losses[0::2].mean(), losses[1::2].mean()]))
+
+    def _by_batch(self, nodes: tuple[int, ...]) -> Tensor:
         self.prepare(nodes)
         quiet = quiet_copy(self._module)
         with evaluating(self._module), self._trainer.precision_plugin.forward_context():
             quiet.training = False
             losses = [task_loss(quiet, batch, index) for index, batch in enumerate(self._held_out)]
         self._supernet.use_batch_statistics(True)
-        return float(self._reduced(torch.stack(losses).mean()))
+        return torch.stack(losses)
 
     def on_batch(self, samples: Sequence[tuple[int, ...]], batch: Any, batch_idx: int) -> Tensor:
         """Return the losses of subnets on one batch, normalised by its own statistics, over all processes."""
@@ -86,10 +121,36 @@ class InheritedLoss:
             losses = sampled_losses(self._module, self._supernet, samples, lambda: task_loss(quiet, batch, batch_idx))
         return self._reduced(losses)
 
-    def on_held_out(self, samples: Sequence[tuple[int, ...]], step: int) -> Tensor:
-        """Return the losses of subnets on one of the held-out batches, each in its turn."""
+    def score(self, search: Search, batch: Any, batch_idx: int, progress: float) -> Score | None:
+        """Return what the logits of a search learn from a batch, or None where its losses are not finite.
+
+        Args:
+            search: The search; its strategy says how they learn.
+            batch: The batch.
+            batch_idx: Its number.
+            progress: Part of the architecture steps that is done.
+        """
+        if search.settings.method.is_mixed:
+            return gates_score(search, *self._through_gates(search, batch, batch_idx, progress))
+        return sampled_score(search, lambda samples: self.on_batch(samples, batch, batch_idx))
+
+    def on_held_out(self, search: Search, step: int, steps: int) -> Score | None:
+        """Return what the logits learn from one of the held-out batches, each in its turn."""
         index = step % len(self._held_out)
-        return self.on_batch(samples, self._held_out[index], index)
+        return self.score(search, self._held_out[index], index, step / steps)
+
+    def _through_gates(
+        self, search: Search, batch: Any, batch_idx: int, progress: float
+    ) -> tuple[Tensor, list[Tensor]]:
+        """Return the loss of a mixture and its gradients with respect to the logits; weights get none."""
+        quiet, logits = quiet_copy(self._module), list(search.supernet.logits)
+        quiet.training = False
+        with in_evaluation(self._module), torch.enable_grad(), self._trainer.precision_plugin.forward_context():
+            search.mix(search.gates(progress))
+            loss = attached_loss(quiet, batch, batch_idx)
+            gradients = torch.autograd.grad(loss, logits, allow_unused=True)
+        found = [torch.zeros_like(row) if g is None else g for row, g in zip(logits, gradients, strict=True)]
+        return self._reduced(loss.detach().float()), [self._reduced(gradient) for gradient in found]
 
     def _reduced(self, losses: Tensor) -> Tensor:
         reduced: Tensor = self._trainer.strategy.reduce(losses, reduce_op="mean")

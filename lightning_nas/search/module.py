@@ -11,9 +11,11 @@ from torch import Tensor, nn
 from typing_extensions import override
 
 from ..estimator.estimator import Estimator
+from ..supernet.sliced_step import SlicedStep
 from ..supernet.supernet import find_supernet
-from .engine import Search, SearchSettings
+from .engine import Search
 from .probe import sampled_losses
+from .settings import SearchSettings
 from .tables import space_budgets
 
 __all__ = ["SearchModule"]
@@ -33,7 +35,7 @@ class SearchModule(pl.LightningModule):
         optimizer: Makes the optimizer of parameter groups, AdamW by default. Logits get their own group.
 
     Raises:
-        ValueError: No supernet, or a budget that is not valid or out of reach.
+        ValueError: No supernet, a budget that is not valid or out of reach, or a strategy of more than one path.
     """
 
     def __init__(
@@ -52,7 +54,14 @@ class SearchModule(pl.LightningModule):
         supernet = find_supernet(network)
         budgets = space_budgets(supernet.space, estimator, {"latency_ms": latency})
         self.search = Search(supernet, budgets, settings or SearchSettings())
+        method = self.search.settings.method
+        if method.is_mixed or method.paths == "sandwich":
+            raise ValueError(
+                f"SearchModule trains one path a step; got strategy={self.search.settings.strategy!r}. "
+                "HINT: `ArchitectureSearch` has the others."
+            )
         supernet.use_batch_statistics(True)
+        self._sliced = SlicedStep(network)
         self._searched = False
 
     @override
@@ -63,6 +72,15 @@ class SearchModule(pl.LightningModule):
         objective = self._objective(images, targets) if self._searched else 0.0
         self.search.supernet.activate(self.search.path(step, total))
         return self.criterion(self.network(images), targets) + objective
+
+    @override
+    def on_fit_start(self) -> None:
+        self._sliced.attach(self.trainer.optimizers)
+
+    @override
+    def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
+        if getattr(self.trainer.precision_plugin, "scaler", None) is None:
+            self._sliced.narrow(optimizer)
 
     @override
     def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:

@@ -14,7 +14,7 @@ from torchmetrics import Metric, MetricCollection
 from .._modes import evaluating
 from ..supernet.supernet import Supernet
 
-__all__ = ["quiet_copy", "sampled_losses", "task_loss"]
+__all__ = ["attached_loss", "quiet_copy", "sampled_losses", "task_loss"]
 
 _COMPILED = ("forward", "training_step", "validation_step", "test_step", "predict_step")
 
@@ -70,7 +70,16 @@ class _Resting:
 
 
 def task_loss(quiet: Any, batch: Any, batch_idx: int) -> Tensor:
-    """Return what `training_step` of a quiet copy gives as the loss; a detached scalar.
+    """Return what `training_step` of a quiet copy gives as the loss; a detached scalar in single precision.
+
+    Raises:
+        TypeError: The step gives none.
+    """
+    return attached_loss(quiet, batch, batch_idx).detach().float()
+
+
+def attached_loss(quiet: Any, batch: Any, batch_idx: int) -> Tensor:
+    """Return what `training_step` of a quiet copy gives as the loss, with its graph.
 
     Raises:
         TypeError: The step gives none.
@@ -82,7 +91,7 @@ def task_loss(quiet: Any, batch: Any, batch_idx: int) -> Tensor:
             f"`training_step` of {type(quiet).__name__} must return a loss, as a tensor or under the key 'loss', to "
             f"compare architectures; got {type(output).__name__}."
         )
-    return loss.detach().float()
+    return loss
 
 
 def _drop(*args: Any, **kwargs: Any) -> None:

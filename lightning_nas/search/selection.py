@@ -12,17 +12,18 @@ from ..estimator.estimator import Estimator
 from .engine import Search
 from .evolution import evolve
 from .sampling import draw_near
+from .settings import SelectionSettings
 from .utility import utilities
 from .verify import is_verified, verified_candidates
 
-__all__ = ["Selection", "select"]
+__all__ = ["MIN_OBSERVED", "Selection", "select"]
 
 log = logging.getLogger(__name__)
 
 Nodes = tuple[int, ...]
 
-# Fewer sampled losses say little of single options.
-_MIN_OBSERVED = 64
+MIN_OBSERVED = 64
+"""Fewer sampled losses say little of single options."""
 
 
 @dataclass(frozen=True)
@@ -52,10 +53,7 @@ def select(
     search: Search,
     estimator: Estimator,
     loss: Callable[[Nodes], float],
-    *,
-    candidates: int,
-    evaluations: int = 0,
-    num_random: int = 0,
+    settings: SelectionSettings,
     observed: Sequence[tuple[Nodes, float]] = (),
     show: bool = True,
 ) -> Selection:
@@ -65,20 +63,21 @@ def select(
         search: The search; its logits propose candidates.
         estimator: What they cost; where its backend is installed, networks over the budget by that are left out.
         loss: Evaluates one.
-        candidates: How many the solver proposes.
-        evaluations: How many to evaluate in all, the candidates included; the others come from an evolution.
-        num_random: How many random subnets within the budgets to evaluate as well.
+        settings: How many the solver proposes, how many are evaluated in all, and how many random ones beside them.
         observed: Sampled architectures with their advantages: what they say of single options proposes one more.
         show: Whether to show progress.
     """
-    seeds = verified_candidates(search, estimator, candidates)
-    if len(observed) >= _MIN_OBSERVED:
+    seeds = verified_candidates(search, estimator, settings.candidates)
+    if len(observed) >= MIN_OBSERVED:
         sampled, advantages = [nodes for nodes, _ in observed], [value for _, value in observed]
         scores = utilities(sampled, advantages, search.supernet.space.node_sizes)
         seeds = list(dict.fromkeys([*seeds, *search.solved(scores)]))
-    drawn, floor = _random_subnets(search, num_random), search.floor
+    drawn, floor = _random_subnets(search, settings.random_subnets), search.floor
     with tqdm(
-        total=max(evaluations, len(seeds)) + len(drawn), desc="Comparing candidates", leave=False, disable=not show
+        total=max(settings.evaluations, len(seeds)) + len(drawn),
+        desc="Comparing candidates",
+        leave=False,
+        disable=not show,
     ) as bar:
 
         def counted(nodes: Nodes) -> float:
@@ -86,9 +85,10 @@ def select(
             bar.update()
             return value
 
-        losses = evolve(
-            seeds, counted, lambda n: search.is_within(n, floor), search.possible, search.generator, evaluations
-        )
+        def is_within(nodes: Nodes) -> bool:
+            return search.is_within(nodes, floor)
+
+        losses = evolve(seeds, counted, is_within, search.possible, search.generator, settings.evaluations)
         losses |= {nodes: counted(nodes) for nodes in drawn if nodes not in losses}
     ordered = dict(sorted(losses.items(), key=lambda item: item[1]))
     # Random ones are looked at like all others: the estimate may be low for them.

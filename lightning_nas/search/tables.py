@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -28,13 +29,30 @@ def cost_tables(space: SearchSpace, estimator: Estimator) -> dict[str, CostTable
     }
 
 
-def space_budgets(space: SearchSpace, estimator: Estimator, requested: dict[str, float | str | None]) -> Budgets:
+def space_budgets(
+    space: SearchSpace,
+    estimator: Estimator,
+    requested: dict[str, float | str | None],
+    serves: Sequence[float | str] = (),
+) -> Budgets:
     """Resolve what was requested against what the space can reach on the device.
+
+    Args:
+        space: What can be chosen.
+        estimator: What it costs.
+        requested: The budgets, as in `feasibility`.
+        serves: Other latencies that the same training has to serve.
 
     Raises:
         ValueError: A budget that is not valid or cannot be met.
     """
-    return feasibility(space, cost_tables(space, estimator), requested)
+    tables = cost_tables(space, estimator)
+    budgets = feasibility(space, tables, requested)
+    if serves and requested.get("latency_ms") is None:
+        raise ValueError(f"`serves` names other latencies than the budget's; there is no latency budget. Got {serves}.")
+    # Each is looked at as a budget of its own, so that what is out of reach is said before the training.
+    others = [feasibility(space, tables, {**requested, "latency_ms": value}).limits[0].budget for value in serves]
+    return replace(budgets, serves=tuple(others))
 
 
 def warn_off_grid(space: SearchSpace, lanes: int) -> None:

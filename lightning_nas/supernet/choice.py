@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from copy import deepcopy
 from typing import cast
 
@@ -29,10 +30,13 @@ class ElasticIBN(nn.Module):
 
     def forward(self, x: Tensor, option: BlockOption, out_width: int) -> Tensor:
         """Run `option` on x, shape (N, C, H, W); return (N, out_width, H / stride, W / stride)."""
+        return self.project_norm(self.project(self.features(x, option), out_width))
+
+    def features(self, x: Tensor, option: BlockOption) -> Tensor:
+        """Return what is projected, shape (N, hidden, H / stride, W / stride)."""
         hidden = hidden_width(x.shape[1], option.expansion)
         x = self.act(self.expand_norm(self.expand(x, hidden)))
-        x = self.act(self.depthwise_norm(self.depthwise(x, kernel=option.kernel)))
-        return self.project_norm(self.project(x, out_width))
+        return self.act(self.depthwise_norm(self.depthwise(x, kernel=option.kernel)))
 
     def parts(self) -> list[tuple[ElasticConv2d, ElasticBatchNorm2d]]:
         """Return convolutions and norms in order of execution."""
@@ -53,9 +57,12 @@ class ElasticFusedIBN(nn.Module):
 
     def forward(self, x: Tensor, option: BlockOption, out_width: int) -> Tensor:
         """Run `option` on x, shape (N, C, H, W); return (N, out_width, H / stride, W / stride)."""
+        return self.project_norm(self.project(self.features(x, option), out_width))
+
+    def features(self, x: Tensor, option: BlockOption) -> Tensor:
+        """Return what is projected, shape (N, hidden, H / stride, W / stride)."""
         hidden = hidden_width(x.shape[1], option.expansion)
-        x = self.act(self.expand_norm(self.expand(x, hidden, option.kernel)))
-        return self.project_norm(self.project(x, out_width))
+        return self.act(self.expand_norm(self.expand(x, hidden, option.kernel)))
 
     def parts(self) -> list[tuple[ElasticConv2d, ElasticBatchNorm2d]]:
         """Return convolutions and norms in order of execution."""
@@ -75,8 +82,11 @@ class ElasticDS(nn.Module):
 
     def forward(self, x: Tensor, option: BlockOption, out_width: int) -> Tensor:
         """Run `option` on x, shape (N, C, H, W); return (N, out_width, H / stride, W / stride)."""
-        x = self.act(self.depthwise_norm(self.depthwise(x, kernel=option.kernel)))
-        return self.project_norm(self.project(x, out_width))
+        return self.project_norm(self.project(self.features(x, option), out_width))
+
+    def features(self, x: Tensor, option: BlockOption) -> Tensor:
+        """Return what is projected, shape (N, C, H / stride, W / stride)."""
+        return self.act(self.depthwise_norm(self.depthwise(x, kernel=option.kernel)))
 
     def parts(self) -> list[tuple[ElasticConv2d, ElasticBatchNorm2d]]:
         """Return convolutions and norms in order of execution."""
@@ -98,6 +108,7 @@ class ChoiceBlock(nn.Module):
         candidates: One elastic block a kind.
         active: The option that runs now.
         out_width: The output channels that it gives now.
+        mixture: Runs in place of the active option, where a baseline mixes them all; None otherwise.
 
     Args:
         choice: Options and stride.
@@ -123,6 +134,7 @@ class ChoiceBlock(nn.Module):
         self.stride = choice.stride
         self.active = choice.options[0]
         self.out_width = out_width
+        self.mixture: Callable[[ChoiceBlock, Tensor], Tensor] | None = None
         self.logits = nn.Parameter(torch.zeros(len(choice.options)))
         self.drop_path = drop_path or nn.Identity()
         self.candidates = nn.ModuleDict()
@@ -136,8 +148,12 @@ class ChoiceBlock(nn.Module):
     @torch.compiler.disable
     def forward(self, x: Tensor) -> Tensor:
         """Run the active option; add x where stride and widths allow (the rule of timm and torchvision)."""
-        y = self.candidate(self.active.kind)(x, self.active, self.out_width)
-        return x + self.drop_path(y) if self.stride == 1 and x.shape[1] == self.out_width else y
+        y = self._run_active(x) if self.mixture is None else self.mixture(self, x)
+        return x + self.drop_path(y) if self.stride == 1 and x.shape[1] == y.shape[1] else y
+
+    def _run_active(self, x: Tensor) -> Tensor:
+        y: Tensor = self.candidate(self.active.kind)(x, self.active, self.out_width)
+        return y
 
     def candidate(self, kind: Kind) -> ElasticBlock:
         """Return the elastic block that runs the options of `kind`."""

@@ -22,7 +22,13 @@ class ElasticConv2d(nn.Conv2d):
     Every narrower or smaller convolution is a slice of the one weight (super-kernels; Single-Path NAS, arXiv
     1904.02877): nothing is masked or copied, and what is outside the slice gets a gradient of zero. With
     ``groups=in_channels`` it is depthwise and keeps the number of its input's channels.
+
+    Attributes:
+        reached: Output channels, input channels and kernel of the largest slice that ran with a gradient, for
+            `SlicedStep`, which sets it back to zeros.
     """
+
+    reached: tuple[int, ...] = (0, 0, 0)
 
     # The head reads any width, and would be compiled for each.
     @torch.compiler.disable
@@ -37,6 +43,8 @@ class ElasticConv2d(nn.Conv2d):
         depthwise = self.groups > 1
         num_out = x.shape[1] if depthwise else out_channels or self.out_channels
         size = kernel or self.kernel_size[0]
+        if torch.is_grad_enabled():
+            self.reached = tuple(map(max, self.reached, (num_out, 1 if depthwise else x.shape[1], size)))
         weight = _Block.apply(self.weight, num_out, 1 if depthwise else x.shape[1], size)
         bias = None if self.bias is None else self.bias[:num_out]
         return F.conv2d(x, weight, bias, self.stride, size // 2, self.dilation, num_out if depthwise else 1)
@@ -71,14 +79,21 @@ class ElasticBatchNorm2d(nn.BatchNorm2d):
 
     The affine parameters are shared by all subnets, the statistics cannot be: with `batch_statistics` set, as during
     a search, each batch is normalised by its own, in evaluation too, and the running statistics stay untouched.
+
+    Attributes:
+        batch_statistics: Whether each batch is normalised by its own statistics.
+        reached: The most channels that ran with a gradient, for `SlicedStep`, which sets it back to zero.
     """
 
     batch_statistics = False
+    reached: tuple[int, ...] = (0,)
 
     @torch.compiler.disable
     def forward(self, x: Tensor) -> Tensor:
         """Normalise x, shape (N, C, H, W), C up to `num_features`."""
         n = x.shape[1]
+        if torch.is_grad_enabled():
+            self.reached = (max(self.reached[0], n),)
         weight, bias = self.weight[:n], self.bias[:n]
         if self.batch_statistics:
             return F.batch_norm(x, None, None, weight, bias, True, 0.0, self.eps)

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from ..space.spec import Architecture, SearchSpace
 from .choice import ChoiceBlock
 from .elastic import ElasticBatchNorm2d, ElasticConv2d
+from .mixture import mixtures
 
 __all__ = ["DepthMultiplierLogits", "Supernet", "find_supernet"]
 
@@ -79,8 +80,19 @@ class Supernet(nn.Module):
         chosen = self.space.decode(nodes)
         widths = [stage.width for stage in chosen.stages for _ in stage.blocks]
         for block, fixed, width in zip(self._blocks, chosen.blocks, widths, strict=True):
-            block.active, block.out_width = fixed.option, width
+            block.active, block.out_width, block.mixture = fixed.option, width, None
         self.nodes = nodes
+
+    def mix(self, gates: Sequence[Tensor], shared: bool = False) -> None:
+        """Let the network run the mixture of all options, until `activate` lets it run one architecture again.
+
+        Args:
+            gates: For each node the weight of each option; what has a weight of zero is not run.
+            shared: Whether the expansions of a kind share one run of their super-kernel (FBNetV2), or run each by
+                itself (DARTS).
+        """
+        for block, mixture in zip(self._blocks, mixtures(self.space, gates, shared), strict=True):
+            block.mixture = mixture
 
     def use_batch_statistics(self, enabled: bool) -> None:
         """Normalise every batch by its own statistics (during a search), or by running ones (a single subnet)."""

@@ -19,8 +19,9 @@ import torch.nn.functional as F
 from torchvision.models import mobilenet_v2
 
 from lightning_nas import Estimator
-from lightning_nas.search.engine import Search, SearchSettings
+from lightning_nas.search.engine import Search
 from lightning_nas.search.probe import sampled_losses
+from lightning_nas.search.settings import SearchSettings
 from lightning_nas.search.tables import space_budgets
 from lightning_nas.supernet import derive, space_of, supernet_from
 

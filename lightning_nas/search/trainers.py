@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import lightning.pytorch as pl
 from lightning.pytorch.strategies import FSDPStrategy, ModelParallelStrategy
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
+from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
-__all__ = ["refuse_strategy", "refuse_unaware", "total_steps"]
+from .strategy import Strategy
+
+__all__ = ["refuse_strategy", "refuse_unaware", "take_from_optimizers", "total_steps"]
 
 _HINT = "HINT: use `strategy='ddp_find_unused_parameters_true'`, or one device."
 
@@ -25,13 +30,19 @@ def refuse_strategy(trainer: pl.Trainer) -> None:
         raise MisconfigurationException(f"ArchitectureSearch does not support {type(strategy).__name__}. {_HINT}")
 
 
-def refuse_unaware(trainer: pl.Trainer) -> None:
+def refuse_unaware(trainer: pl.Trainer, method: Strategy) -> None:
     """Refuse data-parallel training that expects a gradient of every parameter: a path leaves most without one.
 
     Raises:
-        MisconfigurationException: The Trainer runs on several processes and was not told so.
+        MisconfigurationException: The Trainer runs on several processes and was not told so, or more paths than one
+            train in a step.
     """
     model = trainer.strategy.model
+    if isinstance(model, DistributedDataParallel) and method.paths == "sandwich":
+        raise MisconfigurationException(
+            "The sandwich rule has several backward passes in a step, which DistributedDataParallel does not take."
+            " HINT: one device, or the strategy 'rloo', which trains one path a step in rotation."
+        )
     if isinstance(model, DistributedDataParallel) and not model.find_unused_parameters:
         raise MisconfigurationException(
             f"A step of ArchitectureSearch trains one path, which leaves parameters without a gradient. {_HINT}"
@@ -56,3 +67,11 @@ def total_steps(trainer: pl.Trainer) -> int:
             " `drop_last=True`."
         )
     return int(total)
+
+
+def take_from_optimizers(trainer: pl.Trainer, parameters: Iterable[nn.Parameter]) -> None:
+    """Take parameters out of the optimizers that the user made of all that the module has."""
+    taken = {id(parameter) for parameter in parameters}
+    for optimizer in trainer.optimizers:
+        for group in optimizer.param_groups:
+            group["params"] = [p for p in group["params"] if id(p) not in taken]

@@ -1,0 +1,91 @@
+"""Which paths of the supernet a step trains."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from ..space.spec import SearchSpace
+from .sampling import draw_any, draw_near, narrowest
+from .settings import SearchSettings
+from .solve import Limit
+
+__all__ = ["TrainingPaths"]
+
+Nodes = tuple[int, ...]
+
+
+class TrainingPaths:
+    """Draws what a step trains, by the strategy of the settings.
+
+    Args:
+        space: What can be chosen.
+        settings: The strategy, the warm-up and the part that ignores the logits.
+        limits: For each budget that the training serves, the limit near which random paths are drawn; may be empty.
+        possible: For each node which options are trained.
+        pool: Architectures that the warm-up trains in place of random ones; may be empty.
+        generator: Of the draws.
+    """
+
+    def __init__(
+        self,
+        space: SearchSpace,
+        settings: SearchSettings,
+        limits: Sequence[Limit],
+        possible: Sequence[NDArray[np.bool_]],
+        pool: Sequence[Nodes],
+        generator: torch.Generator,
+    ) -> None:
+        self._space, self._settings, self._limits = space, settings, limits
+        self._possible, self._pool, self._generator = possible, pool, generator
+
+    def at(self, step: int, total_steps: int, draw: Callable[[], Nodes]) -> list[Nodes]:
+        """Return the paths of a step, one but for the sandwich rule.
+
+        Args:
+            step: Optimizer step.
+            total_steps: How many there are.
+            draw: Draws an architecture by the logits.
+        """
+        paths = self._settings.method.paths
+        learnt = self._settings.phases == "joint" and step >= self._settings.warmup * total_steps
+        if paths == "uniform":
+            return [draw_any(self._possible, self._generator)]
+        if paths in ("policy", "mixture"):
+            return [draw()]
+        if paths == "sandwich":
+            ends = [self._space.reference_nodes, narrowest(self._space, self._possible)]
+            return [*ends, *(self._random(learnt, draw) for _ in range(2))]
+        return [self._rotation(step % 4, learnt, draw)]
+
+    def _rotation(self, turn: int, learnt: bool, draw: Callable[[], Nodes]) -> Nodes:
+        """Return source network, random, narrowest, random, in turns.
+
+        This keeps the widest and the narrowest slices trained (the sandwich rule of BigNAS, arXiv 2003.11142, one path
+        at a time); with a prior the narrowest is left out, which keeps least. Random paths follow the logits once
+        these learn.
+        """
+        if turn == 0:
+            return self._space.reference_nodes
+        if turn == 2 and not self._pool and not learnt:
+            return narrowest(self._space, self._possible)
+        return self._random(learnt, draw)
+
+    def _random(self, learnt: bool, draw: Callable[[], Nodes]) -> Nodes:
+        if learnt and self._follows():
+            return draw()
+        if not self._limits:
+            return draw_any(self._possible, self._generator)
+        if self._pool and self._follows():
+            return self._pool[self._place(len(self._pool))]
+        limit = self._limits[self._place(len(self._limits)) if len(self._limits) > 1 else 0]
+        return draw_near(limit.table, limit.budget, self._settings.band, self._generator, self._possible)
+
+    def _follows(self) -> bool:
+        return float(torch.rand((), generator=self._generator)) >= self._settings.uniform
+
+    def _place(self, count: int) -> int:
+        return int(torch.randint(count, (), generator=self._generator))

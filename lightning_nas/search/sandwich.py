@@ -1,0 +1,39 @@
+"""The sandwich rule: more paths than one in a step, all on the same batch."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import lightning.pytorch as pl
+
+from ..supernet.supernet import Supernet
+from .probe import attached_loss, quiet_copy
+
+__all__ = ["add_gradients"]
+
+
+def add_gradients(
+    trainer: pl.Trainer,
+    module: pl.LightningModule,
+    supernet: Supernet,
+    batch: Any,
+    batch_idx: int,
+    paths: Sequence[tuple[int, ...]],
+) -> None:
+    """Add the gradients of more paths to those that a step has, right after its backward pass.
+
+    Args:
+        trainer: Its precision scales the losses as it scaled the step's.
+        module: What gives the loss.
+        supernet: Its supernet; the last path stays active.
+        batch: The step's batch.
+        batch_idx: Its number.
+        paths: Nodes of each.
+    """
+    quiet = quiet_copy(module)
+    for nodes in paths:
+        supernet.activate(nodes)
+        with trainer.precision_plugin.forward_context():
+            loss = attached_loss(quiet, batch, batch_idx) / trainer.accumulate_grad_batches
+        trainer.precision_plugin.pre_backward(loss, module).backward()

@@ -1,0 +1,110 @@
+"""How to search: every setting in one frozen place."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from .strategy import STRATEGIES, Strategy
+
+__all__ = ["SearchSettings", "SelectionSettings"]
+
+
+@dataclass(frozen=True)
+class SearchSettings:
+    """How to search.
+
+    Attributes:
+        warmup: Part of the steps that train weights only.
+        every: Optimizer steps from one architecture step to the next.
+        samples: Architectures that an architecture step compares on one batch.
+        lr: Learning rate of Adam on the logits.
+        beta1: First moment of that Adam.
+        rho: Weight of the squared relative excess over the budget.
+        eta: Step of the budget's multiplier.
+        uniform: Part of the random training paths that ignore the logits, so that no option starves.
+        band: Costs, relative to the budget, of the random paths that are trained.
+        use: Least part of the first budget that a derived architecture uses, where the space allows it.
+        prior: How strongly the logits prefer, at the start, options near to the source; 1 for pretrained weights, 0 for
+            none.
+        phases: ``joint``: the logits learn beside the weights, after a warm-up; ``decoupled``: all steps train weights,
+            and the logits learn afterwards.
+        strategy: What trains weights and logits: ``rloo``, or a published baseline, see `STRATEGIES`.
+        pool: With a prior, how many architectures within the budget the warm-up trains.
+        seed: Seed of every draw.
+
+    Raises:
+        ValueError: A setting out of range.
+    """
+
+    warmup: float = 0.25
+    every: int = 8
+    samples: int = 2
+    lr: float = 0.05
+    beta1: float = 0.5
+    rho: float = 5.0
+    eta: float = 0.05
+    uniform: float = 0.2
+    band: tuple[float, float] = (0.7, 1.3)
+    use: float = 0.96
+    prior: float = 0.0
+    pool: int = 48
+    phases: str = "joint"
+    strategy: str = "rloo"
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        for name, valid, rule in (
+            ("warmup", 0 <= self.warmup < 1, "at least 0 and below 1"),
+            ("every", self.every >= 1, "at least 1"),
+            ("samples", self.samples >= 2, "at least 2, since each is compared with the others"),
+            ("lr", self.lr > 0, "above 0"),
+            ("beta1", 0 <= self.beta1 < 1, "at least 0 and below 1"),
+            ("rho", self.rho >= 0, "at least 0"),
+            ("eta", self.eta >= 0, "at least 0"),
+            ("uniform", 0 <= self.uniform <= 1, "between 0 and 1"),
+            ("prior", self.prior >= 0, "at least 0"),
+            ("pool", self.pool >= 1, "at least 1"),
+            ("use", 0 <= self.use < 1, "at least 0 and below 1"),
+            ("phases", self.phases in ("joint", "decoupled"), "joint or decoupled"),
+            ("strategy", self.strategy in STRATEGIES, f"one of {', '.join(STRATEGIES)}"),
+            ("band", 0 <= self.band[0] < self.band[1], "two rising numbers"),
+        ):
+            if not valid:
+                raise ValueError(f"`{name}` must be {rule}; got {getattr(self, name)}.")
+
+    @property
+    def method(self) -> Strategy:
+        """What `strategy` stands for; weights that rest while the logits learn are trained by single paths."""
+        chosen = STRATEGIES[self.strategy]
+        if self.phases == "decoupled" and chosen.paths in ("policy", "mixture"):
+            return Strategy(chosen.gradient, "rotation")
+        return chosen
+
+
+@dataclass(frozen=True)
+class SelectionSettings:
+    """How to choose once the weights are trained.
+
+    Attributes:
+        candidates: Architectures that the solver proposes.
+        evaluations: Architectures that are compared in all, if more; an evolution proposes the others.
+        random_subnets: Random architectures within the budget that are compared too.
+        steps: Architecture steps with the weights at rest, in two phases.
+        not_ready: What to do with a supernet that is not ready: ``warn``, ``continue`` its training, or ``stop``.
+
+    Raises:
+        ValueError: A setting out of range.
+    """
+
+    candidates: int = 16
+    evaluations: int = 50
+    random_subnets: int = 4
+    steps: int = 200
+    not_ready: str = "warn"
+
+    def __post_init__(self) -> None:
+        for name, least in (("candidates", 1), ("evaluations", 0), ("random_subnets", 0), ("steps", 1)):
+            if getattr(self, name) < least:
+                raise ValueError(f"`{name}` must be at least {least}; got {getattr(self, name)}.")
+        if self.not_ready not in ("warn", "continue", "stop"):
+            raise ValueError(f"`not_ready` must be one of warn, continue, stop; got {self.not_ready}.")

@@ -1,0 +1,150 @@
+"""Whether a supernet is ready: what is measured, what is said, and what is done about it."""
+
+import lightning.pytorch as pl
+import pytest
+import torch
+from conftest import LinearEstimator
+from torch.nn import functional
+from torch.utils.data import DataLoader, TensorDataset
+
+from lightning_nas.search.callback import ArchitectureSearch
+from lightning_nas.search.engine import Search
+from lightning_nas.search.readiness import MIN_STEPS, measure_readiness
+from lightning_nas.search.settings import SearchSettings
+from lightning_nas.search.tables import space_budgets
+
+QUIET = {"logger": False, "enable_progress_bar": False, "enable_model_summary": False, "accelerator": "cpu"}
+
+
+class Plain(pl.LightningModule):
+    def __init__(self, network, schedule=None):
+        super().__init__()
+        self.network, self.schedule = network, schedule
+
+    def training_step(self, batch, batch_idx):
+        return functional.cross_entropy(self.network(batch[0]), batch[1])
+
+    def validation_step(self, batch, batch_idx):
+        self.log("val_loss", functional.cross_entropy(self.network(batch[0]), batch[1]))
+
+    def configure_optimizers(self):
+        optimizer = torch.optim.SGD(self.parameters(), lr=1e-2)
+        if self.schedule is None:
+            return optimizer
+        schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 1e-2, int(self.trainer.estimated_stepping_batches))
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+
+def loader():
+    generator = torch.Generator().manual_seed(1)
+    images = torch.rand(16, 3, 32, 32, generator=generator)
+    return DataLoader(TensorDataset(images, torch.randint(0, 4, (16,), generator=generator)), batch_size=8)
+
+
+def fit(module, search, tmp_path, epochs=2):
+    trainer = pl.Trainer(
+        max_epochs=epochs, callbacks=[search], default_root_dir=tmp_path, enable_checkpointing=False, **QUIET
+    )
+    trainer.fit(module, loader(), loader())
+    return trainer
+
+
+def searching(estimator, **options):
+    options = {"candidates": 1, "evaluations": 0, "random_subnets": 0, **options}
+    return ArchitectureSearch(estimator, latency="0.6x", **options)
+
+
+@pytest.fixture
+def search(supernet, estimator):
+    budgets = space_budgets(supernet.supernet.space, estimator, {"latency_ms": "0.6x"})
+    found = Search(supernet.supernet, budgets, SearchSettings())
+    for counts in found.num_trained:
+        counts[:] = MIN_STEPS
+    return found
+
+
+def worth(nodes):
+    return 0.01 * sum(nodes)
+
+
+def test_a_trained_supernet_is_ready(search):
+    found = measure_readiness(search, LinearEstimator(), lambda n: torch.full((2,), 1.0 + worth(n)), 3.0)
+    assert found.reasons == []
+    assert found.steps == MIN_STEPS
+    assert found.stability == pytest.approx(1.0)
+    source = worth(search.supernet.space.reference_nodes)
+    assert 0.8 < found.progress < 2 / (2 - source) + 0.2
+
+
+@pytest.mark.parametrize("losses", ["alike", "small", "noise"])
+def test_each_way_of_not_being_ready_is_told(search, losses):
+    estimator, space = LinearEstimator(), search.supernet.space
+    generator = torch.Generator().manual_seed(0)
+
+    def halves(nodes):
+        if losses == "noise":
+            return 1.0 + 0.01 * torch.rand(2, generator=generator)
+        if losses == "alike":
+            return torch.full((2,), 1.0 if nodes == space.reference_nodes else 2.0 + worth(nodes))
+        return torch.full((2,), 1e-5 * estimator.memory(space.decode(nodes)).parameter_bytes)
+
+    found = measure_readiness(search, estimator, halves, 3.0)
+    if losses == "small":
+        assert found.size_bias == pytest.approx(1.0)
+    else:
+        (reason,) = found.reasons
+        assert ("two halves" if losses == "noise" else "of the source network's progress") in reason
+    search.num_trained[1][0] = 3
+    assert (
+        "an option was trained in 3 steps only, of at least 100"
+        in measure_readiness(search, estimator, halves, 3.0).reasons[0]
+    )
+
+
+def test_without_a_second_batch_or_a_start_nothing_is_claimed(search):
+    found = measure_readiness(search, LinearEstimator(), lambda n: torch.tensor([1.0 + worth(n), torch.nan]), None)
+    assert found.reasons == []
+    assert str(found).count("nan") == 2
+
+
+def test_a_supernet_that_learnt_nothing_made_no_progress(search):
+    found = measure_readiness(search, LinearEstimator(), lambda n: torch.full((2,), 3.0 + worth(n)), 2.0)
+    assert found.progress == 0.0
+    assert any("made 0%" in reason for reason in found.reasons)
+
+
+def test_measuring_draws_nothing_from_the_search(search):
+    before = search.generator.get_state()
+    measure_readiness(search, LinearEstimator(), lambda n: torch.ones(2), 3.0)
+    assert torch.equal(search.generator.get_state(), before)
+
+
+def test_a_short_training_is_warned_of(supernet, estimator, tmp_path, caplog):
+    search = searching(estimator)
+    fit(Plain(supernet), search, tmp_path)
+    assert search.readiness is not None
+    assert "an option was trained in 0 steps only, of at least 100" in caplog.text
+    assert search.architecture
+
+
+def test_it_stops_where_that_is_asked_for(supernet, estimator, tmp_path):
+    search = searching(estimator, not_ready="stop")
+    with pytest.raises(RuntimeError, match="The supernet is not ready to be searched: an option was trained in 0"):
+        fit(Plain(supernet), search, tmp_path)
+
+
+def test_training_goes_on_up_to_as_many_epochs_again(supernet, estimator, tmp_path, caplog):
+    trainer = fit(Plain(supernet), searching(estimator, not_ready="continue"), tmp_path, epochs=3)
+    assert trainer.current_epoch == 6
+    assert "The training has had 6 epochs, which is all that it is given" in caplog.text
+
+
+def test_a_schedule_that_has_ended_ends_the_training(supernet, estimator, tmp_path, caplog):
+    trainer = fit(Plain(supernet, "one cycle"), searching(estimator, not_ready="continue"), tmp_path)
+    assert trainer.current_epoch == 2
+    assert "The learning rate's schedule has ended" in caplog.text
+
+
+def test_other_answers_are_refused(estimator):
+    with pytest.raises(ValueError, match="`not_ready` must be one of warn, continue, stop; got hope"):
+        searching(estimator, not_ready="hope")

@@ -1,0 +1,188 @@
+"""The published methods behind the same interface, and what their mixtures compute."""
+
+import lightning.pytorch as pl
+import pytest
+import torch
+from lightning.pytorch.utilities.exceptions import MisconfigurationException
+from torch.nn import functional
+from torch.nn.parallel import DistributedDataParallel
+from torch.utils.data import DataLoader, TensorDataset
+
+from lightning_nas.search.callback import ArchitectureSearch
+from lightning_nas.search.engine import Search
+from lightning_nas.search.gates import gates_of
+from lightning_nas.search.module import SearchModule
+from lightning_nas.search.sampling import narrowest
+from lightning_nas.search.settings import SearchSettings
+from lightning_nas.search.strategy import STRATEGIES
+from lightning_nas.search.tables import space_budgets
+from lightning_nas.search.trainers import refuse_unaware
+
+QUIET = {"logger": False, "enable_progress_bar": False, "enable_model_summary": False, "accelerator": "cpu"}
+
+
+class Plain(pl.LightningModule):
+    def __init__(self, network):
+        super().__init__()
+        self.network = network
+
+    def training_step(self, batch, batch_idx):
+        return functional.cross_entropy(self.network(batch[0]), batch[1])
+
+    def validation_step(self, batch, batch_idx):
+        self.log("val_loss", functional.cross_entropy(self.network(batch[0]), batch[1]))
+
+    def configure_optimizers(self):
+        return torch.optim.SGD(self.parameters(), lr=0.05, momentum=0.9)
+
+
+def loader():
+    generator = torch.Generator().manual_seed(1)
+    images = torch.rand(32, 3, 32, 32, generator=generator)
+    return DataLoader(TensorDataset(images, torch.randint(0, 4, (32,), generator=generator)), batch_size=8)
+
+
+def fit(module, search, tmp_path, **options):
+    trainer = pl.Trainer(
+        max_epochs=2, callbacks=[search], default_root_dir=tmp_path, enable_checkpointing=False, **QUIET, **options
+    )
+    trainer.fit(module, loader(), loader())
+
+
+@pytest.mark.parametrize("phases", ["joint", "decoupled"])
+@pytest.mark.parametrize("strategy", list(STRATEGIES))
+def test_every_strategy_searches_and_keeps_the_budget(supernet, estimator, tmp_path, strategy, phases):
+    options = {"every": 2, "candidates": 2, "evaluations": 4, "random_subnets": 1, "steps": 6}
+    search = ArchitectureSearch(estimator, latency="0.6x", strategy=strategy, phases=phases, **options)
+    before = [row.detach().clone() for row in supernet.supernet.logits]
+    module = Plain(supernet)
+    fit(module, search, tmp_path)
+    full = estimator.latency_ms(supernet.supernet.space.decode(supernet.supernet.space.reference_nodes))
+    assert estimator.latency_ms(search.architecture) <= 0.6 * full * (1 + 1e-9)
+    moved = [not torch.equal(a, b) for a, b in zip(before, supernet.supernet.logits, strict=True)]
+    assert any(moved) == (strategy != "spos")
+    assert all(torch.isfinite(row).all() for row in supernet.supernet.logits)
+    assert all(block.mixture is None for block in supernet.supernet.blocks)
+    assert search.derive(module).network(torch.zeros(2, 3, 32, 32)).shape == (2, 4)
+
+
+def one_hot(nodes, space):
+    return [torch.nn.functional.one_hot(torch.tensor(n), size).float() for n, size in zip(nodes, space.node_sizes)]  # noqa: B905
+
+
+@pytest.mark.parametrize("shared", [False, True], ids=["each", "shared"])
+def test_a_mixture_of_one_option_is_that_option(supernet, images, shared):
+    handle = supernet.supernet
+    handle.use_batch_statistics(True)
+    supernet.eval()
+    for nodes in (handle.space.reference_nodes, narrowest(handle.space), (0, 1, 0, 1, 3, 5, 7, 9)):
+        handle.activate(nodes)
+        expected = supernet(images)
+        handle.mix(one_hot(nodes, handle.space), shared=shared)
+        torch.testing.assert_close(supernet(images), expected, rtol=1e-4, atol=1e-5)
+        handle.activate(nodes)
+        torch.testing.assert_close(supernet(images), expected)
+
+
+def test_a_mixture_is_the_weighted_sum_of_what_its_options_give(supernet, images):
+    handle = supernet.supernet
+    handle.use_batch_statistics(True)
+    block, x = handle.blocks[1], torch.rand(4, 8, 8, 8)
+    gates = one_hot(handle.space.reference_nodes, handle.space)
+    number = len(handle.space.multipliers) + 1
+    gates[number] = torch.linspace(0, 1, len(block.options)).softmax(0)
+    handle.mix(gates)
+    mixed = block(x)
+    outputs = [block.candidate(o.kind)(x, o, block.out_width) for o in block.options]
+    expected = sum(gate * output for gate, output in zip(gates[number], outputs, strict=True))
+    torch.testing.assert_close(mixed, expected)
+
+
+def test_gates_have_the_gradients_that_their_names_promise():
+    logits = torch.tensor([0.5, -0.2, 0.1], requires_grad=True)
+    probabilities = logits.masked_fill(torch.tensor([False, False, True]), -torch.inf).softmax(0)
+    for gradient in ("softmax", "gumbel_soft", "gumbel_st"):
+        (gates,) = gates_of(gradient, [probabilities], 0.5, torch.Generator().manual_seed(0))
+        assert float(gates.detach().sum()) == pytest.approx(1)
+        assert float(gates[2].detach()) == 0.0
+        (found,) = torch.autograd.grad(gates[0], logits, retain_graph=True)
+        assert torch.isfinite(found).all()
+        assert float(found[0]) > 0
+        assert (gradient == "gumbel_st") == (sorted(gates.tolist()) == [0.0, 0.0, 1.0])
+
+
+def test_gumbel_noise_draws_by_the_probabilities():
+    probabilities = torch.tensor([0.7, 0.2, 0.1])
+    generator = torch.Generator().manual_seed(0)
+    drawn = torch.stack([gates_of("gumbel_st", [probabilities], 0.5, generator)[0] for _ in range(4000)])
+    torch.testing.assert_close(drawn.mean(0), probabilities, atol=0.03, rtol=0)
+
+
+def search_of(supernet, estimator, **settings):
+    budgets = space_budgets(supernet.supernet.space, estimator, {"latency_ms": "0.6x"})
+    return Search(supernet.supernet, budgets, SearchSettings(**settings))
+
+
+def test_the_absolute_reward_pulls_towards_the_budget(supernet, estimator):
+    """Where all losses are equal, REINFORCE moves the logits only by the distance of the drawn from the budget."""
+    search = search_of(supernet, estimator, strategy="tunas", samples=8)
+    limit = search.budgets.limits[0]
+    optimizer = torch.optim.Adam(supernet.supernet.logits, 0.05)
+    deviation = lambda: sum(abs(limit.table.exact(search.draw()) / limit.budget - 1) for _ in range(200)) / 200  # noqa: E731
+    before = deviation()
+    for _ in range(200):
+        samples = [search.draw() for _ in range(8)]
+        search.update(optimizer, search.surrogate(samples, torch.ones(8)))
+    assert deviation() < 0.5 * before
+
+
+def test_paths_are_what_the_strategies_say(supernet, estimator):
+    space = supernet.supernet.space
+    uniform = search_of(supernet, estimator, strategy="spos")
+    assert len({uniform.path(step, 100) for step in range(60)}) > 40
+    sandwich = search_of(supernet, estimator, strategy="sandwich")
+    paths = sandwich.paths(0, 100)
+    assert len(paths) == 4
+    assert paths[:2] == [space.reference_nodes, narrowest(space, sandwich.possible)]
+    assert sandwich.least_trained == 0
+    for step in range(400):
+        sandwich.paths(step, 400)
+    assert sandwich.least_trained > 10
+
+
+def test_the_sandwich_adds_the_gradients_of_its_paths(supernet, estimator, tmp_path):
+    """One step of plain SGD moves the weights by the sum of the gradients of the four paths."""
+    search = ArchitectureSearch(estimator, latency="0.6x", strategy="sandwich", candidates=1, evaluations=0)
+
+    class One(Plain):
+        def configure_optimizers(self):
+            return torch.optim.SGD(self.parameters(), lr=1.0)
+
+    module = One(supernet)
+    batch = next(iter(loader()))
+    supernet.supernet.use_batch_statistics(True)
+    before = {name: p.detach().clone() for name, p in module.named_parameters()}
+    drawn = search_of(supernet, estimator, strategy="sandwich").paths(0, 1)
+    for nodes in drawn:
+        supernet.supernet.activate(nodes)
+        functional.cross_entropy(supernet(batch[0]), batch[1]).backward()
+    expected = {n: before[n] - p.grad for n, p in module.named_parameters() if p.grad is not None}
+    module.zero_grad()
+    trainer = pl.Trainer(max_steps=1, callbacks=[search], enable_checkpointing=False, **QUIET)
+    trainer.fit(module, loader())
+    for name, p in module.named_parameters():
+        if name in expected and not name.endswith("logits"):
+            torch.testing.assert_close(p.detach(), expected[name], rtol=1e-4, atol=1e-6)
+
+
+def test_what_a_strategy_cannot_do_is_refused(supernet, estimator):
+    with pytest.raises(ValueError, match="`strategy` must be one of rloo, darts"):
+        ArchitectureSearch(estimator, latency="0.6x", strategy="random")
+    with pytest.raises(ValueError, match="SearchModule trains one path a step; got strategy='darts'"):
+        SearchModule(supernet, functional.cross_entropy, estimator, "0.6x", SearchSettings(strategy="darts"))
+    parallel = object.__new__(DistributedDataParallel)
+    parallel.__dict__["find_unused_parameters"] = True
+    trainer = type("T", (), {"strategy": type("S", (), {"model": parallel})})
+    refuse_unaware(trainer, STRATEGIES["rloo"])
+    with pytest.raises(MisconfigurationException, match="several backward passes"):
+        refuse_unaware(trainer, STRATEGIES["sandwich"])
