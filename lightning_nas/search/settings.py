@@ -45,7 +45,7 @@ class SearchSettings:
     eta: float = 0.05
     uniform: float = 0.2
     band: tuple[float, float] = (0.7, 1.3)
-    use: float = 0.96
+    use: float = 0.98
     prior: float = 0.0
     pool: int = 48
     phases: str = "joint"
