@@ -18,24 +18,23 @@ from ..space.spec import Architecture
 from ..supernet.sliced_step import SlicedStep
 from ..supernet.supernet import find_supernet
 from .budget import Budgets, confirm
-from .decoupled import learn_logits
 from .engine import Search
 from .extension import extend, is_last_epoch
 from .finish import derive_subnet
 from .frontier import FrontierSubnet, frontier_subnets
 from .inherited import InheritedLoss, held_out_batches
+from .ranking import rank
 from .readiness import Readiness, measure_readiness, report_readiness
 from .sandwich import add_gradients
 from .score import Score
-from .selection import select
 from .settings import SearchSettings, SelectionSettings
 from .tables import space_budgets, warn_off_grid
 from .trainers import refuse_strategy, refuse_unaware, take_from_optimizers, total_steps
-from .verify import verified_candidates
 
 __all__ = ["ArchitectureSearch"]
 
 CALIBRATION_BATCHES = 8
+_SHOWN = ("nas/latency_ms", "nas/latency_ms_multiplier", "nas/entropy")
 _COSTS = ("latency_ms", "parameter_bytes", "peak_activation_bytes")
 
 
@@ -47,9 +46,8 @@ class ArchitectureSearch(Callback):
     are compared on the coming batch (forward passes only), and the gradient of that score, with the exact gradient of
     the penalty on the expected cost, goes to the logits in `on_before_optimizer_step`.
 
-    The cost must depend on the logits only, as it does here. Gradient clipping and learning rate schedules of the
-    user do not touch the logits. The reported loss stays the task's. A checkpoint taken with this callback needs it
-    on resume, since the logits are not in the user's optimizer.
+    Gradient clipping and learning rate schedules of the user do not touch the logits. The reported loss stays the
+    task's. A checkpoint taken with this callback needs it on resume: the logits are not in the user's optimizer.
 
     Args:
         estimator: What architectures cost: an `Estimator`, or the name of a shipped device.
@@ -61,17 +59,15 @@ class ArchitectureSearch(Callback):
         warmup: Part of the steps that train weights only.
         every: Optimizer steps from one architecture step to the next.
         samples: Architectures compared in an architecture step.
-        candidates: Architectures within the budget, as the device's own compiler has it where that is installed, that
-            are compared by their inherited loss at the end, on the validation data (one DataLoader), or else on recent
-            training batches.
+        candidates: Architectures within the budget, by the device's own compiler where that is installed, that are
+            compared by inherited loss at the end, on the validation data (one DataLoader) or recent training batches.
         evaluations: Architectures to compare in all, if more: a short evolution goes on from the candidates.
         random_subnets: Random architectures within the budget that are compared too; a search that does not beat them
             says so.
         not_ready: What to do where the supernet turns out to be trained too little to tell subnets apart, see
             `Readiness`: ``warn`` and go on; ``continue`` its training, for up to as many epochs again; or ``stop``.
         lr: Learning rate of the logits.
-        prior: How strongly the logits prefer, at the start, options near to the source; 1 suits pretrained weights, 0
-            random ones.
+        prior: How strongly the logits prefer, at first, options near to the source; 1 suits pretrained weights.
         errors: What the prior goes by: for each node how far each option is from the source, see `option_errors`. By
             default options that keep more weights are taken to be nearer.
         phases: ``joint``, as above; or ``decoupled``: the whole fit trains weights, and at its end, with the weights at
@@ -138,7 +134,7 @@ class ArchitectureSearch(Callback):
         self._state: dict[str, Any] = {}
         self._pending: Score | None = None
         self._scored_step = -1
-        # The batch of this step, with the paths beside the first that it trains.
+        # Batch, number and further paths of a step that trains several.
         self._others: tuple[Any, int, list[tuple[int, ...]]] | None = None
         # What batch norm is recalibrated on before a subnet is evaluated.
         self._recent: deque[Any] = deque(maxlen=CALIBRATION_BATCHES)
@@ -226,11 +222,8 @@ class ArchitectureSearch(Callback):
         search.update(self._optimizer, self._pending.surrogate)
         self._observed += self._pending.observed
         self._pending = None
-        metrics = search.metrics()
-        shown = {k: v for k, v in metrics.items() if not k.endswith("_multiplier") and "entropy/" not in k}
-        self.history.append({"step": float(trainer.global_step), **shown})
-        for name, value in metrics.items():
-            pl_module.log(name, value, prog_bar=name in ("nas/latency_ms", "nas/entropy"))
+        for name, value in self._recorded(trainer.global_step).items():
+            pl_module.log(name, value, prog_bar=name in _SHOWN)
 
     @override
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
@@ -376,15 +369,18 @@ class ArchitectureSearch(Callback):
         batches = held_out_batches(self._trainer, self._recent) if held_out else ()
         return InheritedLoss(self._trainer, self._module, self._started().supernet, list(self._recent), batches)
 
+    def _recorded(self, step: int) -> dict[str, float]:
+        """Add the search's figures to the history and return them."""
+        metrics = self._started().metrics()
+        shown = {k: v for k, v in metrics.items() if not k.endswith("_multiplier") and "entropy/" not in k}
+        self.history.append({"step": float(step), **shown})
+        return metrics
+
     def _rank(self, search: Search, loss: InheritedLoss) -> list[tuple[int, ...]]:
-        """Return subnets within the budgets of a search, of the lowest inherited loss first."""
         assert self._trainer is not None
-        show, chosen = self._trainer.is_global_zero, self.selection
-        if not loss.num_batches:
-            return verified_candidates(search, self.estimator, chosen.candidates)
-        if self.settings.phases == "decoupled" and not self._observed:
-            self._observed = learn_logits(search, loss.on_held_out, chosen.steps, show)
-        return select(search, self.estimator, loss, chosen, self._observed, show).ranked
+        settings, trainer = self.selection, self._trainer
+        ranked, self._observed = rank(search, self.estimator, loss, settings, self._observed, trainer, self._recorded)
+        return ranked
 
     def _measured(self, loss: InheritedLoss) -> Readiness:
         return measure_readiness(self._started(), self.estimator, loss.halves, self._start_loss)

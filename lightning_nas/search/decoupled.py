@@ -16,7 +16,11 @@ Nodes = tuple[int, ...]
 
 
 def learn_logits(
-    search: Search, score: Callable[[Search, int, int], Score | None], steps: int, show: bool = True
+    search: Search,
+    score: Callable[[Search, int, int], Score | None],
+    steps: int,
+    watch: Callable[[int], None] = lambda step: None,
+    show: bool = True,
 ) -> list[tuple[Nodes, float]]:
     """Let the logits of a search learn while its weights rest.
 
@@ -24,6 +28,7 @@ def learn_logits(
         search: The search; its logits and multipliers change.
         score: Says what the logits learn in a step, from (search, step, steps); None where that is nothing.
         steps: How many.
+        watch: Called with the number of each step that the logits have made.
         show: Whether to show progress.
 
     Returns:
@@ -41,6 +46,7 @@ def learn_logits(
                 continue
             search.update(optimizer, found.surrogate)
             observed += found.observed
+            watch(step)
             if step % 10 == 0:
                 bar.set_postfix_str(search.brief(), refresh=False)
     return observed

@@ -1,0 +1,55 @@
+"""What follows the training of the weights: the logits learn if they have not, and the best subnets are found."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import lightning.pytorch as pl
+
+from ..estimator.estimator import Estimator
+from .decoupled import learn_logits
+from .engine import Search
+from .inherited import InheritedLoss
+from .selection import select
+from .settings import SelectionSettings
+from .verify import verified_candidates
+
+__all__ = ["rank"]
+
+Nodes = tuple[int, ...]
+Observed = list[tuple[Nodes, float]]
+
+
+def rank(
+    search: Search,
+    estimator: Estimator,
+    loss: InheritedLoss,
+    settings: SelectionSettings,
+    observed: Observed,
+    trainer: pl.Trainer,
+    record: Callable[[int], dict[str, float]],
+) -> tuple[list[Nodes], Observed]:
+    """Return subnets within the budgets of a search, of the lowest inherited loss first, and all that was observed.
+
+    Args:
+        search: The search.
+        estimator: What subnets cost.
+        loss: Evaluates them; with no batch to do so, the most probable come first.
+        settings: How many are compared.
+        observed: What an earlier phase two has observed: it serves every budget, and there is no other then.
+        trainer: The user's, whose loggers take the figures of each step.
+        record: Gives these figures, from the number of the step.
+    """
+    show = trainer.is_global_zero
+
+    def watch(step: int) -> None:
+        # The training is over: its module logs no more, the loggers themselves do.
+        metrics = record(trainer.global_step + step)
+        for logger in trainer.loggers:
+            logger.log_metrics(metrics, trainer.global_step + step)
+
+    if not loss.num_batches:
+        return verified_candidates(search, estimator, settings.candidates), observed
+    if search.settings.phases == "decoupled" and not observed:
+        observed = learn_logits(search, loss.on_held_out, settings.steps, watch, show)
+    return select(search, estimator, loss, settings, observed, show).ranked, observed
