@@ -1,6 +1,7 @@
 """The published methods behind the same interface, and what their mixtures compute."""
 
 import lightning.pytorch as pl
+import numpy as np
 import pytest
 import torch
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
@@ -12,7 +13,7 @@ from lightning_nas.search.callback import ArchitectureSearch
 from lightning_nas.search.engine import Search
 from lightning_nas.search.gates import gates_of
 from lightning_nas.search.module import SearchModule
-from lightning_nas.search.sampling import narrowest
+from lightning_nas.search.sampling import draw_end, narrowest
 from lightning_nas.search.settings import SearchSettings
 from lightning_nas.search.strategy import STRATEGIES
 from lightning_nas.search.tables import space_budgets
@@ -143,11 +144,25 @@ def test_paths_are_what_the_strategies_say(supernet, estimator):
     sandwich = search_of(supernet, estimator, strategy="sandwich")
     paths = sandwich.paths(0, 100)
     assert len(paths) == 4
-    assert paths[:2] == [space.reference_nodes, narrowest(space, sandwich.possible)]
+    count = len(space.multipliers)
+    assert paths[0][:count] == tuple(int(np.flatnonzero(row)[-1]) for row in sandwich.possible[:count])
+    assert paths[1][:count] == narrowest(space, sandwich.possible)[:count]
     assert sandwich.least_trained == 0
     for step in range(400):
         sandwich.paths(step, 400)
     assert sandwich.least_trained > 10
+
+
+def test_the_ends_are_the_widest_and_the_narrowest_of_kinds_that_are_drawn(supernet):
+    space, generator = supernet.supernet.space, torch.Generator().manual_seed(0)
+    count = len(space.multipliers)
+    for widest in (True, False):
+        drawn = {draw_end(space, widest, generator) for _ in range(40)}
+        assert {nodes[:count] for nodes in drawn} == {tuple(n - 1 if widest else 0 for n in space.node_sizes[:count])}
+        blocks = [space.decode(nodes).blocks[1].option for nodes in drawn]
+        assert {block.kind for block in blocks} == {"ibn", "fused"}
+        assert {(block.expansion, block.kernel) for block in blocks} == ({(4, 5)} if widest else {(2, 3)})
+    assert narrowest(space) in {draw_end(space, False, generator) for _ in range(200)}
 
 
 def test_the_sandwich_adds_the_gradients_of_its_paths(supernet, estimator, tmp_path):

@@ -9,7 +9,7 @@ import torch
 from numpy.typing import NDArray
 
 from ..space.spec import SearchSpace
-from .sampling import draw_any, draw_near, narrowest
+from .sampling import draw_any, draw_end, draw_near
 from .settings import SearchSettings
 from .solve import Limit
 
@@ -57,21 +57,23 @@ class TrainingPaths:
         if paths in ("policy", "mixture"):
             return [draw()]
         if paths == "sandwich":
-            ends = [self._space.reference_nodes, narrowest(self._space, self._possible)]
+            ends = [draw_end(self._space, widest, self._generator, self._possible) for widest in (True, False)]
             return [*ends, *(self._random(learnt, draw) for _ in range(2))]
         return [self._rotation(step % 4, learnt, draw)]
 
     def _rotation(self, turn: int, learnt: bool, draw: Callable[[], Nodes]) -> Nodes:
-        """Return source network, random, narrowest, random, in turns.
+        """Return widest, random, narrowest, random, in turns.
 
         This keeps the widest and the narrowest slices trained (the sandwich rule of BigNAS, arXiv 2003.11142, one path
-        at a time); with a prior the narrowest is left out, which keeps least. Random paths follow the logits once
-        these learn.
+        at a time). Their kinds are drawn: where both were inverted bottlenecks throughout, the narrow ones were trained
+        so much more than all else that inherited losses ranked subnets worse than chance (`tests/benchmarks/truth.md`).
+        With a prior the weights are those of a trained network: it takes the place of the widest, and the narrowest,
+        which keeps least of it, is left out. Random paths follow the logits once these learn.
         """
-        if turn == 0:
+        if turn == 0 and self._pool:
             return self._space.reference_nodes
-        if turn == 2 and not self._pool and not learnt:
-            return narrowest(self._space, self._possible)
+        if turn == 0 or (turn == 2 and not self._pool and not learnt):
+            return draw_end(self._space, turn == 0, self._generator, self._possible)
         return self._random(learnt, draw)
 
     def _random(self, learnt: bool, draw: Callable[[], Nodes]) -> Nodes:

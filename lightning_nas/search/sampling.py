@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
@@ -10,9 +10,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ..estimator.table import CostTable
-from ..space.spec import BlockOption, SearchSpace, hidden_width
+from ..space.spec import BlockOption, Choice, SearchSpace, hidden_width
 
-__all__ = ["draw", "draw_any", "draw_near", "kept_weights", "narrowest"]
+__all__ = ["draw", "draw_any", "draw_end", "draw_near", "kept_weights", "narrowest"]
 
 
 def draw(probabilities: Sequence[Tensor], generator: torch.Generator) -> tuple[int, ...]:
@@ -88,9 +88,38 @@ def narrowest(space: SearchSpace, possible: Sequence[NDArray[np.bool_]] | None =
     """
     kept = possible or [np.ones(size, dtype=bool) for size in space.node_sizes]
     widths = [int(np.flatnonzero(row)[0]) for row in kept[: len(space.multipliers)]]
-    counts = (np.array([_weight_count(option) for option in choice.options]) for choice in space.choices)
-    rows = zip(counts, kept[len(space.multipliers) :], strict=True)
-    return (*widths, *(int(np.where(here, row, np.inf).argmin()) for row, here in rows))
+    rows = zip(space.choices, kept[len(space.multipliers) :], strict=True)
+    return (*widths, *(min(_places(here), key=_counter(choice)) for choice, here in rows))
+
+
+def draw_end(
+    space: SearchSpace, widest: bool, generator: torch.Generator, possible: Sequence[NDArray[np.bool_]] | None = None
+) -> tuple[int, ...]:
+    """Draw the kinds of a network that is the widest or the narrowest in all else.
+
+    Args:
+        space: What can be chosen.
+        widest: Greatest widths, expansions and kernels, or least.
+        generator: Of the draws.
+        possible: For each node which options may be chosen; by default all.
+    """
+    kept = possible or [np.ones(size, dtype=bool) for size in space.node_sizes]
+    nodes = [int(np.flatnonzero(row)[-1 if widest else 0]) for row in kept[: len(space.multipliers)]]
+    extreme = max if widest else min
+    for choice, here in zip(space.choices, kept[len(space.multipliers) :], strict=True):
+        kinds = list(dict.fromkeys(choice.options[place].kind for place in _places(here)))
+        kind = kinds[int(torch.randint(len(kinds), (), generator=generator))]
+        alike = [place for place in _places(here) if choice.options[place].kind == kind]
+        nodes.append(extreme(alike, key=_counter(choice)))
+    return tuple(nodes)
+
+
+def _places(here: NDArray[np.bool_]) -> list[int]:
+    return [int(place) for place in np.flatnonzero(here)]
+
+
+def _counter(choice: Choice) -> Callable[[int], float]:
+    return lambda place: _weight_count(choice.options[place])
 
 
 def _weight_count(option: BlockOption, width: int = 64) -> float:

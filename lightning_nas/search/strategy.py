@@ -21,9 +21,9 @@ class Strategy:
             against a running mean over batches, with the cost of the drawn architectures in the reward. ``softmax``,
             ``gumbel_soft``: the gradient through the mixture of all options. ``gumbel_st``: through the gates of one
             drawn path. ``none``: not at all.
-        paths: What a step trains. ``rotation``: source network, random, narrowest, random, one a step. ``policy``: a
-            draw by the logits. ``uniform``: any path. ``sandwich``: source network, narrowest and two random paths, all
-            in every step. ``mixture``: all options, weighted by the logits.
+        paths: What a step trains. ``rotation``: widest, random, narrowest, random, one a step. ``policy``: a draw by
+            the logits. ``uniform``: any path. ``sandwich``: widest, narrowest and two random paths, all in every step.
+            ``mixture``: all options, weighted by the logits.
     """
 
     gradient: Gradient
