@@ -15,6 +15,7 @@ from ..supernet.derive import recalibrate
 from ..supernet.elastic import ElasticBatchNorm2d
 from ..supernet.supernet import Supernet
 from .probe import quiet_copy, sampled_losses, task_loss
+from .strategies import share_statistics
 
 __all__ = ["InheritedLoss", "prepared"]
 
@@ -80,6 +81,7 @@ class InheritedLoss:
 
     def on_batch(self, samples: Sequence[tuple[int, ...]], batch: Any, batch_idx: int) -> Tensor:
         """Return the losses of subnets on one batch, normalised by its own statistics, over all processes."""
+        share_statistics(self._trainer)
         quiet = quiet_copy(self._module)
         quiet.training = False
         with self._trainer.precision_plugin.forward_context():

@@ -7,7 +7,7 @@ from lightning.pytorch.strategies import FSDPStrategy, ModelParallelStrategy
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from torch.nn.parallel import DistributedDataParallel
 
-__all__ = ["refuse_strategy", "refuse_unaware", "total_steps"]
+__all__ = ["refuse_strategy", "refuse_unaware", "share_statistics", "total_steps"]
 
 _HINT = "HINT: use `strategy='ddp_find_unused_parameters_true'`, or one device."
 
@@ -36,6 +36,17 @@ def refuse_unaware(trainer: pl.Trainer) -> None:
         raise MisconfigurationException(
             f"A step of ArchitectureSearch trains one path, which leaves parameters without a gradient. {_HINT}"
         )
+
+
+def share_statistics(trainer: pl.Trainer) -> None:
+    """Give every process the first one's running statistics, as the coming forward pass of training would anyway.
+
+    Each process has statistics of its own batches otherwise, of which a checkpoint holds the first one's only:
+    what is scored with them would differ once the training is resumed.
+    """
+    model = trainer.strategy.model
+    if isinstance(model, DistributedDataParallel) and model.will_sync_module_buffers():
+        model._sync_buffers()
 
 
 def total_steps(trainer: pl.Trainer) -> int:
