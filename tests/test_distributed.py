@@ -121,9 +121,16 @@ def test_lightning_splits_the_data(folder):
     assert first["steps"] == EPOCHS * len(halves[0])
 
 
-def test_processes_that_expect_every_gradient_are_refused(folder):
-    rows, networks = found(folder, "every-gradient")
+@pytest.mark.parametrize(
+    ("name", "reason", "hint"),
+    [
+        ("every-gradient", "A step of ArchitectureSearch trains one path", "ddp_find_unused_parameters_true"),
+        ("synchronised", "does not support `sync_batchnorm=True`", "leave it out"),
+    ],
+)
+def test_what_cannot_work_is_refused_in_both_processes(folder, name, reason, hint):
+    rows, networks = found(folder, name)
     assert not networks
     for row in rows:
-        assert "A step of ArchitectureSearch trains one path" in row["message"]
-        assert "ddp_find_unused_parameters_true" in row["message"]
+        assert reason in row["message"]
+        assert hint in row["message"]

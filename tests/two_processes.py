@@ -65,6 +65,7 @@ def main(folder):
     search_on_both(folder, "same-batches")
     search_on_both(folder, "split-by-lightning", use_distributed_sampler=True)
     refused(folder, "every-gradient", unused=False)
+    refused(folder, "synchronised", sync_batchnorm=True)
 
 
 if __name__ == "__main__":

@@ -13,16 +13,23 @@ _HINT = "HINT: use `strategy='ddp_find_unused_parameters_true'`, or one device."
 
 
 def refuse_strategy(trainer: pl.Trainer) -> None:
-    """Refuse what shards weights, of which a path is a slice, or steps by itself.
+    """Refuse what shards weights, of which a path is a slice, steps by itself, or replaces batch norms.
 
     Raises:
-        MisconfigurationException: The Trainer's strategy is DeepSpeed, FSDP or another that shards.
+        MisconfigurationException: The Trainer's strategy is DeepSpeed, FSDP or another that shards, or it synchronises
+            batch norm.
     """
     strategy = trainer.strategy
     # DeepSpeed's class needs its package to be looked at; it alone accumulates by itself.
     shards = isinstance(strategy, FSDPStrategy | ModelParallelStrategy)
     if shards or getattr(strategy, "handles_gradient_accumulation", False):
         raise MisconfigurationException(f"ArchitectureSearch does not support {type(strategy).__name__}. {_HINT}")
+    # Lightning would replace the elastic batch norms before training, and the first narrow path would fail in PyTorch.
+    if getattr(strategy, "_layer_sync", None) is not None:
+        raise MisconfigurationException(
+            "ArchitectureSearch does not support `sync_batchnorm=True`: a path is normalised on the channels that it"
+            " has, by each process's own batch. HINT: leave it out, and give each process a larger batch."
+        )
 
 
 def refuse_unaware(trainer: pl.Trainer) -> None:
