@@ -33,6 +33,8 @@ from torch.nn import functional
 
 from lightning_nas.search.callback import ArchitectureSearch
 from lightning_nas.search.strategies import refuse_strategy
+from lightning_nas.supernet.derive import derive, recalibrate
+from lightning_nas.supernet.elastic import ElasticBatchNorm2d
 
 
 class Manual(Plain):
@@ -58,6 +60,10 @@ class ManualWithLoss(Manual):
     def training_step(self, batch, batch_idx):
         super().training_step(batch, batch_idx)
         return functional.cross_entropy(self.network(batch[0]), batch[1])
+
+
+EMA = getattr(pl.callbacks, "EMAWeightAveraging", None)
+with_averages = pytest.mark.skipif(EMA is None, reason="this version of lightning has no EMAWeightAveraging")
 
 
 @pytest.mark.filterwarnings("ignore:Be aware that when using `ckpt_path`", "ignore:You're resuming from a checkpoint")
@@ -88,6 +94,7 @@ def test_it_equals_a_plain_loop(tmp_path, precision, accumulate, resumed):
         ([EarlyStopping("val_loss", patience=0)], {"max_epochs": 4}),
         ([ModelCheckpoint(monitor="val_loss")], {}),
         ([StochasticWeightAveraging(1e-3, swa_epoch_start=1)], {"max_epochs": 3}),
+        pytest.param([EMA and EMA(decay=0.9)], {}, marks=with_averages),
         ([LearningRateFinder(num_training_steps=6)], {}),
         ([], {"gradient_clip_val": 0.1}),
         ([], {"gradient_clip_val": 0.1, "gradient_clip_algorithm": "value"}),
@@ -95,7 +102,7 @@ def test_it_equals_a_plain_loop(tmp_path, precision, accumulate, resumed):
         ([], {"val_check_interval": 0.5}),
         ([], {"precision": "bf16-true"}),
     ],
-    ids=["early", "checkpoint", "swa", "lr-finder", "norm", "value", "max-steps", "interval", "bf16-true"],
+    ids=["early", "checkpoint", "swa", "ema", "lr-finder", "norm", "value", "max-steps", "interval", "bf16-true"],
 )
 def test_what_users_put_beside_it(tmp_path, callbacks, options):
     search, module = searching(), Plain()
@@ -105,6 +112,46 @@ def test_what_users_put_beside_it(tmp_path, callbacks, options):
     assert within(search)
     subnet = search.derive(module)
     assert all(torch.isfinite(p).all() for p in subnet.parameters())
+
+
+class Recompute(pl.Callback):
+    """What a validation gives with the weights that are in place, and running statistics made anew for the leader."""
+
+    def __init__(self, search):
+        self.search, self.expected, self.given = search, [], []
+
+    def on_validation_batch_start(self, trainer, pl_module, batch, batch_idx, dataloader_idx=0):
+        if trainer.sanity_checking or batch_idx:
+            return
+        network = copy.deepcopy(pl_module.network)
+        network.supernet.activate(self.search.search.best())
+        recalibrate(network, network, [images for images, _ in loader()], ElasticBatchNorm2d)
+        losses = [functional.cross_entropy(network.eval()(images), targets) for images, targets in loader()]
+        self.expected.append(float(torch.stack(losses).mean()))
+
+    def on_validation_end(self, trainer, pl_module):
+        if not trainer.sanity_checking:
+            self.given.append(float(trainer.callback_metrics["val_loss"]))
+
+
+@with_averages
+@pytest.mark.parametrize("averages_first", [False, True], ids=["after", "before"])
+def test_averaged_weights_are_validated_and_derived(tmp_path, averages_first):
+    module, search, average = Plain(), searching(), EMA(decay=0.99)
+    alone, other = searching(), Plain()
+    fit(other, alone, tmp_path)
+    recompute = Recompute(search)
+    first, second = (average, search) if averages_first else (search, average)
+    fit(module, first, tmp_path, [second, recompute])
+    assert recompute.given == pytest.approx(recompute.expected, rel=1e-5)
+    averaged = average._average_model.module
+    subnet, expected = search.derive(module), derive(averaged, search.architecture)
+    assert largest_difference(subnet, expected) == 0
+    # The logits are the search's own: averaged ones would have hardly left the start.
+    assert search.architecture == alone.architecture
+    assert search.find("0.5x") == alone.find("0.5x")
+    logits = zip(module.network.supernet.logits, other.network.supernet.logits, strict=True)
+    assert all(torch.equal(row, learnt) for row, learnt in logits)
 
 
 def test_plateau_schedules(tmp_path):

@@ -46,11 +46,11 @@ class ArchitectureSearch(Callback):
     The module's loss, optimizer and schedule stay the user's: the callback owns the logits and their Adam. Each batch
     trains one sampled path. After a warm-up of weights only, every few steps some architectures drawn by the logits
     are compared on the coming batch (forward passes only), and the gradient of that score, with the exact gradient of
-    the penalty on the expected cost, goes to the logits in `on_before_optimizer_step`.
+    the penalty on the expected cost, a function of the logits only, goes to them in `on_before_optimizer_step`.
 
-    The cost must depend on the logits only, as it does here. Gradient clipping and learning rate schedules of the
-    user do not touch the logits. The reported loss stays the task's. A checkpoint taken with this callback needs it
-    on resume, since the logits are not in the user's optimizer.
+    Gradient clipping, learning rate schedules and weight averaging of the user do not touch the logits; a callback that
+    averages weights goes before this one, for candidates to be compared with averages. The reported loss stays the
+    task's. A checkpoint of this callback needs it on resume: the logits are not in the user's optimizer.
 
     Args:
         estimator: What architectures cost: an `Estimator`, or the name of a shipped device.
@@ -219,6 +219,7 @@ class ArchitectureSearch(Callback):
             parameter.grad = torch.zeros_like(parameter) if gradient is None else gradient
         self._optimizer.step()
         self._optimizer.zero_grad()
+        search.supernet.keep_logits()
         search.update_multipliers()
         metrics = search.metrics()
         shown = {k: v for k, v in metrics.items() if not k.endswith("_multiplier") and "entropy/" not in k}
@@ -232,8 +233,12 @@ class ArchitectureSearch(Callback):
             rank_zero_info(f"Epoch {trainer.current_epoch}: {self._started().progress()}")
 
     @override
-    def on_validation_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        if self.search is not None and self._recent:
+    def on_validation_batch_start(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int, dataloader_idx: int = 0
+    ) -> None:
+        # Not earlier: by now a callback that averages weights has put them, and averaged logits, in place.
+        if self.search is not None and self._recent and batch_idx == dataloader_idx == 0:
+            self.search.supernet.restore_logits()
             self._evaluator(held_out=False).prepare(self.search.best())
 
     @override
@@ -362,11 +367,13 @@ class ArchitectureSearch(Callback):
     def _rank(self, search: Search) -> list[tuple[int, ...]]:
         """Return subnets within the budgets of a search, of the lowest inherited loss first."""
         assert self._trainer is not None
+        search.supernet.restore_logits()
         loss, show = self._evaluator(), self._trainer.is_global_zero
         if not loss.num_batches:
             return verified_candidates(search, self.estimator, self.num_candidates)
         if self.settings.phases == "decoupled" and not self._observed:
             self._observed = learn_logits(search, loss.on_held_out, self.num_steps, show)
+            search.supernet.keep_logits()
         found = select(
             search,
             self.estimator,
@@ -380,6 +387,7 @@ class ArchitectureSearch(Callback):
         return found.ranked
 
     def _restore(self) -> None:
+        self._started().supernet.keep_logits()
         if not self._state or self._optimizer is None:
             return
         self._started().load_state_dict(self._state["search"])
