@@ -1,18 +1,12 @@
 """The search beside everything that a Lightning user does, and equal to a loop in plain PyTorch."""
 
 import copy
-import json
-import subprocess
 import sys
-import textwrap
-from contextlib import contextmanager, nullcontext
-from pathlib import Path
 from types import SimpleNamespace
 
 import lightning.pytorch as pl
 import pytest
 import torch
-from conftest import LinearEstimator, read_by, small_network
 from lightning.pytorch.callbacks import (
     EarlyStopping,
     LearningRateFinder,
@@ -20,81 +14,27 @@ from lightning.pytorch.callbacks import (
     StochasticWeightAveraging,
 )
 from lightning.pytorch.cli import LightningCLI
-from lightning.pytorch.plugins.precision import MixedPrecision
 from lightning.pytorch.strategies import FSDPStrategy
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
+from plain_loop import (
+    EPOCHS,
+    Plain,
+    Stateful,
+    fit,
+    largest_difference,
+    loader,
+    make_supernet,
+    plain_loop,
+    plugin,
+    searching,
+    within,
+)
 from torch.nn import functional
-from torch.utils.data import DataLoader, TensorDataset
 
 from lightning_nas.search.callback import ArchitectureSearch
-from lightning_nas.search.engine import Search
-from lightning_nas.search.settings import SearchSettings
-from lightning_nas.search.tables import space_budgets
 from lightning_nas.search.trainers import refuse_strategy
-from lightning_nas.supernet import space_of, supernet_from
-
-QUIET = {
-    "logger": False,
-    "enable_progress_bar": False,
-    "enable_model_summary": False,
-    "accelerator": "cpu",
-}
-EPOCHS = 2
-
-
-def loader():
-    generator = torch.Generator().manual_seed(1)
-    images = torch.rand(64, 3, 32, 32, generator=generator)
-    return DataLoader(TensorDataset(images, torch.randint(0, 4, (64,), generator=generator)), batch_size=8)
-
-
-class Stateful:
-    """A loader that goes on where it was, without which Lightning begins an interrupted epoch's data anew."""
-
-    def __init__(self):
-        self.batches, self.position = list(loader()), 0
-
-    def __len__(self):
-        return len(self.batches)
-
-    def __iter__(self):
-        for number in range(self.position, len(self.batches)):
-            self.position = (number + 1) % len(self.batches)
-            yield self.batches[number]
-
-    def state_dict(self):
-        return {"position": self.position}
-
-    def load_state_dict(self, state):
-        self.position = state["position"]
-
-
-def make_supernet():
-    torch.manual_seed(0)
-    network, image = small_network(), torch.zeros(1, 3, 32, 32)
-    return supernet_from(network, image, space_of(network, image, kernels=(3, 5)))
-
-
-class Plain(pl.LightningModule):
-    def __init__(self, network: torch.nn.Module | None = None, plateau: bool = False):
-        super().__init__()
-        self.network = make_supernet() if network is None else network
-        self.plateau, self.lr = plateau, 1e-2
-
-    def training_step(self, batch, batch_idx):
-        loss = functional.cross_entropy(self.network(batch[0]), batch[1])
-        self.log("train_loss", loss)
-        return loss
-
-    def validation_step(self, batch, batch_idx):
-        self.log("val_loss", functional.cross_entropy(self.network(batch[0]), batch[1]))
-
-    def configure_optimizers(self):
-        optimizer = torch.optim.SGD(self.parameters(), lr=self.lr, momentum=0.9, weight_decay=1e-3)
-        if not self.plateau:
-            return optimizer
-        schedule = torch.optim.lr_scheduler.ReduceLROnPlateau(optimizer, patience=0)
-        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "monitor": "val_loss"}}
+from lightning_nas.supernet.derive import derive, recalibrate
+from lightning_nas.supernet.elastic import ElasticBatchNorm2d
 
 
 class Manual(Plain):
@@ -122,105 +62,8 @@ class ManualWithLoss(Manual):
         return functional.cross_entropy(self.network(batch[0]), batch[1])
 
 
-def searching(**options):
-    options = {"every": 2, "candidates": 1, "evaluations": 0, "random_subnets": 0, **options}
-    return ArchitectureSearch(LinearEstimator(), latency="0.6x", **options)
-
-
-def fit(module, search, tmp_path, callbacks=(), trainer=pl.Trainer, ckpt_path=None, data=None, **options):
-    options = {"max_epochs": EPOCHS, "enable_checkpointing": bool(callbacks), **options}
-    trainer = trainer(callbacks=[search, *callbacks], default_root_dir=tmp_path, **QUIET, **options)
-    trainer.fit(module, data or loader(), loader(), ckpt_path=ckpt_path)
-    return trainer
-
-
-def plugin(precision):
-    """Return options of the Trainer and the context and scaler of plain PyTorch; fp16 is scaled on the CPU as well."""
-    if precision == "fp32":
-        return {}, nullcontext, None
-    if precision == "bf16":
-        return {"precision": "bf16-mixed"}, lambda: torch.autocast("cpu", torch.bfloat16), None
-    scalers = [torch.amp.GradScaler("cpu", init_scale=2.0**10) for _ in range(2)]
-    plugins = {"plugins": [MixedPrecision("16-mixed", "cpu", scaler=scalers[0])]}
-    return plugins, lambda: torch.autocast("cpu", torch.float16), scalers[1]
-
-
-def block_of(entries):
-    """Return the smallest block of a parameter that holds all entries: paths of one optimizer step share it."""
-    block = torch.ones_like(entries)
-    for axis in range(entries.ndim):
-        others = [other for other in range(entries.ndim) if other != axis]
-        block &= entries.any(dim=others, keepdim=True) if others else entries
-    return block
-
-
-@contextmanager
-def kept(network, optimizer, read):
-    """Put back what a step of the optimizer has changed in entries that no path has read, in its state as well."""
-    parameters = dict(network.named_parameters())
-    weights = {name: p.detach().clone() for name, p in parameters.items()}
-    momenta = {p: state["momentum_buffer"].clone() for p, state in optimizer.state.items()}
-    yield
-    for name, p in parameters.items():
-        outside = ~block_of(torch.stack([rows[name] for rows in read]).any(0))
-        p.data[outside] = weights[name][outside]
-        if p in optimizer.state:
-            buffer = optimizer.state[p]["momentum_buffer"]
-            buffer[outside] = momenta[p][outside] if p in momenta else 0.0
-
-
-def plain_loop(network, context, scaler, accumulate):
-    """The same search without Lightning and without the callback."""
-    supernet = network.supernet
-    budgets = space_budgets(supernet.space, LinearEstimator(), {"latency_ms": "0.6x"})
-    search = Search(supernet, budgets, SearchSettings(every=2))
-    supernet.use_batch_statistics(True)
-    own = {id(row) for row in supernet.logits}
-    weights = torch.optim.SGD(
-        [p for p in network.parameters() if id(p) not in own], lr=1e-2, momentum=0.9, weight_decay=1e-3
-    )
-    logits = torch.optim.Adam(supernet.logits, 0.05, betas=(0.5, 0.999))
-    batches = list(loader())
-    total, step, scored, pending, read = EPOCHS * len(batches) // accumulate, 0, None, None, []
-    for _ in range(EPOCHS):
-        for number, (images, targets) in enumerate(batches):
-            if search.is_due(step, total) and step != scored:
-                scored, samples = step, [search.draw() for _ in range(2)]
-                losses = []
-                network.eval()
-                for nodes in samples:
-                    supernet.activate(nodes)
-                    with torch.no_grad(), context():
-                        losses.append(functional.cross_entropy(network(images), targets).float())
-                network.train()
-                pending = samples, torch.stack(losses)
-            supernet.activate(search.path(step, total))
-            read.append(read_by(network, supernet.nodes))
-            with context():
-                loss = functional.cross_entropy(network(images), targets) / accumulate
-            (loss if scaler is None else scaler.scale(loss)).backward()
-            if (number + 1) % accumulate:
-                continue
-            if scaler is not None:
-                scaler.unscale_(weights)
-            if pending is not None:
-                gradients = torch.autograd.grad(search.objective(*pending), supernet.logits)
-                for row, gradient in zip(supernet.logits, gradients, strict=True):
-                    row.grad = gradient
-                logits.step()
-                logits.zero_grad()
-                search.update_multipliers()
-                pending = None
-            with kept(network, weights, read):
-                if scaler is None:
-                    weights.step()
-                else:
-                    scaler.step(weights)
-                    scaler.update()
-            read = []
-            weights.zero_grad()
-            step += 1
-    return network
+EMA = getattr(pl.callbacks, "EMAWeightAveraging", None)
+with_averages = pytest.mark.skipif(EMA is None, reason="this version of lightning has no EMAWeightAveraging")
 
 
 @pytest.mark.filterwarnings("ignore:Be aware that when using `ckpt_path`", "ignore:You're resuming from a checkpoint")
@@ -230,7 +73,7 @@ def plain_loop(network, context, scaler, accumulate):
 def test_it_equals_a_plain_loop(tmp_path, precision, accumulate, resumed):
     options, context, scaler = plugin(precision)
     module = Plain()
-    expected = plain_loop(copy.deepcopy(module.network), context, scaler, accumulate)
+    expected = plain_loop(copy.deepcopy(module.network), context, scaler, accumulate, [list(loader())])
     options["accumulate_grad_batches"] = accumulate
     if resumed:
         # In the middle of the second epoch, between two optimizer steps.
@@ -241,15 +84,8 @@ def test_it_equals_a_plain_loop(tmp_path, precision, accumulate, resumed):
         fit(module, searching(warmup=0.25), tmp_path, ckpt_path=path, data=Stateful(), **options)
     else:
         fit(module, searching(warmup=0.25), tmp_path, **options)
-    pairs = zip(module.network.parameters(), expected.parameters(), strict=True)
-    assert max(float((a - b).detach().abs().max()) for a, b in pairs) <= 1e-6
+    assert largest_difference(module.network, expected) <= 1e-6
     assert max(float(row.detach().abs().max()) for row in expected.supernet.logits) > 0
-
-
-def within(search):
-    space = search.search.supernet.space
-    full = LinearEstimator().latency_ms(space.decode(space.reference_nodes))
-    return LinearEstimator().latency_ms(search.architecture) <= 0.6 * full * (1 + 1e-9)
 
 
 @pytest.mark.parametrize(
@@ -258,6 +94,7 @@ def within(search):
         ([EarlyStopping("val_loss", patience=0)], {"max_epochs": 4}),
         ([ModelCheckpoint(monitor="val_loss")], {}),
         ([StochasticWeightAveraging(1e-3, swa_epoch_start=1)], {"max_epochs": 3}),
+        pytest.param([EMA and EMA(decay=0.9)], {}, marks=with_averages),
         ([LearningRateFinder(num_training_steps=6)], {}),
         ([], {"gradient_clip_val": 0.1}),
         ([], {"gradient_clip_val": 0.1, "gradient_clip_algorithm": "value"}),
@@ -265,7 +102,7 @@ def within(search):
         ([], {"val_check_interval": 0.5}),
         ([], {"precision": "bf16-true"}),
     ],
-    ids=["early", "checkpoint", "swa", "lr-finder", "norm", "value", "max-steps", "interval", "bf16-true"],
+    ids=["early", "checkpoint", "swa", "ema", "lr-finder", "norm", "value", "max-steps", "interval", "bf16-true"],
 )
 def test_what_users_put_beside_it(tmp_path, callbacks, options):
     search, module = searching(), Plain()
@@ -275,6 +112,46 @@ def test_what_users_put_beside_it(tmp_path, callbacks, options):
     assert within(search)
     subnet = search.derive(module)
     assert all(torch.isfinite(p).all() for p in subnet.parameters())
+
+
+class Recompute(pl.Callback):
+    """What a validation gives with the weights that are in place, and running statistics made anew for the leader."""
+
+    def __init__(self, search):
+        self.search, self.expected, self.given = search, [], []
+
+    def on_validation_batch_start(self, trainer, pl_module, batch, batch_idx, dataloader_idx=0):
+        if trainer.sanity_checking or batch_idx:
+            return
+        network = copy.deepcopy(pl_module.network)
+        network.supernet.activate(self.search.search.best())
+        recalibrate(network, network, [images for images, _ in loader()], ElasticBatchNorm2d)
+        losses = [functional.cross_entropy(network.eval()(images), targets) for images, targets in loader()]
+        self.expected.append(float(torch.stack(losses).mean()))
+
+    def on_validation_end(self, trainer, pl_module):
+        if not trainer.sanity_checking:
+            self.given.append(float(trainer.callback_metrics["val_loss"]))
+
+
+@with_averages
+@pytest.mark.parametrize("averages_first", [False, True], ids=["after", "before"])
+def test_averaged_weights_are_validated_and_derived(tmp_path, averages_first):
+    module, search, average = Plain(), searching(), EMA(decay=0.99)
+    alone, other = searching(), Plain()
+    fit(other, alone, tmp_path)
+    recompute = Recompute(search)
+    first, second = (average, search) if averages_first else (search, average)
+    fit(module, first, tmp_path, [second, recompute])
+    assert recompute.given == pytest.approx(recompute.expected, rel=1e-5)
+    averaged = average._average_model.module
+    subnet, expected = search.derive(module), derive(averaged, search.architecture)
+    assert largest_difference(subnet, expected) == 0
+    # The logits are the search's own: averaged ones would have hardly left the start.
+    assert search.architecture == alone.architecture
+    assert search.find("0.5x") == alone.find("0.5x")
+    logits = zip(module.network.supernet.logits, other.network.supernet.logits, strict=True)
+    assert all(torch.equal(row, learnt) for row, learnt in logits)
 
 
 def test_plateau_schedules(tmp_path):
@@ -345,50 +222,3 @@ def test_strategies_that_shard_are_refused():
     for strategy in (FSDPStrategy(), SimpleNamespace(handles_gradient_accumulation=True)):
         with pytest.raises(MisconfigurationException, match="ddp_find_unused_parameters_true"):
             refuse_strategy(SimpleNamespace(strategy=strategy))
-
-
-SCRIPT = """
-import json, sys
-sys.path.insert(0, {tests!r})
-from test_lightning import *
-
-if __name__ == "__main__":
-    search, module = searching(candidates=2), Plain()
-    trainer = fit(module, search, {folder!r}, strategy=sys.argv[1], devices=2, use_distributed_sampler=False)
-    totals = [round(float(sum(p.detach().double().abs().sum() for p in rows)), 6)
-              for rows in (search.search.supernet.logits, module.parameters())]
-    print("RANK", json.dumps([totals, search._ranked, len(search.history), within(search)]), flush=True)
-"""
-
-
-def run_on_two_processes(tmp_path, strategy):
-    path = tmp_path / "two.py"
-    path.write_text(textwrap.dedent(SCRIPT).format(tests=str(Path(__file__).parent), folder=str(tmp_path)))
-    return subprocess.run(
-        [sys.executable, str(path), strategy], capture_output=True, text=True, timeout=300, check=False
-    )
-
-
-def test_two_processes_decide_alike(tmp_path):
-    done = run_on_two_processes(tmp_path, "ddp_find_unused_parameters_true")
-    lines = [line.removeprefix("RANK ") for line in done.stdout.splitlines() if line.startswith("RANK")]
-    assert done.returncode == 0, done.stderr
-    assert len(lines) == 2
-    assert lines[0] == lines[1]
-    totals, ranked, num_steps, is_within = json.loads(lines[0])
-    assert is_within
-    # Both see the same batches, so what they find is what one process finds.
-    search, module = searching(candidates=2), Plain()
-    fit(module, search, tmp_path)
-    assert totals[1] == pytest.approx(
-        float(sum(p.detach().double().abs().sum() for p in module.parameters())), rel=1e-5
-    )
-    assert ranked == [list(nodes) for nodes in search._ranked]
-    assert num_steps == len(search.history)
-
-
-def test_processes_that_expect_every_gradient_are_refused(tmp_path):
-    done = run_on_two_processes(tmp_path, "ddp")
-    assert done.returncode != 0
-    assert "A step of ArchitectureSearch trains one path" in done.stderr
-    assert "ddp_find_unused_parameters_true" in done.stderr

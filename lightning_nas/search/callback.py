@@ -34,7 +34,6 @@ from .trainers import refuse_strategy, refuse_unaware, take_from_optimizers, tot
 __all__ = ["ArchitectureSearch"]
 
 CALIBRATION_BATCHES = 8
-_SHOWN = ("nas/latency_ms", "nas/latency_ms_multiplier", "nas/entropy")
 _COSTS = ("latency_ms", "parameter_bytes", "peak_activation_bytes")
 
 
@@ -44,10 +43,11 @@ class ArchitectureSearch(Callback):
     The module's loss, optimizer and schedule stay the user's: the callback owns the logits and their Adam. Each batch
     trains one sampled path. After a warm-up of weights only, every few steps some architectures drawn by the logits
     are compared on the coming batch (forward passes only), and the gradient of that score, with the exact gradient of
-    the penalty on the expected cost, goes to the logits in `on_before_optimizer_step`.
+    the penalty on the expected cost, a function of the logits only, goes to them in `on_before_optimizer_step`.
 
-    Gradient clipping and learning rate schedules of the user do not touch the logits. The reported loss stays the
-    task's. A checkpoint taken with this callback needs it on resume: the logits are not in the user's optimizer.
+    Gradient clipping, learning rate schedules and weight averaging of the user do not touch the logits; a callback that
+    averages weights goes before this one, for candidates to be compared with averages. The reported loss stays the
+    task's. A checkpoint of this callback needs it on resume: the logits are not in the user's optimizer.
 
     Args:
         estimator: What architectures cost: an `Estimator`, or the name of a shipped device.
@@ -123,8 +123,7 @@ class ArchitectureSearch(Callback):
         self.errors = errors
         self.readiness: Readiness | None = None
         self.history: list[dict[str, float]] = []
-        # What is chosen by its own budgets, and not by those of the training.
-        self._promised: dict[tuple[int, ...], Budgets] = {}
+        self._promised: dict[tuple[int, ...], Budgets] = {}  # what was found for other budgets than the search's
         self._observed: list[tuple[tuple[int, ...], float]] = []
         self._ranked: list[tuple[int, ...]] = []
         self._start_loss: float | None = None
@@ -134,10 +133,8 @@ class ArchitectureSearch(Callback):
         self._state: dict[str, Any] = {}
         self._pending: Score | None = None
         self._scored_step = -1
-        # Batch, number and further paths of a step that trains several.
-        self._others: tuple[Any, int, list[tuple[int, ...]]] | None = None
-        # What batch norm is recalibrated on before a subnet is evaluated.
-        self._recent: deque[Any] = deque(maxlen=CALIBRATION_BATCHES)
+        self._others: tuple[Any, int, list[tuple[int, ...]]] | None = None  # batch, its number, further paths
+        self._recent: deque[Any] = deque(maxlen=CALIBRATION_BATCHES)  # for batch norm before a subnet is evaluated
         self._module: pl.LightningModule | None = None
         self._trainer: pl.Trainer | None = None
 
@@ -223,7 +220,7 @@ class ArchitectureSearch(Callback):
         self._observed += self._pending.observed
         self._pending = None
         for name, value in self._recorded(trainer.global_step).items():
-            pl_module.log(name, value, prog_bar=name in _SHOWN)
+            pl_module.log(name, value, prog_bar=name.count("/") == 1)
 
     @override
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
@@ -233,8 +230,10 @@ class ArchitectureSearch(Callback):
             extend(trainer, self._measured(self._evaluator(held_out=True)), 2 * (self._max_epochs or 0))
 
     @override
-    def on_validation_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        if self.search is not None and self._recent:
+    def on_validation_batch_start(self, trainer: pl.Trainer, *arguments: Any) -> None:
+        # Not earlier: by now a callback that averages weights has put them, and averaged logits, in place.
+        if self.search is not None and self._recent and arguments[2:] in ((0,), (0, 0)):
+            self.search.supernet.restore_logits()
             self._evaluator().prepare(self.search.best())
 
     @override
@@ -247,6 +246,7 @@ class ArchitectureSearch(Callback):
         search = self._started()
         if self._sliced is not None:
             self._sliced.detach()
+        search.supernet.restore_logits()
         loss = self._evaluator(held_out=True)
         if loss.num_batches:
             self.readiness = self._measured(loss)
@@ -386,6 +386,7 @@ class ArchitectureSearch(Callback):
         return measure_readiness(self._started(), self.estimator, loss.halves, self._start_loss)
 
     def _restore(self) -> None:
+        self._started().supernet.keep_logits()
         if not self._state or self._optimizer is None:
             return
         self._started().load_state_dict(self._state["search"])

@@ -238,6 +238,7 @@ class Search:
             row.grad = torch.zeros_like(row) if gradient is None else gradient
         optimizer.step()
         optimizer.zero_grad()
+        self.supernet.keep_logits()
         self.update_multipliers()
 
     @torch.no_grad()

@@ -21,6 +21,7 @@ from ..supernet.supernet import Supernet
 from .engine import Search
 from .probe import attached_loss, quiet_copy, sampled_losses, task_loss
 from .score import Score, gates_score, sampled_score
+from .trainers import share_statistics
 
 __all__ = ["InheritedLoss", "held_out_batches", "prepared"]
 
@@ -115,6 +116,7 @@ class InheritedLoss:
 
     def on_batch(self, samples: Sequence[tuple[int, ...]], batch: Any, batch_idx: int) -> Tensor:
         """Return the losses of subnets on one batch, normalised by its own statistics, over all processes."""
+        share_statistics(self._trainer)
         quiet = quiet_copy(self._module)
         quiet.training = False
         with self._trainer.precision_plugin.forward_context():

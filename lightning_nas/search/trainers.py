@@ -12,22 +12,29 @@ from torch.nn.parallel import DistributedDataParallel
 
 from .strategy import Strategy
 
-__all__ = ["refuse_strategy", "refuse_unaware", "take_from_optimizers", "total_steps"]
+__all__ = ["refuse_strategy", "refuse_unaware", "share_statistics", "take_from_optimizers", "total_steps"]
 
 _HINT = "HINT: use `strategy='ddp_find_unused_parameters_true'`, or one device."
 
 
 def refuse_strategy(trainer: pl.Trainer) -> None:
-    """Refuse what shards weights, of which a path is a slice, or steps by itself.
+    """Refuse what shards weights, of which a path is a slice, steps by itself, or replaces batch norms.
 
     Raises:
-        MisconfigurationException: The Trainer's strategy is DeepSpeed, FSDP or another that shards.
+        MisconfigurationException: The Trainer's strategy is DeepSpeed, FSDP or another that shards, or it synchronises
+            batch norm.
     """
     strategy = trainer.strategy
     # DeepSpeed's class needs its package to be looked at; it alone accumulates by itself.
     shards = isinstance(strategy, FSDPStrategy | ModelParallelStrategy)
     if shards or getattr(strategy, "handles_gradient_accumulation", False):
         raise MisconfigurationException(f"ArchitectureSearch does not support {type(strategy).__name__}. {_HINT}")
+    # Lightning would replace the elastic batch norms before training, and the first narrow path would fail in PyTorch.
+    if getattr(strategy, "_layer_sync", None) is not None:
+        raise MisconfigurationException(
+            "ArchitectureSearch does not support `sync_batchnorm=True`: a path is normalised on the channels that it"
+            " has, by each process's own batch. HINT: leave it out, and give each process a larger batch."
+        )
 
 
 def refuse_unaware(trainer: pl.Trainer, method: Strategy) -> None:
@@ -47,6 +54,17 @@ def refuse_unaware(trainer: pl.Trainer, method: Strategy) -> None:
         raise MisconfigurationException(
             f"A step of ArchitectureSearch trains one path, which leaves parameters without a gradient. {_HINT}"
         )
+
+
+def share_statistics(trainer: pl.Trainer) -> None:
+    """Give every process the first one's running statistics, as the coming forward pass of training would anyway.
+
+    Each process has statistics of its own batches otherwise, of which a checkpoint holds the first one's only:
+    what is scored with them would differ once the training is resumed.
+    """
+    model = trainer.strategy.model
+    if isinstance(model, DistributedDataParallel) and model.will_sync_module_buffers():
+        model._sync_buffers()
 
 
 def total_steps(trainer: pl.Trainer) -> int:

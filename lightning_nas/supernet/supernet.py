@@ -49,6 +49,7 @@ class Supernet(nn.Module):
         self._blocks = tuple(blocks)
         self._head = head
         self.nodes: tuple[int, ...] = ()
+        self._kept: list[Tensor] = []
         self.activate(space.reference_nodes)
 
     @property
@@ -65,6 +66,19 @@ class Supernet(nn.Module):
     def logits(self) -> list[nn.Parameter]:
         """The logits of each node."""
         return [node.logits for node in (*self.multipliers, *self._blocks)]
+
+    def keep_logits(self) -> None:
+        """Remember the logits as they are now, for `restore_logits`."""
+        self._kept = [row.detach().clone() for row in self.logits]
+
+    @torch.no_grad()
+    def restore_logits(self) -> None:
+        """Give the logits what `keep_logits` remembered.
+
+        Callbacks that average weights average the logits too, and put that in place at their time.
+        """
+        for row, kept in zip(self.logits, self._kept, strict=True):
+            row.copy_(kept)
 
     def probabilities(self) -> list[Tensor]:
         """Return the option probabilities of each node."""
