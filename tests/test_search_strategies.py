@@ -10,10 +10,11 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.utils.data import DataLoader, TensorDataset
 
 from lightning_nas.search.callback import ArchitectureSearch
+from lightning_nas.search.decks import Decks
 from lightning_nas.search.engine import Search
 from lightning_nas.search.gates import gates_of
 from lightning_nas.search.module import SearchModule
-from lightning_nas.search.sampling import draw_end, narrowest
+from lightning_nas.search.sampling import ends_of, narrowest
 from lightning_nas.search.settings import SearchSettings
 from lightning_nas.search.strategy import STRATEGIES
 from lightning_nas.search.tables import space_budgets
@@ -153,16 +154,38 @@ def test_paths_are_what_the_strategies_say(supernet, estimator):
     assert sandwich.least_trained > 10
 
 
-def test_the_ends_are_the_widest_and_the_narrowest_of_kinds_that_are_drawn(supernet):
-    space, generator = supernet.supernet.space, torch.Generator().manual_seed(0)
-    count = len(space.multipliers)
+def test_the_ends_are_the_widest_and_the_narrowest_of_each_kind(supernet):
+    space = supernet.supernet.space
+    count, all_of_them = len(space.multipliers), [np.ones(size, dtype=bool) for size in space.node_sizes]
     for widest in (True, False):
-        drawn = {draw_end(space, widest, generator) for _ in range(40)}
-        assert {nodes[:count] for nodes in drawn} == {tuple(n - 1 if widest else 0 for n in space.node_sizes[:count])}
-        blocks = [space.decode(nodes).blocks[1].option for nodes in drawn]
-        assert {block.kind for block in blocks} == {"ibn", "fused"}
-        assert {(block.expansion, block.kernel) for block in blocks} == ({(4, 5)} if widest else {(2, 3)})
-    assert narrowest(space) in {draw_end(space, False, generator) for _ in range(200)}
+        rows = ends_of(space, widest, all_of_them)
+        assert [np.flatnonzero(row).tolist() for row in rows[:count]] == [
+            [n - 1 if widest else 0] for n in space.node_sizes[:count]
+        ]
+        options = [space.choices[1].options[place] for place in np.flatnonzero(rows[count + 1])]
+        assert {option.kind for option in options} == {"ibn", "fused"}
+        assert {(option.expansion, option.kernel) for option in options} == ({(4, 5)} if widest else {(2, 3)})
+    assert all(row[node] for row, node in zip(rows, narrowest(space), strict=True))
+
+
+def test_every_option_is_dealt_as_often_as_the_others(supernet, estimator):
+    search = search_of(supernet, estimator, strategy="sandwich")
+    limit, sizes = search.budgets.limits[0], supernet.supernet.space.node_sizes
+    possible = [np.arange(size) != 1 if size > 2 else np.ones(size, dtype=bool) for size in sizes]
+    decks = Decks(possible, torch.Generator().manual_seed(0))
+    counts = [np.zeros(size, dtype=int) for size in sizes]
+    near = 0
+    for _ in range(22):
+        nodes = decks.deal(limit, (0.8, 1.2))
+        near += 0.8 <= limit.table.exact(nodes) / limit.budget <= 1.2
+        for row, node in zip(counts, nodes, strict=True):
+            row[node] += 1
+    for row, here in zip(counts, possible, strict=True):
+        assert set(row[here]) == {22 // here.sum()}
+        assert not row[~here].any()
+    blind = Decks(possible, torch.Generator().manual_seed(0))
+    costs = np.array([limit.table.exact(blind.deal()) / limit.budget for _ in range(22)])
+    assert near > ((costs >= 0.8) & (costs <= 1.2)).sum()
 
 
 def test_the_sandwich_adds_the_gradients_of_its_paths(supernet, estimator, tmp_path):

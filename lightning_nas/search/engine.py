@@ -89,7 +89,7 @@ class Search:
                         logits.copy_(row)
             self._prior = _logs(self._softmax(rows))
             # Of the prior, so that a resumed search has the same pool.
-            self.pool = self._propose(settings.pool, self._prior, _seeded(settings.seed))
+            self.pool = self._propose(settings.pool, self._prior, torch.Generator().manual_seed(settings.seed))
         self.trained = self.possible
         if budgets.serves:
             self.trained = possible_options(sizes, budgets.loosest, budgets.forbidden)
@@ -348,6 +348,7 @@ class Search:
             "generator": self.generator.get_state(),
             "multipliers": list(self.multipliers),
             "baseline": self._baseline,
+            "decks": self._paths.state_dict(),
             "num_trained": [counts.tolist() for counts in self.num_trained],
             "space": self.supernet.space.to_json(),
             "budgets": {limit.name: limit.budget for limit in self.budgets.limits},
@@ -366,6 +367,7 @@ class Search:
             )
         self.generator.set_state(state["generator"])
         self._baseline = state["baseline"]
+        self._paths.load_state_dict(state["decks"])
         self.num_trained = [np.array(counts, dtype=np.int64) for counts in state["num_trained"]]
         budgets = {limit.name: limit.budget for limit in self.budgets.limits}
         if budgets == state["budgets"]:
@@ -392,7 +394,3 @@ def _scores_of(space: SearchSpace, errors: Sequence[Tensor]) -> list[Tensor]:
 
 def _logs(probabilities: Sequence[Tensor]) -> list[NDArray[np.float64]]:
     return [p.clamp(min=1e-12).log().cpu().double().numpy() for p in probabilities]
-
-
-def _seeded(seed: int) -> torch.Generator:
-    return torch.Generator().manual_seed(seed)

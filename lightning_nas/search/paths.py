@@ -9,7 +9,8 @@ import torch
 from numpy.typing import NDArray
 
 from ..space.spec import SearchSpace
-from .sampling import draw_any, draw_end, draw_near
+from .decks import Decks
+from .sampling import draw_any, ends_of
 from .settings import SearchSettings
 from .solve import Limit
 
@@ -41,6 +42,11 @@ class TrainingPaths:
     ) -> None:
         self._space, self._settings, self._limits = space, settings, limits
         self._possible, self._pool, self._generator = possible, pool, generator
+        self._decks = {
+            "random": Decks(possible, generator),
+            "widest": Decks(ends_of(space, True, possible), generator),
+            "narrowest": Decks(ends_of(space, False, possible), generator),
+        }
 
     def at(self, step: int, total_steps: int, draw: Callable[[], Nodes]) -> list[Nodes]:
         """Return the paths of a step, one but for the sandwich rule.
@@ -57,7 +63,7 @@ class TrainingPaths:
         if paths in ("policy", "mixture"):
             return [draw()]
         if paths == "sandwich":
-            ends = [draw_end(self._space, widest, self._generator, self._possible) for widest in (True, False)]
+            ends = [self._decks[end].deal() for end in ("widest", "narrowest")]
             return [*ends, *(self._random(learnt, draw) for _ in range(2))]
         return [self._rotation(step % 4, learnt, draw)]
 
@@ -67,24 +73,34 @@ class TrainingPaths:
         This keeps the widest and the narrowest slices trained (the sandwich rule of BigNAS, arXiv 2003.11142, one path
         at a time). Their kinds are drawn: where both were inverted bottlenecks throughout, the narrow ones were trained
         so much more than all else that inherited losses ranked subnets worse than chance (`tests/benchmarks/truth.md`).
-        With a prior the weights are those of a trained network: it takes the place of the widest, and the narrowest,
-        which keeps least of it, is left out. Random paths follow the logits once these learn.
+        All are dealt fairly, see `Decks`. With a prior the weights are those of a trained network: it takes the place
+        of the widest, and the narrowest, which keeps least of it, is left out. Random paths follow the logits once
+        these learn.
         """
-        if turn == 0 and self._pool:
-            return self._space.reference_nodes
-        if turn == 0 or (turn == 2 and not self._pool and not learnt):
-            return draw_end(self._space, turn == 0, self._generator, self._possible)
+        if turn == 0:
+            return self._space.reference_nodes if self._pool else self._decks["widest"].deal()
+        if turn == 2 and not self._pool and not learnt:
+            return self._decks["narrowest"].deal()
         return self._random(learnt, draw)
 
     def _random(self, learnt: bool, draw: Callable[[], Nodes]) -> Nodes:
         if learnt and self._follows():
             return draw()
-        if not self._limits:
-            return draw_any(self._possible, self._generator)
         if self._pool and self._follows():
             return self._pool[self._place(len(self._pool))]
+        if not self._limits:
+            return self._decks["random"].deal()
         limit = self._limits[self._place(len(self._limits)) if len(self._limits) > 1 else 0]
-        return draw_near(limit.table, limit.budget, self._settings.band, self._generator, self._possible)
+        return self._decks["random"].deal(limit, self._settings.band)
+
+    def state_dict(self) -> dict[str, list[list[int]]]:
+        """Return what is left in the decks."""
+        return {name: [list(left) for left in decks.left] for name, decks in self._decks.items()}
+
+    def load_state_dict(self, state: dict[str, list[list[int]]]) -> None:
+        """Continue from `state_dict`'s result."""
+        for name, left in state.items():
+            self._decks[name].left = [list(row) for row in left]
 
     def _follows(self) -> bool:
         return float(torch.rand((), generator=self._generator)) >= self._settings.uniform

@@ -12,7 +12,7 @@ from torch import Tensor
 from ..estimator.table import CostTable
 from ..space.spec import BlockOption, Choice, SearchSpace, hidden_width
 
-__all__ = ["draw", "draw_any", "draw_end", "draw_near", "kept_weights", "narrowest"]
+__all__ = ["draw", "draw_any", "draw_near", "ends_of", "kept_weights", "narrowest"]
 
 
 def draw(probabilities: Sequence[Tensor], generator: torch.Generator) -> tuple[int, ...]:
@@ -92,26 +92,25 @@ def narrowest(space: SearchSpace, possible: Sequence[NDArray[np.bool_]] | None =
     return (*widths, *(min(_places(here), key=_counter(choice)) for choice, here in rows))
 
 
-def draw_end(
-    space: SearchSpace, widest: bool, generator: torch.Generator, possible: Sequence[NDArray[np.bool_]] | None = None
-) -> tuple[int, ...]:
-    """Draw the kinds of a network that is the widest or the narrowest in all else.
+def ends_of(space: SearchSpace, widest: bool, possible: Sequence[NDArray[np.bool_]]) -> list[NDArray[np.bool_]]:
+    """Return for each node the widest or the narrowest option, for blocks one of each kind.
 
     Args:
         space: What can be chosen.
         widest: Greatest widths, expansions and kernels, or least.
-        generator: Of the draws.
-        possible: For each node which options may be chosen; by default all.
+        possible: For each node which options may be chosen.
     """
-    kept = possible or [np.ones(size, dtype=bool) for size in space.node_sizes]
-    nodes = [int(np.flatnonzero(row)[-1 if widest else 0]) for row in kept[: len(space.multipliers)]]
-    extreme = max if widest else min
-    for choice, here in zip(space.choices, kept[len(space.multipliers) :], strict=True):
-        kinds = list(dict.fromkeys(choice.options[place].kind for place in _places(here)))
-        kind = kinds[int(torch.randint(len(kinds), (), generator=generator))]
-        alike = [place for place in _places(here) if choice.options[place].kind == kind]
-        nodes.append(extreme(alike, key=_counter(choice)))
-    return tuple(nodes)
+    count, extreme = len(space.multipliers), max if widest else min
+    chosen = [[_places(here)[-1 if widest else 0]] for here in possible[:count]]
+    for choice, here in zip(space.choices, possible[count:], strict=True):
+        alike: dict[str, list[int]] = {}
+        for place in _places(here):
+            alike.setdefault(choice.options[place].kind, []).append(place)
+        chosen.append([extreme(places, key=_counter(choice)) for places in alike.values()])
+    rows = [np.zeros(len(here), dtype=bool) for here in possible]
+    for row, places in zip(rows, chosen, strict=True):
+        row[places] = True
+    return rows
 
 
 def _places(here: NDArray[np.bool_]) -> list[int]:
