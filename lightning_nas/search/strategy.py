@@ -8,7 +8,7 @@ from typing import Literal
 __all__ = ["STRATEGIES", "Strategy"]
 
 Gradient = Literal["rloo", "reinforce", "softmax", "gumbel_soft", "gumbel_st", "none"]
-Paths = Literal["rotation", "policy", "uniform", "sandwich", "mixture"]
+Paths = Literal["fair", "rotation", "policy", "uniform", "sandwich", "mixture"]
 
 
 @dataclass(frozen=True)
@@ -21,9 +21,9 @@ class Strategy:
             against a running mean over batches, with the cost of the drawn architectures in the reward. ``softmax``,
             ``gumbel_soft``: the gradient through the mixture of all options. ``gumbel_st``: through the gates of one
             drawn path. ``none``: not at all.
-        paths: What a step trains. ``rotation``: widest, random, narrowest, random, one a step. ``policy``: a draw by
-            the logits. ``uniform``: any path. ``sandwich``: widest, narrowest and two random paths, all in every step.
-            ``mixture``: all options, weighted by the logits.
+        paths: What a step trains. ``fair``: a random path, each option as often as the others. ``rotation``: widest,
+            random, narrowest, random, one a step. ``policy``: a draw by the logits. ``uniform``: any path. ``sandwich``:
+            widest, narrowest and two random paths, all in every step. ``mixture``: all options, weighted by the logits.
     """
 
     gradient: Gradient
@@ -42,7 +42,9 @@ class Strategy:
 
 STRATEGIES: dict[str, Strategy] = {
     # Ours. The others are baselines: what they cost and find beside it stands in `tests/benchmarks/`.
-    "rloo": Strategy("rloo", "rotation"),
+    "rloo": Strategy("rloo", "fair"),
+    # The sandwich rule, one path at a time.
+    "rotation": Strategy("rloo", "rotation"),
     # Liu et al. 2019, arXiv 1806.09055; first order.
     "darts": Strategy("softmax", "mixture"),
     # Wan et al. 2020, arXiv 2004.05565; options of a kind share one run of their super-kernel.

@@ -37,7 +37,7 @@ SEARCHES = Path(__file__).with_name("truth_search.json")
 BASELINES = Path(__file__).with_name("truth_baselines.json")
 DEVICE = "ethos_u85_1024"
 # Architecture steps with the weights at rest; what the solver proposes, and what is compared in all.
-STEPS, CANDIDATES, EVALUATIONS = 200, 8, 24
+STEPS, CANDIDATES, EVALUATIONS = 200, 8, 32
 SETTING = [[1, 8, 1, 1], [4, 32, 1, 2], [4, 64, 2, 2]]
 SEEDS = (0, 1, 2)
 NUM_RANDOM = 60
@@ -373,7 +373,7 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("command", choices=("members", "search", "baselines", "report"))
     parser.add_argument("data", nargs="?", type=Path, help="folder of Fashion-MNIST as an npz archive")
-    parser.add_argument("--epochs", type=int, default=30, help="of the supernet; a member alone has 4")
+    parser.add_argument("--epochs", type=int, default=16, help="of the supernet; a member alone has 4")
     parser.add_argument("--part", default="0/1", help="which part of the members: 0/2 or 1/2")
     args = parser.parse_args()
     torch.set_num_threads(1)
