@@ -22,8 +22,9 @@ class Strategy:
             ``gumbel_soft``: the gradient through the mixture of all options. ``gumbel_st``: through the gates of one
             drawn path. ``none``: not at all.
         paths: What a step trains. ``fair``: a random path, each option as often as the others. ``rotation``: widest,
-            random, narrowest, random, one a step. ``policy``: a draw by the logits. ``uniform``: any path. ``sandwich``:
-            widest, narrowest and two random paths, all in every step. ``mixture``: all options, weighted by the logits.
+            random, narrowest, random, one a step. ``policy``: a draw by the logits. ``uniform``: any path.
+            ``sandwich``: widest, narrowest and two random paths, all in every step. ``mixture``: all options, weighted
+            by the logits.
     """
 
     gradient: Gradient
