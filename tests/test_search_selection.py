@@ -159,6 +159,13 @@ def test_losses_that_are_not_finite_are_skipped_counted_and_at_last_an_error(sea
         learn_logits(search, broken, MAX_UNUSABLE, show=False)
 
 
+def test_losses_that_are_not_finite_are_never_the_lowest(search, estimator):
+    """A NaN is neither less nor more than another loss, so that sorting by it gives any order."""
+    losses = itertools.cycle([float("nan"), 2.0, float("inf"), 1.0])
+    found = select(search, estimator, lambda nodes: next(losses), SelectionSettings(4, 12, 0), show=False)
+    assert list(found.losses.values()) == [1.0] * 3 + [2.0] * 3 + [float("inf")] * 6
+
+
 class Plain(pl.LightningModule):
     def __init__(self, network):
         super().__init__()

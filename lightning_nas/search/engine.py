@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ..space.spec import SearchSpace
+from ..supernet.loading import OTHER_SPACE
 from ..supernet.supernet import Supernet
 from .budget import Budgets, format_reach
 from .gates import gates_of
@@ -361,10 +362,7 @@ class Search:
             ValueError: It is of another space.
         """
         if state["space"] != self.supernet.space.to_json():
-            raise ValueError(
-                "The checkpoint is of another search space than the model's. HINT: convert the same network with the "
-                "same options before resuming."
-            )
+            raise ValueError(OTHER_SPACE.format(where=""))
         self.generator.set_state(state["generator"])
         self._baseline = state["baseline"]
         self._paths.load_state_dict(state["decks"])

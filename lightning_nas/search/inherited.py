@@ -97,7 +97,7 @@ class InheritedLoss:
             )
 
     def __call__(self, nodes: tuple[int, ...]) -> float:
-        """Return the mean loss of a subnet on the held-out batches, over all processes."""
+        """Return the mean loss of a subnet on the held-out batches that give one, over all processes."""
         return float(self._reduced(self._by_batch(nodes).mean()))
 
     def halves(self, nodes: tuple[int, ...]) -> Tensor:
@@ -110,9 +110,10 @@ class InheritedLoss:
         quiet = quiet_copy(self._module)
         with evaluating(self._module), self._trainer.precision_plugin.forward_context():
             quiet.training = False
-            losses = [task_loss(quiet, batch, index) for index, batch in enumerate(self._held_out)]
+            given = [attached_loss(quiet, batch, index) for index, batch in enumerate(self._held_out)]
         self._supernet.use_batch_statistics(True)
-        return torch.stack(losses)
+        losses = [loss.float() for loss in given if loss is not None]
+        return torch.stack(losses or [torch.tensor(torch.nan, device=quiet.device)])
 
     def on_batch(self, samples: Sequence[tuple[int, ...]], batch: Any, batch_idx: int) -> Tensor:
         """Return the losses of subnets on one batch, normalised by its own statistics, over all processes."""
@@ -150,6 +151,8 @@ class InheritedLoss:
         with in_evaluation(self._module), torch.enable_grad(), self._trainer.precision_plugin.forward_context():
             search.mix(search.gates(progress))
             loss = attached_loss(quiet, batch, batch_idx)
+            if loss is None:  # the step leaves this batch out
+                return torch.tensor(torch.nan, device=quiet.device), [torch.zeros_like(row) for row in logits]
             gradients = torch.autograd.grad(loss, logits, allow_unused=True)
         found = [torch.zeros_like(row) if g is None else g for row, g in zip(logits, gradients, strict=True)]
         return self._reduced(loss.detach().float()), [self._reduced(gradient) for gradient in found]

@@ -70,22 +70,25 @@ class _Resting:
 
 
 def task_loss(quiet: Any, batch: Any, batch_idx: int) -> Tensor:
-    """Return what `training_step` of a quiet copy gives as the loss; a detached scalar in single precision.
+    """Return what `training_step` of a quiet copy gives as the loss: a detached scalar, NaN where a batch is left out.
 
     Raises:
         TypeError: The step gives none.
     """
-    return attached_loss(quiet, batch, batch_idx).detach().float()
+    loss = attached_loss(quiet, batch, batch_idx)
+    return torch.tensor(torch.nan, device=quiet.device) if loss is None else loss.detach().float()
 
 
-def attached_loss(quiet: Any, batch: Any, batch_idx: int) -> Tensor:
-    """Return what `training_step` of a quiet copy gives as the loss, with its graph.
+def attached_loss(quiet: Any, batch: Any, batch_idx: int) -> Tensor | None:
+    """Return that loss with its graph; None where the step leaves a batch out, by returning None as Lightning allows.
 
     Raises:
-        TypeError: The step gives none.
+        TypeError: The step gives none. Steps that optimize by themselves need not, and then nothing can be compared.
     """
     output = quiet.training_step(batch, batch_idx)
     loss = output.get("loss") if isinstance(output, dict) else output
+    if loss is None and quiet.automatic_optimization:
+        return None
     if not isinstance(loss, Tensor):
         raise TypeError(
             f"`training_step` of {type(quiet).__name__} must return a loss, as a tensor or under the key 'loss', to "

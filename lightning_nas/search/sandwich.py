@@ -35,5 +35,7 @@ def add_gradients(
     for nodes in paths:
         supernet.activate(nodes)
         with trainer.precision_plugin.forward_context():
-            loss = attached_loss(quiet, batch, batch_idx) / trainer.accumulate_grad_batches
-        trainer.precision_plugin.pre_backward(loss, module).backward()
+            loss = attached_loss(quiet, batch, batch_idx)
+        if loss is not None:
+            scaled = trainer.precision_plugin.pre_backward(loss / trainer.accumulate_grad_batches, module)
+            scaled.backward()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -66,6 +67,9 @@ def select(
         settings: How many the solver proposes, how many are evaluated in all, and how many random ones beside them.
         observed: Sampled architectures with their advantages: what they say of single options proposes one more.
         show: Whether to show progress.
+
+    Raises:
+        RuntimeError: None has a finite loss.
     """
     seeds = verified_candidates(search, estimator, settings.candidates)
     if len(observed) >= MIN_OBSERVED:
@@ -83,13 +87,18 @@ def select(
         def counted(nodes: Nodes) -> float:
             value = loss(nodes)
             bar.update()
-            return value
+            return value if math.isfinite(value) else math.inf
 
         def is_within(nodes: Nodes) -> bool:
             return search.is_within(nodes, floor)
 
         losses = evolve(seeds, counted, is_within, search.possible, search.generator, settings.evaluations)
         losses |= {nodes: counted(nodes) for nodes in drawn if nodes not in losses}
+    if all(map(math.isinf, losses.values())):
+        raise RuntimeError(
+            f"None of {len(losses)} compared subnets has a finite loss: the weights are broken. HINT: a smaller"
+            " learning rate of the weights, or clipped gradients; and `training_step` must return a loss."
+        )
     ordered = dict(sorted(losses.items(), key=lambda item: item[1]))
     # Random ones are looked at like all others: the estimate may be low for them.
     kept = {nodes: value for nodes, value in ordered.items() if is_verified(search, estimator, nodes)}

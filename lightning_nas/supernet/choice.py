@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from ..space.spec import BlockOption, Choice, Kind, hidden_width
 from .elastic import ElasticBatchNorm2d, ElasticConv2d
+from .loading import OfOneSpace
 
 __all__ = ["ChoiceBlock", "ElasticDS", "ElasticFusedIBN", "ElasticIBN"]
 
@@ -97,7 +98,7 @@ ElasticBlock = ElasticIBN | ElasticFusedIBN | ElasticDS
 BLOCKS: dict[Kind, type[ElasticBlock]] = {"ibn": ElasticIBN, "fused": ElasticFusedIBN, "ds": ElasticDS}
 
 
-class ChoiceBlock(nn.Module):
+class ChoiceBlock(OfOneSpace):
     """One block position: a maximal weight for each kind, of which the active option runs a slice.
 
     Only the active option is computed, so a step costs what the sampled subnet costs. `logits` score the options;

@@ -10,12 +10,13 @@ from torch import Tensor, nn
 from ..space.spec import Architecture, SearchSpace
 from .choice import ChoiceBlock
 from .elastic import ElasticBatchNorm2d, ElasticConv2d
+from .loading import OfOneSpace
 from .mixture import mixtures
 
 __all__ = ["DepthMultiplierLogits", "Supernet", "find_supernet"]
 
 
-class DepthMultiplierLogits(nn.Module):
+class DepthMultiplierLogits(OfOneSpace):
     """The logits of one depth multiplier."""
 
     def __init__(self, num_options: int) -> None:

@@ -1,0 +1,171 @@
+"""What goes wrong in practice: too little data or choice, losses that are not finite, checkpoints of something else."""
+
+import dataclasses
+import math
+
+import pytest
+import torch
+from conftest import LinearEstimator, small_network
+from lightning.pytorch.callbacks import ModelCheckpoint
+from plain_loop import Plain, Stateful, fit, largest_difference, loader, make_supernet, plugin, searching, within
+from torch.utils.data import DataLoader, Subset
+
+from lightning_nas.search.callback import ArchitectureSearch
+from lightning_nas.search.engine import MAX_UNUSABLE
+from lightning_nas.supernet import space_of, supernet_from
+
+
+def test_fewer_images_than_a_batch_are_a_step_an_epoch(tmp_path):
+    few = DataLoader(Subset(loader().dataset, range(3)), batch_size=8)
+    search, module = searching(), Plain()
+    trainer = fit(module, search, tmp_path, data=few, val=few)
+    assert trainer.global_step == 2
+    assert len(search.history) == 1
+    assert within(search)
+    assert search.derive(module).network(torch.zeros(2, 3, 32, 32)).isfinite().all()
+
+
+def converted(blocks):
+    """Return a supernet in which some blocks, or all, have their own option only; then also the widths are fixed."""
+    torch.manual_seed(0)
+    network, image = small_network(), torch.zeros(1, 3, 32, 32)
+    space = space_of(network, image, ratios=(1.0,) if blocks is None else (0.5, 0.75, 1.0))
+    choices, reference = iter(enumerate(zip(space.choices, space.reference, strict=True))), list(space.reference)
+    stages = []
+    for stage in space.stages:
+        fixed = []
+        for number, (choice, own) in (next(choices) for _ in stage.blocks):
+            if blocks is None or number in blocks:
+                choice, reference[number] = dataclasses.replace(choice, options=(choice.options[own],)), 0
+            fixed.append(choice)
+        stages.append(dataclasses.replace(stage, blocks=tuple(fixed)))
+    space = dataclasses.replace(space, stages=tuple(stages), reference=tuple(reference))
+    return supernet_from(network, image, space)
+
+
+def test_a_block_of_one_option_keeps_it(tmp_path):
+    module, search = Plain(converted(blocks=(2,))), searching()
+    own = module.network.supernet.space.choices[2].options
+    assert len(own) == 1
+    fit(module, search, tmp_path)
+    assert search.architecture.blocks[2].option == own[0]
+    assert search.history
+    assert within(search)
+
+
+def test_a_space_of_one_member_is_that_member_or_too_slow(tmp_path):
+    module = Plain(converted(blocks=None))
+    space = module.network.supernet.space
+    assert space.num_architectures == 1
+    search = ArchitectureSearch(LinearEstimator(), latency="1x", every=2, evaluations=0)
+    fit(module, search, tmp_path)
+    assert search.candidates == [space.decode(space.reference_nodes)]
+    assert search.history[-1]["nas/entropy"] == 0
+    assert search.derive(module).network(torch.zeros(2, 3, 32, 32)).isfinite().all()
+    with pytest.raises(ValueError, match=r"latency_ms=.* is below what the space can reach"):
+        fit(Plain(converted(blocks=None)), searching(), tmp_path)
+
+
+class NotFinite(Plain):
+    """Its loss is not a number in the first batches of the training."""
+
+    def __init__(self, batches):
+        super().__init__()
+        self.batches = batches
+
+    def training_step(self, batch, batch_idx):
+        loss = super().training_step(batch, batch_idx)
+        return loss * math.nan if self.trainer.training and self.trainer.global_step < self.batches else loss
+
+
+def test_losses_that_are_not_finite_at_first_are_skipped_and_counted(tmp_path):
+    # The scaler of fp16 skips the steps of the weights, as it does where fp16 overflows.
+    search, module = searching(), NotFinite(batches=7)
+    trainer = fit(module, search, tmp_path, **plugin("fp16")[0])
+    assert search.search.num_skipped == 2, "of steps 4 and 6"
+    assert [record["step"] for record in search.history] == [8, 10, 12, 14]
+    assert trainer.callback_metrics["nas/skipped"] == 2
+    assert all(parameter.isfinite().all() for parameter in module.parameters())
+    assert within(search)
+
+
+def test_losses_that_are_never_finite_end_the_search(tmp_path):
+    with pytest.raises(RuntimeError, match=rf"not finite in {MAX_UNUSABLE} architecture steps.*HINT"):
+        fit(NotFinite(batches=1000), searching(), tmp_path, max_epochs=4)
+
+
+def test_weights_that_are_not_finite_at_the_end_are_not_compared(tmp_path):
+    """A training too short for the error above must not end with a choice among broken subnets."""
+    search = searching(candidates=3)
+    with pytest.raises(RuntimeError, match=r"None of 3 compared subnets has a finite loss.*HINT"):
+        fit(NotFinite(batches=7), search, tmp_path)
+    assert not search._ranked
+
+
+class Skipping(Plain):
+    """It leaves out batches by returning None, as Lightning lets modules do."""
+
+    def training_step(self, batch, batch_idx):
+        return None if batch_idx in (4, 5) else super().training_step(batch, batch_idx)
+
+
+@pytest.mark.filterwarnings("ignore:`training_step` returned `None`")
+def test_batches_that_the_module_leaves_out_are_left_out(tmp_path):
+    search, module = searching(candidates=2), Skipping()
+    fit(module, search, tmp_path)
+    assert search.search.num_skipped > 0
+    assert search.history
+    assert within(search)
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory):
+    """A search interrupted in its second epoch."""
+    folder = tmp_path_factory.mktemp("interrupted")
+    saved = ModelCheckpoint(folder, save_top_k=-1, every_n_train_steps=12, filename="{step}")
+    fit(Plain(), searching(), folder, [saved], data=Stateful())
+    return folder / "step=12.ckpt"
+
+
+def test_a_budget_out_of_reach_on_resume_stops_before_anything_is_done(tmp_path, checkpoint):
+    module, before = Plain(), checkpoint.read_bytes()
+    search = ArchitectureSearch(LinearEstimator(), latency="0.01x", every=2)
+    message = r"latency_ms=0\.0683298 is below what the space can reach: 2\.72265 \(minimum\) to 14\.213 \(maximum\)"
+    with pytest.raises(ValueError, match=message):
+        fit(module, search, tmp_path, [ModelCheckpoint(tmp_path)], ckpt_path=checkpoint, data=Stateful())
+    assert largest_difference(module.network, make_supernet()) == 0
+    assert not list(tmp_path.iterdir())
+    assert checkpoint.read_bytes() == before
+    with pytest.raises(RuntimeError, match="The search has not run"):
+        search.derive(module)
+
+
+@pytest.mark.parametrize(
+    ("options", "place"),
+    [
+        ({"kernels": (3,)}, r": `network\.features\.1\.logits` is \(2,\) there and \(1,\) here"),
+        ({"kernels": (3, 7)}, r": `network\.features\.1\.candidates\.ds\..* is \(32, 1, 5, 5\) there"),
+        ({"kernels": (3, 5), "kinds": ("ibn",)}, r": `network\.features\.2\.logits`"),
+        ({"kernels": (3, 5), "ratios": (1.0,)}, r": `network\.supernet\.multipliers\.1\.logits`"),
+        ({"kernels": (3, 5), "ratios": (0.25, 0.75, 1.0)}, r"\. "),
+    ],
+    ids=["fewer-kernels", "other-kernels", "one-kind", "no-widths", "other-widths"],
+)
+def test_a_checkpoint_of_another_space_is_refused_in_a_sentence(tmp_path, checkpoint, options, place):
+    torch.manual_seed(0)
+    network, image = small_network(), torch.zeros(1, 3, 32, 32)
+    module = Plain(supernet_from(network, image, space_of(network, image, **options)))
+    search = ArchitectureSearch(LinearEstimator(), latency="0.7x", every=2)
+    with pytest.raises(
+        ValueError, match=f"^The checkpoint is of another search space than the model's{place}"
+    ) as error:
+        fit(module, search, tmp_path, ckpt_path=checkpoint, data=Stateful())
+    assert "HINT: convert the same network with the same options" in str(error.value)
+    assert len(str(error.value)) < 300
+    assert not search.history
+    assert not list(tmp_path.iterdir())
+
+
+def test_weights_of_no_supernet_are_told_apart_by_pytorch():
+    with pytest.raises(RuntimeError, match="Missing key"):
+        make_supernet().load_state_dict(small_network().state_dict())
