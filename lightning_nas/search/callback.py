@@ -62,19 +62,18 @@ class ArchitectureSearch(Callback):
         candidates: Architectures within the budget, by the device's own compiler where that is installed, that are
             compared by inherited loss at the end, on the validation data (one DataLoader) or recent training batches.
         evaluations: Architectures to compare in all, if more: a short evolution goes on from the candidates.
-        random_subnets: Random architectures within the budget that are compared too; a search that does not beat them
-            says so.
+        random_subnets: Random architectures compared too; a search that does not beat them says so.
         not_ready: What to do where the supernet turns out to be trained too little to tell subnets apart, see
-            `Readiness`: ``warn`` and go on; ``continue`` its training, for up to as many epochs again; or ``stop``.
+            `Readiness`: ``warn``; ``continue`` its training, for up to as many epochs again; or ``stop``.
         lr: Learning rate of the logits.
         prior: How strongly the logits prefer, at first, options near to the source; 1 suits pretrained weights.
-        errors: What the prior goes by: for each node how far each option is from the source, see `option_errors`. By
-            default options that keep more weights are taken to be nearer.
+        errors: What the prior goes by: how far each option is from the source, see `option_errors`; by default those
+            that keep more weights are taken to be nearer.
         phases: ``joint``, as above; or ``decoupled``: the whole fit trains weights, and at its end, with the weights at
             rest, the logits learn from held-out batches. The same weights then serve any budget, see `derive`.
         steps: Architecture steps of that second phase.
-        strategy: ``rloo``, as above, or a published method to compare with: ``darts``, ``fbnetv2``, ``gdas``,
-            ``tunas``, ``spos`` or ``sandwich``, see `STRATEGIES`.
+        size_weight: What many parameters count beside a low inherited loss, see `SelectionSettings`; 0 for nothing.
+        strategy: ``rloo``, as above, or another to compare with, such as ``darts``: see `STRATEGIES`.
         seed: Seed of every draw.
 
     Raises:
@@ -107,6 +106,7 @@ class ArchitectureSearch(Callback):
         errors: Sequence[Tensor] | None = None,
         phases: str = "joint",
         steps: int = 200,
+        size_weight: float = 0.5,
         strategy: str = "rloo",
         seed: int = 0,
     ) -> None:
@@ -115,7 +115,7 @@ class ArchitectureSearch(Callback):
         self.settings = SearchSettings(
             warmup, every, samples, lr, prior=prior, phases=phases, strategy=strategy, seed=seed
         )
-        self.selection = SelectionSettings(candidates, evaluations, random_subnets, steps, not_ready)
+        self.selection = SelectionSettings(candidates, evaluations, random_subnets, steps, size_weight, not_ready)
         self.requested = dict(zip(_COSTS, (latency, parameter_bytes, peak_activation_bytes), strict=True))
         self.serves = tuple(serves)
         self.budgets: Budgets | None = None
@@ -379,6 +379,7 @@ class ArchitectureSearch(Callback):
     def _rank(self, search: Search, loss: InheritedLoss) -> list[tuple[int, ...]]:
         assert self._trainer is not None
         settings, trainer = self.selection, self._trainer
+        search.size_scale = self.readiness.size_scale if self.readiness else 0.0
         ranked, self._observed = rank(search, self.estimator, loss, settings, self._observed, trainer, self._recorded)
         return ranked
 

@@ -23,7 +23,7 @@ from .proposal import propose, solve_in_band
 from .removal import describe_removed, possible_options
 from .sampling import draw, kept_weights
 from .settings import SearchSettings
-from .solve import Limit
+from .solve import Limit, usable_part
 
 __all__ = ["Search"]
 
@@ -55,8 +55,10 @@ class Search:
     Attributes:
         multipliers: One for each budget, see `augmented_lagrangian`.
         possible: For each node which options some architecture within the budgets has.
+        use: Which part of the first budget a derived architecture uses at least, see `usable_part`.
         trained: The same for all budgets that the training serves.
         pool: With a prior, the architectures that the warm-up trains.
+        size_scale: What a factor of e in parameters is in losses, see `Readiness`; 0 where it was not measured.
         num_skipped: Architecture steps whose losses were not finite.
         num_trained: For each node in how many steps each option was trained.
     """
@@ -76,9 +78,11 @@ class Search:
         self.multipliers = [0.0] * len(budgets.limits)
         sizes = supernet.space.node_sizes
         self.possible = possible_options(sizes, budgets.limits, budgets.forbidden)
+        self.use = usable_part(budgets.limits[0], settings.use) if budgets.limits else 0.0
         self.num_skipped = self._num_unusable = 0
         self.num_trained = [np.zeros(size, dtype=np.int64) for size in sizes]
         self._baseline: float | None = None
+        self.size_scale = 0.0
         self._prior: list[NDArray[np.float64]] = []
         self.pool: list[Nodes] = []
         if settings.prior:
@@ -254,7 +258,7 @@ class Search:
     def best(self) -> Nodes:
         """Return the nodes of the most probable architecture within all budgets: exact, never over.
 
-        The first budget is used up to a few percent (`SearchSettings.use`), where the space allows it.
+        The first budget is used up to a few percent (`use`), where the space allows it.
 
         Raises:
             ValueError: No architecture meets the budgets.
@@ -284,7 +288,7 @@ class Search:
         if not self.budgets.limits:
             return 0.0
         limit = self.budgets.limits[0]
-        return min(self.settings.use * limit.budget, limit.table.exact(self.best()))
+        return min(self.use * limit.budget, limit.table.exact(self.best()))
 
     def candidates(self, count: int, limits: Sequence[Limit] | None = None) -> list[Nodes]:
         """Return up to `count` distinct architectures within all budgets, the most probable one first; see `propose`.
@@ -306,14 +310,14 @@ class Search:
         limits: Sequence[Limit] | None = None,
     ) -> list[Nodes]:
         within = self.budgets.limits if limits is None else limits
-        return propose(count, scores, self._prior, within, self.budgets.forbidden, self.settings.use, generator)
+        return propose(count, scores, self._prior, within, self.budgets.forbidden, self.use, generator)
 
     def _scores(self) -> list[NDArray[np.float64]]:
         with torch.no_grad():
             return _logs(self.probabilities())
 
     def _solved(self, scores: list[NDArray[np.float64]]) -> Nodes | None:
-        return solve_in_band(scores, self.budgets.limits, self.budgets.forbidden, self.settings.use)
+        return solve_in_band(scores, self.budgets.limits, self.budgets.forbidden, self.use)
 
     @torch.no_grad()
     def metrics(self) -> dict[str, float]:

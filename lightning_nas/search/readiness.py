@@ -31,6 +31,9 @@ log = logging.getLogger(__name__)
 
 Nodes = tuple[int, ...]
 
+# Costs of the anchors, relative to the budget: wide enough for some in small spaces.
+_BAND = (0.8, 1.0)
+
 MIN_STEPS = 100
 """Steps in which each option has to have been trained."""
 MIN_PROGRESS = 0.8
@@ -54,12 +57,14 @@ class Readiness:
         stability: Kendall's tau of those subnets' losses between two halves of the held-out batches; NaN with one.
         size_bias: Kendall's tau of those subnets' losses and their parameters: above 0, the larger seem the worse. A
             supernet that was trained too little ranks small subnets first, which converge first.
+        size_scale: Standard deviation of their losses over that of the logarithms of their parameters.
     """
 
     steps: int
     progress: float
     stability: float
     size_bias: float
+    size_scale: float = 0.0
 
     @property
     def reasons(self) -> list[str]:
@@ -120,7 +125,9 @@ def measure_readiness(
     stability = _tau(losses[:, 0], losses[:, 1])
     space = search.supernet.space
     sizes = np.array([float(estimator.memory(space.decode(nodes)).parameter_bytes) for nodes in drawn])
-    return Readiness(search.least_trained, progress, stability, _tau(means, sizes))
+    spread = float(np.log(sizes).std())
+    scale = float(means.std()) / spread if spread > 0 and np.isfinite(means).all() else 0.0
+    return Readiness(search.least_trained, progress, stability, _tau(means, sizes), scale)
 
 
 def report_readiness(found: Readiness, not_ready: str) -> None:
@@ -143,7 +150,7 @@ def _anchors(search: Search, count: int) -> list[Nodes]:
     generator = torch.Generator().manual_seed(search.settings.seed)
     if not search.budgets.limits:
         return [draw_any(search.possible, generator) for _ in range(count)]
-    limit, band = search.budgets.limits[0], (search.settings.use, 1.0)
+    limit, band = search.budgets.limits[0], _BAND
     drawn = (draw_near(limit.table, limit.budget, band, generator, search.possible) for _ in range(4 * count))
     return list(dict.fromkeys(drawn))[:count]
 

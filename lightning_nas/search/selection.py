@@ -32,7 +32,7 @@ class Selection:
     """What a search chose from.
 
     Attributes:
-        losses: Inherited loss of each evaluated subnet within the budgets, the best first.
+        losses: Inherited loss of each evaluated subnet within the budgets, less what its size counts, the best first.
         random: Those of them that were drawn at random.
     """
 
@@ -58,7 +58,7 @@ def select(
     observed: Sequence[tuple[Nodes, float]] = (),
     show: bool = True,
 ) -> Selection:
-    """Evaluate candidates within the budgets by their inherited loss, and evolve them further.
+    """Evaluate candidates within the budgets by their inherited loss and their size, and evolve them further.
 
     Args:
         search: The search; its logits propose candidates.
@@ -76,6 +76,7 @@ def select(
         sampled, advantages = [nodes for nodes, _ in observed], [value for _, value in observed]
         scores = utilities(sampled, advantages, search.supernet.space.node_sizes)
         seeds = list(dict.fromkeys([*seeds, *search.solved(scores)]))
+    per_size, space = settings.size_weight * search.size_scale, search.supernet.space
     drawn, floor = _random_subnets(search, settings.random_subnets), search.floor
     with tqdm(
         total=max(settings.evaluations, len(seeds)) + len(drawn),
@@ -85,7 +86,7 @@ def select(
     ) as bar:
 
         def counted(nodes: Nodes) -> float:
-            value = loss(nodes)
+            value = loss(nodes) - per_size * math.log(estimator.memory(space.decode(nodes)).parameter_bytes)
             bar.update()
             return value if math.isfinite(value) else math.inf
 
@@ -115,7 +116,7 @@ def select(
 def _random_subnets(search: Search, count: int) -> list[Nodes]:
     if not search.budgets.limits:
         return []
-    limit, band = search.budgets.limits[0], (search.settings.use, 1.0)
+    limit, band = search.budgets.limits[0], (search.use, 1.0)
     tries = (draw_near(limit.table, limit.budget, band, search.generator, search.possible) for _ in range(8 * count))
     found = dict.fromkeys(nodes for nodes in tries if search.is_within(nodes))
     return list(found)[:count]

@@ -23,7 +23,7 @@ class SearchSettings:
         eta: Step of the budget's multiplier.
         uniform: Part of the random training paths that ignore the logits, so that no option starves.
         band: Costs, relative to the budget, of the random paths that are trained.
-        use: Least part of the first budget that a derived architecture uses, where the space allows it.
+        use: Least part of the first budget that a derived architecture uses, where the space has enough near to it.
         prior: How strongly the logits prefer, at the start, options near to the source; 1 for pretrained weights, 0 for
             none.
         phases: ``joint``: the logits learn beside the weights, after a warm-up; ``decoupled``: all steps train weights,
@@ -90,6 +90,10 @@ class SelectionSettings:
         evaluations: Architectures that are compared in all, if more; an evolution proposes the others.
         random_subnets: Random architectures within the budget that are compared too.
         steps: Architecture steps with the weights at rest, in two phases.
+        size_weight: What many parameters count beside a low inherited loss, both in standard deviations of random
+            subnets within the budget. Small subnets converge first, so inherited losses flatter them: of equally fast
+            subnets those with more parameters were the better ones when trained alone, in the study of this method and
+            in `tests/benchmarks/truth.md`.
         not_ready: What to do with a supernet that is not ready: ``warn``, ``continue`` its training, or ``stop``.
 
     Raises:
@@ -100,10 +104,17 @@ class SelectionSettings:
     evaluations: int = 50
     random_subnets: int = 4
     steps: int = 200
+    size_weight: float = 0.5
     not_ready: str = "warn"
 
     def __post_init__(self) -> None:
-        for name, least in (("candidates", 1), ("evaluations", 0), ("random_subnets", 0), ("steps", 1)):
+        for name, least in (
+            ("candidates", 1),
+            ("evaluations", 0),
+            ("random_subnets", 0),
+            ("steps", 1),
+            ("size_weight", 0),
+        ):
             if getattr(self, name) < least:
                 raise ValueError(f"`{name}` must be at least {least}; got {getattr(self, name)}.")
         if self.not_ready not in ("warn", "continue", "stop"):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -12,7 +13,7 @@ from scipy.sparse import coo_array, csr_array
 
 from ..estimator.table import CostTable
 
-__all__ = ["Limit", "Reach", "cheapest", "reach", "solve"]
+__all__ = ["Limit", "Reach", "cheapest", "reach", "solve", "usable_part"]
 
 
 @dataclass(frozen=True)
@@ -62,6 +63,27 @@ def solve(
     for table in forbidden:
         program.forbid(table)
     return program.solve(np.concatenate([np.asarray(score, dtype=np.float64) for score in scores]), limits)
+
+
+def usable_part(limit: Limit, most: float, wanted: int = 500, samples: int = 2000) -> float:
+    """Return which part of a budget to use at least, so that there is something to choose from.
+
+    Where a space has millions of members, thousands of them are within a percent of the budget, and nothing is lost by
+    using it up. Where it has a hundred, the best one may be anywhere below.
+
+    Args:
+        limit: The budget.
+        most: What is used at least in a large space.
+        wanted: So many members there have to be, about, between that part of the budget and all of it.
+        samples: Random members that tell how many there are.
+    """
+    costs = limit.table.sample_costs(samples)
+    below = np.sort(costs[costs <= limit.budget])
+    members = math.prod(limit.table.node_sizes)
+    needed = math.ceil(wanted / members * samples)
+    if needed >= len(below) and members <= wanted * samples:
+        return 0.0
+    return min(most, float(below[-needed]) / limit.budget) if needed > 1 else most
 
 
 def cheapest(table: CostTable, forbidden: Sequence[CostTable] = ()) -> tuple[int, ...] | None:

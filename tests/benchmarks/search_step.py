@@ -1,170 +1,339 @@
-"""The cost of a search step against the plain training step of the average sampled subnet, side by side in one run.
+"""The cost of searching, as ratios to plain training beside it in one run; and the peers', where they are installed.
 
-Run it: ``python tests/benchmarks/search_step.py``. It prints ratios: time of a search step (all that the callback
-adds included) over the training step of the same sampled subnets as plain networks; and peak memory that a step adds,
-over that of the largest subnet. The goals are 1.2 and 1.2.
+    python tests/benchmarks/search_step.py measure [--peers PYTHON] [--threads 2]
+    python tests/benchmarks/search_step.py report
+
+``measure`` trains supernets with the callback, in a Trainer, and in rounds between its steps plain networks in Trainers
+of their own. It takes about seven minutes on two quiet cores and records ``search_step.json`` beside this file;
+``report`` writes ``search_step.md`` from that. The ratios and their goals:
+
+* a step on one sampled path through the supernet (weights only) over a step of the same subnets alone: 1.05;
+* a step of weights and architecture, over a step of the largest single network of the space: 0.95;
+* the peak memory that searching adds over the built networks, over what training the largest one adds: 1.1.
+
+The largest single network is all of IBN or all of fused-IBN, at full width and expansion, whichever costs more of what
+is measured. There are two spaces: torchvision's MobileNetV2 as `space_of` gives it, and a toy, on which NNI and PLiNIO
+are measured too where PYTHON has them; ``search_step_peers.py`` says how to make that environment.
 """
 
-from __future__ import annotations
-
 import argparse
-import resource
+import importlib.metadata
+import json
+import os
+import platform
 import statistics
 import subprocess
 import sys
-import time
+from dataclasses import dataclass
+from functools import partial
+from itertools import product
+from pathlib import Path
 
+import lightning.pytorch as pl
 import torch
-import torch.nn.functional as F
+from search_step_parts import (
+    EXTREMES,
+    NUM_CLASSES,
+    QUIET,
+    TOY_BATCH,
+    TOY_OPTIONS,
+    TOY_SIZE,
+    Classifier,
+    TimedSteps,
+    mebibytes,
+    over_largest,
+    plain_seconds,
+    plain_seconds_of,
+    plain_steps,
+    random_batch,
+    run_until_enough,
+    settle,
+    spread,
+    toy_block,
+    toy_network,
+)
+from torch.nn import functional
 from torchvision.models import mobilenet_v2
 
-from lightning_nas import Estimator
-from lightning_nas.search.engine import Search
-from lightning_nas.search.probe import sampled_losses
-from lightning_nas.search.settings import SearchSettings
-from lightning_nas.search.tables import space_budgets
+from lightning_nas import ArchitectureSearch
 from lightning_nas.supernet import derive, space_of, supernet_from
 
-
-def resident_bytes():
-    with open("/proc/self/statm") as file:
-        return int(file.read().split()[1]) * resource.getpagesize()
-
-
-def peak_bytes():
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+HERE = Path(__file__).parent
+RECORD, PAGE = HERE / "search_step.json", HERE / "search_step.md"
+PEERS = ("nni_darts", "nni_gumbel", "nni_proxyless", "plinio")
+GOALS = {"path": 1.05, "search": 0.95, "memory": 1.1}
+EVERY = 8  # steps from one architecture step to the next, the callback's default
+BURN_IN = 8
 
 
-def plain_step(network, optimizer, images, targets):
-    F.cross_entropy(network(images), targets).backward()
-    optimizer.step()
-    optimizer.zero_grad()
+@dataclass(frozen=True)
+class Case:
+    """A space, and what its subnets are trained with."""
+
+    size: int
+    batch: int
+    latency: str
+    optimizer: str
+    memory_format: torch.memory_format = torch.contiguous_format
+
+    def images(self):
+        return random_batch(self.size, self.batch, self.memory_format)
+
+    def supernet(self):
+        """Return a supernet that has not trained."""
+        images, _ = self.images()
+        if self.size == TOY_SIZE:
+            network = toy_network(lambda _: toy_block("ibn", 6))
+            expansions = sorted({expansion for _, expansion in TOY_OPTIONS})
+            space = space_of(network, images, kinds=EXTREMES, expansions=expansions, ratios=(1.0,))
+        else:
+            network = mobilenet_v2(num_classes=NUM_CLASSES).to(memory_format=self.memory_format)
+            space = space_of(network, images)
+        return supernet_from(network, images, space).train()
+
+    def alone(self, supernet, nodes):
+        """Return a module with a subnet as a plain network."""
+        return Classifier(derive(supernet, nodes).train(), self.optimizer)
 
 
-def search_step(network, search, optimizers, step, path, images, targets):
-    """One step as the callback makes it: score if due, train one path, update weights and logits."""
-    weights, logits = optimizers
-    scored = None
-    if search.is_due(step, 10**9):
-        samples = [search.draw() for _ in range(search.settings.samples)]
-        losses = sampled_losses(network, search.supernet, samples, lambda: F.cross_entropy(network(images), targets))
-        scored = samples, losses
-    search.supernet.activate(path)
-    F.cross_entropy(network(images), targets).backward()
-    if scored:
-        parameters = search.supernet.logits
-        gradients = torch.autograd.grad(search.objective(*scored), parameters)
-        for parameter, gradient in zip(parameters, gradients, strict=True):
-            parameter.grad = gradient
-        logits.step()
-        logits.zero_grad()
-        search.update_multipliers()
-    weights.step()
-    weights.zero_grad()
+CASES = {
+    "toy": Case(TOY_SIZE, TOY_BATCH, "0.8x", "adam"),
+    "mobilenet_v2": Case(96, 32, "0.6x", "sgd", torch.channels_last),
+}
 
 
-def optimizer_of(network, without=()):
-    own = {id(p) for p in without}
-    return torch.optim.SGD([p for p in network.parameters() if id(p) not in own], lr=1e-3, momentum=0.9)
-
-
-def build(options):
-    """Return images, targets and a search over MobileNetV2 on the shipped device."""
-    torch.manual_seed(0)
-    shape = (options.batch, 3, options.size, options.size)
-    images = torch.randn(shape).to(memory_format=torch.channels_last)
-    targets = torch.randint(0, 10, (options.batch,))
-    network = mobilenet_v2(num_classes=10).to(memory_format=torch.channels_last)
-    supernet = supernet_from(network, images, space_of(network, images)).train()
-    supernet.supernet.use_batch_statistics(True)
-    space = supernet.supernet.space
-    budgets = space_budgets(space, Estimator.load("ethos_u85_1024"), {"latency_ms": "0.6x"})
-    return images, targets, supernet, Search(supernet.supernet, budgets, SearchSettings(warmup=0.0))
-
-
-def largest_of(space):
-    """Return the nodes of the subnet with the largest layers: full width, fused, widest expansion."""
+def extreme(space, kind):
+    """Return the nodes of the subnet at full width whose blocks all are of `kind`, where they can, and widest."""
     widths = [len(multiplier.widths) - 1 for multiplier in space.multipliers]
-    sizes = [[(option.kind == "fused", option.expansion) for option in choice.options] for choice in space.choices]
+    sizes = [[(option.kind == kind, option.expansion) for option in choice.options] for choice in space.choices]
     return (*widths, *(row.index(max(row)) for row in sizes))
 
 
-def optimizers_of(supernet, search):
-    # A rate of next to nothing: the logits stay uniform, so that every round samples from the same subnets.
-    return optimizer_of(supernet, search.supernet.logits), torch.optim.Adam(search.supernet.logits, 1e-9)
+def meet_all_shapes(supernet, batch):
+    """Run every option of every block between every two widths once.
+
+    oneDNN compiles a kernel when it first meets a shape, and keeps it. A search meets most shapes in its first epochs;
+    here each is met before anything is timed.
+    """
+    images, targets = batch
+    space = supernet.supernet.space
+    supernet.supernet.use_batch_statistics(True)
+    num_widths = max(len(multiplier.widths) for multiplier in space.multipliers)
+    num_options = max(len(choice.options) for choice in space.choices)
+    for even, odd, option in product(range(num_widths), range(num_widths), range(num_options)):
+        wanted = [odd if node % 2 else even for node in range(len(space.multipliers))]
+        wanted += [option] * len(space.choices)
+        supernet.supernet.activate([node % size for node, size in zip(wanted, space.node_sizes, strict=True)])
+        functional.cross_entropy(supernet(images), targets).backward()
+        with torch.no_grad():
+            supernet(images)
+    supernet.zero_grad()
 
 
-def print_time_ratio(options):
-    images, targets, supernet, search = build(options)
-    optimizers = optimizers_of(supernet, search)
-    every = search.settings.every
-
-    def run(path, step):
-        start = time.perf_counter()
-        search_step(supernet, search, optimizers, step, path, images, targets)
-        return time.perf_counter() - start
-
-    # oneDNN compiles a kernel when it first meets a shape; a search meets most of them in its first epochs.
-    for step in range(options.burn_in):
-        run(search.draw(), step)
-    ratios = []
-    for _ in range(options.rounds):
-        paths = [search.draw() for _ in range(every)]
-        ours, plain = sum(run(path, step) for step, path in enumerate(paths)), 0.0
-        for path in paths:
-            alone = derive(supernet, path).train()
-            optimizer = optimizer_of(alone)
-            plain_step(alone, optimizer, images, targets)
-            start = time.perf_counter()
-            plain_step(alone, optimizer, images, targets)
-            plain += time.perf_counter() - start
-        ratios.append(ours / plain)
-    sys.stdout.write(
-        f"search step / training step of the same subnets alone: {statistics.median(ratios):.2f} "
-        f"(median of {len(ratios)} rounds, {min(ratios):.2f} to {max(ratios):.2f}); goal 1.2\n"
-    )
+def search_steps(case, supernet, steps, **settings):
+    """Train a supernet with the callback on a loader that times the steps."""
+    # At a learning rate of next to nothing the logits stay uniform, so that all rounds sample from the same subnets.
+    search = ArchitectureSearch(latency=case.latency, lr=1e-9, **settings)
+    module = Classifier(supernet, case.optimizer)
+    run_until_enough(lambda: pl.Trainer(callbacks=[search], **QUIET).fit(module, steps))
+    return steps
 
 
-def print_added_memory(options):
-    """Print the peak that training adds over the built networks, in a process of its own."""
-    images, targets, supernet, search = build(options)
-    if options.part == "largest":
-        alone = derive(supernet, largest_of(search.supernet.space)).train()
-        optimizer = optimizer_of(alone)
-        del supernet, search
-        before = resident_bytes()
-        for _ in range(3):
-            plain_step(alone, optimizer, images, targets)
+def time_path(case, num_rounds):
+    """Return the ratio of steps on sampled paths, weights only, to steps of the same subnets alone."""
+    supernet, batch = case.supernet(), case.images()
+    meet_all_shapes(supernet, batch)
+
+    def alone(paths):
+        return statistics.mean(plain_seconds(case.alone(supernet, path), batch) for path in paths)
+
+    steps = TimedSteps(batch, BURN_IN, EVERY, num_rounds, alone, lambda: supernet.supernet.nodes)
+    # A warm-up nearly as long as the training: the weights alone learn, on the paths that the callback takes then.
+    search_steps(case, supernet, steps, warmup=0.99)
+    return {
+        "ratio": spread([ours / found for ours, found in zip(steps.means, steps.compared, strict=True)]),
+        "step_ms": round(1e3 * statistics.median(steps.means), 1),
+        "alone_ms": round(1e3 * statistics.median(steps.compared), 1),
+    }
+
+
+def time_search(case, num_rounds, every):
+    """Return the ratio of the steps of a search, of weights and logits, to steps of the largest single network."""
+    supernet, batch = case.supernet(), case.images()
+    meet_all_shapes(supernet, batch)
+    alone = {kind: case.alone(supernet, extreme(supernet.supernet.space, kind)) for kind in EXTREMES}
+    steps = TimedSteps(batch, BURN_IN, EVERY, num_rounds, lambda _: plain_seconds_of(alone, batch))
+    return over_largest(search_steps(case, supernet, steps, warmup=0.0, every=every))
+
+
+def memory(case, what):
+    """Return the MiB that searching, or training an extreme network alone, adds at its peak."""
+    supernet, batch = case.supernet(), case.images()
+    if what == "search":
+        # Of every four paths one is the source network, all of IBN and of full width. The kernels that oneDNN compiles
+        # for the shapes of all paths are part of the memory, and take many steps to come together.
+        steps = search_steps(case, supernet, TimedSteps(batch, 0, 8 * EVERY), warmup=0.0)
     else:
-        optimizers = optimizers_of(supernet, search)
-        before = resident_bytes()
-        for step in range(12):
-            path = largest_of(search.supernet.space) if step % 4 == 1 else search.draw()
-            search_step(supernet, search, optimizers, step, path, images, targets)
-    sys.stdout.write(f"{peak_bytes() - before}\n")
+        module = case.alone(supernet, extreme(supernet.supernet.space, what))
+        del supernet
+        steps = plain_steps(module, batch, 0, EVERY)
+    return mebibytes(steps.extra_bytes())
+
+
+TIMES = {
+    "path": time_path,
+    "search": partial(time_search, every=EVERY),
+    "search_every_step": partial(time_search, every=1),
+}
+
+
+def measured(command, **environment):
+    """Run a part of the measurement in a process of its own; return what it prints last."""
+    words = [str(word) for word in command]
+    sys.stdout.write(f"{' '.join(words[1:])}\n")
+    sys.stdout.flush()
+    done = subprocess.run(words, check=False, capture_output=True, text=True, env={**os.environ, **environment})
+    if done.returncode:
+        raise RuntimeError(f"{' '.join(words)} failed:\n{done.stderr}")
+    found = json.loads(done.stdout.splitlines()[-1])
+    sys.stdout.write(f"    {json.dumps(found)}\n")
+    return found
+
+
+def added_mib(command):
+    """Return the MiB that a part adds at its peak.
+
+    A fixed threshold lets glibc give every large block back when it is freed. By default it soon keeps them, and the
+    holes between blocks of many sizes add up to half of what is held, another share in every run.
+    """
+    return measured(command, MALLOC_MMAP_THRESHOLD_=str(128 * 1024))
+
+
+def measure(options):
+    """Measure all parts, each in a process of its own, and record them."""
+    common = ["--threads", options.threads, "--rounds", options.rounds]
+    ours = [sys.executable, __file__, "part"]
+    cases = {}
+    for name in CASES:
+        timed = {part: measured([*ours, name, part, *common]) for part in TIMES}
+        added = {what: added_mib([*ours, name, f"memory_{what}", *common]) for what in ("search", *EXTREMES)}
+        cases[name] = {**timed, "memory_mib": added}
+    record = {
+        "processor": processor(),
+        "threads": options.threads,
+        "versions": {name: importlib.metadata.version(name) for name in ("torch", "torchvision", "lightning")},
+        "cases": cases,
+        "peers": measure_peers(options.peers, common),
+    }
+    RECORD.write_text(json.dumps(record, indent=1) + "\n")
+
+
+def measure_peers(python, common):
+    """Return the peers' figures, or why there are none."""
+    if python is None:
+        return {name: {"skipped": "no environment with peers was given"} for name in PEERS}
+    script = [python, HERE / "search_step_peers.py"]
+    found = {name: measured([*script, name, *common]) for name in PEERS}
+    present = [name for name, peer in found.items() if "skipped" not in peer]
+    alone = {kind: added_mib([*script, f"memory_{kind}", *common]) for kind in EXTREMES} if present else {}
+    for name in present:
+        found[name]["memory_mib"] = {"search": added_mib([*script, f"memory_{name}", *common]), **alone}
+    return found
+
+
+def processor():
+    lines = Path("/proc/cpuinfo").read_text().splitlines()
+    return next((line.split(":")[1].strip() for line in lines if line.startswith("model name")), platform.machine())
+
+
+def memory_ratio(added):
+    """Return the memory of searching over that of the largest network."""
+    return added["search"] / max(added[kind] for kind in EXTREMES)
+
+
+def shown(timed):
+    ratio = timed["ratio"]
+    return f"{ratio['median']:.2f} ({ratio['low']:.2f} to {ratio['high']:.2f})"
+
+
+def report():
+    """Write the page from the record."""
+    record = json.loads(RECORD.read_text())
+    versions = ", ".join(f"{name} {version}" for name, version in record["versions"].items())
+    lines = [
+        "# What a search step costs",
+        "",
+        "Written by `python tests/benchmarks/search_step.py report` from `search_step.json`.",
+        f"Measured on {record['threads']} threads of one {record['processor']} with {versions}.",
+        "",
+        "Times are medians of rounds, with the least and the greatest round. The largest network is all of IBN or all",
+        "of fused-IBN, at full width and expansion, whichever costs more of what is measured.",
+        "",
+        "| space | | measured | goal | reached |",
+        "| --- | --- | --- | --- | --- |",
+    ]
+    rows = (
+        ("path", "path", "step on a sampled path / the same subnets alone"),
+        ("search", "search", f"weights, and architecture every {EVERY} steps / largest network"),
+        ("search_every_step", "search", "weights and architecture in every step / largest network"),
+    )
+    for name, case in record["cases"].items():
+        for part, goal, text in rows:
+            reached = "yes" if case[part]["ratio"]["median"] <= GOALS[goal] else "no"
+            lines.append(f"| {name} | {text} | {shown(case[part])} | {GOALS[goal]} | {reached} |")
+        ratio, added = memory_ratio(case["memory_mib"]), case["memory_mib"]
+        mib = f"{added['search']:.0f} of {max(added[kind] for kind in EXTREMES):.0f} MiB"
+        reached = "yes" if ratio <= GOALS["memory"] else "no"
+        text = "added peak memory / largest network's"
+        lines.append(f"| {name} | {text} | {ratio:.2f} ({mib}) | {GOALS['memory']} | {reached} |")
+    lines += ["", *peer_lines(record)]
+    PAGE.write_text("\n".join(lines) + "\n")
+
+
+def peer_lines(record):
+    """Return the comparison with the peers on the toy's blocks."""
+    toy = record["cases"]["toy"]
+    lines = [
+        "The same blocks in other libraries: what each does with a batch by default, over a training step of the",
+        "largest network in the same process, and likewise the memory added.",
+        "",
+        "| | time | added memory |",
+        "| --- | --- | --- |",
+    ]
+    for part, text in (("search", f"every {EVERY} steps"), ("search_every_step", "in every step")):
+        memory_text = f"{memory_ratio(toy['memory_mib']):.2f}" if part == "search" else ""
+        lines.append(f"| lightning_nas, architecture {text} | {shown(toy[part])} | {memory_text} |")
+    for name, peer in record["peers"].items():
+        if "skipped" in peer:
+            lines.append(f"| {name} | {peer['skipped']} | |")
+        else:
+            text = f"{peer['name']} {peer['version']}"
+            lines.append(f"| {text} | {shown(peer)} | {memory_ratio(peer['memory_mib']):.2f} |")
+    return lines
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--size", type=int, default=96)
-    parser.add_argument("--batch", type=int, default=32)
-    parser.add_argument("--rounds", type=int, default=12, help="rounds, each with one architecture step")
-    parser.add_argument("--burn-in", type=int, default=120, help="search steps before anything is timed")
-    parser.add_argument("--part", choices=["all", "search", "largest"], default="all", help=argparse.SUPPRESS)
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    commands = parser.add_subparsers(dest="command", required=True)
+    commands.add_parser("report")
+    measuring, part = commands.add_parser("measure"), commands.add_parser("part")
+    measuring.add_argument("--peers", type=Path, help="the Python of an environment that has them")
+    part.add_argument("case", choices=CASES)
+    part.add_argument("part", choices=(*TIMES, *(f"memory_{what}" for what in ("search", *EXTREMES))))
+    for command in (measuring, part):
+        command.add_argument("--threads", type=int, default=2)
+        command.add_argument("--rounds", type=int, default=8)
     options = parser.parse_args()
-    if options.part != "all":
-        print_added_memory(options)
-        return
-    print_time_ratio(options)
-    shape = ["--size", str(options.size), "--batch", str(options.batch)]
-    added = {}
-    for part in ("search", "largest"):
-        command = [sys.executable, __file__, "--part", part, *shape]
-        added[part] = int(subprocess.run(command, check=True, capture_output=True, text=True).stdout) / 2**20
-    sys.stdout.write(
-        f"peak memory that searching adds / that training the largest subnet adds: "
-        f"{added['search'] / added['largest']:.2f} ({added['search']:.0f} MiB / {added['largest']:.0f} MiB); goal 1.2\n"
-    )
+    if options.command == "report":
+        report()
+    elif options.command == "measure":
+        measure(options)
+    else:
+        settle(options.threads)
+        case = CASES[options.case]
+        timed = TIMES.get(options.part)
+        found = timed(case, options.rounds) if timed else memory(case, options.part.removeprefix("memory_"))
+        sys.stdout.write(json.dumps(found) + "\n")
 
 
 if __name__ == "__main__":
