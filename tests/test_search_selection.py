@@ -159,6 +159,23 @@ def test_losses_that_are_not_finite_are_skipped_counted_and_at_last_an_error(sea
         learn_logits(search, broken, MAX_UNUSABLE, show=False)
 
 
+def test_many_parameters_count_beside_a_low_loss(search, estimator):
+    space = search.supernet.space
+
+    def size(nodes):
+        return estimator.memory(space.decode(nodes)).parameter_bytes
+
+    settings = SelectionSettings(4, 40, 0, size_weight=2.0)
+    plain = select(search, estimator, lambda nodes: 1.0, settings, show=False).ranked
+    search.size_scale = 0.1
+    found = select(search, estimator, lambda nodes: 1.0, settings, show=False)
+    assert len(plain) == 40
+    assert size(found.ranked[0]) == max(map(size, found.ranked))
+    assert found.losses[found.ranked[0]] == pytest.approx(1.0 - 0.2 * np.log(size(found.ranked[0])))
+    none = SelectionSettings(4, 40, 0, size_weight=0.0)
+    assert set(select(search, estimator, lambda nodes: 1.0, none, show=False).losses.values()) == {1.0}
+
+
 def test_losses_that_are_not_finite_are_never_the_lowest(search, estimator):
     """A NaN is neither less nor more than another loss, so that sorting by it gives any order."""
     losses = itertools.cycle([float("nan"), 2.0, float("inf"), 1.0])

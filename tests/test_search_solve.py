@@ -5,9 +5,9 @@ import pytest
 import torch
 
 from lightning_nas.estimator.subgraph import subgraphs
-from lightning_nas.estimator.table import cost_table
+from lightning_nas.estimator.table import CostTable, Factor, cost_table
 from lightning_nas.search.budget import feasibility, resolve_budget
-from lightning_nas.search.solve import Limit, cheapest, reach, solve
+from lightning_nas.search.solve import Limit, cheapest, reach, solve, usable_part
 from lightning_nas.space import curate
 
 
@@ -144,3 +144,18 @@ def test_contradictory_budgets_are_refused(space, table):
         feasibility(space, tables, tight)
     with pytest.raises(ValueError, match="at least one budget"):
         feasibility(space, tables, {"latency_ms": None})
+
+
+def test_a_budget_is_used_up_where_there_is_enough_to_choose_from():
+    generator = np.random.default_rng(0)
+    sizes = {"large": (8,) * 12, "small": (3, 3, 2, 2)}
+    tables = {
+        name: CostTable(tuple(Factor((n,), generator.uniform(1, 3, size)) for n, size in enumerate(row)), row)
+        for name, row in sizes.items()
+    }
+    middle = {name: float(np.median(table.sample_costs(500))) for name, table in tables.items()}
+    assert usable_part(Limit(tables["large"], middle["large"]), 0.98) == 0.98
+    assert usable_part(Limit(tables["small"], middle["small"]), 0.98) == 0.0
+    part = usable_part(Limit(tables["large"], middle["large"]), 0.98, wanted=8**12 // 10)
+    costs = tables["large"].sample_costs(4000, seed=1) / middle["large"]
+    assert ((costs <= 1) & (costs >= part)).mean() == pytest.approx(0.1, abs=0.02)

@@ -54,8 +54,7 @@ class ArchitectureSearch(Callback):
         latency: Budget in milliseconds (8.0) or relative to the source network ("0.5x").
         parameter_bytes: Budget on int8 parameters: bytes, "256KiB" or "0.5x".
         peak_activation_bytes: Budget on the largest sum of live int8 activations, in the same forms.
-        serves: Other latencies that `find` or `derive` will be asked for after the same training, in the same forms:
-            paths near all of them are trained.
+        serves: Other latencies that `derive` will be asked for after the same training: paths near all are trained.
         warmup: Part of the steps that train weights only.
         every: Optimizer steps from one architecture step to the next.
         samples: Architectures compared in an architecture step.
