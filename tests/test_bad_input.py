@@ -140,6 +140,7 @@ def test_a_budget_out_of_reach_on_resume_stops_before_anything_is_done(tmp_path,
         search.derive(module)
 
 
+@pytest.mark.filterwarnings("ignore:Be aware that when using `ckpt_path`")
 @pytest.mark.parametrize(
     ("options", "place"),
     [
