@@ -1,4 +1,5 @@
 import itertools
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -27,7 +28,6 @@ def enumerate_nodes(sizes):
 
 def small(space):
     """Return `space` with two options a block, small enough to enumerate."""
-    from dataclasses import replace
 
     stages = tuple(
         replace(stage, blocks=tuple(replace(c, options=c.options[:: max(1, len(c.options) - 1)]) for c in stage.blocks))
@@ -154,8 +154,19 @@ def test_a_budget_is_used_up_where_there_is_enough_to_choose_from():
         for name, row in sizes.items()
     }
     middle = {name: float(np.median(table.sample_costs(500))) for name, table in tables.items()}
-    assert usable_part(Limit(tables["large"], middle["large"]), 0.98) == 0.98
-    assert usable_part(Limit(tables["small"], middle["small"]), 0.98) == 0.0
-    part = usable_part(Limit(tables["large"], middle["large"]), 0.98, wanted=8**12 // 10)
+    assert usable_part([Limit(tables["large"], middle["large"])], 0.98) == 0.98
+    assert usable_part([Limit(tables["small"], middle["small"])], 0.98) == 0.0
+    part = usable_part([Limit(tables["large"], middle["large"])], 0.98, wanted=8**12 // 10)
     costs = tables["large"].sample_costs(4000, seed=1) / middle["large"]
     assert ((costs <= 1) & (costs >= part)).mean() == pytest.approx(0.1, abs=0.02)
+
+
+def test_what_another_budget_leaves_of_the_first_is_used_up():
+    generator = np.random.default_rng(0)
+    sizes = (8,) * 8
+    first = CostTable(tuple(Factor((n,), generator.uniform(1, 3, size)) for n, size in enumerate(sizes)), sizes)
+    half = CostTable(tuple(Factor(factor.nodes, factor.cost / 2) for factor in first.factors), sizes)
+    limits = [Limit(first, 16.0), Limit(half, 7.0, "parameter_bytes")]
+    part = usable_part(limits, 0.98)
+    assert 0.85 * 0.98 < part <= 14.0 / 16.0 * 0.98
+    assert solve([np.zeros(8)] * 8, [replace(limits[0], floor=part * 16.0), limits[1]]) is not None

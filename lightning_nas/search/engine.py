@@ -78,7 +78,7 @@ class Search:
         self.multipliers = [0.0] * len(budgets.limits)
         sizes = supernet.space.node_sizes
         self.possible = possible_options(sizes, budgets.limits, budgets.forbidden)
-        self.use = usable_part(budgets.limits[0], settings.use) if budgets.limits else 0.0
+        self.use = usable_part(budgets.limits, settings.use, budgets.forbidden) if budgets.limits else 0.0
         self.num_skipped = self._num_unusable = 0
         self.num_trained = [np.zeros(size, dtype=np.int64) for size in sizes]
         self._baseline: float | None = None

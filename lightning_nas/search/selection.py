@@ -118,5 +118,6 @@ def _random_subnets(search: Search, count: int) -> list[Nodes]:
         return []
     limit, band = search.budgets.limits[0], (search.use, 1.0)
     tries = (draw_near(limit.table, limit.budget, band, search.generator, search.possible) for _ in range(8 * count))
-    found = dict.fromkeys(nodes for nodes in tries if search.is_within(nodes))
+    floor = search.floor
+    found = dict.fromkeys(nodes for nodes in tries if search.is_within(nodes, floor))
     return list(found)[:count]

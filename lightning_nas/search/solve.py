@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -65,25 +65,44 @@ def solve(
     return program.solve(np.concatenate([np.asarray(score, dtype=np.float64) for score in scores]), limits)
 
 
-def usable_part(limit: Limit, most: float, wanted: int = 500, samples: int = 2000) -> float:
-    """Return which part of a budget to use at least, so that there is something to choose from.
+def usable_part(
+    limits: Sequence[Limit],
+    most: float,
+    forbidden: Sequence[CostTable] = (),
+    wanted: int = 500,
+    samples: int = 2000,
+) -> float:
+    """Return which part of the first budget to use at least, so that there is something to choose from.
 
     Where a space has millions of members, thousands of them are within a percent of the budget, and nothing is lost by
-    using it up. Where it has a hundred, the best one may be anywhere below.
+    using it up. Where it has a hundred, the best one may be anywhere below. And where another budget keeps the first
+    from being used up, what can be used of it counts.
 
     Args:
-        limit: The budget.
+        limits: The budgets, at least one.
         most: What is used at least in a large space.
+        forbidden: Tables whose combinations with a positive value may not be chosen.
         wanted: So many members there have to be, about, between that part of the budget and all of it.
         samples: Random members that tell how many there are.
     """
-    costs = limit.table.sample_costs(samples)
-    below = np.sort(costs[costs <= limit.budget])
-    members = math.prod(limit.table.node_sizes)
+    first, *others = limits
+    costs = first.table.sample_costs(samples)
+    below = np.sort(costs[costs <= first.budget])
+    members = math.prod(first.table.node_sizes)
     needed = math.ceil(wanted / members * samples)
     if needed >= len(below) and members <= wanted * samples:
         return 0.0
-    return min(most, float(below[-needed]) / limit.budget) if needed > 1 else most
+    part = min(most, float(below[-needed]) / first.budget) if needed > 1 else most
+    free = [np.zeros(size) for size in first.table.node_sizes]
+    if solve(free, [replace(first, floor=part * first.budget), *others], forbidden) is not None:
+        return part
+    program = _Program(first.table.node_sizes)
+    for limit in limits:
+        program.add_limit(replace(limit, floor=0.0))
+    for table in forbidden:
+        program.forbid(table)
+    dearest = program.solve(np.concatenate(free), limits, costs=first.table, sign=-1.0)
+    return 0.0 if dearest is None else part * first.table.exact(dearest) / first.budget
 
 
 def cheapest(table: CostTable, forbidden: Sequence[CostTable] = ()) -> tuple[int, ...] | None:
