@@ -275,9 +275,9 @@ def test_paths_near_all_served_latencies_are_trained(supernet, estimator):
     full = table.exact(space.reference_nodes)
     search = Search(supernet.supernet, budgets, SearchSettings(phases="decoupled", band=(0.9, 1.1)))
     costs = np.array([table.exact(search.path(step, 400)) / full for step in range(1, 401, 2)])
-    # Few members cost that little: the nearest of some draws is taken.
-    assert 60 < (costs < 0.7).sum() < 140
-    assert (costs > 1.0).sum() == (costs >= 0.7).sum()
+    # Few members cost that little, and each option is dealt as often as the others: some paths are between the two.
+    assert (costs < 0.7).sum() > 40
+    assert (costs > 1.0).sum() > 60
     with pytest.raises(ValueError, match=r"latency_ms=.* is below what the space can reach"):
         space_budgets(space, estimator, {"latency_ms": "0.6x"}, ("0.01x",))
     with pytest.raises(ValueError, match="there is no latency budget"):

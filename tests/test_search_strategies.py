@@ -214,7 +214,7 @@ def test_the_sandwich_adds_the_gradients_of_its_paths(supernet, estimator, tmp_p
 
 
 def test_what_a_strategy_cannot_do_is_refused(supernet, estimator):
-    with pytest.raises(ValueError, match="`strategy` must be one of rloo, darts"):
+    with pytest.raises(ValueError, match="`strategy` must be one of rloo, rotation, darts"):
         ArchitectureSearch(estimator, latency="0.6x", strategy="random")
     with pytest.raises(ValueError, match="SearchModule trains one path a step; got strategy='darts'"):
         SearchModule(supernet, functional.cross_entropy, estimator, "0.6x", SearchSettings(strategy="darts"))

@@ -116,7 +116,7 @@ def measure_readiness(
     """
     drawn = _anchors(search, anchors)
     losses = torch.stack([halves(nodes) for nodes in drawn]).double().cpu().numpy()
-    means = np.nanmean(losses, axis=1)
+    means = np.where(np.isnan(losses[:, 1]), losses[:, 0], losses.mean(axis=1))
     source = float(halves(search.supernet.space.reference_nodes).nanmean())
     progress = float("nan")
     if start_loss is not None:
@@ -156,6 +156,6 @@ def _anchors(search: Search, count: int) -> list[Nodes]:
 
 
 def _tau(first: NDArray[np.float64], second: NDArray[np.float64]) -> float:
-    if len(first) < 2 or np.isnan(second).any():
+    if len(first) < 2 or np.isnan(first).any() or np.isnan(second).any():
         return float("nan")
     return float(kendalltau(first, second).statistic)
