@@ -99,7 +99,7 @@ def test_weights_that_are_not_finite_at_the_end_are_not_compared(tmp_path):
     search = searching(candidates=3)
     with pytest.raises(RuntimeError, match=r"None of 3 compared subnets has a finite loss.*HINT"):
         fit(NotFinite(batches=7), search, tmp_path)
-    assert not search._ranked
+    assert not search._progress.ranked
 
 
 class Skipping(Plain):

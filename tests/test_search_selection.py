@@ -295,7 +295,7 @@ def test_what_was_sampled_is_in_the_checkpoint(supernet, estimator, tmp_path):
     again.setup(pl.Trainer(logger=False, accelerator="cpu"), module, "fit")
     again._optimizer = torch.optim.Adam(again.search.supernet.logits)
     again._restore()
-    assert again._observed == search._observed
+    assert again._progress.observed == search._progress.observed
 
 
 def test_without_validation_data_it_is_said(supernet, estimator, tmp_path, caplog):

@@ -21,12 +21,13 @@ from lightning_nas.estimator.liveness import BRICKS, Layout
 from lightning_nas.estimator.measure.backend import available_backend, open_backend
 from lightning_nas.estimator.measurements import Figures, MeasuredNetwork, read_measurements
 from lightning_nas.estimator.memory import Dtype, Memory, network_memory
-from lightning_nas.estimator.network import Network, chain
+from lightning_nas.estimator.network import Network
 from lightning_nas.estimator.pieces import OPERATOR_KINDS, pieces
 from lightning_nas.estimator.rates import Rates, is_operator
 from lightning_nas.estimator.regressor import Regressor
 from lightning_nas.estimator.share import SUFFIX, unpacked
-from lightning_nas.estimator.subgraph import Subgraph, subgraphs
+from lightning_nas.estimator.subgraph import Subgraph
+from lightning_nas.estimator.tail import network_of, parts_of
 from lightning_nas.estimator.trace import Fallback, trace
 from lightning_nas.space.spec import Architecture
 
@@ -316,12 +317,12 @@ class Estimator:
 
     def _parts(self, network: nn.Module | Architecture, example_input: Tensor | None) -> list[Subgraph]:
         if isinstance(network, Architecture):
-            return subgraphs(network)
+            return parts_of(network)
         return split(self._network(network, example_input))
 
     def _network(self, network: nn.Module | Architecture, example_input: Tensor | None) -> Network:
         if isinstance(network, Architecture):
-            return chain(subgraphs(network))
+            return network_of(network)
         if example_input is None:
             raise ValueError("A model needs an `example_input` (NCHW); only an architecture knows its own.")
         return trace(network, example_input, self.fallback)

@@ -14,6 +14,7 @@ __all__ = [
     "Subgraph",
     "SubgraphKind",
     "block_subgraph",
+    "brick_bytes",
     "head_subgraph",
     "stem_subgraph",
     "subgraphs",
@@ -136,10 +137,15 @@ class Subgraph:
         Channels are rounded up to 16, as NPUs store tensors in bricks of 16, except those of the image, and the
         residual is added in place. The peak of a network is the largest of its subgraphs.
         """
+        return self.peak_bytes()
+
+    def peak_bytes(self, keeps_input: bool = False) -> int:
+        """Return that sum; with `keeps_input`, of a network whose later parts need the input, too."""
         image = self.height * self.width * self.in_channels
-        source = image if self.kind == "stem" else _brick_bytes((self.height, self.width, self.in_channels))
-        tensors = [source] + [_brick_bytes(layer.out_shape) for layer in self.layers if layer.operator != "add"]
-        kept = [source if self.residual and index else 0 for index in range(len(tensors) - 1)]
+        source = image if self.kind == "stem" else brick_bytes((self.height, self.width, self.in_channels))
+        tensors = [source] + [brick_bytes(layer.out_shape) for layer in self.layers if layer.operator != "add"]
+        stays = self.residual or keeps_input
+        kept = [source if stays and index else 0 for index in range(len(tensors) - 1)]
         return max(a + b + keep for a, b, keep in zip(tensors, tensors[1:], kept, strict=False))
 
     def __str__(self) -> str:
@@ -209,7 +215,8 @@ def subgraphs(architecture: Architecture) -> list[Subgraph]:
     return parts if head is None else [*parts, head]
 
 
-def _brick_bytes(shape: Iterable[int]) -> int:
+def brick_bytes(shape: Iterable[int]) -> int:
+    """Return the bytes of an int8 tensor (height, width, channels) whose channels are stored 16 by 16."""
     height, width, channels = shape
     return height * width * -(-channels // 16) * 16
 

@@ -13,11 +13,15 @@ from torch import Tensor
 
 from ..space.spec import SearchSpace, out_size
 from .subgraph import Subgraph, block_subgraph, head_subgraph, stem_subgraph
+from .tail import parts_of
 
-__all__ = ["CostTable", "Factor", "cost_table"]
+__all__ = ["CostTable", "Factor", "Layouts", "cost_table", "price_layouts", "space_layouts"]
 
 Price = Callable[[Sequence[Subgraph]], NDArray[np.float64]]
 """Costs of subgraphs, one figure each; `Estimator.predict_ms` is one."""
+
+Layouts = list[tuple[tuple[int, ...], list[Subgraph]]]
+"""For each factor of a cost its nodes and its subgraphs, one for each combination of their options in C order."""
 
 
 @dataclass(frozen=True)
@@ -99,22 +103,25 @@ def cost_table(space: SearchSpace, price: Price) -> CostTable:
         space: What can be chosen.
         price: Cost of a list of subgraphs; called once, with all of them.
     """
-    layouts = list(_layouts(space))
+    return CostTable(price_layouts(space, space_layouts(space), price), space.node_sizes)
+
+
+def price_layouts(space: SearchSpace, layouts: Layouts, price: Price) -> tuple[Factor, ...]:
+    """Return the factors of `layouts`, all of their subgraphs priced by one call."""
     shapes = [tuple(space.node_sizes[node] for node in nodes) for nodes, _ in layouts]
     costs = np.asarray(price([part for _, parts in layouts for part in parts]), dtype=np.float64)
     ends = np.cumsum([len(parts) for _, parts in layouts])
     chunks = np.split(costs, ends[:-1])
-    factors = tuple(
+    return tuple(
         Factor(nodes, chunk.reshape(shape)) for (nodes, _), shape, chunk in zip(layouts, shapes, chunks, strict=True)
     )
-    return CostTable(factors, space.node_sizes)
 
 
-def _layouts(space: SearchSpace) -> list[tuple[tuple[int, ...], list[Subgraph]]]:
-    """Return for each factor its nodes and its subgraphs, one for each combination in C order."""
+def space_layouts(space: SearchSpace, tail: bool = True) -> Layouts:
+    """Return what a space is made of: stem, blocks in order, head, and, unless left out, the tail."""
     _, height, width = space.input_size
     height, width = out_size(height, space.stem.stride), out_size(width, space.stem.stride)
-    layouts: list[tuple[tuple[int, ...], list[Subgraph]]] = [((), [stem_subgraph(space.input_size, space.stem)])]
+    layouts: Layouts = [((), [stem_subgraph(space.input_size, space.stem)])]
     # The width of the tensor at hand: the node that decides it (none at the stem) and its value for each option.
     source: tuple[int | None, tuple[int, ...]] = (None, (space.stem.width,))
     for stage, node, choice in space.stage_blocks():
@@ -132,7 +139,44 @@ def _layouts(space: SearchSpace) -> list[tuple[tuple[int, ...], list[Subgraph]]]
     present = [head for head in heads if head is not None]
     if present:
         layouts.append((() if source[0] is None else (source[0],), present))
-    return layouts
+    return [*layouts, *_tail_layouts(space)] if tail else layouts
+
+
+def _tail_layouts(space: SearchSpace) -> Layouts:
+    """Return the same for what stands behind the blocks: each part depends on the widths that it reads."""
+    if not space.tail:
+        return []
+    widths_nodes = [space.stage_node(stage)[0] for stage, _, _ in space.stage_blocks()]
+    reading = sorted({widths_nodes[-1 - n] for operation in space.tail for n in operation.inputs if n < 0})
+    base = list(space.reference_nodes)
+    combinations = list(itertools.product(*(range(space.node_sizes[node]) for node in reading)))
+    tails = {}
+    for combination in combinations:
+        for node, option in zip(reading, combination, strict=True):
+            base[node] = option
+        architecture = space.decode(base)
+        tails[combination] = parts_of(architecture)[1 + len(architecture.blocks) :]
+    return [_tail_layout(reading, {c: parts[n] for c, parts in tails.items()}) for n in range(len(tails[combination]))]
+
+
+def _tail_layout(
+    reading: Sequence[int], parts: dict[tuple[int, ...], Subgraph]
+) -> tuple[tuple[int, ...], list[Subgraph]]:
+    """Return nodes and subgraphs of one part, without the nodes that it does not depend on."""
+    last = max(parts)
+    needed = [
+        place
+        for place in range(len(reading))
+        if any(part != parts[(*c[:place], last[place], *c[place + 1 :])] for c, part in parts.items())
+    ]
+    options = itertools.product(*(range(last[place] + 1) for place in needed))
+    kept = []
+    for chosen in options:
+        full = list(last)
+        for place, option in zip(needed, chosen, strict=True):
+            full[place] = option
+        kept.append(parts[tuple(full)])
+    return tuple(reading[place] for place in needed), kept
 
 
 def _combinations(

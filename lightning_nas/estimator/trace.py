@@ -26,7 +26,7 @@ class UnknownOperatorError(ValueError):
     """A network runs an operator that has no model."""
 
 
-def trace(model: nn.Module, example_input: Tensor, fallback: Fallback | None = None) -> Network:
+def trace(model: nn.Module, example_input: Tensor, fallback: Fallback | None = None, fold: bool = True) -> Network:
     """Run the network once, on the first image of `example_input` (NCHW), and return what ran.
 
     Of torchvision's detectors the backbone and the heads run: what picks the boxes is no work of the accelerator.
@@ -35,6 +35,7 @@ def trace(model: nn.Module, example_input: Tensor, fallback: Fallback | None = N
         model: Any module that takes images.
         example_input: Images (NCHW).
         fallback: ``bytes`` keeps operators without a model as ``other``; by default they are refused.
+        fold: Whether norms, simple activations and padding are folded into the operators that run them.
 
     Raises:
         UnknownOperatorError: An operator has no model; the message names it and its module.
@@ -50,7 +51,8 @@ def trace(model: nn.Module, example_input: Tensor, fallback: Fallback | None = N
         recorder = stack.enter_context(_Recorder(image, paths, fallback))
         result = _forward(without_detection(model), image, paths)
     outputs = tuple(dict.fromkeys(recorder.number(tensor) for tensor in _tensors(result)))
-    network = folded(Network((height, width, channels), tuple(recorder.operations), outputs))
+    network = Network((height, width, channels), tuple(recorder.operations), outputs)
+    network = folded(network) if fold else network
     if not any(operation.layer.macs for operation in network.operations):
         raise ValueError(f"{type(model).__name__} runs no convolution and no linear layer: there is nothing to price.")
     return network

@@ -23,6 +23,7 @@ from .extension import extend, is_last_epoch
 from .finish import derive_subnet
 from .frontier import FrontierSubnet, frontier_subnets
 from .inherited import InheritedLoss, held_out_batches
+from .progress import Progress
 from .ranking import rank
 from .readiness import Readiness, measure_readiness, report_readiness
 from .sandwich import add_gradients
@@ -72,6 +73,8 @@ class ArchitectureSearch(Callback):
             rest, the logits learn from held-out batches. The same weights then serve any budget, see `derive`.
         steps: Architecture steps of that second phase.
         size_weight: What many parameters count beside a low inherited loss, see `SelectionSettings`; 0 for nothing.
+        trials: How many of the best are trained briefly, each for `trial_epochs`, before one is chosen; 0 for none.
+        trial_epochs: Epochs of each of these trainings.
         strategy: ``rloo``, as above, or another to compare with, such as ``darts``: see `STRATEGIES`.
         seed: Seed of every draw.
 
@@ -106,6 +109,8 @@ class ArchitectureSearch(Callback):
         phases: str = "joint",
         steps: int = 200,
         size_weight: float = 0.5,
+        trials: int = 0,
+        trial_epochs: int = 1,
         strategy: str = "rloo",
         seed: int = 0,
     ) -> None:
@@ -114,7 +119,9 @@ class ArchitectureSearch(Callback):
         self.settings = SearchSettings(
             warmup, every, samples, lr, prior=prior, phases=phases, strategy=strategy, seed=seed
         )
-        self.selection = SelectionSettings(candidates, evaluations, random_subnets, steps, size_weight, not_ready)
+        self.selection = SelectionSettings(
+            candidates, evaluations, random_subnets, steps, size_weight, not_ready, trials, trial_epochs
+        )
         self.requested = dict(zip(_COSTS, (latency, parameter_bytes, peak_activation_bytes), strict=True))
         self.serves = tuple(serves)
         self.budgets: Budgets | None = None
@@ -123,15 +130,12 @@ class ArchitectureSearch(Callback):
         self.readiness: Readiness | None = None
         self.history: list[dict[str, float]] = []
         self._promised: dict[tuple[int, ...], Budgets] = {}  # what was found for other budgets than the search's
-        self._observed: list[tuple[tuple[int, ...], float]] = []
-        self._ranked: list[tuple[int, ...]] = []
-        self._start_loss: float | None = None
+        self._progress = Progress()
         self._max_epochs: int | None = None
         self._optimizer: torch.optim.Adam | None = None
         self._sliced: SlicedStep | None = None
         self._state: dict[str, Any] = {}
         self._pending: Score | None = None
-        self._scored_step = -1
         self._others: tuple[Any, int, list[tuple[int, ...]]] | None = None  # batch, its number, further paths
         self._recent: deque[Any] = deque(maxlen=CALIBRATION_BATCHES)  # for batch norm before a subnet is evaluated
         self._module: pl.LightningModule | None = None
@@ -154,7 +158,7 @@ class ArchitectureSearch(Callback):
             RuntimeError: Before `fit`.
         """
         search = self._started()
-        return [search.supernet.space.decode(nodes) for nodes in self._ranked or [search.best()]]
+        return [search.supernet.space.decode(nodes) for nodes in self._progress.ranked or [search.best()]]
 
     @override
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
@@ -189,11 +193,11 @@ class ArchitectureSearch(Callback):
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int
     ) -> None:
         search, step, total = self._started(), trainer.global_step, total_steps(trainer)
-        if self._start_loss is None:
+        if self._progress.start_loss is None:
             nodes = [search.supernet.space.reference_nodes]
-            self._start_loss = float(self._evaluator().on_batch(nodes, batch, batch_idx))
-        if search.is_due(step, total) and step != self._scored_step:
-            self._scored_step = step
+            self._progress.start_loss = float(self._evaluator().on_batch(nodes, batch, batch_idx))
+        if search.is_due(step, total) and step != self._progress.scored_step:
+            self._progress.scored_step = step
             self._pending = self._evaluator().score(search, batch, batch_idx, step / total)
         others = search.begin_step(step, total)
         self._others = (batch, batch_idx, others) if others else None
@@ -216,7 +220,7 @@ class ArchitectureSearch(Callback):
             return
         search = self._started()
         search.update(self._optimizer, self._pending.surrogate)
-        self._observed += self._pending.observed
+        self._progress.observed += self._pending.observed
         self._pending = None
         for name, value in self._recorded(trainer.global_step).items():
             pl_module.log(name, value, prog_bar=name.count("/") == 1)
@@ -250,7 +254,7 @@ class ArchitectureSearch(Callback):
         if loss.num_batches:
             self.readiness = self._measured(loss)
             report_readiness(self.readiness, self.selection.not_ready)
-        self._ranked = self._rank(search, loss)
+        self._progress.ranked = self._rank(search, loss)
         search.supernet.activate(self._chosen())
         rank_zero_info(f"Found {self.architecture}")
 
@@ -261,11 +265,8 @@ class ArchitectureSearch(Callback):
         return {
             "search": self.search.state_dict(),
             "optimizer": self._optimizer.state_dict(),
-            "scored_step": self._scored_step,
-            "start_loss": self._start_loss,
             "history": self.history,
-            "ranked": self._ranked,
-            "observed": self._observed,
+            **self._progress.to_dict(),
         }
 
     @override
@@ -318,7 +319,7 @@ class ArchitectureSearch(Callback):
             ValueError: There is no latency budget, or `count` is below 2.
         """
         search = self._started()
-        points = frontier_subnets(search, self._observed, self._evaluator(held_out=True), count)
+        points = frontier_subnets(search, self._progress.observed, self._evaluator(held_out=True), count)
         for point in points:
             nodes = search.supernet.space.encode(point.architecture)
             self._promised[nodes] = search.budgets.with_latency(point.latency_ms)
@@ -359,7 +360,7 @@ class ArchitectureSearch(Callback):
         return self.search
 
     def _chosen(self) -> tuple[int, ...]:
-        return self._ranked[0] if self._ranked else self._started().best()
+        return self._progress.ranked[0] if self._progress.ranked else self._started().best()
 
     def _evaluator(self, held_out: bool = False) -> InheritedLoss:
         """Return what evaluates subnets; with the batches they are compared on, which takes reading a loader."""
@@ -379,11 +380,12 @@ class ArchitectureSearch(Callback):
         assert self._trainer is not None
         settings, trainer = self.selection, self._trainer
         search.size_scale = self.readiness.size_scale if self.readiness else 0.0
-        ranked, self._observed = rank(search, self.estimator, loss, settings, self._observed, trainer, self._recorded)
+        record, observed = self._recorded, self._progress.observed
+        ranked, self._progress.observed = rank(search, self.estimator, loss, settings, observed, trainer, record)
         return ranked
 
     def _measured(self, loss: InheritedLoss) -> Readiness:
-        return measure_readiness(self._started(), self.estimator, loss.halves, self._start_loss)
+        return measure_readiness(self._started(), self.estimator, loss.halves, self._progress.start_loss)
 
     def _restore(self) -> None:
         self._started().supernet.keep_logits()
@@ -391,9 +393,6 @@ class ArchitectureSearch(Callback):
             return
         self._started().load_state_dict(self._state["search"])
         self._optimizer.load_state_dict(self._state["optimizer"])
-        self._scored_step = self._state["scored_step"]
-        self._start_loss = self._state["start_loss"]
         self.history = list(self._state["history"])
-        self._ranked = [tuple(nodes) for nodes in self._state["ranked"]]
-        self._observed = [(tuple(nodes), advantage) for nodes, advantage in self._state["observed"]]
+        self._progress = Progress.from_dict(self._state)
         self._state = {}

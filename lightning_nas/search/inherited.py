@@ -76,6 +76,11 @@ class InheritedLoss:
         self._held_out = [prepared(trainer, module, batch) for batch in held_out]
 
     @property
+    def held_out(self) -> list[Any]:
+        """The batches to evaluate on, prepared for a step."""
+        return self._held_out
+
+    @property
     def num_batches(self) -> int:
         """How many batches there are to evaluate on."""
         return len(self._held_out)

@@ -12,6 +12,7 @@ from .engine import Search
 from .inherited import InheritedLoss
 from .selection import select
 from .settings import SelectionSettings
+from .trials import train_briefly
 from .verify import verified_candidates
 
 __all__ = ["rank"]
@@ -29,7 +30,7 @@ def rank(
     trainer: pl.Trainer,
     record: Callable[[int], dict[str, float]],
 ) -> tuple[list[Nodes], Observed]:
-    """Return subnets within the budgets of a search, of the lowest inherited loss first, and all that was observed.
+    """Return subnets within the budgets of a search, the best first, and all that was observed.
 
     Args:
         search: The search.
@@ -52,4 +53,5 @@ def rank(
         return verified_candidates(search, estimator, settings.candidates), observed
     if search.settings.phases == "decoupled" and not observed:
         observed = learn_logits(search, loss.on_held_out, settings.steps, watch, show)
-    return select(search, estimator, loss, settings, observed, show).ranked, observed
+    ranked = select(search, estimator, loss, settings, observed, show).ranked
+    return (train_briefly(trainer, ranked, settings, loss.held_out) if settings.trials else ranked), observed

@@ -95,6 +95,8 @@ class SelectionSettings:
             subnets those with more parameters were the better ones when trained alone, in the study of this method and
             in `tests/benchmarks/truth.md`.
         not_ready: What to do with a supernet that is not ready: ``warn``, ``continue`` its training, or ``stop``.
+        trials: How many of the best are trained briefly before one is chosen; 0 for none.
+        trial_epochs: Epochs of each of these trainings.
 
     Raises:
         ValueError: A setting out of range.
@@ -106,6 +108,8 @@ class SelectionSettings:
     steps: int = 200
     size_weight: float = 0.5
     not_ready: str = "warn"
+    trials: int = 0
+    trial_epochs: int = 1
 
     def __post_init__(self) -> None:
         for name, least in (
@@ -114,6 +118,8 @@ class SelectionSettings:
             ("random_subnets", 0),
             ("steps", 1),
             ("size_weight", 0),
+            ("trials", 0),
+            ("trial_epochs", 1),
         ):
             if getattr(self, name) < least:
                 raise ValueError(f"`{name}` must be at least {least}; got {getattr(self, name)}.")

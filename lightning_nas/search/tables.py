@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..estimator.estimator import Estimator
+from ..estimator.peak_table import peak_table
 from ..estimator.subgraph import Subgraph
 from ..estimator.table import CostTable, cost_table
 from ..space.spec import SearchSpace
@@ -25,7 +26,7 @@ def cost_tables(space: SearchSpace, estimator: Estimator) -> dict[str, CostTable
     return {
         "latency_ms": cost_table(space, estimator.predict_ms),
         "parameter_bytes": cost_table(space, _parameter_bytes),
-        "peak_activation_bytes": cost_table(space, _peak_activation_bytes),
+        "peak_activation_bytes": peak_table(space),
     }
 
 
@@ -71,7 +72,3 @@ def warn_off_grid(space: SearchSpace, lanes: int) -> None:
 
 def _parameter_bytes(parts: Sequence[Subgraph]) -> NDArray[np.float64]:
     return np.array([part.parameter_bytes for part in parts], dtype=np.float64)
-
-
-def _peak_activation_bytes(parts: Sequence[Subgraph]) -> NDArray[np.float64]:
-    return np.array([part.peak_activation_bytes for part in parts], dtype=np.float64)

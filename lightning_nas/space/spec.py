@@ -10,6 +10,7 @@ from dataclasses import asdict, dataclass
 from typing import Any, Literal, Protocol, get_args
 
 from ._reading import FORMAT, reading
+from .tail import TailOperation, resized
 
 __all__ = [
     "Architecture",
@@ -156,6 +157,7 @@ class Architecture:
         stages: Chosen stages.
         head: 1x1 convolution before pooling, or None where the network has none.
         num_classes: Outputs of the classifier; 0 for a network without pooling and classifier.
+        tail: What else stands behind the blocks, at their widths: a detector's or segmenter's neck and heads.
     """
 
     input_size: tuple[int, int, int]
@@ -163,6 +165,7 @@ class Architecture:
     stages: tuple[StageArchitecture, ...]
     head: ConvSpec | None
     num_classes: int
+    tail: tuple[TailOperation, ...] = ()
 
     def to_dict(self) -> dict[str, Any]:
         """Return builtins that `from_dict` reads back."""
@@ -185,7 +188,8 @@ class Architecture:
             )
             head = ConvSpec(**data["head"]) if data["head"] else None
             size = _image_size(data["input_size"])
-            return cls(size, ConvSpec(**data["stem"]), stages, head, data["num_classes"])
+            tail = tuple(map(TailOperation.from_dict, data.get("tail", ())))
+            return cls(size, ConvSpec(**data["stem"]), stages, head, data["num_classes"], tail)
 
     def to_json(self) -> str:
         """Return the JSON text of the architecture."""
@@ -221,6 +225,7 @@ class SearchSpace:
         head: 1x1 convolution before pooling, not searched, or None.
         num_classes: Outputs of the classifier; 0 for a network without one.
         reference: For each block the index of the option that the source network had.
+        tail: What else stands behind the blocks, at full width; not searched, but its inputs follow the stages.
 
     Raises:
         ValueError: The parts do not fit each other.
@@ -233,6 +238,7 @@ class SearchSpace:
     head: ConvSpec | None
     num_classes: int
     reference: tuple[int, ...]
+    tail: tuple[TailOperation, ...] = ()
 
     def __post_init__(self) -> None:
         covered = sorted(stage for multiplier in self.multipliers for stage in multiplier.stages)
@@ -304,7 +310,8 @@ class SearchSpace:
             node, widths = self.stage_node(index)
             blocks = tuple(FixedBlock(choice.options[next(options)], choice.stride) for choice in stage.blocks)
             stages.append(StageArchitecture(widths[nodes[node]], blocks))
-        return Architecture(self.input_size, self.stem, tuple(stages), self.head, self.num_classes)
+        tail = resized(self.tail, [stage.width for stage in stages for _ in stage.blocks])
+        return Architecture(self.input_size, self.stem, tuple(stages), self.head, self.num_classes, tail)
 
     def encode(self, architecture: Architecture) -> tuple[int, ...]:
         """Return the option index of each node; the inverse of `decode`.
@@ -363,6 +370,7 @@ class SearchSpace:
                 head=ConvSpec(**data["head"]) if data["head"] else None,
                 num_classes=data["num_classes"],
                 reference=tuple(data["reference"]),
+                tail=tuple(map(TailOperation.from_dict, data.get("tail", ()))),
             )
 
 

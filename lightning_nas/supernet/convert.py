@@ -14,6 +14,7 @@ from .choice import ChoiceBlock
 from .elastic import ElasticBatchNorm2d, ElasticConv2d
 from .source import ConvNorm, Source, SourceBlock, read_source
 from .supernet import Supernet
+from .tail import ElasticTail, elastic_tail, head_tail, read_tail
 
 __all__ = ["space_of", "supernet_from"]
 
@@ -67,6 +68,7 @@ def space_of(
         head=source.head,
         num_classes=source.num_classes,
         reference=tuple(reference),
+        tail=() if source.head else read_tail(model, example_input, source.block_paths),
     )
     return curate(space, lanes, ratios, scope, widths)
 
@@ -79,7 +81,8 @@ def supernet_from(model: nn.Module, example_input: Tensor, space: SearchSpace | 
     source's own options at full width, which are active at first, it computes exactly what it did.
 
     Args:
-        model: torchvision's `mobilenet_v2`, or timm's `mobilenetv2_*` or `efficientnet_lite*`.
+        model: torchvision's `mobilenet_v2`, or timm's `mobilenetv2_*` or `efficientnet_lite*`; or a larger network
+            with one of these as its backbone, such as a detector. Its convolutions that read blocks follow them.
         example_input: One batch that it can run, shape (N, C, H, W).
         space: What to choose from; by default `space_of(model, example_input)`.
 
@@ -97,6 +100,7 @@ def supernet_from(model: nn.Module, example_input: Tensor, space: SearchSpace | 
     space = space or space_of(model, example_input)
     _check_fit(source, space, example_input)
     dtype, device = example_input.dtype, next(model.parameters()).device
+    tail = None if source.head else elastic_tail(model, example_input, source.block_paths)
     blocks = [
         _choice_block(block, choice).to(device, dtype)
         for choice, block in zip(space.choices, (b for stage in source.stages for b in stage), strict=True)
@@ -104,7 +108,7 @@ def supernet_from(model: nn.Module, example_input: Tensor, space: SearchSpace | 
     for block, found in zip(blocks, (b for stage in source.stages for b in stage), strict=True):
         block.train(model.training)
         model.set_submodule(found.path, block)
-    model.supernet = Supernet(space, blocks, _elastic_head(model, source)).to(device)
+    model.supernet = Supernet(space, blocks, tail or _elastic_head(model, source, len(blocks))).to(device)
     return model
 
 
@@ -222,7 +226,7 @@ def _linear_fit(act: nn.Module, spread: Tensor, centre: Tensor) -> tuple[Tensor,
     return gain, (weight * values).sum(0) - gain * centre
 
 
-def _elastic_head(model: nn.Module, source: Source) -> tuple[ElasticConv2d, ElasticBatchNorm2d]:
+def _elastic_head(model: nn.Module, source: Source, num_blocks: int) -> ElasticTail:
     """Make the head's convolution read any width; its own width stays."""
     conv = cast(nn.Conv2d, model.get_submodule(source.head_path))
     norm = cast(nn.BatchNorm2d, model.get_submodule(source.head_norm_path))
@@ -235,4 +239,4 @@ def _elastic_head(model: nn.Module, source: Source) -> tuple[ElasticConv2d, Elas
     model.set_submodule(source.head_path, elastic)
     act = getattr(norm, "act", None)  # timm's norms hold the activation
     model.set_submodule(source.head_norm_path, elastic_norm if act is None else nn.Sequential(elastic_norm, act))
-    return elastic, elastic_norm
+    return head_tail(elastic, elastic_norm, num_blocks)

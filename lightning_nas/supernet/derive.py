@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from copy import deepcopy
-from typing import Any, TypeVar, cast
+from typing import Any, TypeVar
 
 import torch
 from timm.models import EfficientNet
@@ -42,7 +42,7 @@ def derive(module: ModuleT, architecture: Architecture | Sequence[int]) -> Modul
     nodes = supernet.space.encode(architecture) if isinstance(architecture, Architecture) else architecture
     chosen = supernet.space.decode(nodes)
     network = _owner(module, supernet)
-    timm_blocks = isinstance(network, EfficientNet)
+    timm_network = next((child for child in network.modules() if isinstance(child, EfficientNet)), None)
     # deepcopy takes what the memo holds as the copy of a module, so that each choice is replaced, never copied.
     memo: dict[int, Any] = {id(supernet): nn.Identity()}
     in_width = chosen.stem.width
@@ -50,16 +50,18 @@ def derive(module: ModuleT, architecture: Architecture | Sequence[int]) -> Modul
     for stage in chosen.stages:
         for fixed in stage.blocks:
             block = next(blocks)
-            memo[id(block)] = _plain_block(block, fixed.option, in_width, stage.width, timm_blocks)
+            memo[id(block)] = _plain_block(block, fixed.option, in_width, stage.width, timm_network is not None)
             in_width = stage.width
-    head, head_norm = supernet.head
-    memo[id(head)] = _plain_conv(head, head.out_channels, in_width)
-    memo[id(head_norm)] = _plain_norm(head_norm, head_norm.num_features)
+    for elastic, num_in, num_out in supernet.tail.at_widths([s.width for s in chosen.stages for _ in s.blocks]):
+        if isinstance(elastic, ElasticConv2d):
+            memo[id(elastic)] = _plain_conv(elastic, num_out, num_in, elastic.kernel_size[0])
+        else:
+            memo[id(elastic)] = _plain_norm(elastic, num_out)
     plain = deepcopy(module, memo)
     copied = memo[id(network)]
     del copied.supernet
-    if timm_blocks:
-        _finish_timm(copied)
+    if timm_network is not None:
+        _finish_timm(memo[id(timm_network)])
     return plain
 
 
@@ -127,7 +129,8 @@ def _plain_conv(conv: ElasticConv2d, num_out: int, num_in: int, kernel: int | No
     end = conv.kernel_size[0] - margin
     groups = num_out if depthwise else 1
     bias = conv.bias is not None
-    plain = nn.Conv2d(num_in, num_out, size, conv.stride[0], size // 2, groups=groups, bias=bias).to(conv.weight)
+    step, apart = conv.stride[0], conv.dilation[0]
+    plain = nn.Conv2d(num_in, num_out, size, step, apart * (size // 2), apart, groups, bias).to(conv.weight)
     plain.weight.copy_(conv.weight[:num_out, : 1 if depthwise else num_in, margin:end, margin:end])
     if conv.bias is not None and plain.bias is not None:
         plain.bias.copy_(conv.bias[:num_out])
@@ -189,11 +192,12 @@ def _timm_block(
 
 def _finish_timm(network: EfficientNet) -> None:
     """Give timm's head norm its class back, and its table of features the widths."""
-    norm, act = cast(nn.Sequential, network.bn2)
-    network.bn2 = type(network.bn1)(norm.num_features, eps=norm.eps, act_layer=type(act)).to(norm.weight)
-    network.bn2.momentum = norm.momentum
-    network.bn2.load_state_dict(norm.state_dict())
-    network.bn2.train(norm.training)
+    if isinstance(network.bn2, nn.Sequential):  # a detector has none
+        norm, act = network.bn2
+        network.bn2 = type(network.bn1)(norm.num_features, eps=norm.eps, act_layer=type(act)).to(norm.weight)
+        network.bn2.momentum = norm.momentum
+        network.bn2.load_state_dict(norm.state_dict())
+        network.bn2.train(norm.training)
     for info in network.feature_info:
         convs = [m for m in network.get_submodule(info["module"]).modules() if isinstance(m, nn.Conv2d)]
         info["num_chs"] = convs[-1].out_channels

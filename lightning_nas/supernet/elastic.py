@@ -47,7 +47,9 @@ class ElasticConv2d(nn.Conv2d):
             self.reached = tuple(map(max, self.reached, (num_out, 1 if depthwise else x.shape[1], size)))
         weight = _Block.apply(self.weight, num_out, 1 if depthwise else x.shape[1], size)
         bias = None if self.bias is None else self.bias[:num_out]
-        return F.conv2d(x, weight, bias, self.stride, size // 2, self.dilation, num_out if depthwise else 1)
+        return F.conv2d(
+            x, weight, bias, self.stride, self.dilation[0] * (size // 2), self.dilation, num_out if depthwise else 1
+        )
 
 
 class _Block(torch.autograd.Function):

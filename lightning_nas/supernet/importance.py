@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor, nn
 
@@ -29,7 +31,8 @@ def sort_channels(network: nn.Module) -> None:
         _sort_hidden(block)
     for index, stage in enumerate(stages):
         following = stages[index + 1][:1] if index + 1 < len(stages) else []
-        _sort_stage(stage, following, supernet.head[0])
+        numbers = [supernet.blocks.index(block) for block in stage]
+        _sort_stage(stage, following, [module for module, _ in supernet.tail.reading(numbers)])
 
 
 def _sort_hidden(block: ChoiceBlock) -> None:
@@ -44,9 +47,10 @@ def _sort_hidden(block: ChoiceBlock) -> None:
             _permute_norm(norm, order)
 
 
-def _sort_stage(stage: list[ChoiceBlock], following: list[ChoiceBlock], head: ElasticConv2d) -> None:
+def _sort_stage(stage: list[ChoiceBlock], following: list[ChoiceBlock], tail: Sequence[nn.Module]) -> None:
     readers = [c.parts()[0][0] for block in stage[1:] + following for _, c in block.elastic_blocks()]
-    readers += [] if following else [head]
+    convs = list(dict.fromkeys(m for m in tail if isinstance(m, ElasticConv2d)))
+    readers += convs
     writers = [c.parts()[-1] for block in stage for _, c in block.elastic_blocks()]
     spread = torch.stack([norm.weight.abs() for _, norm in writers]).mean(0)
     order = _descending(_read_by(readers) * spread)
@@ -54,7 +58,11 @@ def _sort_stage(stage: list[ChoiceBlock], following: list[ChoiceBlock], head: El
         conv.weight.copy_(conv.weight[order])
         _permute_norm(norm, order)
     for conv in readers:
-        conv.weight.copy_(conv.weight[:, order])
+        conv.weight.copy_(conv.weight[order] if conv.groups > 1 else conv.weight[:, order])
+        if conv.groups > 1 and conv.bias is not None:
+            conv.bias.copy_(conv.bias[order])
+    for norm in dict.fromkeys(m for m in tail if isinstance(m, ElasticBatchNorm2d)):
+        _permute_norm(norm, order)
 
 
 def _activity(norm: ElasticBatchNorm2d, act: nn.Module) -> Tensor:
@@ -72,7 +80,7 @@ def _activity(norm: ElasticBatchNorm2d, act: nn.Module) -> Tensor:
 
 def _read_by(convs: list[ElasticConv2d]) -> Tensor:
     """Return the L1 norm of the weights that read each input channel, each convolution counting alike."""
-    norms = [conv.weight.abs().sum((0, 2, 3)) for conv in convs]
+    norms = [conv.weight.abs().sum((1, 2, 3) if conv.groups > 1 else (0, 2, 3)) for conv in convs]
     return torch.stack([norm / norm.mean().clamp(min=1e-12) for norm in norms]).mean(0)
 
 

@@ -59,7 +59,7 @@ class Source:
     Attributes:
         stem: First convolution.
         stages: Blocks by stage; a stage begins where the width or the resolution changes.
-        head: 1x1 convolution before pooling.
+        head: 1x1 convolution before pooling; None where the blocks stand in a larger network, such as a detector.
         head_path: Name of its submodule.
         head_norm_path: Name of the norm behind it.
         num_classes: Outputs of the classifier; 0 without one.
@@ -67,45 +67,42 @@ class Source:
 
     stem: ConvSpec
     stages: tuple[tuple[SourceBlock, ...], ...]
-    head: ConvSpec
+    head: ConvSpec | None
     head_path: str
     head_norm_path: str
     num_classes: int
+
+    @property
+    def block_paths(self) -> list[str]:
+        """Names of the blocks' submodules, in order."""
+        return [block.path for stage in self.stages for block in stage]
 
 
 def read_source(model: nn.Module, example_input: Tensor) -> Source:
     """Find the blocks of a supported network.
 
     Args:
-        model: A network of torchvision's `MobileNetV2` or timm's `EfficientNet` class.
+        model: A network of torchvision's `MobileNetV2` or timm's `EfficientNet` class, or one that holds such a
+            network as its backbone and reads its blocks.
         example_input: One batch that it can run, shape (N, C, H, W); shapes are checked with it.
 
     Raises:
         ValueError: Another network, or one with a block that cannot be converted; the message names it.
     """
-    if isinstance(model, MobileNetV2):
-        blocks, stem, head_path, norm_path = _torchvision_blocks(model)
-    elif isinstance(model, EfficientNet):
-        blocks, stem, head_path, norm_path = _timm_blocks(model)
-    else:
-        raise ValueError(
-            f"{type(model).__name__} has no block that can become a choice of IBN and fused-IBN; supported are "
-            f"{SUPPORTED}. HINT: for a LightningModule pass its network: `supernet_from(model.backbone, ...)`."
-        )
+    prefix, backbone = _backbone(model)
+    blocks, stem = (_torchvision_blocks if isinstance(backbone, MobileNetV2) else _timm_blocks)(backbone, prefix)
     _check_runs(model, example_input)
-    head = model.get_submodule(head_path)
-    if not isinstance(head, nn.Conv2d):
-        raise ValueError(f"{type(model).__name__} has no 1x1 convolution at {head_path!r}; supported are {SUPPORTED}.")
     if not any(block.option.kind == "ibn" for block in blocks):
         raise ValueError(f"{type(model).__name__} has no inverted bottleneck to convert; supported are {SUPPORTED}.")
-    return Source(
-        stem=ConvSpec(stem.out_channels, stem.kernel_size[0], stem.stride[0]),
-        stages=tuple(_stages(blocks)),
-        head=ConvSpec(head.out_channels, 1, 1),
-        head_path=head_path,
-        head_norm_path=norm_path,
-        num_classes=_num_classes(model),
-    )
+    stem_spec, stages = ConvSpec(stem.out_channels, stem.kernel_size[0], stem.stride[0]), tuple(_stages(blocks))
+    if backbone is not model:
+        return Source(stem_spec, stages, None, "", "", 0)
+    last = len(model.features) - 1 if isinstance(model, MobileNetV2) else 0
+    paths = (f"features.{last}.0", f"features.{last}.1") if last else ("conv_head", "bn2")
+    head = model.get_submodule(paths[0])
+    if not isinstance(head, nn.Conv2d):
+        raise ValueError(f"{type(model).__name__} has no 1x1 convolution at {paths[0]!r}; supported are {SUPPORTED}.")
+    return Source(stem_spec, stages, ConvSpec(head.out_channels, 1, 1), *paths, _num_classes(backbone))
 
 
 def named_blocks(network: nn.Module) -> Iterator[tuple[str, tuple[ConvNorm, ...]]]:
@@ -127,32 +124,47 @@ def _parts(module: nn.Module) -> tuple[ConvNorm, ...]:
     return (module.conv_dw, module.bn1), (module.conv_pw, module.bn2)
 
 
-def _torchvision_blocks(model: MobileNetV2) -> tuple[list[SourceBlock], nn.Conv2d, str, str]:
-    last = len(model.features) - 1
+def _backbone(model: nn.Module) -> tuple[str, MobileNetV2 | EfficientNet]:
+    """Return the network whose blocks are searched, and the path prefix of its modules in the model."""
+    found = [(path, child) for path, child in model.named_modules() if isinstance(child, MobileNetV2 | EfficientNet)]
+    if len(found) != 1:
+        raise ValueError(
+            f"{type(model).__name__} has no block that can become a choice of IBN and fused-IBN, or several networks"
+            f" with such: supported is one of {SUPPORTED}, alone or as the backbone of something larger; it holds"
+            f" {len(found)}. HINT: for a LightningModule pass its network: `supernet_from(model.backbone, ...)`."
+        )
+    path, backbone = found[0]
+    return f"{path}." if path else "", backbone
+
+
+def _torchvision_blocks(model: MobileNetV2, prefix: str) -> tuple[list[SourceBlock], nn.Conv2d]:
+    # Behind the blocks stands the 1x1 convolution; a backbone of something larger may have dropped it.
+    units = list(model.features)[1:]
+    units = units if isinstance(units[-1], TorchvisionInvertedResidual) else units[:-1]
     blocks = []
-    for index in range(1, last):
-        module = model.features[index]
-        path = f"features.{index}"
+    for index, module in enumerate(units, start=1):
+        path = f"{prefix}features.{index}"
         if not isinstance(module, TorchvisionInvertedResidual):
             raise ValueError(f"Block {path!r} is a {type(module).__name__}; an InvertedResidual is needed.")
         unit = cast(nn.Sequential, module.conv[0])  # convolution, norm, activation
         blocks.append(_block(path, _parts(module), unit[2], None))
-    return blocks, _conv(model.features[0][0]), f"features.{last}.0", f"features.{last}.1"
+    return blocks, _conv(model.features[0][0])
 
 
-def _timm_blocks(model: EfficientNet) -> tuple[list[SourceBlock], nn.Conv2d, str, str]:
+def _timm_blocks(model: EfficientNet, prefix: str) -> tuple[list[SourceBlock], nn.Conv2d]:
     blocks = []
-    for path, module in model.blocks.named_modules(prefix="blocks"):
+    for name, module in model.blocks.named_modules(prefix="blocks"):
+        path = prefix + name
         if isinstance(module, InvertedResidual | DepthwiseSeparableConv):
             parts = _parts(module)
-        elif path.count(".") == 2:
+        elif name.count(".") == 2:
             raise ValueError(f"Block {path!r} is a {type(module).__name__}; supported are {SUPPORTED}.")
         else:
             continue
         if not isinstance(module.se, nn.Identity):
             raise ValueError(f"Block {path!r} has squeeze-and-excitation, which is not supported; use {SUPPORTED}.")
         blocks.append(_block(path, parts, cast(nn.Module, parts[0][1].act), module.drop_path))
-    return blocks, _conv(model.conv_stem), "conv_head", "bn2"
+    return blocks, _conv(model.conv_stem)
 
 
 def _block(path: str, parts: tuple[ConvNorm, ...], act: nn.Module, drop_path: nn.Module | None) -> SourceBlock:

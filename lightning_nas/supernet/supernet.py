@@ -9,9 +9,10 @@ from torch import Tensor, nn
 
 from ..space.spec import Architecture, SearchSpace
 from .choice import ChoiceBlock
-from .elastic import ElasticBatchNorm2d, ElasticConv2d
+from .elastic import ElasticBatchNorm2d
 from .loading import OfOneSpace
 from .mixture import mixtures
+from .tail import ElasticTail
 
 __all__ = ["DepthMultiplierLogits", "Supernet", "find_supernet"]
 
@@ -40,15 +41,13 @@ class Supernet(nn.Module):
         nodes: The architecture that runs now.
     """
 
-    def __init__(
-        self, space: SearchSpace, blocks: Sequence[ChoiceBlock], head: tuple[ElasticConv2d, ElasticBatchNorm2d]
-    ) -> None:
+    def __init__(self, space: SearchSpace, blocks: Sequence[ChoiceBlock], tail: ElasticTail) -> None:
         super().__init__()
         self.space = space
         self.multipliers = nn.ModuleList(DepthMultiplierLogits(len(m.widths)) for m in space.multipliers)
         # In tuples, not as submodules: they are the network's own, and would stand twice in its state_dict.
         self._blocks = tuple(blocks)
-        self._head = head
+        self._tail = tail
         self.nodes: tuple[int, ...] = ()
         self._kept: list[Tensor] = []
         self.activate(space.reference_nodes)
@@ -59,9 +58,9 @@ class Supernet(nn.Module):
         return self._blocks
 
     @property
-    def head(self) -> tuple[ElasticConv2d, ElasticBatchNorm2d]:
-        """The convolution behind the last stage, which reads any width, and its norm."""
-        return self._head
+    def tail(self) -> ElasticTail:
+        """The modules behind the blocks that read any width: of a classifier the 1x1 convolution, and its norm."""
+        return self._tail
 
     @property
     def logits(self) -> list[nn.Parameter]:
@@ -111,7 +110,7 @@ class Supernet(nn.Module):
 
     def use_batch_statistics(self, enabled: bool) -> None:
         """Normalise every batch by its own statistics (during a search), or by running ones (a single subnet)."""
-        for module in (*self._blocks, self._head[1]):
+        for module in (*self._blocks, *self._tail.modules.values()):
             for norm in module.modules():
                 if isinstance(norm, ElasticBatchNorm2d):
                     norm.batch_statistics = enabled

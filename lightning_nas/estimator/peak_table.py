@@ -1,0 +1,72 @@
+"""The peak of live activations of every member of a space: the largest of parts that depend on few nodes each."""
+
+from __future__ import annotations
+
+import itertools
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..space.spec import SearchSpace
+from .liveness import BRICKS, live_values
+from .subgraph import brick_bytes, subgraphs
+from .table import CostTable, Factor, cost_table, price_layouts, space_layouts
+from .tail import network_of
+
+__all__ = ["peak_table"]
+
+
+def peak_table(space: SearchSpace) -> CostTable:
+    """Return for each part of a network the bytes that are live while it runs; the largest is the network's peak.
+
+    What the tail reads stays live from its block on, and so the peaks of later blocks depend on its width, too.
+
+    Args:
+        space: What can be chosen.
+    """
+    if not space.tail:
+        return cost_table(space, lambda parts: np.array([part.peak_activation_bytes for part in parts], dtype=float))
+    layouts, waiting = space_layouts(space, tail=False), {-1 - n for o in space.tail for n in o.inputs if n < 0}
+    factors = []
+    for number, factor in enumerate(price_layouts(space, layouts, lambda parts: np.zeros(len(parts)))):
+        block = number - 1  # the first part is the stem
+        parts = layouts[number][1]
+        peaks = [part.peak_bytes(keeps_input=block - 1 in waiting) for part in parts]
+        factor = Factor(factor.nodes, np.array(peaks, dtype=np.float64).reshape(factor.cost.shape))
+        for other in sorted(waiting):
+            if other < block - 1:
+                factor = _added(factor, *_waiting_bytes(space, other))
+        factors.append(factor)
+    return CostTable((*factors, _tail_factor(space, waiting)), space.node_sizes)
+
+
+def _waiting_bytes(space: SearchSpace, block: int) -> tuple[int, NDArray[np.float64]]:
+    """Return the node that sets the width of a block's output, and the bytes of that for each of its options."""
+    stages = [stage for stage, _, _ in space.stage_blocks()]
+    node, widths = space.stage_node(stages[block])
+    part = subgraphs(space.decode(space.reference_nodes))[1 + block]
+    height, width, _ = part.out_shape
+    return node, np.array([brick_bytes((height, width, channels)) for channels in widths], dtype=np.float64)
+
+
+def _added(factor: Factor, node: int, values: NDArray[np.float64]) -> Factor:
+    """Return a factor plus what depends on one node, which it may depend on already."""
+    if node not in factor.nodes:
+        return Factor((node, *factor.nodes), values.reshape(-1, *[1] * factor.cost.ndim) + factor.cost)
+    shape = [1] * factor.cost.ndim
+    shape[factor.nodes.index(node)] = -1
+    return Factor(factor.nodes, factor.cost + values.reshape(shape))
+
+
+def _tail_factor(space: SearchSpace, waiting: set[int]) -> Factor:
+    nodes = tuple(sorted({_waiting_bytes(space, block)[0] for block in waiting}))
+    sizes = tuple(space.node_sizes[node] for node in nodes)
+    chosen, peaks = list(space.reference_nodes), np.zeros(sizes)
+    for options in itertools.product(*map(range, sizes)):
+        for node, option in zip(nodes, options, strict=True):
+            chosen[node] = option
+        architecture = space.decode(chosen)
+        network = network_of(architecture)
+        live = list(live_values(network, BRICKS))
+        peaks[options] = max(live[len(live) - len(architecture.tail) :])
+    return Factor(nodes, peaks)

@@ -1,0 +1,91 @@
+"""Short trainings of the best candidates: what inherited losses cannot tell, some steps of their own do."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from typing import Any
+
+import lightning.pytorch as pl
+import torch
+from lightning.pytorch.utilities.seed import isolate_rng
+from tqdm import tqdm
+
+from .._modes import evaluating
+from .finish import derive_subnet
+from .probe import attached_loss, quiet_copy
+from .settings import SelectionSettings
+
+__all__ = ["train_briefly"]
+
+log = logging.getLogger(__name__)
+
+Nodes = tuple[int, ...]
+
+# Batches for batch norm before a trial: it is trained anyway.
+_CALIBRATION_BATCHES = 8
+
+
+def train_briefly(
+    trainer: pl.Trainer, ranked: Sequence[Nodes], settings: SelectionSettings, held_out: Sequence[Any]
+) -> list[Nodes]:
+    """Train the best candidates for some epochs each, and return all, in the order of their losses then.
+
+    A supernet's weights are shared, so what a subnet inherits says less of it than what it becomes. Each is trained as
+    the user's module says, from what it inherits, on the same batches in the same order.
+
+    Args:
+        trainer: The Trainer of the search; a short Trainer has its precision, clipping and accumulation, and no
+            callbacks of its own.
+        ranked: Architectures, the best first.
+        settings: How many are tried, and for how many epochs.
+        held_out: Prepared batches that the trained ones are compared on.
+    """
+    if trainer.world_size > 1:
+        log.warning("Candidates are not trained briefly: that takes one process, and there are %d.", trainer.world_size)
+        return list(ranked)
+    searched = trainer.lightning_module
+    losses: dict[Nodes, float] = {}
+    for nodes in tqdm(ranked[: settings.trials], desc="Training candidates briefly", leave=False):
+        with isolate_rng():
+            torch.manual_seed(0)
+            subnet = derive_subnet(trainer, searched, searched, nodes, _CALIBRATION_BATCHES)
+            _fit(trainer, subnet, settings.trial_epochs)
+        losses[nodes] = _loss(trainer, subnet.to(searched.device), held_out)
+    tried = sorted(losses, key=lambda nodes: losses[nodes])
+    return [*tried, *ranked[len(tried) :]]
+
+
+def _fit(trainer: pl.Trainer, subnet: pl.LightningModule, epochs: int) -> None:
+    device = trainer.strategy.root_device
+    lightning_log = logging.getLogger("lightning.pytorch")
+    level = lightning_log.level
+    lightning_log.setLevel(logging.WARNING)
+    try:
+        short = pl.Trainer(
+            max_epochs=epochs,
+            accelerator="gpu" if device.type == "cuda" else device.type,
+            devices=[device.index or 0] if device.type == "cuda" else 1,
+            precision=trainer.precision,
+            gradient_clip_val=trainer.gradient_clip_val,
+            gradient_clip_algorithm=trainer.gradient_clip_algorithm,
+            accumulate_grad_batches=trainer.accumulate_grad_batches,
+            limit_train_batches=trainer.limit_train_batches,
+            limit_val_batches=0,
+            logger=False,
+            enable_checkpointing=False,
+            enable_progress_bar=False,
+            enable_model_summary=False,
+        )
+        short.fit(subnet, trainer.train_dataloader)
+    finally:
+        lightning_log.setLevel(level)
+
+
+def _loss(trainer: pl.Trainer, subnet: pl.LightningModule, held_out: Sequence[Any]) -> float:
+    quiet = quiet_copy(subnet)
+    with evaluating(subnet), torch.no_grad(), trainer.precision_plugin.forward_context():
+        quiet.training = False
+        given = [attached_loss(quiet, batch, index) for index, batch in enumerate(held_out)]
+    losses = torch.stack([loss.float() for loss in given if loss is not None])
+    return float(torch.nan_to_num(losses.mean(), nan=torch.inf))

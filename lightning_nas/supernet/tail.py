@@ -1,0 +1,145 @@
+"""The modules behind the blocks that read them: elastic, since the blocks' widths are searched."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import cast
+
+from torch import Tensor, nn
+
+from ..estimator.tail import tail_of
+from ..estimator.trace import trace
+from ..space.tail import TailOperation, from_block, resized, sources
+from .elastic import ElasticBatchNorm2d, ElasticConv2d
+
+__all__ = ["ElasticTail", "elastic_tail", "head_tail", "read_tail"]
+
+Elastic = ElasticConv2d | ElasticBatchNorm2d
+
+_PASSES = ("pool", "avg_pool", "max_pool", "resize", "activation", "norm", "depthwise")
+
+
+class ElasticTail:
+    """What stands behind the blocks of a supernet, of which the modules that read them run on slices.
+
+    Attributes:
+        operations: Its operators, norms and activations each on their own, at full width.
+        modules: The elastic modules by their paths in the network.
+    """
+
+    def __init__(self, operations: Sequence[TailOperation], modules: dict[str, Elastic]) -> None:
+        self.operations = tuple(operations)
+        self.modules = modules
+
+    def reading(self, blocks: Sequence[int]) -> list[tuple[Elastic, TailOperation]]:
+        """Return the elastic modules whose input channels are those of any of `blocks`, with what they run."""
+        wanted = set(blocks)
+        return [
+            (self.modules[operation.path], operation)
+            for operation, read in zip(self.operations, sources(self.operations), strict=True)
+            if operation.path in self.modules and read & wanted
+        ]
+
+    def at_widths(self, block_widths: Sequence[int]) -> list[tuple[Elastic, int, int]]:
+        """Return each elastic module with its input and output channels behind blocks of such widths."""
+        return [
+            (self.modules[operation.path], operation.in_channels, operation.out_channels)
+            for operation in resized(self.operations, block_widths)
+            if operation.path in self.modules
+        ]
+
+
+def head_tail(conv: ElasticConv2d, norm: ElasticBatchNorm2d, num_blocks: int) -> ElasticTail:
+    """Return the tail of a classifier: the 1x1 convolution behind the last block, and its norm."""
+    widths = conv.in_channels, conv.out_channels
+    operations = (
+        TailOperation("conv", 1, 1, *widths, (from_block(num_blocks - 1),), path="head"),
+        TailOperation("norm", 1, 1, widths[1], widths[1], (0,), path="head_norm"),
+    )
+    return ElasticTail(operations, {"head": conv, "head_norm": norm})
+
+
+def read_tail(
+    model: nn.Module, example_input: Tensor, block_paths: Sequence[str], fold: bool = True
+) -> tuple[TailOperation, ...]:
+    """Return what a model runs behind its blocks, and check that it can follow their widths.
+
+    Args:
+        model: The whole model.
+        example_input: One batch that it can run, shape (N, C, H, W).
+        block_paths: Paths of its blocks, in order of execution.
+        fold: Whether norms and activations are folded into what they follow.
+
+    Raises:
+        ValueError: An operator reads blocks in a way that cannot follow their widths; the message names its module.
+    """
+    tail = tail_of(trace(model, example_input, fold=fold), block_paths)
+    for operation, read in zip(tail, sources(tail), strict=True):
+        if read and not _can_follow(model, operation, tail):
+            raise ValueError(
+                f"Module {operation.path!r} runs {operation.operator!r} on channels whose number is searched, and"
+                " cannot follow it. HINT: read the blocks by ordinary or depthwise Conv2d modules, such as a 1x1"
+                " convolution, before joining or adding them to anything else."
+            )
+    return tail
+
+
+def elastic_tail(model: nn.Module, example_input: Tensor, block_paths: Sequence[str]) -> ElasticTail:
+    """Replace the modules of a model that read its blocks, and all batch norms behind them, by elastic ones.
+
+    Args:
+        model: The whole model; changed in place.
+        example_input: One batch that it can run, shape (N, C, H, W).
+        block_paths: Paths of its blocks, in order of execution.
+
+    Raises:
+        ValueError: As in `read_tail`.
+    """
+    operations = read_tail(model, example_input, block_paths, fold=False)
+    modules: dict[str, Elastic] = {}
+    for operation, read in zip(operations, sources(operations), strict=True):
+        if operation.path in modules:
+            continue
+        module = model.get_submodule(operation.path)
+        if type(module) is nn.BatchNorm2d:
+            modules[operation.path] = _elastic_norm(module)
+        elif read and operation.operator in ("conv", "depthwise"):
+            modules[operation.path] = _elastic_conv(cast(nn.Conv2d, module))
+    for path, elastic in modules.items():
+        model.set_submodule(path, elastic)
+    return ElasticTail(operations, modules)
+
+
+def _can_follow(model: nn.Module, operation: TailOperation, tail: Sequence[TailOperation]) -> bool:
+    if operation.operator in ("conv", "depthwise"):
+        module = model.get_submodule(operation.path)
+        if type(module) is not nn.Conv2d:
+            return False
+        depthwise = module.groups == module.in_channels == module.out_channels
+        kernel, dilation = module.kernel_size[0], module.dilation[0]
+        same = module.padding == (dilation * (kernel // 2),) * 2 and len({*module.kernel_size, *module.dilation}) <= 2
+        return same and (depthwise or module.groups == 1)
+    if operation.operator == "norm":
+        return type(model.get_submodule(operation.path)) is nn.BatchNorm2d
+    return operation.operator in _PASSES and len(operation.inputs) == 1
+
+
+def _elastic_conv(conv: nn.Conv2d) -> ElasticConv2d:
+    elastic = ElasticConv2d(
+        conv.in_channels,
+        conv.out_channels,
+        conv.kernel_size[0],
+        conv.stride[0],
+        int(conv.padding[0]),
+        conv.dilation[0],
+        conv.groups,
+        conv.bias is not None,
+    ).to(conv.weight)
+    elastic.load_state_dict(conv.state_dict())
+    return elastic.train(conv.training)
+
+
+def _elastic_norm(norm: nn.BatchNorm2d) -> ElasticBatchNorm2d:
+    elastic = ElasticBatchNorm2d(norm.num_features, norm.eps, norm.momentum).to(norm.weight)
+    elastic.load_state_dict(norm.state_dict())
+    return elastic.train(norm.training)
