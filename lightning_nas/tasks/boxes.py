@@ -1,0 +1,40 @@
+"""Choosing boxes: what every detector does with what its places or anchors give."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torchvision.ops import batched_nms, clip_boxes_to_image
+
+__all__ = ["Target", "pick"]
+
+Target = dict[str, Tensor]
+"""``boxes`` (n, 4), xyxy in pixels, and ``labels`` (n,); of detections also ``scores`` (n,)."""
+
+# COCO's measure looks at the 100 surest of an image.
+_MOST = 100
+
+
+def pick(scores: Tensor, boxes: Tensor, size: tuple[int, int], threshold: float, iou: float) -> Target:
+    """Return the surest boxes of an image that do not overlap each other much, the surest first.
+
+    Args:
+        scores: How sure each class is at each place, shape (places, num_classes).
+        boxes: The box of each place, xyxy in pixels, shape (places, 4).
+        size: Height and width of the image in pixels; boxes are clipped to it.
+        threshold: Least score.
+        iou: A box that overlaps a surer one of its class by more is dropped.
+
+    Example::
+
+        >>> boxes = torch.tensor([[0.0, 0.0, 4.0, 4.0], [0.0, 0.0, 4.0, 5.0], [5.0, 5.0, 9.0, 9.0]])
+        >>> pick(torch.tensor([[0.9], [0.8], [0.3]]), boxes, (8, 8), threshold=0.1, iou=0.5)["boxes"].tolist()
+        [[0.0, 0.0, 4.0, 4.0], [5.0, 5.0, 8.0, 8.0]]
+    """
+    places, labels = torch.where(scores > threshold)
+    found = scores[places, labels]
+    order = found.argsort(descending=True)[: 10 * _MOST]
+    places, labels, found = places[order], labels[order], found[order]
+    clipped = clip_boxes_to_image(boxes[places], size)
+    kept = batched_nms(clipped, found, labels, iou)[:_MOST]
+    return {"boxes": clipped[kept], "scores": found[kept], "labels": labels[kept]}

@@ -1,0 +1,186 @@
+"""FCOS-lite: one score for each class, one box and one centre-ness for each place of a feature pyramid."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+from torchvision.ops import generalized_box_iou_loss, sigmoid_focal_loss
+
+from .boxes import Target, pick
+
+__all__ = ["FCOSHead"]
+
+# FCOS (arXiv 1904.01355) assigns objects to levels by the farthest side of the box; in strides, as P3 has 64 = 8 * 8.
+_REACH = 8.0
+# Of the improved FCOS: places within so many strides of a box's middle belong to it.
+_RADIUS = 1.5
+_PRIOR = 0.01
+
+
+class FCOSHead(nn.Module):
+    """A pyramid of three levels and depthwise-separable towers that all levels share (FCOS, arXiv 1904.01355).
+
+    Laterals of 1x1 read the backbone, coarser levels are enlarged by repetition and added (FPN, arXiv 1612.03144). Each
+    place of each level gives the logit of each class, the distances of the box's sides and the logit of how central
+    it is. Assignment is FCOS's: a place belongs to the smallest box whose middle is near and whose size suits its level.
+
+    Args:
+        in_widths: Channels of the features that are read, finest first.
+        strides: Image pixels to a place of each of these features.
+        num_classes: Classes, background not counted.
+        width: Channels of pyramid and towers.
+        depth: Depthwise-separable convolutions of each tower.
+    """
+
+    def __init__(
+        self, in_widths: Sequence[int], strides: Sequence[int], num_classes: int, width: int = 64, depth: int = 2
+    ) -> None:
+        super().__init__()
+        self.strides = tuple(strides)
+        self.num_classes = num_classes
+        self.laterals = nn.ModuleList(_conv_norm(channels, width) for channels in in_widths)
+        self.scores_tower = nn.Sequential(*(_separable(width) for _ in range(depth)))
+        self.boxes_tower = nn.Sequential(*(_separable(width) for _ in range(depth)))
+        self.scores = nn.Conv2d(width, num_classes, 1)
+        self.boxes = nn.Conv2d(width, 5, 1)  # four distances and the centre-ness
+        nn.init.normal_(self.scores.weight, std=0.01)
+        nn.init.constant_(_bias(self.scores), -float(torch.tensor((1 - _PRIOR) / _PRIOR).log()))
+        nn.init.normal_(self.boxes.weight, std=0.01)
+        nn.init.zeros_(_bias(self.boxes))
+
+    def forward(self, features: Sequence[Tensor]) -> list[Tensor]:
+        """Return for each level the classes' logits (N, num_classes, H / stride, W / stride), then five for the box.
+
+        Args:
+            features: Outputs of blocks, finest first, shape (N, C, H / stride, W / stride) each.
+        """
+        levels = [lateral(x) for lateral, x in zip(self.laterals, features, strict=True)]
+        for finer in range(len(levels) - 2, -1, -1):
+            levels[finer] = levels[finer] + functional.interpolate(levels[finer + 1], scale_factor=2.0, mode="nearest")
+        outputs = []
+        for level in levels:
+            # Not joined: that would be one more operator of the accelerator.
+            outputs += [self.scores(self.scores_tower(level)), self.boxes(self.boxes_tower(level))]
+        return outputs
+
+    def losses(
+        self, outputs: Sequence[Tensor], targets: Sequence[Target], size: tuple[int, int]
+    ) -> dict[str, Tensor]:
+        """Return focal loss of the classes, generalised-IoU loss of the boxes, and the centre-ness' cross-entropy.
+
+        Args:
+            outputs: What `forward` gave.
+            targets: For each image ``boxes`` (n, 4), xyxy in pixels, and ``labels`` (n,).
+            size: Height and width of the images in pixels; places know theirs.
+        """
+        flat, points, strides = self._flat(outputs)
+        wanted = [_assign(points, strides, target["boxes"], target["labels"], self.strides) for target in targets]
+        labels, boxes = torch.stack([label for label, _ in wanted]), torch.stack([box for _, box in wanted])
+        positive = labels >= 0
+        count = positive.sum().clamp(min=1).float()
+        classes = functional.one_hot(labels.clamp(min=0), self.num_classes).float() * positive[..., None]
+        scores, sides, middles = flat.split([self.num_classes, 4, 1], dim=2)
+        focal = sigmoid_focal_loss(scores, classes, reduction="sum") / count
+        distances = _distances(points, boxes)[positive]
+        centre = _centreness(distances)
+        found = _boxes(points, strides, sides)[positive]
+        giou = generalized_box_iou_loss(found, boxes[positive], reduction="none")
+        return {
+            "focal": focal,
+            "giou": (giou * centre).sum() / centre.sum().clamp(min=1e-6),
+            "centre": functional.binary_cross_entropy_with_logits(middles[positive][:, 0], centre, reduction="sum")
+            / count,
+        }
+
+    @torch.no_grad()
+    def detections(
+        self, outputs: Sequence[Tensor], size: tuple[int, int], threshold: float = 0.05, iou: float = 0.6
+    ) -> list[Target]:
+        """Return for each image its ``boxes`` (n, 4), ``scores`` (n,) and ``labels`` (n,), the surest first.
+
+        Args:
+            outputs: What `forward` gave.
+            size: Height and width of the images in pixels.
+            threshold: Least score, the root of class times centre-ness.
+            iou: Boxes of a class that overlap a surer one by more are dropped.
+        """
+        flat, points, strides = self._flat(outputs)
+        scores, sides, middles = flat.float().split([self.num_classes, 4, 1], dim=2)
+        sure = (scores.sigmoid() * middles.sigmoid()).sqrt()
+        boxes = _boxes(points, strides, sides)
+        return [pick(s, b, size, threshold, iou) for s, b in zip(sure, boxes, strict=True)]
+
+    def _flat(self, outputs: Sequence[Tensor]) -> tuple[Tensor, Tensor, Tensor]:
+        """Return outputs (N, places, channels), the middle (places, 2) and the stride (places, 1) of each place."""
+        pairs = [torch.cat(pair, dim=1) for pair in zip(outputs[0::2], outputs[1::2], strict=True)]
+        flat = torch.cat([pair.flatten(2).transpose(1, 2) for pair in pairs], dim=1)
+        points, strides = [], []
+        for output, stride in zip(pairs, self.strides, strict=True):
+            height, width = output.shape[-2:]
+            rows = (torch.arange(height, device=output.device) + 0.5) * stride
+            columns = (torch.arange(width, device=output.device) + 0.5) * stride
+            grid = torch.stack(torch.meshgrid(rows, columns, indexing="ij")[::-1], dim=-1).view(-1, 2)
+            points.append(grid)
+            strides.append(torch.full_like(grid[:, :1], float(stride)))
+        return flat, torch.cat(points), torch.cat(strides)
+
+
+def _conv_norm(channels: int, width: int) -> nn.Sequential:
+    return nn.Sequential(nn.Conv2d(channels, width, 1, bias=False), nn.BatchNorm2d(width))
+
+
+def _separable(width: int) -> nn.Sequential:
+    return nn.Sequential(
+        nn.Conv2d(width, width, 3, padding=1, groups=width, bias=False),
+        nn.BatchNorm2d(width),
+        nn.ReLU6(),
+        nn.Conv2d(width, width, 1, bias=False),
+        nn.BatchNorm2d(width),
+        nn.ReLU6(),
+    )
+
+
+def _bias(conv: nn.Conv2d) -> Tensor:
+    assert conv.bias is not None
+    return conv.bias
+
+
+def _assign(
+    points: Tensor, strides: Tensor, boxes: Tensor, labels: Tensor, all_strides: Sequence[int]
+) -> tuple[Tensor, Tensor]:
+    """Return for each place the label that it belongs to, -1 for none, and the box (places, 4)."""
+    if len(boxes) == 0:
+        return labels.new_full((len(points),), -1), boxes.new_zeros(len(points), 4)
+    sides = _distances(points[:, None], boxes[None])  # (places, boxes, 4)
+    inside = sides.amin(dim=2) > 0
+    middle = (boxes[:, :2] + boxes[:, 2:]) / 2
+    near = (points[:, None] - middle[None]).abs().amax(dim=2) < _RADIUS * strides
+    farthest = sides.amax(dim=2)
+    low = torch.where(strides == min(all_strides), torch.zeros_like(strides), _REACH * strides / 2)
+    high = torch.where(strides == max(all_strides), torch.full_like(strides, torch.inf), _REACH * strides)
+    suits = (farthest >= low) & (farthest < high)
+    areas = (boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1])
+    cost = torch.where(inside & near & suits, areas[None], torch.inf)
+    least, which = cost.min(dim=1)
+    return torch.where(least.isfinite(), labels[which], -1), boxes[which]
+
+
+def _distances(points: Tensor, boxes: Tensor) -> Tensor:
+    """Return how far the left, top, right and bottom sides are from points, positive inside, shape (..., 4)."""
+    return torch.cat([points - boxes[..., :2], boxes[..., 2:] - points], dim=-1)
+
+
+def _centreness(distances: Tensor) -> Tensor:
+    across, down = distances[:, 0::2], distances[:, 1::2]
+    ratio = (across.amin(1) / across.amax(1).clamp(min=1e-6)) * (down.amin(1) / down.amax(1).clamp(min=1e-6))
+    return ratio.clamp(min=0).sqrt()
+
+
+def _boxes(points: Tensor, strides: Tensor, sides: Tensor) -> Tensor:
+    """Return boxes (N, places, 4), xyxy in pixels, of what the head gives for their sides."""
+    # Beyond e^6 strides no box of an image ends; a start of training that overflows would be lost.
+    reach = sides.float().clamp(max=6.0).exp() * strides
+    return torch.cat([points - reach[..., :2], points + reach[..., 2:]], dim=-1)

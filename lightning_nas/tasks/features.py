@@ -1,0 +1,142 @@
+"""Reading the feature maps of a stock network: what a detector's or a segmenter's head stands on."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from math import prod
+
+from timm.models import EfficientNet
+from torch import Tensor, nn
+from torchvision.models import MobileNetV2
+
+__all__ = ["features", "headless", "strides_to_taps", "tap_widths"]
+
+
+def features(backbone: nn.Module, images: Tensor, taps: Sequence[int]) -> list[Tensor]:
+    """Return the outputs of chosen blocks, in the order of `taps`; what stands behind the last of them does not run.
+
+    Args:
+        backbone: torchvision's `MobileNetV2` or a network of timm's `EfficientNet` class; also one whose blocks
+            `supernet_from` has converted.
+        images: Images, shape (N, 3, H, W).
+        taps: Which blocks, see `strides_to_taps`: indices of ``features`` (torchvision) or of ``blocks`` (timm).
+
+    Returns:
+        One map (N, C, H / stride, W / stride) for each tap.
+
+    Raises:
+        TypeError: A network of another class.
+        ValueError: There is no such block, or no tap.
+
+    Example::
+
+        >>> import torch
+        >>> backbone = headless(MobileNetV2())
+        >>> [tuple(found.shape) for found in features(backbone, torch.rand(1, 3, 64, 64), taps=[6, 17])]
+        [(1, 32, 8, 8), (1, 320, 2, 2)]
+    """
+    stem, units = _units(backbone)
+    _check_taps(taps, units)
+    x = stem(images)
+    found: dict[int, Tensor] = {}
+    for index, unit in units.items():
+        if index <= max(taps):
+            x = unit(x)
+            found[index] = x
+    return [found[tap] for tap in taps]
+
+
+def strides_to_taps(backbone: nn.Module, strides: Sequence[int]) -> tuple[int, ...]:
+    """Return for each stride the last block whose output has it.
+
+    Strides are those of the convolutions, so ask before `supernet_from` converts the blocks.
+
+    Args:
+        backbone: Network as in `features`.
+        strides: Input pixels to an output pixel, such as 8 and 32.
+
+    Raises:
+        TypeError: A network of another class.
+        ValueError: No block gives such a stride; the message says which there are.
+
+    Example::
+
+        >>> strides_to_taps(MobileNetV2(), [4, 8, 16, 32])
+        (3, 6, 13, 17)
+    """
+    stem, units = _units(backbone)
+    last: dict[int, int] = {}
+    stride = _stride(stem)
+    for index, unit in units.items():
+        stride *= _stride(unit)
+        last[stride] = index
+    if missing := [stride for stride in strides if stride not in last]:
+        raise ValueError(f"`strides` can be {', '.join(map(str, last))} for this backbone; got {missing[0]}.")
+    return tuple(last[stride] for stride in strides)
+
+
+def tap_widths(backbone: nn.Module, taps: Sequence[int]) -> tuple[int, ...]:
+    """Return the output channels of chosen blocks; ask before `supernet_from` converts them.
+
+    Raises:
+        TypeError: A network of another class.
+        ValueError: There is no such block, or no tap.
+
+    Example::
+
+        >>> tap_widths(MobileNetV2(), [6, 17])
+        (32, 320)
+    """
+    _, units = _units(backbone)
+    _check_taps(taps, units)
+    return tuple(_convolutions(units[tap])[-1].out_channels for tap in taps)
+
+
+def headless(network: nn.Module) -> nn.Module:
+    """Remove the last 1x1 convolution and the classifier of a stock network in place, and return it.
+
+    Its weights are best loaded before: a file of weights holds the whole network.
+
+    Raises:
+        TypeError: A network of another class.
+
+    Example::
+
+        >>> len(headless(MobileNetV2()).features)
+        18
+    """
+    _units(network)
+    if isinstance(network, MobileNetV2):
+        if isinstance(network.features[-1], nn.Sequential):
+            network.features = network.features[:-1]
+        network.classifier = nn.Identity()
+    else:
+        for name in ("conv_head", "bn2", "global_pool", "classifier"):
+            setattr(network, name, nn.Identity())
+    return network
+
+
+def _units(backbone: nn.Module) -> tuple[nn.Module, dict[int, nn.Module]]:
+    """Return the stem and the numbered blocks, or stages of blocks, behind it."""
+    if isinstance(backbone, MobileNetV2):
+        stem, *units = backbone.features
+        # The 1x1 convolution behind the blocks is a Sequential; no block is, before or after the conversion.
+        return stem, {index: unit for index, unit in enumerate(units, 1) if not isinstance(unit, nn.Sequential)}
+    if isinstance(backbone, EfficientNet):
+        stem = nn.Sequential(backbone.conv_stem, backbone.bn1)
+        return stem, dict(enumerate(backbone.blocks))
+    found = type(backbone).__name__
+    raise TypeError(f"The backbone must be torchvision's MobileNetV2 or of timm's EfficientNet class; got {found}.")
+
+
+def _check_taps(taps: Sequence[int], units: dict[int, nn.Module]) -> None:
+    if not taps or not set(taps) <= set(units):
+        raise ValueError(f"`taps` must be one or more of the blocks {min(units)} to {max(units)}; got {list(taps)}.")
+
+
+def _convolutions(module: nn.Module) -> list[nn.Conv2d]:
+    return [child for child in module.modules() if isinstance(child, nn.Conv2d)]
+
+
+def _stride(module: nn.Module) -> int:
+    return prod(convolution.stride[0] for convolution in _convolutions(module))
