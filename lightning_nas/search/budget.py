@@ -11,6 +11,7 @@ import numpy as np
 from ..estimator.estimator import Estimator
 from ..estimator.table import CostTable
 from ..space.spec import Architecture, SearchSpace
+from .ablation import Choices, fixed_choices
 from .solve import Limit, Reach, cheapest, reach
 
 __all__ = ["Budgets", "confirm", "feasibility", "format_reach", "resolve_budget"]
@@ -31,9 +32,11 @@ class Budgets:
         limits: Budgets on additive costs (latency, parameters).
         reaches: For each limit what the space can reach.
         references: For each limit the source network's cost.
-        forbidden: Tables of the combinations that cannot fit the peak activation budget.
+        forbidden: Tables of the combinations that may not be chosen: they cannot fit the peak activation budget, or are
+            not searched.
         peak_activation_bytes: That budget, or None.
         serves: Other latencies, in milliseconds, that the same training has to serve.
+        fixed: Those tables of `forbidden` that say what is not searched.
     """
 
     limits: tuple[Limit, ...]
@@ -42,6 +45,12 @@ class Budgets:
     forbidden: tuple[CostTable, ...] = ()
     peak_activation_bytes: float | None = None
     serves: tuple[float, ...] = ()
+    fixed: tuple[CostTable, ...] = ()
+
+    @property
+    def unfit(self) -> tuple[CostTable, ...]:
+        """Tables of the combinations that cannot fit, whatever is searched."""
+        return self.forbidden[len(self.fixed) :]
 
     @property
     def trained(self) -> tuple[Limit, ...]:
@@ -93,6 +102,7 @@ def feasibility(
     space: SearchSpace,
     tables: dict[str, CostTable],
     budgets: dict[str, float | str | None],
+    choices: Choices = "both",
 ) -> Budgets:
     """Resolve budgets against a space, and prove that one of its members meets all of them.
 
@@ -100,6 +110,7 @@ def feasibility(
         space: What can be chosen.
         tables: The costs by name: ``latency_ms``, ``parameter_bytes``, ``peak_activation_bytes``.
         budgets: What the user gave, by the same names; None where there is no budget.
+        choices: What is searched.
 
     Raises:
         ValueError: No budget at all, one that is not valid, or budgets that no member meets; the message says what
@@ -109,25 +120,29 @@ def feasibility(
     if not given:
         raise ValueError(f"Give at least one budget of {', '.join(FORMS)}; got none.")
     peak: float | None = None
-    forbidden: tuple[CostTable, ...] = ()
+    fixed = fixed_choices(space, choices)
+    forbidden = fixed
     limits, reaches, references = [], [], []
     for name, value in given.items():
         table = tables[name]
         if name == "peak_activation_bytes":
             reference = _peak(table, space.reference_nodes)
             peak = resolve_budget(value, reference, name)
-            forbidden = (_too_large(table, peak),)
+            forbidden = (*fixed, _too_large(table, peak))
             continue
         references.append(table.exact(space.reference_nodes))
         limits.append(Limit(table, resolve_budget(value, references[-1], name), name))
         reaches.append(reach(table))
     for limit, span in zip(limits, reaches, strict=True):
-        if limit.budget < span.minimum:
+        least = cheapest(limit.table, fixed) if fixed else None
+        minimum = span.minimum if least is None else limit.table.exact(least)
+        if limit.budget < minimum:
+            alone = f" by its {choices} alone" if fixed else ""
             raise ValueError(
-                f"The budget {limit.name}={limit.budget:.6g} is below what the space can reach: "
-                f"{span.minimum:.6g} (minimum) to {span.maximum:.6g} (maximum)."
+                f"The budget {limit.name}={limit.budget:.6g} is below what the space can reach{alone}: "
+                f"{minimum:.6g} (minimum) to {span.maximum:.6g} (maximum)."
             )
-    found = Budgets(tuple(limits), tuple(reaches), tuple(references), forbidden, peak)
+    found = Budgets(tuple(limits), tuple(reaches), tuple(references), forbidden, peak, fixed=fixed)
     _check_together(found, tables)
     return found
 

@@ -17,6 +17,7 @@ from ..estimator.estimator import Estimator
 from ..space.spec import Architecture
 from ..supernet.sliced_step import SlicedStep
 from ..supernet.supernet import find_supernet
+from .ablation import Choices
 from .budget import Budgets, confirm
 from .engine import Search
 from .extension import extend, is_last_epoch
@@ -63,6 +64,7 @@ class ArchitectureSearch(Callback):
             compared by inherited loss at the end, on the validation data (one DataLoader) or recent training batches.
         evaluations: Architectures to compare in all, if more: a short evolution goes on from the candidates.
         random_subnets: Random architectures compared too; a search that does not beat them says so.
+        choices: What is searched: ``both``, ``widths`` alone or ``kinds`` alone.
         not_ready: What to do where the supernet turns out to be trained too little to tell subnets apart, see
             `Readiness`: ``warn``; ``continue`` its training, for up to as many epochs again; or ``stop``.
         lr: Learning rate of the logits.
@@ -102,6 +104,7 @@ class ArchitectureSearch(Callback):
         candidates: int = 16,
         evaluations: int = 50,
         random_subnets: int = 4,
+        choices: Choices = "both",
         not_ready: str = "warn",
         lr: float = 0.05,
         prior: float = 0.0,
@@ -123,10 +126,9 @@ class ArchitectureSearch(Callback):
             candidates, evaluations, random_subnets, steps, size_weight, not_ready, trials, trial_epochs
         )
         self.requested = dict(zip(_COSTS, (latency, parameter_bytes, peak_activation_bytes), strict=True))
-        self.serves = tuple(serves)
+        self.serves, self.choices, self.errors = tuple(serves), choices, errors
         self.budgets: Budgets | None = None
         self.search: Search | None = None
-        self.errors = errors
         self.readiness: Readiness | None = None
         self.history: list[dict[str, float]] = []
         self._promised: dict[tuple[int, ...], Budgets] = {}  # what was found for other budgets than the search's
@@ -166,7 +168,7 @@ class ArchitectureSearch(Callback):
             return
         refuse_strategy(trainer)
         supernet = find_supernet(pl_module)
-        self.budgets = space_budgets(supernet.space, self.estimator, self.requested, self.serves)
+        self.budgets = space_budgets(supernet.space, self.estimator, self.requested, self.serves, self.choices)
         warn_off_grid(supernet.space, self.estimator.lanes)
         self.search = Search(supernet, self.budgets, self.settings, self.errors)
         rank_zero_info(self.search.announcement())
@@ -178,8 +180,7 @@ class ArchitectureSearch(Callback):
         self._module, self._trainer = pl_module, trainer
         self._max_epochs = trainer.max_epochs
         take_from_optimizers(trainer, search.supernet.logits)
-        betas = (self.settings.beta1, 0.999)
-        self._optimizer = torch.optim.Adam(search.supernet.logits, self.settings.lr, betas=betas)
+        self._optimizer = torch.optim.Adam(search.supernet.logits, self.settings.lr, (self.settings.beta1, 0.999))
         self._sliced = SlicedStep(pl_module)
         self._sliced.attach(trainer.optimizers)
         search.supernet.use_batch_statistics(True)
@@ -297,7 +298,7 @@ class ArchitectureSearch(Callback):
         """
         first = self._started()
         requested = dict(zip(_COSTS, (latency, parameter_bytes, peak_activation_bytes), strict=True))
-        budgets = space_budgets(first.supernet.space, self.estimator, requested)
+        budgets = space_budgets(first.supernet.space, self.estimator, requested, choices=self.choices)
         search = Search(first.supernet, budgets, self.settings, self.errors, keep_logits=True)
         ranked = self._rank(search, self._evaluator(held_out=True))
         self._promised |= dict.fromkeys(ranked, budgets)

@@ -12,7 +12,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from ..space.spec import SearchSpace
+from ..estimator.table import CostTable
 from ..supernet.loading import OTHER_SPACE
 from ..supernet.supernet import Supernet
 from .budget import Budgets, format_reach
@@ -21,7 +21,7 @@ from .paths import TrainingPaths
 from .penalty import augmented_lagrangian, entropy, log_probability, policy_loss, relative_excess
 from .proposal import propose, solve_in_band
 from .removal import describe_removed, possible_options
-from .sampling import draw, kept_weights
+from .sampling import draw, kept_weights, nearness
 from .settings import SearchSettings
 from .solve import Limit, usable_part
 
@@ -78,6 +78,8 @@ class Search:
         self.multipliers = [0.0] * len(budgets.limits)
         sizes = supernet.space.node_sizes
         self.possible = possible_options(sizes, budgets.limits, budgets.forbidden)
+        # Weights that are trained first serve every choice.
+        trained = budgets.unfit if settings.phases == "decoupled" else budgets.forbidden
         self.use = usable_part(budgets.limits, settings.use, budgets.forbidden) if budgets.limits else 0.0
         self.num_skipped = self._num_unusable = 0
         self.num_trained = [np.zeros(size, dtype=np.int64) for size in sizes]
@@ -86,7 +88,7 @@ class Search:
         self._prior: list[NDArray[np.float64]] = []
         self.pool: list[Nodes] = []
         if settings.prior:
-            prior = kept_weights(supernet.space) if errors is None else _scores_of(supernet.space, errors)
+            prior = kept_weights(supernet.space) if errors is None else nearness(supernet.space, errors)
             rows = [settings.prior * score for score in prior]
             if not keep_logits:
                 with torch.no_grad():
@@ -94,10 +96,10 @@ class Search:
                         logits.copy_(row)
             self._prior = _logs(self._softmax(rows))
             # Of the prior, so that a resumed search has the same pool.
-            self.pool = self._propose(settings.pool, self._prior, torch.Generator().manual_seed(settings.seed))
+            self.pool = self._propose(settings.pool, self._prior, torch.Generator().manual_seed(settings.seed), trained)
         self.trained = self.possible
-        if budgets.serves:
-            self.trained = possible_options(sizes, budgets.loosest, budgets.forbidden)
+        if budgets.serves or len(trained) < len(budgets.forbidden):
+            self.trained = possible_options(sizes, budgets.loosest, trained)
         self._paths = TrainingPaths(supernet.space, settings, budgets.trained, self.trained, self.pool, self.generator)
 
     def probabilities(self) -> list[Tensor]:
@@ -300,17 +302,18 @@ class Search:
         Raises:
             ValueError: No architecture meets the limits.
         """
-        return self._propose(count, self._scores(), self.generator, limits)
+        return self._propose(count, self._scores(), self.generator, self.budgets.forbidden, limits)
 
     def _propose(
         self,
         count: int,
         scores: list[NDArray[np.float64]],
         generator: torch.Generator,
+        forbidden: Sequence[CostTable],
         limits: Sequence[Limit] | None = None,
     ) -> list[Nodes]:
         within = self.budgets.limits if limits is None else limits
-        return propose(count, scores, self._prior, within, self.budgets.forbidden, self.use, generator)
+        return propose(count, scores, self._prior, within, forbidden, self.use, generator)
 
     def _scores(self) -> list[NDArray[np.float64]]:
         with torch.no_grad():
@@ -385,13 +388,6 @@ class Search:
 
 def _described(budgets: dict[str, float]) -> str:
     return ", ".join(f"{name}={value:.6g}" for name, value in budgets.items()) or "no budget"
-
-
-def _scores_of(space: SearchSpace, errors: Sequence[Tensor]) -> list[Tensor]:
-    """Return scores for logits: negative errors, in a unit by which the options of a block differ on average."""
-    blocks = errors[len(space.multipliers) :]
-    spread = torch.stack([error.max() - error.min() for error in blocks]).mean().clamp(min=1e-12)
-    return [(error.min() - error).float() / float(spread) for error in errors]
 
 
 def _logs(probabilities: Sequence[Tensor]) -> list[NDArray[np.float64]]:

@@ -12,7 +12,7 @@ from torch import Tensor
 from ..estimator.table import CostTable
 from ..space.spec import BlockOption, Choice, SearchSpace, hidden_width
 
-__all__ = ["draw", "draw_any", "draw_near", "ends_of", "kept_weights", "narrowest"]
+__all__ = ["draw", "draw_any", "draw_near", "ends_of", "kept_weights", "nearness", "narrowest"]
 
 
 def draw(probabilities: Sequence[Tensor], generator: torch.Generator) -> tuple[int, ...]:
@@ -126,3 +126,10 @@ def _weight_count(option: BlockOption, width: int = 64) -> float:
     hidden = hidden_width(width, option.expansion)
     spatial = hidden * option.kernel**2 * (width if option.kind == "fused" else 1)
     return spatial + hidden * width * (2 if option.kind == "ibn" else 1)
+
+
+def nearness(space: SearchSpace, errors: Sequence[Tensor]) -> list[Tensor]:
+    """Return scores for logits: negative errors, in a unit by which the options of a block differ on average."""
+    blocks = errors[len(space.multipliers) :]
+    spread = torch.stack([error.max() - error.min() for error in blocks]).mean().clamp(min=1e-12)
+    return [(error.min() - error).float() / float(spread) for error in errors]

@@ -14,6 +14,7 @@ from ..estimator.peak_table import peak_table
 from ..estimator.subgraph import Subgraph
 from ..estimator.table import CostTable, cost_table
 from ..space.spec import SearchSpace
+from .ablation import Choices
 from .budget import Budgets, feasibility
 
 __all__ = ["cost_tables", "space_budgets", "warn_off_grid"]
@@ -35,6 +36,7 @@ def space_budgets(
     estimator: Estimator,
     requested: dict[str, float | str | None],
     serves: Sequence[float | str] = (),
+    choices: Choices = "both",
 ) -> Budgets:
     """Resolve what was requested against what the space can reach on the device.
 
@@ -43,12 +45,13 @@ def space_budgets(
         estimator: What it costs.
         requested: The budgets, as in `feasibility`.
         serves: Other latencies that the same training has to serve.
+        choices: What is searched.
 
     Raises:
         ValueError: A budget that is not valid or cannot be met.
     """
     tables = cost_tables(space, estimator)
-    budgets = feasibility(space, tables, requested)
+    budgets = feasibility(space, tables, requested, choices)
     if serves and requested.get("latency_ms") is None:
         raise ValueError(f"`serves` names other latencies than the budget's; there is no latency budget. Got {serves}.")
     # Each is looked at as a budget of its own, so that what is out of reach is said before the training.

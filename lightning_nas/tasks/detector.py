@@ -10,8 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from ..supernet.stock import stock_network
-from .features import features, headless, strides_to_taps, tap_widths
 from .fcos import FCOSHead
+from .features import features, headless, strides_to_taps, tap_widths
 from .ssdlite import SSDLiteHead
 
 __all__ = ["HEADS", "Detector", "detector"]

@@ -23,9 +23,9 @@ _PRIOR = 0.01
 class FCOSHead(nn.Module):
     """A pyramid of three levels and depthwise-separable towers that all levels share (FCOS, arXiv 1904.01355).
 
-    Laterals of 1x1 read the backbone, coarser levels are enlarged by repetition and added (FPN, arXiv 1612.03144). Each
+    Laterals read the backbone, coarser levels are enlarged by repetition and added (FPN, arXiv 1612.03144). Each
     place of each level gives the logit of each class, the distances of the box's sides and the logit of how central
-    it is. Assignment is FCOS's: a place belongs to the smallest box whose middle is near and whose size suits its level.
+    it is. Assignment is FCOS's: a place belongs to the smallest box that is near enough and suits its level.
 
     Args:
         in_widths: Channels of the features that are read, finest first.
@@ -66,9 +66,7 @@ class FCOSHead(nn.Module):
             outputs += [self.scores(self.scores_tower(level)), self.boxes(self.boxes_tower(level))]
         return outputs
 
-    def losses(
-        self, outputs: Sequence[Tensor], targets: Sequence[Target], size: tuple[int, int]
-    ) -> dict[str, Tensor]:
+    def losses(self, outputs: Sequence[Tensor], targets: Sequence[Target], size: tuple[int, int]) -> dict[str, Tensor]:
         """Return focal loss of the classes, generalised-IoU loss of the boxes, and the centre-ness' cross-entropy.
 
         Args:

@@ -66,9 +66,7 @@ class SSDLiteHead(nn.Module):
             outputs += [scores(level), boxes(level)]
         return outputs
 
-    def losses(
-        self, outputs: Sequence[Tensor], targets: Sequence[Target], size: tuple[int, int]
-    ) -> dict[str, Tensor]:
+    def losses(self, outputs: Sequence[Tensor], targets: Sequence[Target], size: tuple[int, int]) -> dict[str, Tensor]:
         """Return cross-entropy of the classes and the smooth L1 loss of the boxes.
 
         Args:
@@ -122,7 +120,9 @@ class SSDLiteHead(nn.Module):
         scales = torch.linspace(0.1, 0.9, len(levels) + 1).tolist()
         found = []
         for level, scale, following in zip(levels, scales, scales[1:], strict=False):
-            shapes = [(scale * ratio**0.5, scale / ratio**0.5) for ratio in _RATIOS] + [((scale * following) ** 0.5,) * 2]
+            shapes = [(scale * ratio**0.5, scale / ratio**0.5) for ratio in _RATIOS] + [
+                ((scale * following) ** 0.5,) * 2
+            ]
             rows, columns = level.shape[-2:]
             y = (torch.arange(rows) + 0.5) / rows * size[0]
             x = (torch.arange(columns) + 0.5) / columns * size[1]

@@ -1,0 +1,50 @@
+"""Searching widths alone, kinds alone, or both, in the same supernet."""
+
+import pytest
+from test_search_callback import Plain, loader, trainer
+
+from lightning_nas.search.callback import ArchitectureSearch
+from lightning_nas.search.engine import Search
+from lightning_nas.search.settings import SearchSettings
+from lightning_nas.search.tables import space_budgets
+
+
+def parts(space, nodes):
+    count = len(space.multipliers)
+    return nodes[:count], nodes[count:]
+
+
+@pytest.mark.parametrize("choices", ["widths", "kinds", "both"])
+@pytest.mark.parametrize("phases", ["joint", "decoupled"])
+def test_only_what_is_searched_changes(supernet, estimator, tmp_path, choices, phases):
+    space = supernet.supernet.space
+    search = ArchitectureSearch(
+        estimator, latency="0.8x", choices=choices, phases=phases, steps=5, candidates=4, evaluations=8
+    )
+    trainer(tmp_path, [search]).fit(Plain(supernet), loader(), loader())
+    widths, blocks = parts(space, space.reference_nodes)
+    for architecture in search.candidates:
+        assert estimator.latency_ms(architecture) <= 0.8 * estimator.latency_ms(space.decode(space.reference_nodes))
+        found_widths, found_blocks = parts(space, space.encode(architecture))
+        assert choices != "widths" or found_blocks == blocks
+        assert choices != "kinds" or found_widths == widths
+    assert any(space.encode(a) != space.reference_nodes for a in search.candidates)
+
+
+def test_weights_that_are_trained_first_serve_every_choice(supernet, estimator):
+    space = supernet.supernet.space
+    trained = {}
+    for choices in ("widths", "both"):
+        budgets = space_budgets(space, estimator, {"latency_ms": "0.8x"}, choices=choices)
+        search = Search(supernet.supernet, budgets, SearchSettings(phases="decoupled", prior=1.0))
+        trained[choices] = [row.tolist() for row in search.trained], search.pool
+    assert trained["widths"] == trained["both"]
+
+
+def test_what_cannot_be_met_by_a_part_of_the_choices_is_said(supernet, estimator):
+    space = supernet.supernet.space
+    table = space_budgets(space, estimator, {"latency_ms": "0.9x"}).reaches[0]
+    with pytest.raises(ValueError, match="below what the space can reach by its widths alone"):
+        space_budgets(space, estimator, {"latency_ms": table.minimum * 1.01}, choices="widths")
+    with pytest.raises(ValueError, match="`choices` must be one of both, widths, kinds; got 'depths'"):
+        space_budgets(space, estimator, {"latency_ms": "0.9x"}, choices="depths")
