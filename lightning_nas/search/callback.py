@@ -23,7 +23,7 @@ from .engine import Search
 from .extension import extend, is_last_epoch
 from .finish import derive_subnet
 from .frontier import FrontierSubnet, frontier_subnets
-from .inherited import InheritedLoss, held_out_batches
+from .inherited import CALIBRATION_BATCHES, InheritedLoss, calibration_batches, held_out_batches
 from .progress import Progress
 from .ranking import rank
 from .readiness import Readiness, measure_readiness, report_readiness
@@ -35,7 +35,6 @@ from .trainers import refuse_strategy, refuse_unaware, take_from_optimizers, tot
 
 __all__ = ["ArchitectureSearch"]
 
-CALIBRATION_BATCHES = 8
 _COSTS = ("latency_ms", "parameter_bytes", "peak_activation_bytes")
 
 
@@ -368,7 +367,8 @@ class ArchitectureSearch(Callback):
         assert self._trainer is not None
         assert self._module is not None
         batches = held_out_batches(self._trainer, self._recent) if held_out else ()
-        return InheritedLoss(self._trainer, self._module, self._started().supernet, list(self._recent), batches)
+        recent = calibration_batches(self._trainer, self._module, self._recent) if held_out else list(self._recent)
+        return InheritedLoss(self._trainer, self._module, self._started().supernet, recent, batches)
 
     def _recorded(self, step: int) -> dict[str, float]:
         """Add the search's figures to the history and return them."""

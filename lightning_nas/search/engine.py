@@ -12,7 +12,6 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from ..estimator.table import CostTable
 from ..supernet.loading import OTHER_SPACE
 from ..supernet.supernet import Supernet
 from .budget import Budgets, format_reach
@@ -78,9 +77,12 @@ class Search:
         self.multipliers = [0.0] * len(budgets.limits)
         sizes = supernet.space.node_sizes
         self.possible = possible_options(sizes, budgets.limits, budgets.forbidden)
-        # Weights that are trained first serve every choice.
-        trained = budgets.unfit if settings.phases == "decoupled" else budgets.forbidden
         self.use = usable_part(budgets.limits, settings.use, budgets.forbidden) if budgets.limits else 0.0
+        # Weights that are trained first serve every choice.
+        unfit = budgets.unfit if settings.phases == "decoupled" else budgets.forbidden
+        self.trained = self.possible
+        if budgets.serves or len(unfit) < len(budgets.forbidden):
+            self.trained = possible_options(sizes, budgets.loosest, unfit)
         self.num_skipped = self._num_unusable = 0
         self.num_trained = [np.zeros(size, dtype=np.int64) for size in sizes]
         self._baseline: float | None = None
@@ -94,20 +96,19 @@ class Search:
                 with torch.no_grad():
                     for logits, row in zip(supernet.logits, rows, strict=True):
                         logits.copy_(row)
-            self._prior = _logs(self._softmax(rows))
+            self._prior = _logs(self._softmax(rows, self.trained))
+            use = usable_part(budgets.limits, settings.use, unfit) if budgets.limits else 0.0
             # Of the prior, so that a resumed search has the same pool.
-            self.pool = self._propose(settings.pool, self._prior, torch.Generator().manual_seed(settings.seed), trained)
-        self.trained = self.possible
-        if budgets.serves or len(trained) < len(budgets.forbidden):
-            self.trained = possible_options(sizes, budgets.loosest, trained)
+            generator = torch.Generator().manual_seed(settings.seed)
+            self.pool = propose(settings.pool, self._prior, self._prior, budgets.limits, unfit, use, generator)
         self._paths = TrainingPaths(supernet.space, settings, budgets.trained, self.trained, self.pool, self.generator)
 
     def probabilities(self) -> list[Tensor]:
         """Return the option probabilities of each node; 0 for options that no architecture within the budgets has."""
-        return self._softmax(self.supernet.logits)
+        return self._softmax(self.supernet.logits, self.possible)
 
-    def _softmax(self, logits: Sequence[Tensor]) -> list[Tensor]:
-        kept = (torch.from_numpy(row) for row in self.possible)
+    def _softmax(self, logits: Sequence[Tensor], possible: Sequence[NDArray[np.bool_]]) -> list[Tensor]:
+        kept = (torch.from_numpy(row) for row in possible)
         pairs = zip(logits, kept, strict=True)
         return [row.float().masked_fill(~here.to(row.device), -torch.inf).softmax(0) for row, here in pairs]
 
@@ -302,18 +303,8 @@ class Search:
         Raises:
             ValueError: No architecture meets the limits.
         """
-        return self._propose(count, self._scores(), self.generator, self.budgets.forbidden, limits)
-
-    def _propose(
-        self,
-        count: int,
-        scores: list[NDArray[np.float64]],
-        generator: torch.Generator,
-        forbidden: Sequence[CostTable],
-        limits: Sequence[Limit] | None = None,
-    ) -> list[Nodes]:
         within = self.budgets.limits if limits is None else limits
-        return propose(count, scores, self._prior, within, forbidden, self.use, generator)
+        return propose(count, self._scores(), self._prior, within, self.budgets.forbidden, self.use, self.generator)
 
     def _scores(self) -> list[NDArray[np.float64]]:
         with torch.no_grad():

@@ -23,17 +23,29 @@ from .probe import attached_loss, quiet_copy, sampled_losses, task_loss
 from .score import Score, gates_score, sampled_score
 from .trainers import share_statistics
 
-__all__ = ["InheritedLoss", "held_out_batches", "prepared"]
+__all__ = ["CALIBRATION_BATCHES", "InheritedLoss", "calibration_batches", "held_out_batches", "prepared"]
 
 log = logging.getLogger(__name__)
 
 # Some thousand images at usual batch sizes: beyond, the comparison of candidates costs more than it tells.
 SELECTION_BATCHES = 32
 
+CALIBRATION_BATCHES = 8
+"""Training batches that batch norm is recalibrated on before a subnet is evaluated."""
+
 
 def prepared(trainer: pl.Trainer, module: pl.LightningModule, batch: Any) -> Any:
     """Return a batch of a loader as the Trainer hands it to a step: on the device, in its precision."""
     return trainer.precision_plugin.convert_input(move_data_to_device(batch, module.device))
+
+
+def calibration_batches(trainer: pl.Trainer, module: pl.LightningModule, recent: Sequence[Any]) -> list[Any]:
+    """Return recent training batches, or the loader's first where a finished training was resumed and saw none."""
+    loader = trainer.train_dataloader
+    if recent or loader is None:
+        return list(recent)
+    with isolate_rng():
+        return [prepared(trainer, module, batch) for batch in islice(iter(loader), CALIBRATION_BATCHES)]
 
 
 def held_out_batches(trainer: pl.Trainer, recent: Sequence[Any]) -> list[Any]:
