@@ -1,0 +1,95 @@
+"""A trained network that teaches another: kept out of its state, run beside it, imitated map by map."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from .distillation import feature_loss, feature_maps
+
+__all__ = ["Teacher", "Taught", "check_teaching"]
+
+
+@dataclass
+class Taught:
+    """What a batch gave in the network that learns, for `Teacher.losses`: its maps, once it has run."""
+
+    maps: list[Tensor] = field(default_factory=list)
+
+
+class Teacher:
+    """Runs a frozen network beside the one that learns from it.
+
+    It is no module of the LightningModule that holds it: no state_dict, no optimizer and no train() reaches it.
+
+    Args:
+        network: The teacher, or None for none. It is frozen and set to eval mode.
+        feature_weight: Weight of the difference between the feature maps, see `feature_loss`; 0 for none.
+        feature_modules: Names of modules, in teacher and network alike, whose maps are imitated on average. Where the
+            network's have fewer channels, the teacher's first ones are meant, as they are in a supernet's slices.
+    """
+
+    def __init__(self, network: nn.Module | None, feature_weight: float, feature_modules: Sequence[str]) -> None:
+        self.network = None if network is None else network.requires_grad_(False).eval()
+        self.feature_weight = feature_weight
+        self.feature_modules = tuple(feature_modules)
+
+    def to(self, device: torch.device) -> None:
+        """Move the teacher."""
+        if self.network is not None:
+            self.network.to(device)
+
+    @contextmanager
+    def watching(self, network: nn.Module) -> Iterator[Taught]:
+        """Collect the maps of the network that learns while it runs."""
+        taught = Taught()
+        if self.network is None or not self.feature_weight:
+            yield taught
+            return
+        with feature_maps(network, self.feature_modules) as maps:
+            yield taught
+        taught.maps = maps
+
+    @torch.no_grad()
+    def run(self, images: Tensor) -> tuple[Any, list[Tensor]]:
+        """Return what the teacher gives for images (N, 3, H, W), and its maps."""
+        assert self.network is not None
+        with feature_maps(self.network, self.feature_modules) as maps:
+            outputs = self.network(images.contiguous(memory_format=torch.channels_last))
+        return outputs, maps
+
+    def feature_loss(self, taught: Taught, goals: Sequence[Tensor]) -> Tensor | float:
+        """Return the weighted loss of the last map plus the mean of those before it; 0 where none is imitated."""
+        if not self.feature_weight:
+            return 0.0
+        if not taught.maps or not goals:
+            raise ValueError("No child of the network gives feature maps to imitate. Set feature_weight=0.")
+        pairs = zip(taught.maps, goals, strict=True)
+        *inner, last = [feature_loss(found, goal[:, : found.shape[1]]) for found, goal in pairs]
+        total = last + torch.stack(inner).mean() if inner else last
+        return self.feature_weight * total
+
+
+def check_teaching(
+    num_classes: int, feature_weight: float, distillation_weight: float, temperature: float, mixup: float = 0.0
+) -> None:
+    """Refuse settings that no training can have.
+
+    Raises:
+        ValueError: One of them is out of range.
+    """
+    if num_classes < 1:
+        raise ValueError(f"`num_classes` must be at least 1; got {num_classes}.")
+    for name, value in (("feature_weight", feature_weight), ("mixup", mixup)):
+        if not (math.isfinite(value) and value >= 0):
+            raise ValueError(f"`{name}` must be zero or a positive number; got {value}.")
+    if not 0 <= distillation_weight <= 1:
+        raise ValueError(f"`distillation_weight` must be between 0 and 1; got {distillation_weight}.")
+    if not (math.isfinite(temperature) and temperature > 0):
+        raise ValueError(f"`temperature` must be a positive number; got {temperature}.")
