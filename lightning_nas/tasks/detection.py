@@ -14,7 +14,7 @@ from torchmetrics.detection import MeanAveragePrecision
 from typing_extensions import override
 
 from .boxes import Target
-from .optimizing import Optimizing, OptimizerName
+from .optimizing import OptimizerName, Optimizing
 from .teaching import Teacher, check_teaching
 
 __all__ = ["Detection"]
