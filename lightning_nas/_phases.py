@@ -2,24 +2,30 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import logging
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import lightning.pytorch as pl
 import torch
+from filelock import FileLock
 from lightning.pytorch.callbacks import Checkpoint
 from typing_extensions import override
 
 from ._files import write_text
 
-__all__ = ["Fit", "KeepLast", "Phases"]
+__all__ = ["Fit", "KeepLast", "Phases", "shared_phases"]
 
 log = logging.getLogger(__name__)
+
+_SIMPLE = (str, int, float, bool, tuple, list, Path)
 
 
 class KeepLast(Checkpoint):
@@ -97,6 +103,7 @@ class Phases:
         data: The LightningDataModule.
         seed: Seed of each training.
         fingerprint: What must be the same for a run to be continued.
+        is_shared: Whether other runs may train in this directory, too.
 
     Raises:
         ValueError: The directory holds a run of other settings.
@@ -110,12 +117,14 @@ class Phases:
         data: pl.LightningDataModule,
         seed: int,
         fingerprint: dict[str, Any],
+        is_shared: bool = False,
     ) -> None:
         self.run_dir = run_dir
         self.make_trainer = trainer
         self.make_logger = logger
         self.data = data
         self.seed = seed
+        self.is_shared = is_shared
         self._check(fingerprint)
 
     def fit(self, name: str, module: pl.LightningModule, epochs: int, callbacks: Sequence[pl.Callback] = ()) -> Fit:
@@ -134,7 +143,26 @@ class Phases:
         """Train `module` and return its metric on the test split."""
         trainer = self.fit(name, module, epochs).trainer
         figures = trainer.test(module, datamodule=self.data, verbose=False, weights_only=True)[0]
-        return {"name": "accuracy", "value": figures["test_acc"], "split": "test"}
+        name, key = cast(tuple[str, str], module.metric)
+        return {"name": name, "value": figures[key], "split": "test"}
+
+    @contextmanager
+    def alone(self) -> Iterator[None]:
+        """Let no other process train in this directory meanwhile; it waits for its turn, and then finds the result."""
+        lock = FileLock(self.run_dir / "checkpoints" / ".lock")
+        if not self.is_shared:
+            yield
+            return
+        with lock:
+            yield
+
+    def is_first(self, name: str, wanted: Mapping[str, Any]) -> bool:
+        """Return whether a training was made for what is wanted, or is now said to have been."""
+        path = self.run_dir / "checkpoints" / f"{name}.json"
+        text = json.dumps(wanted, sort_keys=True)
+        if not path.exists():
+            write_text(path, text)
+        return path.read_text(encoding="utf-8") == text
 
     def _check(self, fingerprint: dict[str, Any]) -> None:
         path = self.run_dir / "checkpoints" / "fingerprint.json"
@@ -145,3 +173,33 @@ class Phases:
                 "in its .hydra/overrides.yaml, or give another hydra.run.dir."
             )
         write_text(path, text)
+
+
+def shared_phases(root: Path, run: Phases, settings: Mapping[str, Any]) -> Phases:
+    """Return the trainings that all runs with equal settings share, in a folder of `root` that is named after these.
+
+    Args:
+        root: Directory of all shared trainings.
+        run: Trainings of one run.
+        settings: What the trainings depend on.
+    """
+    described = _plain(settings)
+    digest = hashlib.sha256(json.dumps(described, sort_keys=True).encode()).hexdigest()[:12]
+    folder = root / f"{type(run.data).__name__}-{digest}"
+    return Phases(folder, run.make_trainer, run.make_logger, run.data, run.seed, described, is_shared=True)
+
+
+def _plain(value: Any) -> Any:
+    """Return what can be written as JSON and says what a setting is, without the folders of one machine."""
+    if isinstance(value, Mapping):
+        return {str(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
+    if isinstance(value, partial):
+        return [f"{value.func.__module__}.{value.func.__qualname__}", _plain(value.keywords)]
+    if isinstance(value, pl.LightningDataModule):
+        known = {name: item for name, item in vars(value).items() if not name.startswith("_")}
+        return [type(value).__name__, _plain({k: v for k, v in known.items() if isinstance(v, _SIMPLE)})]
+    if isinstance(value, Path) or (isinstance(value, str) and value.startswith(("/", "~", "."))):
+        return Path(value).name
+    return value if isinstance(value, str | int | float | bool | None) else repr(value)

@@ -7,10 +7,10 @@ import platform
 import sys
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, cast, get_args
 
 import torch
 from safetensors.torch import save_file
@@ -19,15 +19,25 @@ from torch import nn
 from ._architecture_svg import BlockKind
 from ._files import write_text
 from .estimator import Estimator
-from .estimator.subgraph import Subgraph, subgraphs
+from .estimator.subgraph import Subgraph
+from .estimator.tail import parts_of
 from .report import BlockCost, write_architecture_svg, write_report
 from .search.budget import Budgets
 from .space.spec import Architecture
 from .space.timm_strings import to_timm
 
-__all__ = ["Outcome", "summary", "versions", "write_run"]
+__all__ = ["Compared", "Outcome", "summary", "versions", "write_run"]
 
 PACKAGES = ("lightning-nas", "torch", "torchvision", "lightning", "timm", "hydra-core", "scikit-learn", "ethos-u-vela")
+
+
+@dataclass(frozen=True)
+class Compared:
+    """Another network of the same budget: its name, what it is, and its figure."""
+
+    name: str
+    architecture: Architecture
+    metric: Mapping[str, Any]
 
 
 @dataclass(frozen=True)
@@ -36,15 +46,18 @@ class Outcome:
 
     Attributes:
         recipe: Name of the recipe.
+        task: What was learnt: classification, detection or segmentation.
         seed: Seed of everything random.
         costs: The estimator of the device.
         budgets: The budgets in absolute figures.
         requested: The budgets as they were asked for.
+        choices: What was searched: both, widths or kinds.
         source: The network as it was.
         chosen: The subnet's architecture.
         subnet: The subnet, fine-tuned.
         source_metric: Name, value and split of the baseline's figure.
         subnet_metric: The same of the subnet's.
+        compared: Other networks of the same budget.
         search: Seconds and steps of the search.
         history: What the search logged.
         network: Settings of the source network, without its weights.
@@ -53,15 +66,18 @@ class Outcome:
     """
 
     recipe: str
+    task: str
     seed: int
     costs: Estimator
     budgets: Budgets
     requested: Mapping[str, float | str | None]
+    choices: str
     source: Architecture
     chosen: Architecture
     subnet: nn.Module
     source_metric: Mapping[str, Any]
     subnet_metric: Mapping[str, Any]
+    compared: Sequence[Compared]
     search: Mapping[str, float]
     history: Sequence[Mapping[str, float]]
     network: Mapping[str, Any]
@@ -77,6 +93,7 @@ def write_run(run_dir: Path, outcome: Outcome) -> dict[str, Any]:
     described = {
         **chosen.to_dict(),
         "timm": to_timm(chosen.stages),
+        "task": outcome.task,
         "network": outcome.network,
         "device": costs.device.name,
         "latency_ms": result["subnet"]["latency_ms"],
@@ -106,8 +123,8 @@ def write_run(run_dir: Path, outcome: Outcome) -> dict[str, Any]:
 def summary(result: Mapping[str, Any]) -> str:
     """Return baseline beside subnet as a table of text."""
     lines = [f"{'':<10}{'latency':>12}{'compiled':>12}{'parameters':>14}{'test':>10}"]
-    for name in ("baseline", "subnet"):
-        cost = result[name]
+    networks = {"baseline": result["baseline"], **result.get("comparisons", {}), "subnet": result["subnet"]}
+    for name, cost in networks.items():
         compiled = "-" if cost["verified_latency_ms"] is None else f"{cost['verified_latency_ms']:.4f} ms"
         lines.append(
             f"{name:<10}{cost['latency_ms']:>9.4f} ms{compiled:>12}{cost['parameter_bytes']:>14,}"
@@ -119,14 +136,17 @@ def summary(result: Mapping[str, Any]) -> str:
 
 def _result(outcome: Outcome) -> dict[str, Any]:
     costs = outcome.costs
+    compared = {other.name: _cost(costs, other.architecture, other.metric) for other in outcome.compared}
     return {
         "recipe": outcome.recipe,
-        "task": "classification",
+        "task": outcome.task,
         "device": costs.device.name,
         "seed": outcome.seed,
         "budget": _budget(outcome.budgets, outcome.requested),
         "baseline": _cost(costs, outcome.source, outcome.source_metric),
         "subnet": _cost(costs, outcome.chosen, outcome.subnet_metric),
+        **({} if outcome.choices == "both" else {"choices": outcome.choices}),
+        **({"comparisons": compared} if compared else {}),
         "search": outcome.search,
         "versions": versions(),
     }
@@ -155,7 +175,7 @@ def _cost(estimator: Estimator, architecture: Architecture, metric: Mapping[str,
         "verified_latency_ms": estimator.verify_ms(architecture),
         "parameter_bytes": memory.parameter_bytes,
         "peak_activation_bytes": memory.peak_activation_bytes,
-        "macs": sum(part.macs for part in subgraphs(architecture)),
+        "macs": estimator.macs(architecture),
         "metric": metric,
     }
 
@@ -182,14 +202,20 @@ def _command(arguments: Sequence[str]) -> str:
 
 
 def _block_costs(estimator: Estimator, architecture: Architecture) -> list[BlockCost]:
-    parts = subgraphs(architecture)
-    return [_block_cost(part, ms) for part, ms in zip(parts, estimator.predict_ms(parts), strict=True)]
+    parts = parts_of(architecture)
+    costs = [_block_cost(part, ms) for part, ms in zip(parts, estimator.predict_ms(parts), strict=True)]
+    if not architecture.tail:
+        return costs
+    count = 1 + len(architecture.blocks)  # the stem and the blocks
+    tail, last = costs[count:], costs[count - 1]
+    total = sum(cost.latency_ms for cost in tail)
+    return [*costs[:count], replace(last, name="tail", kind="head", in_width=last.out_width, latency_ms=total)]
 
 
 def _block_cost(part: Subgraph, latency_ms: float) -> BlockCost:
     return BlockCost(
         name=part.path,
-        kind=cast(BlockKind, part.kind),
+        kind=cast(BlockKind, part.kind if part.kind in get_args(BlockKind) else "head"),
         in_width=part.in_channels,
         out_width=part.hidden_channels if part.kind == "head" else part.out_channels,
         expansion=part.hidden_channels / part.in_channels if part.kind in ("ibn", "fused") else 1.0,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from copy import deepcopy
 from dataclasses import dataclass
 from functools import partial
@@ -16,14 +16,16 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from ._modes import evaluating
-from ._phases import Phases
-from ._run_files import Outcome, summary, write_run
+from ._phases import Phases, shared_phases
+from ._run_files import Compared, Outcome, summary, write_run
+from .comparisons import Comparison, comparison_architectures, inherit
 from .estimator import Estimator
 from .search import ArchitectureSearch
 from .search.budget import format_reach
 from .search.probe import quiet_copy, task_loss
 from .search.tables import space_budgets
-from .supernet import derive, refit, sort_channels, space_of, supernet_from
+from .space.spec import Architecture
+from .supernet import derive, option_errors, refit, sort_channels, space_of, supernet_from
 from .supernet.source import named_blocks
 
 __all__ = ["Epochs", "search_and_finetune"]
@@ -78,6 +80,8 @@ def search_and_finetune(
     num_refitted: int = 8,
     num_calibration_batches: int = 32,
     num_trial_images: int = 0,
+    comparisons: Sequence[Comparison] = (),
+    shared_dir: str | Path | None = None,
 ) -> dict[str, Any]:
     """Train the source, turn it into a supernet, search, derive the subnet inside the budget, fine-tune it, compare.
 
@@ -114,6 +118,10 @@ def search_and_finetune(
         num_calibration_batches: Training batches for the refit.
         num_trial_images: Training images on which every option of every block is tried before the search, to tell what
             it prefers at the start; 0 takes those that keep most weights.
+        comparisons: What else is trained as the subnet is, at the same budget, see `Comparison`.
+        shared_dir: Directory where runs that differ in nothing but budgets, device and choices find each other's
+            source, baseline and supernet; by default each run trains its own. The supernet's weights are trained first
+            then (``search.phases=decoupled``), near all latencies that ``search.serves`` names.
 
     Returns:
         The content of result.json.
@@ -121,7 +129,7 @@ def search_and_finetune(
     Raises:
         ValueError: A setting that is not valid or a budget out of reach; before any training.
     """
-    budgets_requested = {
+    requested = {
         "latency_ms": latency,
         "parameter_bytes": parameter_bytes,
         "peak_activation_bytes": peak_activation_bytes,
@@ -132,27 +140,6 @@ def search_and_finetune(
     costs = estimator(device)
     source = network(num_classes=data.num_classes)
     full = space_of(source, example, **{"lanes": costs.lanes, **space})
-    budgets = space_budgets(full, costs, budgets_requested)
-    count = full.num_architectures
-    log.info("Budgets and what the space of %.3g architectures can reach:\n%s", count, format_reach(budgets))
-
-    fingerprint = {"space": full.to_json(), "seed": seed, "epochs": vars(epochs), "budgets": budgets_requested}
-    phases = Phases(run_dir, trainer, logger, data, seed, fingerprint)
-    own = full.decode(full.reference_nodes)
-
-    log.info("1/4 Training the source, %.4g ms", costs.latency_ms(own))
-    if epochs.source:
-        phases.fit("source", task(network=source, num_classes=data.num_classes), epochs.source)
-
-    log.info("2/4 Searching")
-    pl.seed_everything(seed, workers=True, verbose=False)
-    supernet = supernet_from(deepcopy(source), example, full)
-    sort_channels(supernet)
-    untrained = deepcopy(supernet)
-    images = torch.cat(_images(data, num_calibration_batches))
-    teacher = derive(supernet, full.reference_nodes)
-    taught = partial(task, num_classes=data.num_classes, teacher=teacher, **(teaching or {}))
-    blocks = [path for path, _ in named_blocks(teacher)]
     callback = search(
         costs,
         latency=latency,
@@ -160,38 +147,80 @@ def search_and_finetune(
         peak_activation_bytes=peak_activation_bytes,
         seed=seed,
     )
-    fit = phases.fit(
-        "search", taught(network=supernet, feature_modules=blocks, **(search_task or {})), epochs.search, [callback]
+    if shared_dir is not None and callback.settings.phases != "decoupled":
+        raise ValueError("`shared_dir` needs search=decoupled: one training serves all runs only where it comes first.")
+    budgets = space_budgets(full, costs, requested, callback.serves, callback.choices)
+    log.info(
+        "Budgets and what the space of %.3g architectures can reach:\n%s", full.num_architectures, format_reach(budgets)
     )
-    refitted = []
-    for architecture in tqdm(callback.candidates[:num_refitted], desc="Refitting candidates"):
-        # The search tells architectures apart; what its paths had to share is no better a start than the source.
-        subnet = derive(untrained, architecture)
-        refit(subnet, teacher, images)
-        refitted.append((_validation_loss(taught(network=subnet), data), architecture, subnet))
-    _, chosen, subnet = min(refitted, key=lambda entry: entry[0])
+    others = comparison_architectures(comparisons, full, costs, budgets, seed)
+
+    wanted = {"budgets": requested, "choices": callback.choices, "device": device}
+    trained = {"space": full.to_json(), "seed": seed, "epochs": vars(epochs)}
+    run = Phases(run_dir, trainer, logger, data, seed, {**trained, **wanted})
+    shared = run
+    if shared_dir is not None:
+        settings = {"network": network.keywords, "task": task, "teaching": teaching, "search_task": search_task}
+        shared = shared_phases(Path(shared_dir), run, {**trained, **settings, "serves": callback.serves, "data": data})
+    own = full.decode(full.reference_nodes)
+
+    log.info("1/4 Training the source, %.4g ms", costs.latency_ms(own))
+    if epochs.source:
+        with shared.alone():
+            shared.fit("source", task(network=source, num_classes=data.num_classes), epochs.source)
+
+    log.info("2/4 Searching")
+    pl.seed_everything(seed, workers=True, verbose=False)
+    supernet = supernet_from(deepcopy(source), example, full)
+    sort_channels(supernet)
+    untrained = deepcopy(supernet)
+    images = torch.cat(_images(data, num_calibration_batches))
+    if num_trial_images:
+        callback.errors = option_errors(untrained, images[:num_trial_images])
+    teacher = derive(supernet, full.reference_nodes)
+    taught = partial(task, num_classes=data.num_classes, **(teaching or {}))
+    blocks = [path for path, _ in named_blocks(teacher)]
+    module = taught(network=supernet, teacher=teacher, feature_modules=blocks, **(search_task or {}))
+    with shared.alone():
+        fit = shared.fit("search", module, epochs.search, [callback])
+        candidates = callback.candidates if shared.is_first("search", wanted) else callback.find(**_named(requested))
+    chosen, subnet = _best_refitted(
+        candidates[:num_refitted], untrained, teacher, images, partial(taught, teacher=teacher), data
+    )
     log.info("Found %s, %.4g ms", chosen, costs.latency_ms(chosen))
 
     log.info("3/4 Fine-tuning the subnet")
-    tuned = taught(network=subnet, feature_modules=blocks, **(finetune_task or {}))
-    subnet_metric = phases.train("finetune", tuned, epochs.finetune)
+    finetuned = partial(taught, feature_modules=blocks, **(finetune_task or {}))
+    tuned = finetuned(network=subnet, teacher=teacher)
+    subnet_metric = run.train("finetune", tuned, epochs.finetune)
 
-    log.info("4/4 Training the source on, for comparison")
+    log.info("4/4 Training the source on, for comparison%s", f", and {', '.join(others)}" if others else "")
     pl.seed_everything(seed, workers=True, verbose=False)
-    baseline = task(network=source, num_classes=data.num_classes, **(finetune_task or {}))
-    baseline_metric = phases.train("baseline", baseline, epochs.search + epochs.finetune)
+    with shared.alone():
+        baseline = task(network=deepcopy(source), num_classes=data.num_classes, **(finetune_task or {}))
+        baseline_metric = shared.train("baseline", baseline, epochs.search + epochs.finetune)
+    compared = []
+    for name, architecture in others.items():
+        with shared.alone():
+            other, its_teacher = inherit(source, architecture, images)
+            label = f"{name.replace(' ', '_')}_{device}_{'_'.join(f'{limit.budget:.6g}' for limit in budgets.limits)}"
+            metric = shared.train(label, finetuned(network=other, teacher=its_teacher), epochs.finetune)
+        compared.append(Compared(name, architecture, metric))
 
     outcome = Outcome(
         recipe=recipe,
+        task=type(tuned).__name__.lower(),
         seed=seed,
         costs=costs,
         budgets=budgets,
-        requested=budgets_requested,
+        requested=requested,
+        choices=callback.choices,
         source=own,
         chosen=chosen,
         subnet=cast(nn.Module, tuned.network),
         source_metric=baseline_metric,
         subnet_metric=subnet_metric,
+        compared=compared,
         search={"seconds": round(fit.seconds, 1), "steps": fit.steps},
         history=callback.history,
         network={key: value for key, value in network.keywords.items() if key != "weights"},
@@ -201,6 +230,29 @@ def search_and_finetune(
     result = write_run(run_dir, outcome)
     log.info("%s\nWritten to %s", summary(result), run_dir)
     return result
+
+
+def _named(requested: Mapping[str, float | str | None]) -> dict[str, float | str | None]:
+    return {"latency" if name == "latency_ms" else name: value for name, value in requested.items()}
+
+
+def _best_refitted(
+    candidates: Sequence[Architecture],
+    untrained: nn.Module,
+    teacher: nn.Module,
+    images: Tensor,
+    taught: Callable[..., pl.LightningModule],
+    data: Any,
+) -> tuple[Architecture, nn.Module]:
+    """Return the candidate that is the best once it is refitted to the teacher, and its network."""
+    refitted = []
+    for architecture in tqdm(candidates, desc="Refitting candidates"):
+        # The search tells architectures apart; what its paths had to share is no better a start than the source.
+        subnet = derive(untrained, architecture)
+        refit(subnet, teacher, images)
+        refitted.append((_validation_loss(taught(network=subnet), data), architecture, subnet))
+    _, chosen, best = min(refitted, key=lambda entry: entry[0])
+    return chosen, best
 
 
 def _validation_loss(module: pl.LightningModule, data: Any) -> float:

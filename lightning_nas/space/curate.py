@@ -6,7 +6,8 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Literal
 
-from .spec import DepthMultiplier, HasLanes, SearchSpace
+from .lanes import HasLanes
+from .spec import DepthMultiplier, SearchSpace
 
 __all__ = ["Scope", "aligned", "curate", "curated_widths", "round_to_lanes"]
 

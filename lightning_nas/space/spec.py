@@ -7,9 +7,10 @@ import json
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any, Literal, Protocol, get_args
+from typing import Any, Literal, get_args
 
 from ._reading import FORMAT, reading
+from .lanes import HasLanes
 from .tail import TailOperation, resized
 
 __all__ = [
@@ -19,7 +20,6 @@ __all__ = [
     "ConvSpec",
     "DepthMultiplier",
     "FixedBlock",
-    "HasLanes",
     "Kind",
     "SearchSpace",
     "Stage",
@@ -32,15 +32,6 @@ Kind = Literal["ibn", "fused", "ds"]
 """Block kinds: ``ibn`` is the inverted bottleneck (1x1 expand, KxK depthwise, 1x1 project; MobileNetV2,
 arXiv 1801.04381), ``fused`` the fused inverted bottleneck (KxK expand, 1x1 project; MobileDets, arXiv
 2004.14525), ``ds`` the depthwise-separable block (KxK depthwise, 1x1 project), an IBN without expansion."""
-
-
-class HasLanes(Protocol):
-    """What a space is curated for: a device, its estimator, or anything that knows its parallelism factor."""
-
-    @property
-    def lanes(self) -> int:
-        """Channels that the device processes together."""
-        ...
 
 
 @dataclass(frozen=True, order=True)
@@ -310,8 +301,13 @@ class SearchSpace:
             node, widths = self.stage_node(index)
             blocks = tuple(FixedBlock(choice.options[next(options)], choice.stride) for choice in stage.blocks)
             stages.append(StageArchitecture(widths[nodes[node]], blocks))
-        tail = resized(self.tail, [stage.width for stage in stages for _ in stage.blocks])
+        tail = self.tail_at([stage.width for stage in stages])
         return Architecture(self.input_size, self.stem, tuple(stages), self.head, self.num_classes, tail)
+
+    def tail_at(self, widths: Sequence[int]) -> tuple[TailOperation, ...]:
+        """Return the tail behind stages of such widths."""
+        pairs = zip(widths, self.stages, strict=True)
+        return resized(self.tail, [width for width, stage in pairs for _ in stage.blocks])
 
     def encode(self, architecture: Architecture) -> tuple[int, ...]:
         """Return the option index of each node; the inverse of `decode`.

@@ -14,7 +14,7 @@ from .convert import space_of, supernet_from
 from .derive import derive
 from .stock import stock_network
 
-__all__ = ["load_subnet"]
+__all__ = ["load_subnet", "supernet_with"]
 
 
 def load_subnet(run_dir: str | Path) -> nn.Module:
@@ -37,6 +37,17 @@ def load_subnet(run_dir: str | Path) -> nn.Module:
     data = json.loads(files[0].read_text(encoding="utf-8"))
     architecture = Architecture.from_dict(data)
     network = stock_network(num_classes=architecture.num_classes, **data["network"])
+    subnet = derive(supernet_with(network, architecture), architecture)
+    subnet.load_state_dict(load_file(files[1]))
+    return subnet.eval()
+
+
+def supernet_with(network: nn.Module, architecture: Architecture) -> nn.Module:
+    """Turn a network into the smallest supernet that holds an architecture of any widths, in place, and return it.
+
+    Raises:
+        ValueError: The architecture is not of this network.
+    """
     options = [block.option for block in architecture.blocks]
     example = torch.zeros(1, *architecture.input_size)
     space = space_of(
@@ -47,6 +58,4 @@ def load_subnet(run_dir: str | Path) -> nn.Module:
         kernels=[option.kernel for option in options],
         widths=[[stage.width] for stage in architecture.stages],
     )
-    subnet = derive(supernet_from(network, example, space), architecture)
-    subnet.load_state_dict(load_file(files[1]))
-    return subnet.eval()
+    return supernet_from(network, example, space)

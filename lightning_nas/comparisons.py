@@ -1,0 +1,137 @@
+"""What a search has to beat at the same latency: a plain width multiplier, random subnets, and the expert's rule."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from copy import deepcopy
+from dataclasses import replace
+from typing import Literal, get_args
+
+import torch
+from torch import Tensor, nn
+
+from .estimator import Estimator
+from .search.budget import Budgets
+from .search.removal import possible_options
+from .search.sampling import draw_near
+from .space.curate import round_to_lanes
+from .space.spec import Architecture, BlockOption, FixedBlock, SearchSpace, StageArchitecture
+from .supernet import derive, refit, sort_channels
+from .supernet.subnet import supernet_with
+
+__all__ = ["Comparison", "comparison_architectures", "inherit"]
+
+Comparison = Literal["uniform", "random", "rule"]
+"""``uniform``: the source with all widths scaled by one ratio; ``random``: three subnets within the budgets; ``rule``:
+blocks fused where the estimator says that it pays, widths scaled by one ratio and rounded to the lanes."""
+
+NUM_RANDOM = 3
+_STEPS = 200
+# Random subnets use the budget up, too, or they would be compared at less latency.
+_BAND = (0.95, 1.0)
+
+
+def comparison_architectures(
+    names: Sequence[Comparison], space: SearchSpace, costs: Estimator, budgets: Budgets, seed: int
+) -> dict[str, Architecture]:
+    """Return by name the architectures that a search is compared with, within its budgets.
+
+    Args:
+        names: Which; ``random`` gives three.
+        space: The space that was searched.
+        costs: What they cost.
+        budgets: What they have to keep.
+        seed: Of the random ones.
+
+    Raises:
+        ValueError: There is no such comparison, or no network of its kind keeps the budgets.
+    """
+    found: dict[str, Architecture] = {}
+    for name in names:
+        if name not in get_args(Comparison):
+            raise ValueError(f"`comparisons` can hold {', '.join(get_args(Comparison))}; got {name!r}.")
+        if name == "random":
+            drawn = _random(space, budgets, seed)
+            found |= {f"random {number}": architecture for number, architecture in enumerate(drawn, start=1)}
+        else:
+            source = space.decode(space.reference_nodes)
+            start = source if name == "uniform" else fused_where_faster(source, costs)
+            found[name] = _scaled(start, space, costs, budgets, costs.lanes if name == "rule" else 1)
+    return found
+
+
+def fused_where_faster(architecture: Architecture, costs: Estimator) -> Architecture:
+    """Return the architecture with each inverted bottleneck fused where that makes the network faster."""
+    for number, block in enumerate(architecture.blocks):
+        if block.option.kind == "ibn":
+            fused = _with_option(architecture, number, replace(block.option, kind="fused"))
+            if costs.latency_ms(fused) < costs.latency_ms(architecture):
+                architecture = fused
+    return architecture
+
+
+def inherit(source: nn.Module, architecture: Architecture, images: Tensor) -> tuple[nn.Module, nn.Module]:
+    """Return a subnet of any widths that inherits the source's weights, refitted, and the source as its teacher.
+
+    Args:
+        source: Trained network; not changed.
+        architecture: What the subnet is to be.
+        images: Training images for the refit, shape (N, 3, H, W).
+    """
+    supernet = supernet_with(deepcopy(source), architecture)
+    sort_channels(supernet)
+    teacher = derive(supernet, supernet.supernet.space.reference_nodes)  # type: ignore[union-attr,arg-type]
+    subnet = derive(supernet, architecture)
+    refit(subnet, teacher, images)
+    return subnet, teacher
+
+
+def _scaled(start: Architecture, space: SearchSpace, costs: Estimator, budgets: Budgets, lanes: int) -> Architecture:
+    """Return the widest network of one ratio that keeps the budgets."""
+    for step in range(_STEPS, 0, -1):
+        scaled = _with_ratio(start, space, step / _STEPS, lanes)
+        if _keeps(scaled, costs, budgets):
+            return scaled
+    raise ValueError("No network of one width multiplier keeps the budgets.")
+
+
+def _keeps(architecture: Architecture, costs: Estimator, budgets: Budgets) -> bool:
+    memory = costs.memory(architecture)
+    figures = {"latency_ms": costs.latency_ms(architecture), "parameter_bytes": memory.parameter_bytes}
+    within = all(figures[limit.name] <= limit.budget for limit in budgets.limits)
+    most = budgets.peak_activation_bytes
+    return within and (most is None or memory.peak_activation_bytes <= most)
+
+
+def _with_ratio(start: Architecture, space: SearchSpace, ratio: float, lanes: int) -> Architecture:
+    # Whole channels are no widths that anybody would take: MobileNet's multipliers round to 8, too.
+    widths = [min(stage.width, round_to_lanes(stage.width * ratio, max(lanes, 8))) for stage in start.stages]
+    stages = tuple(replace(stage, width=width) for stage, width in zip(start.stages, widths, strict=True))
+    return replace(start, stages=stages, tail=space.tail_at(widths))
+
+
+def _with_option(architecture: Architecture, number: int, option: BlockOption) -> Architecture:
+    stages, first = [], 0
+    for stage in architecture.stages:
+        blocks = list(stage.blocks)
+        if first <= number < first + len(blocks):
+            blocks[number - first] = FixedBlock(option, blocks[number - first].stride)
+        stages.append(StageArchitecture(stage.width, tuple(blocks)))
+        first += len(blocks)
+    return replace(architecture, stages=tuple(stages))
+
+
+def _random(space: SearchSpace, budgets: Budgets, seed: int) -> list[Architecture]:
+    possible = possible_options(space.node_sizes, budgets.limits, budgets.forbidden)
+    generator = torch.Generator().manual_seed(seed)
+    limit = budgets.limits[0]
+    found: dict[tuple[int, ...], None] = {}
+    for _ in range(100 * NUM_RANDOM):
+        nodes = draw_near(limit.table, limit.budget, _BAND, generator, possible)
+        costs = [other.table.exact(nodes) <= other.budget for other in budgets.limits]
+        fits = not any(max(table.parts(nodes)) > 0 for table in budgets.forbidden)
+        if all(costs) and fits:
+            found[nodes] = None
+        if len(found) == NUM_RANDOM:
+            break
+    return [space.decode(nodes) for nodes in found]

@@ -1,0 +1,16 @@
+"""What a space is aligned to: anything that knows a parallelism factor."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+__all__ = ["HasLanes"]
+
+
+class HasLanes(Protocol):
+    """What a space is curated for: a device, its estimator, or anything that knows its parallelism factor."""
+
+    @property
+    def lanes(self) -> int:
+        """Channels that the device processes together."""
+        ...
