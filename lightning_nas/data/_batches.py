@@ -5,6 +5,7 @@ from __future__ import annotations
 import zlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -12,7 +13,9 @@ from torch import Tensor
 from torch.nn import functional
 from torch.utils.data import DataLoader, Dataset, Sampler
 
-__all__ = ["BatchAugmentation", "BatchedImages", "EpochSampler", "image_loader"]
+__all__ = ["BatchAugmentation", "BatchedImages", "EpochSampler", "SeededBatches", "image_loader"]
+
+Item = TypeVar("Item", covariant=True)
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
@@ -80,15 +83,36 @@ class BatchAugmentation:
         return changed.clamp_(0, 1)
 
 
-class BatchedImages(Dataset[tuple[Tensor, Tensor]]):
+class SeededBatches(Dataset[Item]):
+    """A data set that gives whole batches, whose random numbers follow from a seed and the batch's indices.
+
+    So neither the number of worker processes nor a resumed run changes them.
+
+    Args:
+        num_images: Number of images.
+        seed: Seed of the data.
+    """
+
+    def __init__(self, num_images: int, seed: int = 0) -> None:
+        self.num_images = num_images
+        self.seed = seed
+
+    def __len__(self) -> int:
+        return self.num_images
+
+    def batch_seed(self, indices: Sequence[int]) -> int:
+        """Return the seed of the batch with these indices."""
+        return zlib.crc32(np.asarray(indices, dtype=np.int64).tobytes(), self.seed & 0xFFFFFFFF)
+
+
+class BatchedImages(SeededBatches[tuple[Tensor, Tensor]]):
     """Images and labels that are fetched, augmented and normalised a batch at a time.
 
     Args:
         load: Returns the uint8 images (N, 3, H, W) at a list of indices, from memory or from files.
         labels: One class index an image.
         augment: What to do to the images of a batch, or None.
-        seed: With the batch's indices it decides the augmentation, so that neither the number of worker processes
-            nor a resumed run changes it.
+        seed: With the batch's indices it decides the augmentation.
 
     Example::
 
@@ -106,15 +130,12 @@ class BatchedImages(Dataset[tuple[Tensor, Tensor]]):
         augment: BatchAugmentation | None = None,
         seed: int = 0,
     ) -> None:
+        super().__init__(len(labels), seed)
         self.load = load
         self.labels = labels
         self.augment = augment
-        self.seed = seed
         self._mean = torch.tensor(IMAGENET_MEAN).view(3, 1, 1)
         self._std = torch.tensor(IMAGENET_STD).view(3, 1, 1)
-
-    def __len__(self) -> int:
-        return len(self.labels)
 
     def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
         images, labels = self.__getitems__([index])
@@ -123,8 +144,7 @@ class BatchedImages(Dataset[tuple[Tensor, Tensor]]):
     def __getitems__(self, indices: list[int]) -> tuple[Tensor, Tensor]:
         images = self.load(indices).float().div_(255)
         if self.augment is not None:
-            digest = zlib.crc32(np.asarray(indices, dtype=np.int64).tobytes(), self.seed & 0xFFFFFFFF)
-            images = self.augment(images, torch.Generator().manual_seed(digest))
+            images = self.augment(images, torch.Generator().manual_seed(self.batch_seed(indices)))
         images = (images - self._mean).div_(self._std)
         return images.contiguous(memory_format=torch.channels_last), self.labels[indices]
 
@@ -159,8 +179,8 @@ class EpochSampler(Sampler[int]):
 
 
 def image_loader(
-    images: BatchedImages, batch_size: int, *, shuffle: bool = False, num_workers: int = 0
-) -> DataLoader[tuple[Tensor, Tensor]]:
+    images: SeededBatches[Item], batch_size: int, *, shuffle: bool = False, num_workers: int = 0
+) -> DataLoader[Item]:
     """Return a loader of whole batches.
 
     A shuffled loader drops an incomplete last batch, unless there is no other: a batch norm cannot train on one image.
@@ -188,5 +208,5 @@ def check_loading(batch_size: int, num_workers: int, seed: int) -> None:
             raise ValueError(f"`{name}` must be at least {least}; got {value}.")
 
 
-def _whole_batch(batch: tuple[Tensor, Tensor] | Sequence[object]) -> tuple[Tensor, Tensor] | Sequence[object]:
+def _whole_batch(batch: object) -> object:
     return batch

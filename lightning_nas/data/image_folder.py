@@ -19,14 +19,13 @@ from torchvision.datasets.folder import IMG_EXTENSIONS
 from typing_extensions import override
 
 from lightning_nas.data._batches import BatchAugmentation, BatchedImages, check_loading, image_loader
+from lightning_nas.data._decode import DECODE_THREADS, open_image, rgb
 from lightning_nas.data.digits import Split
 
 __all__ = ["ImageFolderDataModule"]
 
 logger = logging.getLogger(__name__)
 
-# Enough to hide the reads; PIL decodes and resizes outside Python's lock.
-DECODE_THREADS = 4
 SPLIT_FRACTIONS = (0.7, 0.15, 0.15)
 
 
@@ -231,31 +230,15 @@ def _decode_some(paths: Sequence[Path], size: int, indices: list[int]) -> Tensor
 
 def _decode(path: Path, size: int) -> Tensor:
     """Return one image (3, size, size), uint8, whatever its mode and orientation."""
-    try:
-        with Image.open(path) as file:
-            # JPEG can skip most of the work for a small copy; twice the size keeps the result sharp.
-            file.draft("RGB", (2 * size, 2 * size))
-            image = _rgb(ImageOps.exif_transpose(file)).resize((size, size), Image.Resampling.BILINEAR)
-    except (OSError, SyntaxError, ValueError) as error:
-        raise ValueError(f"'{path}' must be a readable image; reading it failed: {error}.") from error
+    with open_image(path) as file:
+        # JPEG can skip most of the work for a small copy; twice the size keeps the result sharp.
+        file.draft("RGB", (2 * size, 2 * size))
+        image = rgb(ImageOps.exif_transpose(file)).resize((size, size), Image.Resampling.BILINEAR)
     return torch.from_numpy(np.array(image)).permute(2, 0, 1)
-
-
-def _rgb(image: Image.Image) -> Image.Image:
-    if image.mode.startswith("I"):
-        # PIL clips 16-bit grey to white instead of scaling it.
-        return Image.fromarray((np.asarray(image).astype(np.float32) / 257).astype(np.uint8)).convert("RGB")
-    if image.has_transparency_data:
-        # What lies under a transparent pixel is arbitrary, often black or noise.
-        canvas = Image.new("RGBA", image.size, "white")
-        return Image.alpha_composite(canvas, image.convert("RGBA")).convert("RGB")
-    return image.convert("RGB")
 
 
 def _check_headers(paths: Sequence[Path]) -> None:
     """Find files that are no images before the training does, without decoding them."""
     for path in paths:
-        try:
-            Image.open(path).close()
-        except OSError as error:
-            raise ValueError(f"'{path}' must be a readable image; reading it failed: {error}.") from error
+        with open_image(path):
+            pass

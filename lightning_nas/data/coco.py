@@ -1,0 +1,202 @@
+"""Detection from a folder with COCO annotations."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any, get_args
+
+from ._annotations import AnnotatedImage, checked_records, warn_of_unseen
+from .detection import DetectionDataModule
+from .detection_augment import DetectionAugmentation
+from .detection_batches import DetectionRecord
+from .digits import Split
+
+__all__ = ["CocoDataModule"]
+
+
+class CocoDataModule(DetectionDataModule):
+    """Images and boxes in COCO's format, for a detector.
+
+    The layout is ``root/annotations/instances_{train,val,test}.json`` and ``root/images/{train,val,test}/FILE``.
+    Without a file for ``test`` the images of ``val`` are the test images too, with a warning.
+
+    All annotations and the headers of all images are read at once, so that mistakes come to light before any training.
+    Boxes are cut at the border of their image; those without area or wholly outside are dropped with a warning, crowds
+    without one. Images without a box are kept.
+
+    Classes are the file's categories in the order of their ids. The batches are those of `DetectionDataModule`.
+
+    Args:
+        root: Folder of the data set.
+        image_size: Height and width of the canvas that images are fitted into, or one number for both.
+        batch_size: Images a batch.
+        num_workers: Worker processes; 0 is usually fastest while the images are in memory.
+        seed: Decides the shuffles and the augmentation.
+        extra_roots: Further folders in this layout and with the same categories, whose ``train`` images, and no others,
+            are training images too.
+        min_crop_area: Smallest training crop as a share of the image's area; 1 crops nothing.
+        flip: Whether to mirror half of the training images.
+        zoom_out: Largest factor by which half of the training images are shrunk; 1 shrinks none.
+        color_jitter: Largest relative change of brightness, contrast and saturation of training images.
+        cache_limit_bytes: Splits that take more memory on the canvas are read from files again in every epoch.
+
+    Raises:
+        ValueError: A setting is out of range, or a folder is not in the layout above.
+    """
+
+    def __init__(
+        self,
+        root: str | Path,
+        image_size: int | Sequence[int] = (192, 256),
+        batch_size: int = 16,
+        num_workers: int = 0,
+        seed: int = 0,
+        extra_roots: Sequence[str | Path] = (),
+        min_crop_area: float = 0.3,
+        flip: bool = True,
+        zoom_out: float = 2.0,
+        color_jitter: float = 0.2,
+        cache_limit_bytes: int = 2**31,
+    ) -> None:
+        self.root = Path(root).expanduser()
+        extra = (extra_roots,) if isinstance(extra_roots, str | Path) else extra_roots
+        class_names, splits = _read_folder(self.root, [Path(folder).expanduser() for folder in extra])
+        super().__init__(
+            {split: partial(tuple, records) for split, records in splits.items()},
+            class_names,
+            image_size,
+            batch_size,
+            num_workers,
+            seed,
+            DetectionAugmentation(min_crop_area, flip, zoom_out, color_jitter),
+            cache_limit_bytes,
+        )
+
+
+def _read_folder(
+    root: Path, extra_roots: Sequence[Path]
+) -> tuple[tuple[str, ...], dict[Split, tuple[DetectionRecord, ...]]]:
+    """Return the class names and the records of each split that the folder has."""
+    for folder in (root, *extra_roots):
+        if not folder.is_dir():
+            found = "a file" if folder.exists() else "nothing"
+            raise ValueError(f"A COCO data set must be a folder; there is {found} at '{folder}'.")
+    files: dict[Split, Path] = {split: _annotation_file(root, split) for split in get_args(Split)}
+    for file in (files["train"], files["val"], *(_annotation_file(folder, "train") for folder in extra_roots)):
+        if not file.is_file():
+            raise ValueError(f"A COCO data set must have annotations/{file.name}; there is no '{file}'.")
+    class_names, train = _read_split(root, "train")
+    splits: dict[Split, tuple[DetectionRecord, ...]] = {"train": train}
+    for split, file in files.items():
+        if split != "train" and file.is_file():
+            splits[split] = _read_split(root, split, class_names)[1]
+    for folder in extra_roots:
+        splits["train"] += _read_split(folder, "train", class_names)[1]
+    warn_of_unseen(splits["train"], class_names, files["train"])
+    return class_names, splits
+
+
+def _annotation_file(root: Path, split: Split) -> Path:
+    return root / "annotations" / f"instances_{split}.json"
+
+
+def _read_split(
+    root: Path, split: Split, expected: tuple[str, ...] = ()
+) -> tuple[tuple[str, ...], tuple[DetectionRecord, ...]]:
+    """Return class names, those expected where there are any, and records of one split."""
+    file = _annotation_file(root, split)
+    content = _load(file)
+    categories = _categories(content, file)
+    class_names = expected or tuple(categories.values())
+    if differing := sorted(set(class_names) ^ set(categories.values())):
+        raise ValueError(f"All splits must have the same categories; '{file}' differs in {', '.join(differing)}.")
+    labels = {key: class_names.index(name) for key, name in categories.items()}
+    return class_names, checked_records(_annotated_images(content, labels, file, root / "images" / split), file)
+
+
+def _load(file: Path) -> dict[str, list[dict[str, Any]]]:
+    try:
+        content = json.loads(file.read_bytes())
+    except (OSError, ValueError) as error:
+        raise ValueError(f"'{file}' must be a COCO file; reading it failed: {error}.") from error
+    for name in ("images", "annotations", "categories"):
+        entries = content.get(name) if isinstance(content, dict) else None
+        if not (isinstance(entries, list) and all(isinstance(entry, dict) for entry in entries)):
+            raise ValueError(f"'{file}' must be a COCO file; it has no list `{name}` of objects.")
+    return content
+
+
+def _categories(content: dict[str, list[dict[str, Any]]], file: Path) -> dict[Any, str]:
+    """Return the names of the categories by id, in the order of the ids."""
+    entries = content["categories"]
+    for entry in entries:
+        _require(isinstance(entry.get("id"), int) and isinstance(entry.get("name"), str), "categories", entry, file)
+    names = {entry["id"]: entry["name"] for entry in sorted(entries, key=lambda entry: entry["id"])}
+    if not names or len(set(names.values())) < len(entries):
+        listed = ", ".join(str(entry["name"]) for entry in entries) or "none"
+        raise ValueError(f"'{file}' must have categories with different ids and names; it has {listed}.")
+    return names
+
+
+def _annotated_images(
+    content: dict[str, list[dict[str, Any]]], labels: dict[Any, int], file: Path, folder: Path
+) -> list[AnnotatedImage]:
+    objects: dict[Any, list[tuple[tuple[float, float, float, float], int]]] = {}
+    for entry in content["images"]:
+        _require(_is_image(entry), "images", entry, file)
+        if entry["id"] in objects:
+            raise ValueError(f"'{file}' must have one image an id; it has several with id {entry['id']!r}.")
+        objects[entry["id"]] = []
+    for entry in content["annotations"]:
+        image, category = entry.get("image_id"), entry.get("category_id")
+        _require(isinstance(image, int | str) and isinstance(category, int), "annotations", entry, file)
+        if image not in objects:
+            raise ValueError(f"'{file}': annotation {entry.get('id')} is of image {image!r}, which is not in `images`.")
+        if category not in labels:
+            listed = ", ".join(map(str, labels))
+            raise ValueError(
+                f"'{file}': annotation {entry.get('id')} is of category {category!r}; the categories are {listed}."
+            )
+        if entry.get("iscrowd"):
+            continue
+        _require(_is_box(entry.get("bbox")), "annotations", entry, file)
+        left, top, width, height = entry["bbox"]
+        objects[image].append(((left, top, left + width, top + height), labels[category]))
+    return [
+        AnnotatedImage(
+            folder / entry["file_name"],
+            (round(entry["height"]), round(entry["width"])) if entry.get("height") else None,
+            tuple(box for box, _ in objects[entry["id"]]),
+            tuple(label for _, label in objects[entry["id"]]),
+        )
+        for entry in content["images"]
+    ]
+
+
+def _is_image(entry: dict[str, Any]) -> bool:
+    """Return whether an entry has an id, a file name and either a size or none."""
+    sides = entry.get("height"), entry.get("width")
+    sized = sides == (None, None) or all(isinstance(side, int | float) and 1 <= side < math.inf for side in sides)
+    return sized and isinstance(entry.get("id"), int | str) and isinstance(entry.get("file_name"), str)
+
+
+def _is_box(box: Any) -> bool:
+    return (
+        isinstance(box, list)
+        and len(box) == 4
+        and all(isinstance(side, int | float) and math.isfinite(side) for side in box)
+    )
+
+
+def _require(condition: bool, name: str, entry: dict[str, Any], file: Path) -> None:
+    if not condition:
+        wanted = {
+            "images": "`id`, `file_name`, and `height` and `width` of at least 1 or neither",
+            "annotations": "`image_id`, a whole number `category_id`, and `bbox` with four numbers",
+            "categories": "a whole number `id` and `name`",
+        }
+        raise ValueError(f"'{file}': each of `{name}` must have {wanted[name]}; got {str(entry)[:200]}.")

@@ -1,0 +1,134 @@
+"""A datamodule of images with boxes, whatever they were read from."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Mapping, Sequence
+
+import lightning as L
+from torch import Tensor
+from torch.utils.data import DataLoader
+from typing_extensions import override
+
+from ._batches import check_loading, image_loader
+from ._letterbox import canvas_size
+from .detection_augment import DetectionAugmentation
+from .detection_batches import DetectionBatches, DetectionRecord, Target
+from .digits import Split
+
+__all__ = ["DetectionDataModule"]
+
+logger = logging.getLogger(__name__)
+
+
+class DetectionDataModule(L.LightningDataModule):
+    """Batches of images and their objects for a detector, from records.
+
+    A batch is ``(images, targets)``: images (N, 3, H, W), float32, normalised by ImageNet's mean and deviation, in
+    channels-last memory format; targets a list of N dicts with ``boxes`` (n, 4), left, top, right and bottom in pixels
+    of H x W, float32, and ``labels`` (n,), int64. There may be images without objects.
+
+    Without a ``test`` split the images of ``val`` are the test images too, with a warning.
+
+    Args:
+        records: Returns the records of each split.
+        class_names: Names of the classes, in the order of their indices.
+        image_size: Height and width of the canvas that images are fitted into, or one number for both.
+        batch_size: Images a batch.
+        num_workers: Worker processes.
+        seed: Decides the shuffles and the augmentation.
+        augment: What to do to training images, or None.
+        cache_limit_bytes: Splits that take more memory on the canvas are read from files again in every epoch.
+
+    Raises:
+        ValueError: A setting is out of range.
+
+    Example::
+
+        >>> import torch
+        >>> image = torch.zeros(3, 32, 32, dtype=torch.uint8)
+        >>> record = DetectionRecord(image, (32, 32), torch.tensor([[4.0, 4.0, 20.0, 20.0]]), torch.tensor([0]))
+        >>> data = DetectionDataModule({"train": lambda: [record], "val": lambda: [record]}, ["box"], 64)
+        >>> data.setup("validate")
+        >>> images, targets = next(iter(data.val_dataloader()))
+        >>> images.shape, targets[0]["boxes"].tolist()
+        (torch.Size([1, 3, 64, 64]), [[8.0, 8.0, 40.0, 40.0]])
+    """
+
+    def __init__(
+        self,
+        records: Mapping[Split, Callable[[], Sequence[DetectionRecord]]],
+        class_names: Sequence[str],
+        image_size: int | Sequence[int],
+        batch_size: int = 16,
+        num_workers: int = 0,
+        seed: int = 0,
+        augment: DetectionAugmentation | None = None,
+        cache_limit_bytes: int = 2**31,
+    ) -> None:
+        super().__init__()
+        check_loading(batch_size, num_workers, seed)
+        self.image_size = canvas_size(image_size)
+        self.batch_size = batch_size
+        self.num_workers = num_workers
+        self.seed = seed
+        self.augment = augment
+        self.cache_limit_bytes = cache_limit_bytes
+        self._records = records
+        self._class_names = tuple(class_names)
+        self._parts: dict[Split, DetectionBatches] = {}
+
+    @property
+    def num_classes(self) -> int:
+        """Number of classes, without a background."""
+        return len(self._class_names)
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """Names of the classes, in the order of their indices."""
+        return self._class_names
+
+    @property
+    def input_size(self) -> tuple[int, int, int]:
+        """Channels, height and width of one image."""
+        return 3, *self.image_size
+
+    @override
+    def setup(self, stage: str | None = None) -> None:
+        if "test" not in self._records and stage in (None, "test"):
+            logger.warning("%s has no `test` split; the images of `val` are the test images too.", self._name())
+        wanted: dict[str | None, tuple[Split, ...]] = {
+            "fit": ("train", "val"),
+            "validate": ("val",),
+            "test": ("test",),
+            None: ("train", "val", "test"),
+        }
+        for split in wanted.get(stage, ("test",)):
+            source = split if split in self._records else "val"
+            if source not in self._parts:
+                self._parts[source] = self._load(source)
+            self._parts[split] = self._parts[source]
+
+    @override
+    def train_dataloader(self) -> DataLoader[tuple[Tensor, Target]]:
+        return image_loader(self._parts["train"], self.batch_size, shuffle=True, num_workers=self.num_workers)
+
+    @override
+    def val_dataloader(self) -> DataLoader[tuple[Tensor, Target]]:
+        return image_loader(self._parts["val"], self.batch_size, num_workers=self.num_workers)
+
+    @override
+    def test_dataloader(self) -> DataLoader[tuple[Tensor, Target]]:
+        return image_loader(self._parts["test"], self.batch_size, num_workers=self.num_workers)
+
+    def _load(self, split: Split) -> DetectionBatches:
+        augment = self.augment if split == "train" else None
+        records = self._records[split]()
+        part = DetectionBatches(records, self.image_size, augment, self.seed, self.cache_limit_bytes)
+        if not part.is_cached:
+            size = part.size_bytes >> 20
+            logger.info("%s (%s) would take %d MiB: it is read again in every epoch.", self._name(), split, size)
+        return part
+
+    def _name(self) -> str:
+        return f"'{self.root}'" if hasattr(self, "root") else type(self).__name__

@@ -1,0 +1,50 @@
+"""Objects to detect for a recipe: the user's COCO folder where one is given, embedded digits otherwise."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from .coco import CocoDataModule
+from .digit_detection import DigitDetectionDataModule
+
+__all__ = ["detection_data"]
+
+DIGITS_SIZE = 96
+COCO_SIZE = (192, 256)
+
+
+def detection_data(
+    root: str | Path | None = None,
+    image_size: int | Sequence[int] | None = None,
+    extra_roots: Sequence[str | Path] = (),
+    flip: bool = True,
+    **options: Any,
+) -> CocoDataModule | DigitDetectionDataModule:
+    """Return the datamodule of the COCO folder `root`, or of embedded digit scenes where it is None.
+
+    Args:
+        root: Folder in the layout of `CocoDataModule`, or None.
+        image_size: Height and width, one number for both, or None: 192 x 256, and 96 x 96 for digits, which are square.
+        extra_roots: Folders with more training images, beside `root`.
+        flip: Whether to mirror half of the folder's training images; digits are never mirrored.
+        **options: Arguments that both take: `batch_size`, `num_workers` and `seed`.
+
+    Raises:
+        ValueError: A setting is out of range, needs `root`, or `root` is not in that layout.
+
+    Example::
+
+        >>> detection_data().input_size
+        (3, 96, 96)
+    """
+    if root is not None:
+        size = COCO_SIZE if image_size is None else image_size
+        return CocoDataModule(root, size, extra_roots=extra_roots, flip=flip, **options)
+    if extra_roots:
+        raise ValueError(f"`extra_roots` adds to the images of `root`, which is not given; got {extra_roots}.")
+    sides = {DIGITS_SIZE} if image_size is None else {image_size} if isinstance(image_size, int) else set(image_size)
+    if len(sides) != 1:
+        raise ValueError(f"`image_size` of the embedded digit scenes must be square; got {image_size}.")
+    return DigitDetectionDataModule(sides.pop(), **options)

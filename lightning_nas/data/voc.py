@@ -1,0 +1,147 @@
+"""Detection from Pascal VOC."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+from xml.etree import ElementTree
+
+from torchvision.datasets import VOCDetection
+from torchvision.datasets.voc import DATASET_YEAR_DICT
+
+from ._annotations import AnnotatedImage, checked_records, warn_of_unseen
+from .detection import DetectionDataModule
+from .detection_augment import DetectionAugmentation
+from .detection_batches import DetectionRecord
+from .digits import Split
+
+__all__ = ["VocDetectionDataModule"]
+
+CLASS_NAMES = (
+    "aeroplane",
+    "bicycle",
+    "bird",
+    "boat",
+    "bottle",
+    "bus",
+    "car",
+    "cat",
+    "chair",
+    "cow",
+    "diningtable",
+    "dog",
+    "horse",
+    "motorbike",
+    "person",
+    "pottedplant",
+    "sheep",
+    "sofa",
+    "train",
+    "tvmonitor",
+)
+
+
+class VocDetectionDataModule(DetectionDataModule):
+    """Pascal VOC's 20 classes, in the layout of torchvision's ``VOCDetection``.
+
+    Its images ``train`` and ``val`` are those of this module; the test images are ``test`` where the year has them on
+    disk (2007), else ``val`` with a warning. Objects marked as difficult are no training objects; in ``val`` and
+    ``test`` they are objects like any other. The batches are those of `DetectionDataModule`.
+
+    Args:
+        root: Folder that holds ``VOCdevkit``.
+        year: 2007 to 2012.
+        image_size: Height and width of the canvas that images are fitted into, or one number for both.
+        batch_size: Images a batch.
+        num_workers: Worker processes; 0 is usually fastest while the images are in memory.
+        seed: Decides the shuffles and the augmentation.
+        download: Whether to download what is missing, at once. Of several processes on a machine, only one may.
+        min_crop_area: Smallest training crop as a share of the image's area; 1 crops nothing.
+        flip: Whether to mirror half of the training images.
+        zoom_out: Largest factor by which half of the training images are shrunk; 1 shrinks none.
+        color_jitter: Largest relative change of brightness, contrast and saturation of training images.
+        cache_limit_bytes: Splits that take more memory on the canvas are read from files again in every epoch.
+
+    Raises:
+        ValueError: A setting is out of range, or the folder is not in the layout above.
+    """
+
+    def __init__(
+        self,
+        root: str | Path,
+        year: str | int = "2012",
+        image_size: int | Sequence[int] = (192, 256),
+        batch_size: int = 16,
+        num_workers: int = 0,
+        seed: int = 0,
+        download: bool = False,
+        min_crop_area: float = 0.3,
+        flip: bool = True,
+        zoom_out: float = 2.0,
+        color_jitter: float = 0.2,
+        cache_limit_bytes: int = 2**31,
+    ) -> None:
+        self.root = Path(root).expanduser()
+        splits = _read_folder(self.root, str(year), download)
+        super().__init__(
+            {split: partial(tuple, records) for split, records in splits.items()},
+            CLASS_NAMES,
+            image_size,
+            batch_size,
+            num_workers,
+            seed,
+            DetectionAugmentation(min_crop_area, flip, zoom_out, color_jitter),
+            cache_limit_bytes,
+        )
+
+
+def _read_folder(root: Path, year: str, download: bool) -> dict[Split, tuple[DetectionRecord, ...]]:
+    """Return the records of each split that the folder has."""
+    years = [name for name in DATASET_YEAR_DICT if name.isdigit()]
+    if year not in years:
+        raise ValueError(f"`year` must be one of {', '.join(sorted(years))}; got {year}.")
+    folder = root / DATASET_YEAR_DICT[year]["base_dir"]
+    lists = folder / "ImageSets" / "Main"
+    names: list[Split] = ["train", "val"]
+    if year == "2007" and (download or (lists / "test.txt").is_file()):
+        names.append("test")
+    splits = {split: _read_split(root, year, split, download) for split in names}
+    warn_of_unseen(splits["train"], CLASS_NAMES, lists / "train.txt")
+    return splits
+
+
+def _read_split(root: Path, year: str, split: Split, download: bool) -> tuple[DetectionRecord, ...]:
+    file = root / DATASET_YEAR_DICT[year]["base_dir"] / "ImageSets" / "Main" / f"{split}.txt"
+    if not (download or file.is_file()):
+        raise ValueError(
+            f"`root` must hold Pascal VOC {year}; there is no '{file}'. HINT: download=True downloads it into `root`."
+        )
+    files = VOCDetection(root, year, split, download=download and not file.is_file())
+    pairs = zip(files.images, files.annotations, strict=True)
+    images = [_read_annotation(Path(xml), Path(image), split == "train") for image, xml in pairs]
+    return checked_records(images, file)
+
+
+def _read_annotation(xml: Path, image: Path, drop_difficult: bool) -> AnnotatedImage:
+    try:
+        content = VOCDetection.parse_voc_xml(ElementTree.parse(xml).getroot())["annotation"]
+        size = (int(content["size"]["height"]), int(content["size"]["width"])) if "size" in content else None
+        # An annotation of one object whose parts have boxes too has them inside of it, not beside it.
+        objects = [_read_object(entry) for entry in content["object"]]
+    except (OSError, ElementTree.ParseError, KeyError, TypeError, ValueError) as error:
+        raise ValueError(f"'{xml}' must be a VOC annotation; reading it failed: {error!r}.") from error
+    kept = [(name, box) for name, box, difficult in objects if not (difficult and drop_difficult)]
+    if unknown := sorted({name for name, _ in kept} - set(CLASS_NAMES)):
+        raise ValueError(f"'{xml}': the classes are {', '.join(CLASS_NAMES)}; got {', '.join(unknown)}.")
+    labels = tuple(CLASS_NAMES.index(name) for name, _ in kept)
+    # A size of zeros is how some tools say that they do not know it.
+    return AnnotatedImage(image, size if size and min(size) > 0 else None, tuple(box for _, box in kept), labels)
+
+
+def _read_object(entry: dict[str, Any]) -> tuple[str, tuple[float, float, float, float], bool]:
+    """Return name, box and whether it is difficult."""
+    left, top, right, bottom = (float(entry["bndbox"][name]) for name in ("xmin", "ymin", "xmax", "ymax"))
+    # VOC counts pixels from 1, and its right and bottom pixels belong to the object.
+    return entry["name"], (left - 1, top - 1, right, bottom), entry.get("difficult", "0") != "0"
