@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from copy import deepcopy
 from dataclasses import replace
@@ -25,6 +26,8 @@ Comparison = Literal["uniform", "random", "rule"]
 """``uniform``: the source with all widths scaled by one ratio; ``random``: three subnets within the budgets; ``rule``:
 blocks fused where the estimator says that it pays, widths scaled by one ratio and rounded to the lanes."""
 
+log = logging.getLogger(__name__)
+
 NUM_RANDOM = 3
 _STEPS = 200
 # Random subnets use the budget up, too, or they would be compared at less latency.
@@ -34,7 +37,7 @@ _BAND = (0.95, 1.0)
 def comparison_architectures(
     names: Sequence[Comparison], space: SearchSpace, costs: Estimator, budgets: Budgets, seed: int
 ) -> dict[str, Architecture]:
-    """Return by name the architectures that a search is compared with, within its budgets.
+    """Return by name the architectures that a search is compared with, within its budgets, where there are such.
 
     Args:
         names: Which; ``random`` gives three.
@@ -44,7 +47,7 @@ def comparison_architectures(
         seed: Of the random ones.
 
     Raises:
-        ValueError: There is no such comparison, or no network of its kind keeps the budgets.
+        ValueError: There is no such comparison.
     """
     found: dict[str, Architecture] = {}
     for name in names:
@@ -56,7 +59,11 @@ def comparison_architectures(
         else:
             source = space.decode(space.reference_nodes)
             start = source if name == "uniform" else fused_where_faster(source, costs)
-            found[name] = _scaled(start, space, costs, budgets, costs.lanes if name == "rule" else 1)
+            scaled = _scaled(start, space, costs, budgets, costs.lanes if name == "rule" else 1)
+            if scaled is None:
+                log.warning("No network of the kind %r keeps the budgets: there is nothing to compare with.", name)
+            else:
+                found[name] = scaled
     return found
 
 
@@ -86,13 +93,15 @@ def inherit(source: nn.Module, architecture: Architecture, images: Tensor) -> tu
     return subnet, teacher
 
 
-def _scaled(start: Architecture, space: SearchSpace, costs: Estimator, budgets: Budgets, lanes: int) -> Architecture:
-    """Return the widest network of one ratio that keeps the budgets."""
+def _scaled(
+    start: Architecture, space: SearchSpace, costs: Estimator, budgets: Budgets, lanes: int
+) -> Architecture | None:
+    """Return the widest network of one ratio that keeps the budgets, if any."""
     for step in range(_STEPS, 0, -1):
         scaled = _with_ratio(start, space, step / _STEPS, lanes)
         if _keeps(scaled, costs, budgets):
             return scaled
-    raise ValueError("No network of one width multiplier keeps the budgets.")
+    return None
 
 
 def _keeps(architecture: Architecture, costs: Estimator, budgets: Budgets) -> bool:

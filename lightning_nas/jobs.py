@@ -184,9 +184,9 @@ def search_and_finetune(
     with shared.alone():
         fit = shared.fit("search", module, epochs.search, [callback])
         candidates = callback.candidates if shared.is_first("search", wanted) else callback.find(**_named(requested))
-    chosen, subnet = _best_refitted(
-        candidates[:num_refitted], untrained, teacher, images, partial(taught, teacher=teacher), data
-    )
+    # The map that a classifier pools is imitated by itself; of other networks it has to be named.
+    judged = partial(taught, teacher=teacher, feature_modules=blocks[-1:] if full.tail else ())
+    chosen, subnet = _best_refitted(candidates[:num_refitted], untrained, teacher, images, judged, data)
     log.info("Found %s, %.4g ms", chosen, costs.latency_ms(chosen))
 
     log.info("3/4 Fine-tuning the subnet")

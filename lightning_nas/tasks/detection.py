@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from typing import ClassVar
 
@@ -148,6 +149,8 @@ class Detection(L.LightningModule):
 
 
 def _precision() -> MeanAveragePrecision:
+    # It would log a dozen lines for each epoch.
+    logging.getLogger("faster_coco_eval").setLevel(logging.WARNING)
     return MeanAveragePrecision(box_format="xyxy", backend="faster_coco_eval")
 
 
