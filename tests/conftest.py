@@ -76,7 +76,7 @@ def read_by(network, nodes):
     """Return for each parameter of a network with a supernet which of its entries a path reads, as booleans."""
     handle, names = network.supernet, {id(p): name for name, p in network.named_parameters()}
     chosen = handle.space.decode(nodes)
-    elastic = {id(p) for block in handle.blocks for p in block.parameters()} | {id(handle.head[0].weight)}
+    elastic = {id(p) for block in handle.blocks for p in block.parameters()} | {id(handle.tail.modules["head"].weight)}
     found = {n: torch.full(p.shape, id(p) not in elastic) for n, p in network.named_parameters()}
     width = chosen.stem.width
     pairs = ((stage.width, fixed.option) for stage in chosen.stages for fixed in stage.blocks)
@@ -92,5 +92,5 @@ def read_by(network, nodes):
             found[names[id(norm.weight)]][:out] = found[names[id(norm.bias)]][:out] = True
             last = out
         width = out_width
-    found[names[id(handle.head[0].weight)]][:, :width] = True
+    found[names[id(handle.tail.modules["head"].weight)]][:, :width] = True
     return found

@@ -118,7 +118,7 @@ def test_detached_it_does_nothing(supernet, images, targets):
     sliced.detach()
     handle = supernet.supernet
     handle.activate(paths(handle.space)[1])
-    head = handle.head[0].weight
+    head = handle.tail.modules["head"].weight
     before = head.detach().clone()
     train(supernet, optimizer, images, targets, steps=1)
     assert not torch.equal(head[:, -1], before[:, -1])
