@@ -2,6 +2,7 @@
 
 from importlib.metadata import version
 
+from ._load import load_subnet as load_subnet
 from .estimator import Estimator as Estimator
 from .estimator import decompose as decompose
 from .search import ArchitectureSearch as ArchitectureSearch
@@ -9,7 +10,6 @@ from .search import SearchModule as SearchModule
 from .space import Architecture as Architecture
 from .space import SearchSpace as SearchSpace
 from .supernet import derive as derive
-from .supernet import load_subnet as load_subnet
 from .supernet import refit as refit
 from .supernet import space_of as space_of
 from .supernet import supernet_from as supernet_from

@@ -223,13 +223,17 @@ def search_and_finetune(
         compared=compared,
         search={"seconds": round(fit.seconds, 1), "steps": fit.steps},
         history=callback.history,
-        network={key: value for key, value in network.keywords.items() if key != "weights"},
+        network={"num_classes": data.num_classes, **_without_weights(network.keywords)},
         epochs=vars(epochs),
         data_name=data.root.name if hasattr(data, "root") else type(data).__name__,
     )
     result = write_run(run_dir, outcome)
     log.info("%s\nWritten to %s", summary(result), run_dir)
     return result
+
+
+def _without_weights(options: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in options.items() if key != "weights"}
 
 
 def _named(requested: Mapping[str, float | str | None]) -> dict[str, float | str | None]:

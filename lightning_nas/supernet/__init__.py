@@ -9,6 +9,6 @@ from .importance import sort_channels as sort_channels
 from .option_errors import option_errors as option_errors
 from .refit import refit as refit
 from .stock import stock_network as stock_network
-from .subnet import load_subnet as load_subnet
+from .subnet import supernet_with as supernet_with
 from .supernet import Supernet as Supernet
 from .supernet import find_supernet as find_supernet
