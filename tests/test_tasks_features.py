@@ -4,9 +4,16 @@ import pytest
 import timm
 import torch
 from torch import nn
-from torchvision.models import mobilenet_v2
+from torchvision.models import MobileNetV2, mobilenet_v2
 
-from lightning_nas.tasks.features import features, headless, strides_to_taps, tap_widths
+from lightning_nas.tasks.features import (
+    block_strides,
+    features,
+    headless,
+    limit_stride,
+    strides_to_taps,
+    tap_widths,
+)
 
 MAKERS = {
     "mobilenet_v2": lambda: mobilenet_v2(width_mult=0.25),
@@ -54,6 +61,29 @@ def test_timm_and_the_taps_agree_on_the_last_map() -> None:
     with torch.no_grad():
         (last,) = features(network, images, strides_to_taps(network, [32]))
         assert torch.equal(network.bn2(network.conv_head(last)), network.forward_features(images))
+
+
+@pytest.mark.parametrize("name", MAKERS)
+def test_limited_strides_keep_the_maps_before(name: str) -> None:
+    backbone = headless(MAKERS[name]().eval())
+    images = torch.rand(1, 3, 64, 64)
+    taps = strides_to_taps(backbone, [8, 32])
+    names = [path for path, m in backbone.named_modules() if getattr(m, "use_res_connect", getattr(m, "has_skip", 0))]
+    with torch.no_grad():
+        before = features(backbone, images, taps)
+        after = features(limit_stride(backbone, 16), images, taps)
+    assert torch.equal(before[0], after[0])
+    assert after[1].shape[-2:] == (4, 4)
+    assert max(block_strides(backbone)) == 16
+    skips = [path for path, m in backbone.named_modules() if getattr(m, "use_res_connect", getattr(m, "has_skip", 0))]
+    assert skips == names
+
+
+def test_a_block_that_loses_its_stride_gains_the_residual_that_its_widths_allow() -> None:
+    setting = [[1, 8, 1, 1], [4, 16, 2, 2], [4, 16, 2, 2]]
+    backbone = limit_stride(MobileNetV2(inverted_residual_setting=setting), 4)
+    assert [block.use_res_connect for block in backbone.features[1:-1]] == [False, False, True, True, True]
+    assert block_strides(backbone) == {2: 1, 4: 5}
 
 
 def test_what_cannot_be_read_is_refused() -> None:
