@@ -53,12 +53,23 @@ class BatchAugmentation:
 
     def __call__(self, images: Tensor, generator: torch.Generator) -> Tensor:
         """Return an augmented copy of float images in 0..1, NCHW."""
-        return self._recolour(self._crop(images, generator), generator)
+        grid = self._grid(images, generator)
+        return self._recolour(_at(grid, images), generator)
 
-    def _crop(self, images: Tensor, generator: torch.Generator) -> Tensor:
+    def together(self, images: Tensor, masks: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+        """Return augmented copies of images, and of integer masks (N, H, W) that are cropped and mirrored as they are.
+
+        Masks keep their labels: each pixel has that of the nearest one.
+        """
+        grid = self._grid(images, generator)
+        moved = _at(grid, masks[:, None].float(), mode="nearest")[:, 0].to(masks.dtype)
+        return self._recolour(_at(grid, images), generator), moved
+
+    def _grid(self, images: Tensor, generator: torch.Generator) -> Tensor | None:
+        """Return where the pixels of crops are read, (N, H, W, 2), or None where they stay in their places."""
         count = len(images)
         if self.min_area == 1 and not self.flip:
-            return images
+            return None
         side = (self.min_area + (1 - self.min_area) * torch.rand(count, generator=generator)).sqrt()
         shift = (2 * torch.rand(count, 2, generator=generator) - 1) * (1 - side)[:, None]
         mirror = torch.where(torch.rand(count, generator=generator) < 0.5, -1.0, 1.0) if self.flip else torch.ones(1)
@@ -66,8 +77,7 @@ class BatchAugmentation:
         theta[:, 0, 0] = side * mirror
         theta[:, 1, 1] = side
         theta[:, :, 2] = shift
-        grid = functional.affine_grid(theta, list(images.shape), align_corners=False)
-        return functional.grid_sample(images, grid, padding_mode="border", align_corners=False)
+        return functional.affine_grid(theta, list(images.shape), align_corners=False)
 
     def _recolour(self, images: Tensor, generator: torch.Generator) -> Tensor:
         if self.jitter == 0:
@@ -81,6 +91,12 @@ class BatchAugmentation:
         changed = images * (brightness * contrast * saturation)
         changed += brightness * (contrast * (1 - saturation) * grey + (1 - contrast) * mean)
         return changed.clamp_(0, 1)
+
+
+def _at(grid: Tensor | None, images: Tensor, mode: str = "bilinear") -> Tensor:
+    if grid is None:
+        return images
+    return functional.grid_sample(images, grid, mode=mode, padding_mode="border", align_corners=False)
 
 
 class SeededBatches(Dataset[Item]):

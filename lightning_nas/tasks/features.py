@@ -6,10 +6,13 @@ from collections.abc import Sequence
 from math import prod
 
 from timm.models import EfficientNet
+from timm.models._efficientnet_blocks import DepthwiseSeparableConv
+from timm.models._efficientnet_blocks import InvertedResidual as TimmInvertedResidual
 from torch import Tensor, nn
 from torchvision.models import MobileNetV2
+from torchvision.models.mobilenetv2 import InvertedResidual
 
-__all__ = ["features", "headless", "strides_to_taps", "tap_widths"]
+__all__ = ["block_strides", "features", "headless", "limit_stride", "strides_to_taps", "tap_widths"]
 
 
 def features(backbone: nn.Module, images: Tensor, taps: Sequence[int]) -> list[Tensor]:
@@ -64,15 +67,61 @@ def strides_to_taps(backbone: nn.Module, strides: Sequence[int]) -> tuple[int, .
         >>> strides_to_taps(MobileNetV2(), [4, 8, 16, 32])
         (3, 6, 13, 17)
     """
+    last = block_strides(backbone)
+    if missing := [stride for stride in strides if stride not in last]:
+        raise ValueError(f"`strides` can be {', '.join(map(str, last))} for this backbone; got {missing[0]}.")
+    return tuple(last[stride] for stride in strides)
+
+
+def block_strides(backbone: nn.Module) -> dict[int, int]:
+    """Return the strides of a network's blocks, in rising order, each with the last block that has it.
+
+    Raises:
+        TypeError: A network of another class.
+
+    Example::
+
+        >>> block_strides(MobileNetV2())
+        {2: 1, 4: 3, 8: 6, 16: 13, 32: 17}
+    """
     stem, units = _units(backbone)
     last: dict[int, int] = {}
     stride = _stride(stem)
     for index, unit in units.items():
         stride *= _stride(unit)
         last[stride] = index
-    if missing := [stride for stride in strides if stride not in last]:
-        raise ValueError(f"`strides` can be {', '.join(map(str, last))} for this backbone; got {missing[0]}.")
-    return tuple(last[stride] for stride in strides)
+    return last
+
+
+def limit_stride(backbone: nn.Module, stride: int) -> nn.Module:
+    """Let no block have a larger stride than `stride`, in place, and return the network.
+
+    Convolutions that would go beyond keep their weights and lose their step, so that maps are larger behind them.
+    Unlike in the networks of DeepLab (Chen et al. 2017, arXiv 1706.05587) none becomes dilated: blocks stay ordinary.
+
+    Raises:
+        TypeError: A network of another class.
+
+    Example::
+
+        >>> block_strides(limit_stride(headless(MobileNetV2()), 16))
+        {2: 1, 4: 3, 8: 6, 16: 17}
+    """
+    stem, units = _units(backbone)
+    total = _stride(stem)
+    for unit in units.values():
+        for module in unit.modules():
+            if isinstance(module, nn.Conv2d) and total * module.stride[0] > stride:
+                module.stride = (1, 1)
+            total *= module.stride[0] if isinstance(module, nn.Conv2d) else 1
+        # Blocks decide on their residual when they are made, by their stride; other blocks stay as they are.
+        for module in unit.modules():
+            if isinstance(module, InvertedResidual):
+                module.stride = _stride(module)
+                module.use_res_connect = module.stride == 1 and _is_square(module)
+            elif isinstance(module, DepthwiseSeparableConv | TimmInvertedResidual):
+                module.has_skip = _stride(module) == 1 and _is_square(module)
+    return backbone
 
 
 def tap_widths(backbone: nn.Module, taps: Sequence[int]) -> tuple[int, ...]:
@@ -140,3 +189,8 @@ def _convolutions(module: nn.Module) -> list[nn.Conv2d]:
 
 def _stride(module: nn.Module) -> int:
     return prod(convolution.stride[0] for convolution in _convolutions(module))
+
+
+def _is_square(module: nn.Module) -> bool:
+    convolutions = _convolutions(module)
+    return convolutions[0].in_channels == convolutions[-1].out_channels

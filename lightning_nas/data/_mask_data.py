@@ -1,0 +1,211 @@
+"""Batches of images and masks from memory, or from files where they do not fit."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from pathlib import Path
+
+import lightning as L
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader
+from typing_extensions import override
+
+from ._batches import IMAGENET_MEAN, IMAGENET_STD, BatchAugmentation, SeededBatches, check_loading, image_loader
+from ._mask_files import IGNORE, Labels, Pair, Size, check_labels, count_ids, decode_all, decode_some, found_labels
+from .digits import Split
+
+__all__ = ["MaskData", "MaskFilesData", "MaskedImages", "checked_size"]
+
+logger = logging.getLogger(__name__)
+
+
+class MaskedImages(SeededBatches[tuple[Tensor, Tensor]]):
+    """Images and masks that are fetched, augmented and normalised a batch at a time.
+
+    Args:
+        load: Returns the uint8 images (N, 3, H, W) and masks (N, H, W) at a list of indices.
+        num_images: Number of images.
+        augment: What to do to the images and masks of a batch, or None.
+        seed: With the batch's indices it decides the augmentation.
+
+    Example::
+
+        >>> pairs = torch.zeros(4, 3, 8, 8, dtype=torch.uint8), torch.ones(4, 8, 8, dtype=torch.uint8)
+        >>> data = MaskedImages(lambda indices: (pairs[0][indices], pairs[1][indices]), num_images=4)
+        >>> images, masks = data.__getitems__([2, 0])
+        >>> images.shape, masks.shape, masks.dtype
+        (torch.Size([2, 3, 8, 8]), torch.Size([2, 8, 8]), torch.int64)
+    """
+
+    def __init__(
+        self,
+        load: Callable[[list[int]], tuple[Tensor, Tensor]],
+        num_images: int,
+        augment: BatchAugmentation | None = None,
+        seed: int = 0,
+    ) -> None:
+        super().__init__(num_images, seed)
+        self.load = load
+        self.augment = augment
+        self._mean = torch.tensor(IMAGENET_MEAN).view(3, 1, 1)
+        self._std = torch.tensor(IMAGENET_STD).view(3, 1, 1)
+
+    def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
+        images, masks = self.__getitems__([index])
+        return images[0], masks[0]
+
+    def __getitems__(self, indices: list[int]) -> tuple[Tensor, Tensor]:
+        images, masks = self.load(indices)
+        images = images.float().div_(255)
+        if self.augment is not None:
+            generator = torch.Generator().manual_seed(self.batch_seed(indices))
+            images, masks = self.augment.together(images, masks, generator)
+        images = (images - self._mean).div_(self._std)
+        return images.contiguous(memory_format=torch.channels_last), masks.long()
+
+
+class MaskData(L.LightningDataModule):
+    """The loaders of images with masks, which a subclass puts into `parts` by its `setup`.
+
+    Args:
+        batch_size: Images a batch.
+        num_workers: Worker processes.
+        seed: Decides the shuffles and the augmentation.
+
+    Raises:
+        ValueError: A setting is out of range.
+    """
+
+    def __init__(self, batch_size: int, num_workers: int, seed: int) -> None:
+        super().__init__()
+        check_loading(batch_size, num_workers, seed)
+        self.batch_size = batch_size
+        self.num_workers = num_workers
+        self.seed = seed
+        self.parts: dict[Split, MaskedImages] = {}
+
+    @override
+    def train_dataloader(self) -> DataLoader[tuple[Tensor, Tensor]]:
+        return image_loader(self.parts["train"], self.batch_size, shuffle=True, num_workers=self.num_workers)
+
+    @override
+    def val_dataloader(self) -> DataLoader[tuple[Tensor, Tensor]]:
+        return image_loader(self.parts["val"], self.batch_size, num_workers=self.num_workers)
+
+    @override
+    def test_dataloader(self) -> DataLoader[tuple[Tensor, Tensor]]:
+        return image_loader(self.parts["test"], self.batch_size, num_workers=self.num_workers)
+
+
+class MaskFilesData(MaskData):
+    """Images with masks in files, of which all are checked when this is made.
+
+    Images of other proportions are stretched to `image_size`. Decoded splits are kept in memory where they fit.
+
+    Args:
+        root: Folder of the data set.
+        files: Images and masks of each split. Without ``test`` those of ``val`` are the test images too.
+        labels: What the ids in masks mean; None for as many classes as there are ids.
+        image_size: Height and width that images and masks are resized to, in pixels; one number for both.
+        batch_size: Images a batch.
+        num_workers: Worker processes; 0 is usually fastest while the images are in memory.
+        seed: Decides the shuffles and the augmentation.
+        min_crop_area: Smallest training crop as a share of the image's area; 1 crops nothing.
+        flip: Whether to mirror half of the training images.
+        color_jitter: Largest relative change of brightness, contrast and saturation of training images.
+        cache_limit_bytes: Decoded splits above this size are read from files again in every epoch.
+
+    Raises:
+        ValueError: A setting is out of range, or a file cannot be used.
+    """
+
+    def __init__(
+        self,
+        root: Path,
+        files: Mapping[Split, Sequence[Pair]],
+        labels: Labels | None,
+        image_size: int | Sequence[int] = (192, 256),
+        batch_size: int = 16,
+        num_workers: int = 0,
+        seed: int = 0,
+        min_crop_area: float = 0.5,
+        flip: bool = True,
+        color_jitter: float = 0.2,
+        cache_limit_bytes: int = 2**30,
+    ) -> None:
+        super().__init__(batch_size, num_workers, seed)
+        self.root = root
+        self.image_size = checked_size(image_size)
+        self.cache_limit_bytes = cache_limit_bytes
+        self._augment = BatchAugmentation(min_crop_area, flip, color_jitter)
+        self._files = files
+        # Masks are read here, so that the number of classes is known before the network is built, and what is wrong
+        # with the test images before the training.
+        counts = {split: count_ids(pairs) for split, pairs in files.items()}
+        self._labels = labels or found_labels(counts)
+        if not 2 <= self.num_classes <= IGNORE:
+            raise ValueError(f"Masks must have 2 to {IGNORE} classes; those of '{root}' have {self.num_classes}.")
+        for split, pairs in files.items():
+            check_labels(f"'{root}' ({split})", pairs, counts[split], self._labels)
+
+    @property
+    def num_classes(self) -> int:
+        """Number of classes."""
+        return len(self._labels.names)
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """Names of the classes, in the order of their indices."""
+        return self._labels.names
+
+    @property
+    def input_size(self) -> tuple[int, int, int]:
+        """Channels, height and width of one image."""
+        return 3, *self.image_size
+
+    @override
+    def setup(self, stage: str | None = None) -> None:
+        if "test" not in self._files and stage in (None, "test"):
+            logger.warning("'%s' has no test images; those of `val` are the test images too.", self.root)
+        # A damaged test image is found before the training, hence all are decoded before it.
+        wanted: dict[str | None, tuple[Split, ...]] = {"validate": ("val",), "test": ("test",), "predict": ("test",)}
+        for split in wanted.get(stage, ("train", "val", "test")):
+            source = split if split in self._files else "val"
+            if source not in self.parts:
+                self.parts[source] = self._load(source)
+            self.parts[split] = self.parts[source]
+
+    def _load(self, split: Split) -> MaskedImages:
+        pairs, height, width = self._files[split], *self.image_size
+        augment = self._augment if split == "train" else None
+        size_bytes = 4 * height * width * len(pairs)
+        load: Callable[[list[int]], tuple[Tensor, Tensor]]
+        if size_bytes <= self.cache_limit_bytes:
+            images, masks = decode_all(pairs, self.image_size, self._labels)
+            load = partial(_pick, images, masks)
+        else:
+            logger.info(
+                "%s (%s) would take %d MiB: it is read again in every epoch.", self.root, split, size_bytes >> 20
+            )
+            load = partial(decode_some, pairs, self.image_size, self._labels)
+        return MaskedImages(load, len(pairs), augment, self.seed)
+
+
+def checked_size(image_size: int | Sequence[int]) -> Size:
+    """Return height and width.
+
+    Raises:
+        ValueError: They are no two numbers of at least 8.
+    """
+    sides = [image_size] * 2 if isinstance(image_size, int) else list(image_size)
+    if len(sides) != 2 or min(sides) < 8:
+        raise ValueError(f"`image_size` must be height and width, each at least 8; got {sides}.")
+    height, width = sides
+    return height, width
+
+
+def _pick(images: Tensor, masks: Tensor, indices: list[int]) -> tuple[Tensor, Tensor]:
+    return images[indices], masks[indices]
