@@ -13,11 +13,16 @@ from .space.spec import Architecture
 from .supernet import derive, stock_network
 from .supernet.subnet import supernet_with
 from .tasks.detector import detector
+from .tasks.segmenter import segmenter
 
 __all__ = ["load_subnet"]
 
 # What the networks of a task are made by; a run records their options.
-_BUILDERS: dict[str, Callable[..., nn.Module]] = {"classification": stock_network, "detection": detector}
+_BUILDERS: dict[str, Callable[..., nn.Module]] = {
+    "classification": stock_network,
+    "detection": detector,
+    "segmentation": segmenter,
+}
 
 
 def load_subnet(run_dir: str | Path) -> nn.Module:
