@@ -147,9 +147,20 @@ def _result(outcome: Outcome) -> dict[str, Any]:
         "subnet": _cost(costs, outcome.chosen, outcome.subnet_metric),
         **({} if outcome.choices == "both" else {"choices": outcome.choices}),
         **({"comparisons": compared} if compared else {}),
+        **_verified_memory(outcome),
         "search": outcome.search,
         "versions": versions(),
     }
+
+
+def _verified_memory(outcome: Outcome) -> dict[str, Any]:
+    """Return what the backend says of the fast memory, where that was budgeted and the backend is here."""
+    if outcome.budgets.peak_activation_bytes is None:
+        return {}
+    named = (("baseline", outcome.source), ("subnet", outcome.chosen))
+    figures = {name: outcome.costs.verify(architecture) for name, architecture in named}
+    found = {name: figure.sram_bytes for name, figure in figures.items() if figure is not None and figure.sram_bytes}
+    return {"verified_sram_bytes": found} if found else {}
 
 
 def _write_weights(path: Path, network: nn.Module) -> None:

@@ -257,10 +257,13 @@ class Estimator:
 
     def verify_ms(self, network: nn.Module | Architecture, example_input: Tensor | None = None) -> float | None:
         """Measure the whole network with the device's backend; None where that is not here."""
+        figures = self.verify(network, example_input)
+        return None if figures is None else figures.latency_ms
+
+    def verify(self, network: nn.Module | Architecture, example_input: Tensor | None = None) -> Figures | None:
+        """Measure the latency and the fast memory of the whole network likewise."""
         backend = available_backend(self.device)
-        if backend is None:
-            return None
-        return backend.measure_network(self._network(network, example_input)).latency_ms
+        return None if backend is None else backend.measure_network(self._network(network, example_input))
 
     def measured_share(self, parts: Iterable[Subgraph]) -> float:
         """Return which share of the latency of a network is measured rather than predicted."""
