@@ -71,10 +71,17 @@ def _job(config: DictConfig) -> Any:
     # Lightning's own remarks (devices, tips) would stand between the lines of the job.
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
     warnings.filterwarnings("ignore", message=r".*isinstance\(treespec, LeafSpec\).*")
+    if HydraConfig.get().mode == RunMode.MULTIRUN and _can_share(config):
+        config.shared_dir = str(Path(HydraConfig.get().sweep.dir) / "shared")
     # The job's parts are built first: whatever is wrong with the data or an option is said before any training.
     job = instantiate(config, _partial_=True, _convert_="all")
     result = job()
     return result["subnet"]["metric"]["value"] if isinstance(result, dict) and "subnet" in result else None
+
+
+def _can_share(config: DictConfig) -> bool:
+    """Return whether the runs of a sweep can have one supernet: where its weights are trained before the search."""
+    return "shared_dir" in config and config.shared_dir is None and config.search.get("phases") == "decoupled"
 
 
 def _config_name(arguments: Sequence[str]) -> str | None:
