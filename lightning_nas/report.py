@@ -11,7 +11,8 @@ from typing import Any
 from lightning_nas._architecture_svg import BlockCost, architecture_svg
 from lightning_nas._page import figures as page_figures
 from lightning_nas._page import page, table, terms
-from lightning_nas._results_page import budget_text, bytes_text, count_text, is_within_budget, results_page
+from lightning_nas._result_text import budget_text, bytes_text, count_text, is_within_budget
+from lightning_nas._results_page import results_page
 from lightning_nas._svg import Point, line_chart, scatter_chart
 
 __all__ = ["BlockCost", "Point", "results_page", "write_architecture_svg", "write_report", "write_results_page"]
