@@ -21,7 +21,7 @@ from ._result_text import (
 )
 from ._rivals import rivals, verdict_text
 
-__all__ = ["GROUP_HEAD", "group_cells", "means_table", "results_page", "rivals_table", "verdicts"]
+__all__ = ["GROUP_HEAD", "group_cells", "results_page", "rivals_table", "verdicts"]
 
 Group = Sequence[Run]
 Table = tuple[list[str], list[list[str]]]
@@ -53,7 +53,7 @@ def results_page(folder: str | Path) -> str:
         "teaches the subnet too; the baseline is that source, trained on for as many steps. Figures are means over "
         "seeds, ± is the standard deviation; the difference is the mean over seeds of subnet minus baseline of the "
         "same seed. *Searched* are the widths of stages (V1), the kinds of blocks (V2) or both (V3).",
-        markdown_table(*means_table(groups)),
+        markdown_table(*_metric_table(groups)),
         "## Cost",
         "Latency is the estimator's; *verified* is the measurement of the whole network by the target's own compiler, "
         "simulator or clock, where it was available.",
@@ -73,7 +73,7 @@ def group_cells(group: Group) -> list[str]:
     return [str(first["recipe"]), str(first["device"]), budget_text(first), searched_text(first)]
 
 
-def means_table(groups: Sequence[Group]) -> Table:
+def _metric_table(groups: Sequence[Group]) -> Table:
     """Return head and rows of the table of means over seeds: metric, change of latency, budget."""
     head = ["Seeds", "Metric", "Baseline", "Subnet", "Difference", "Latency", "Within budget"]
     rows = []
@@ -95,21 +95,31 @@ def means_table(groups: Sequence[Group]) -> Table:
     return [*GROUP_HEAD, *head], rows
 
 
-def rivals_table(groups: Sequence[Group]) -> Table:
-    """Return head and rows of the table of the other networks that runs were compared with."""
-    head = [*GROUP_HEAD, "Network", "Metric", "Subnet minus it", "Latency (ms)", "Seeds"]
+def rivals_table(
+    groups: Sequence[Group],
+    named: Sequence[str] = GROUP_HEAD,
+    cells: Callable[[Group], list[str]] = group_cells,
+) -> Table:
+    """Return head and rows of the table of the other networks that runs were compared with.
+
+    Args:
+        groups: Runs by what they have in common.
+        named: Columns that name a group.
+        cells: Gives what stands in them.
+    """
+    head = [*named, "Network", "Metric", "Subnet minus it", "Latency (ms)", "Seeds"]
     rows = []
     for group in groups:
         for other in rivals(group):
             figures = [spread_text(other.values), spread_text(other.leads, "+.3f"), f"{other.latency_ms:.3g}"]
-            rows.append([*group_cells(group), other.name, *figures, str(other.num_runs)])
+            rows.append([*cells(group), other.name, *figures, str(other.num_runs)])
     return head, rows
 
 
-def verdicts(groups: Sequence[Group]) -> list[str]:
+def verdicts(groups: Sequence[Group], cells: Callable[[Group], list[str]] = group_cells) -> list[str]:
     """Return for each group with comparisons a sentence on whether the subnet is ahead of them."""
-    texts = ((group_cells(group), verdict_text(rivals(group))) for group in groups)
-    return [f"* **{', '.join(cells)}**: the subnet is {text}." for cells, text in texts if text]
+    texts = ((cells(group), verdict_text(rivals(group))) for group in groups)
+    return [f"* **{', '.join(filter(None, names))}**: the subnet is {text}." for names, text in texts if text]
 
 
 def _cost_table(groups: Sequence[Group]) -> Table:

@@ -40,6 +40,7 @@ class Rival:
 
     Attributes:
         name: What a person calls it.
+        kind: Its name in `rivals_of`.
         latency_ms: Mean latency.
         values: Its metric in each run that has it.
         leads: The subnet's metric minus its, in each of those runs.
@@ -47,6 +48,7 @@ class Rival:
     """
 
     name: str
+    kind: str
     latency_ms: float
     values: tuple[float, ...]
     leads: tuple[float, ...]
@@ -82,6 +84,7 @@ def rivals(runs: Sequence[Run]) -> list[Rival]:
         named.append(
             Rival(
                 name=name + of,
+                kind=name,
                 latency_ms=statistics.fmean(point.latency_ms for point, _ in pairs),
                 values=tuple(value for value, _ in measured),
                 leads=tuple(subnet - value for value, subnet in measured),
@@ -96,9 +99,9 @@ def verdict_text(others: Sequence[Rival]) -> str:
 
     Example::
 
-        >>> plain = Rival("plain multiplier", 2.0, values=(0.8, 0.9), leads=(0.1, 0.0), num_runs=2)
-        >>> verdict_text([plain, Rival("rule", 2.0, values=(0.9,), leads=(0.0,), num_runs=1)])
-        'ahead of plain multiplier (+0.050 ± 0.071, in 1 of 2 seeds); level with rule (+0.000, in 0 of 1 seed)'
+        >>> plain = Rival("plain", "plain", 2.0, values=(0.8, 0.9), leads=(0.1, 0.0), num_runs=2)
+        >>> verdict_text([plain, Rival("rule", "rule", 2.0, values=(0.9,), leads=(0.0,), num_runs=1)])
+        'ahead of plain (+0.050 ± 0.071, in 1 of 2 seeds); level with rule (+0.000, in 0 of 1 seed)'
     """
     texts = []
     for side in ("ahead of", "level with", "behind"):
