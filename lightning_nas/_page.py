@@ -26,6 +26,11 @@ table { border-collapse:collapse; width:100%; font-variant-numeric:tabular-nums;
 th, td { text-align:right; padding:7px 12px; border-bottom:1px solid var(--rule); white-space:nowrap; }
 th:first-child, td:first-child { text-align:left; padding-left:0; } tr:last-child td { border-bottom:none; }
 th { color:var(--dim); font-weight:600; font-size:13px; }
+table.dense { font-size:12.5px; } table.dense th { font-size:11.5px; vertical-align:bottom; }
+table.dense th, table.dense td { padding:5px 7px; white-space:normal; }
+table.dense th:nth-child(-n+2), table.dense td:nth-child(-n+2) { text-align:left; }
+table.dense th:first-child, table.dense td:first-child { padding-left:0; }
+main:has(table.dense) { max-width:1400px; } main:has(table.dense) section > svg { width:100%; height:auto; }
 dl { display:grid; grid-template-columns:max-content 1fr; gap:6px 24px; margin:0; } dt { color:var(--dim); }
 dd { margin:0; overflow-wrap:anywhere; }
 .charts { display:grid; grid-template-columns:repeat(auto-fill,minmax(380px,1fr)); gap:12px; }
@@ -50,8 +55,8 @@ def page(title: str, subtitle: str, sections: Iterable[str]) -> str:
     )
 
 
-def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    """Return a table of text.
+def table(head: Sequence[str], rows: Iterable[Sequence[str]], css: str = "") -> str:
+    """Return a table of text; the class ``dense`` is for many columns.
 
     Example::
 
@@ -60,7 +65,8 @@ def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     """
     top = "<tr>" + "".join(f"<th>{escape(cell)}</th>" for cell in head) + "</tr>"
     lines = ("<tr>" + "".join(f"<td>{escape(cell)}</td>" for cell in row) + "</tr>" for row in rows)
-    return f"<table>{top}{''.join(lines)}</table>"
+    look = f' class="{css}"' if css else ""
+    return f"<table{look}>{top}{''.join(lines)}</table>"
 
 
 def figures(items: Iterable[tuple[str, str, str]]) -> str:

@@ -1,17 +1,32 @@
-"""The page of recorded results: markdown as a pure function of ``result.json`` files."""
+"""The page of recorded results: markdown as a pure function of the files of runs."""
 
 from __future__ import annotations
 
-import json
 import statistics
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-__all__ = ["budget_text", "bytes_text", "count_text", "is_within_budget", "results_page"]
+from ._fused_blocks import fused_cells
+from ._recorded import PRIVATE, Run, grouped, read_results
+from ._result_text import (
+    budget_text,
+    bytes_text,
+    change_text,
+    count_text,
+    is_within_budget,
+    markdown_table,
+    searched_text,
+    spread_text,
+)
+from ._rivals import rivals, verdict_text
 
-Result = Mapping[str, Any]
-COST_FIELDS = ("latency_ms", "peak_activation_bytes", "parameter_bytes")
+__all__ = ["GROUP_HEAD", "group_cells", "results_page", "rivals_table", "verdicts"]
+
+Group = Sequence[Run]
+Table = tuple[list[str], list[list[str]]]
+GROUP_HEAD = ("Recipe", "Device", "Budget", "Searched")
+PICTURES = (".png", ".jpg", ".jpeg", ".svg")
 
 
 def results_page(folder: str | Path) -> str:
@@ -23,213 +38,176 @@ def results_page(folder: str | Path) -> str:
         folder: Folder of one task, such as ``recipes/results/classification``.
 
     Raises:
-        ValueError: There is no result in the folder, or one of them is not in the form of ``result.json``.
+        ValueError: There is no result in the folder, one of them is not in the form of ``result.json``, or there is a
+            picture that must not be shown.
     """
     folder = Path(folder)
-    results = _read(folder)
-    groups: dict[tuple[Any, ...], list[Result]] = {}
-    for result in results:
-        groups.setdefault(_group_key(result), []).append(result)
-    # The largest budget first; groups without one last.
-    ordered = [groups[key] for key in sorted(groups, key=lambda key: (key[0], key[1], key[2], [-v for v in key[3]]))]
+    runs = read_results(folder)
+    groups = grouped(runs)
     title = folder.name.replace("_", " ").capitalize()
+    files = "file" if len(runs) == 1 else "files"
     parts = [
         f"# Recorded results: {title}",
-        f"Written by `python -m lightning_nas.report` from the {len(results)} recorded `result.json` files in "
+        f"Written by `python -m lightning_nas.report` from the {len(runs)} recorded `result.json` {files} in "
         f"`{folder.name}/`; edit those, not this page. The search starts from a trained source network, which "
         "teaches the subnet too; the baseline is that source, trained on for as many steps. Figures are means over "
         "seeds, ± is the standard deviation; the difference is the mean over seeds of subnet minus baseline of the "
-        "same seed.",
-        _metric_table(ordered),
+        "same seed. *Searched* are the widths of stages (V1), the kinds of blocks (V2) or both (V3).",
+        markdown_table(*_metric_table(groups)),
         "## Cost",
         "Latency is the estimator's; *verified* is the measurement of the whole network by the target's own compiler, "
         "simulator or clock, where it was available.",
-        _cost_table(ordered),
-        *_comparisons(ordered),
+        markdown_table(*_cost_table(groups)),
+        *_rivals(groups),
+        *_fused(groups),
+        *_pictures(groups, folder),
         "## How they were made",
-        _provenance(ordered),
+        _provenance(groups),
     ]
     return "\n\n".join(parts) + "\n"
 
 
-def is_within_budget(result: Result) -> bool:
-    """Return whether the subnet keeps every budget, by the estimator.
-
-    Example::
-
-        >>> is_within_budget({"budget": {"latency_ms": 2.0}, "subnet": {"latency_ms": 2.1}})
-        False
-    """
-    return all(result["subnet"][field] <= limit for field, limit in _limits(result))
+def group_cells(group: Group) -> list[str]:
+    """Return what the runs of a group have in common, in the order of `GROUP_HEAD`."""
+    first = group[0].result
+    return [str(first["recipe"]), str(first["device"]), budget_text(first), searched_text(first)]
 
 
-def budget_text(result: Result) -> str:
-    """Return the budgets in words.
-
-    Example::
-
-        >>> budget_text({"budget": {"latency_ms": 8.0, "parameter_bytes": 262144, "peak_activation_bytes": None}})
-        '8 ms, 256 KiB parameters'
-    """
-    words = {"latency_ms": "", "peak_activation_bytes": " peak", "parameter_bytes": " parameters"}
-    texts = [
-        (f"{limit:.4g} ms" if field == "latency_ms" else bytes_text(limit)) + words[field]
-        for field, limit in _limits(result)
-    ]
-    requested = result.get("budget", {}).get("requested")
-    return ", ".join(texts) + (f" ({requested})" if requested else "") or "none"
-
-
-def bytes_text(count: float) -> str:
-    """Return a number of bytes in binary units.
-
-    Example::
-
-        >>> bytes_text(900), bytes_text(262144), bytes_text(3 * 2**20)
-        ('900 B', '256 KiB', '3.00 MiB')
-    """
-    if count < 1024:
-        return f"{count:.0f} B"
-    return f"{count / 1024:.3g} KiB" if count < 999.5 * 1024 else f"{count / 2**20:.2f} MiB"
-
-
-def count_text(count: float) -> str:
-    """Return a large count with a decimal unit.
-
-    Example::
-
-        >>> count_text(314_000_000)
-        '314 M'
-    """
-    for size, unit in ((1e9, " G"), (1e6, " M"), (1e3, " k")):
-        if count >= size:
-            return f"{count / size:.3g}{unit}"
-    return f"{count:.0f}"
-
-
-def _read(folder: Path) -> list[Result]:
-    results = []
-    for path in sorted(folder.rglob("*.json")):
-        data = json.loads(path.read_text(encoding="utf-8"))
-        if path.name == "run.json":
-            continue
-        # A run's folder may hold its architecture.json as well.
-        if path.name != "result.json" and not (isinstance(data, dict) and "subnet" in data):
-            continue
-        for field in ("recipe", "device", "seed", "budget", "baseline", "subnet"):
-            if field not in data:
-                raise ValueError(f"'{path}' must be a result with the field {field!r}; it has {', '.join(data)}.")
-        beside = path.with_name("run.json")
-        described = json.loads(beside.read_text(encoding="utf-8")) if beside.exists() else {}
-        results.append({**described, **data})
-    if not results:
-        raise ValueError(f"`folder` must hold a result.json; '{folder}' has none.")
-    return sorted(results, key=lambda result: result["seed"])
-
-
-def _limits(result: Result) -> list[tuple[str, float]]:
-    budget = result["budget"]
-    return [(field, budget[field]) for field in COST_FIELDS if budget.get(field) is not None]
-
-
-def _group_key(result: Result) -> tuple[Any, ...]:
-    limits = dict(_limits(result))
-    # Four digits: the baseline of a relative budget may differ in the last bits from seed to seed.
-    return (
-        str(result["recipe"]),
-        str(result["device"]),
-        str(result.get("data", "")),
-        tuple(float(f"{limits.get(field, 0):.4g}") for field in COST_FIELDS),
-    )
-
-
-def _metric_table(groups: Sequence[Sequence[Result]]) -> str:
+def _metric_table(groups: Sequence[Group]) -> Table:
+    """Return head and rows of the table of means over seeds: metric, change of latency, budget."""
+    head = ["Seeds", "Metric", "Baseline", "Subnet", "Difference", "Latency", "Within budget"]
     rows = []
     for group in groups:
-        metric = group[0]["subnet"]["metric"]
+        metric = group[0].result["subnet"]["metric"]
+        before, after = _metrics(group, "baseline"), _metrics(group, "subnet")
         rows.append(
             [
-                *_names(group),
+                *group_cells(group),
+                str(len(group)),
                 f"{metric['name']} ({metric['split']})",
-                _spread([r["baseline"]["metric"]["value"] for r in group], ".3f"),
-                _spread([r["subnet"]["metric"]["value"] for r in group], ".3f"),
-                _spread([r["subnet"]["metric"]["value"] - r["baseline"]["metric"]["value"] for r in group], "+.3f"),
-                _reduction(group, "latency_ms"),
+                spread_text(before),
+                spread_text(after),
+                spread_text([b - a for a, b in zip(before, after, strict=True)], "+.3f"),
+                _change(group, "latency_ms"),
                 _all_within(group),
             ]
         )
-    head = [
-        "Recipe",
-        "Device",
-        "Budget",
-        "Seeds",
-        "Metric",
-        "Baseline",
-        "Subnet",
-        "Difference",
-        "Latency",
-        "Within budget",
+    return [*GROUP_HEAD, *head], rows
+
+
+def rivals_table(
+    groups: Sequence[Group],
+    named: Sequence[str] = GROUP_HEAD,
+    cells: Callable[[Group], list[str]] = group_cells,
+) -> Table:
+    """Return head and rows of the table of the other networks that runs were compared with.
+
+    Args:
+        groups: Runs by what they have in common.
+        named: Columns that name a group.
+        cells: Gives what stands in them.
+    """
+    head = [*named, "Network", "Metric", "Subnet minus it", "Latency (ms)", "Seeds"]
+    rows = []
+    for group in groups:
+        for other in rivals(group):
+            figures = [spread_text(other.values), spread_text(other.leads, "+.3f"), f"{other.latency_ms:.3g}"]
+            rows.append([*cells(group), other.name, *figures, str(other.num_runs)])
+    return head, rows
+
+
+def verdicts(groups: Sequence[Group], cells: Callable[[Group], list[str]] = group_cells) -> list[str]:
+    """Return for each group with comparisons a sentence on whether the subnet is ahead of them."""
+    texts = ((cells(group), verdict_text(rivals(group))) for group in groups)
+    return [f"* **{', '.join(filter(None, names))}**: the subnet is {text}." for names, text in texts if text]
+
+
+def _cost_table(groups: Sequence[Group]) -> Table:
+    head = ["Latency (ms)", "Verified (ms)", "Verified change", "Parameters", "Peak activations", "MACs"]
+    rows = [
+        [
+            *group_cells(group),
+            _pair(group, "latency_ms", "{:.3g}".format),
+            _pair(group, "verified_latency_ms", "{:.3g}".format),
+            _change(group, "verified_latency_ms"),
+            _pair(group, "parameter_bytes", bytes_text),
+            _pair(group, "peak_activation_bytes", bytes_text),
+            _pair(group, "macs", count_text),
+        ]
+        for group in groups
     ]
-    return _table(head, rows)
+    return [*GROUP_HEAD, *head], rows
 
 
-def _cost_table(groups: Sequence[Sequence[Result]]) -> str:
-    rows = []
-    for group in groups:
-        rows.append(
-            [
-                *_names(group)[:3],
-                _pair(group, "latency_ms", lambda value: f"{value:.3g}"),
-                _pair(group, "verified_latency_ms", lambda value: f"{value:.3g}"),
-                _reduction(group, "verified_latency_ms"),
-                _pair(group, "parameter_bytes", bytes_text),
-                _pair(group, "peak_activation_bytes", bytes_text),
-                _pair(group, "macs", count_text),
-            ]
-        )
-    head = ["Recipe", "Device", "Budget", "Latency (ms)", "Verified (ms)", "Verified change", "Parameters"]
-    return _table([*head, "Peak activations", "MACs"], rows)
-
-
-def _comparisons(groups: Sequence[Sequence[Result]]) -> list[str]:
-    """Return the table of the other networks that a run was compared with, where any were recorded."""
-    rows = []
-    for group in groups:
-        names = dict.fromkeys(name for result in group for name in result.get("comparisons") or {})
-        for name in names:
-            costs = [result["comparisons"][name] for result in group if name in (result.get("comparisons") or {})]
-            values = [cost["metric"]["value"] for cost in costs if cost.get("metric")]
-            latency_ms = statistics.fmean(cost["latency_ms"] for cost in costs)
-            rows.append([*_names(group)[:3], name, _spread(values, ".3f"), f"{latency_ms:.3g}", str(len(costs))])
+def _rivals(groups: Sequence[Group]) -> list[str]:
+    head, rows = rivals_table(groups)
     if not rows:
         return []
-    head = ["Recipe", "Device", "Budget", "Network", "Metric", "Latency (ms)", "Seeds"]
-    return ["## Other networks within reach of the budget", _table(head, rows)]
+    said = (
+        "*Plain multiplier*: the source with all widths scaled by one ratio. *Random*: subnets of the space that use "
+        "the budget up. *Expert's rule*: blocks fused where the estimator says that it pays, and widths scaled. Each "
+        "was fine-tuned as the subnet was. *In 2 of 3 seeds*: in how many the subnet is ahead."
+    )
+    table = markdown_table(head, rows)
+    return [
+        "## Other networks within reach of the budget",
+        said,
+        table,
+        *(["\n".join(v)] if (v := verdicts(groups)) else []),
+    ]
 
 
-def _provenance(groups: Sequence[Sequence[Result]]) -> str:
+def _fused(groups: Sequence[Group]) -> list[str]:
+    found = [(group, cells) for group in groups if (cells := fused_cells(group)) is not None]
+    if not found:
+        return []
+    most = max(len(cells) for _, cells in found)
+    head = [*GROUP_HEAD, "Seeds", "Fused blocks", *(f"Stage {number}" for number in range(1, most))]
+    rows = [[*group_cells(group), str(len(group)), *cells, *[""] * (most - len(cells))] for group, cells in found]
+    said = (
+        "Blocks are counted from 1. *ibn*: inverted bottleneck, *fused*: fused inverted bottleneck, *ds*: depthwise "
+        "separable; *fused 1/3*: fused by one seed of three."
+    )
+    return ["## Which blocks were fused", said, markdown_table(head, rows)]
+
+
+def _pictures(groups: Sequence[Group], folder: Path) -> list[str]:
+    """Return links to the pictures of the first run of each group that has some."""
+    private = sorted(folder.rglob(f"{PRIVATE}*"))
+    if private:
+        raise ValueError(f"'{private[0]}' is of images that may not be shown, and must not be among recorded results.")
+    parts = []
+    for group in groups:
+        found = next(filter(None, (_pictures_of(run.folder) for run in group)), [])
+        if found:
+            parts.append("**" + ", ".join(group_cells(group)) + "**")
+        for path in found:
+            parts.append(f"![{path.stem.replace('_', ' ')}]({path.relative_to(folder.parent).as_posix()})")
+    return ["## Pictures", *parts] if parts else []
+
+
+def _pictures_of(folder: Path) -> list[Path]:
+    return sorted(path for path in folder.glob("picture*") if path.suffix.lower() in PICTURES)
+
+
+def _provenance(groups: Sequence[Group]) -> str:
     lines = []
     for group in groups:
-        recipe, device, budget, _ = _names(group)
-        facts = [f"seeds {', '.join(str(result['seed']) for result in group)}"]
+        results = [run.result for run in group]
+        facts = [f"seeds {', '.join(str(result['seed']) for result in results)}"]
         for field in ("data", "epochs", "machine"):
-            facts += [f"{field}: {value}" for value in _distinct(result.get(field) for result in group)]
-        search = [result["search"] for result in group if result.get("search")]
+            facts += [f"{field}: {value}" for value in _distinct(result.get(field) for result in results)]
+        search = [result["search"] for result in results if result.get("search")]
         if search:
             seconds = statistics.fmean(item["seconds"] for item in search)
             facts.append(f"search {seconds:.0f} s, {_distinct(item['steps'] for item in search)[0]} steps")
-        facts += [f"command `{value}`" for value in _distinct(result.get("command") for result in group)]
-        facts += [f"versions: {value}" for value in _distinct(_versions(result) for result in group)]
-        lines.append(f"* **{recipe}, {device}, {budget}**: " + "; ".join(facts) + ".")
+        facts += [f"command `{value}`" for value in _distinct(result.get("command") for result in results)]
+        facts += [f"versions: {value}" for value in _distinct(_versions(result) for result in results)]
+        lines.append(f"* **{', '.join(group_cells(group))}**: " + "; ".join(facts) + ".")
     return "\n".join(lines)
 
 
-def _names(group: Sequence[Result]) -> list[str]:
-    first = group[0]
-    return [str(first["recipe"]), str(first["device"]), budget_text(first), str(len(group))]
-
-
-def _versions(result: Result) -> str:
+def _versions(result: Mapping[str, Any]) -> str:
     return ", ".join(f"{name} {version}" for name, version in sorted((result.get("versions") or {}).items()))
 
 
@@ -244,35 +222,20 @@ def _fact(value: Any) -> str:
     return str(value)
 
 
-def _values(group: Sequence[Result], network: str, field: str) -> list[float]:
-    values = [result[network].get(field) for result in group]
-    return [value for value in values if value is not None]
+def _metrics(group: Group, network: str) -> list[float]:
+    return [run.result[network]["metric"]["value"] for run in group]
 
 
-def _pair(group: Sequence[Result], field: str, form: Callable[[float], str]) -> str:
-    sides = [_values(group, network, field) for network in ("baseline", "subnet")]
-    return " → ".join(form(statistics.fmean(side)) if side else "n/a" for side in sides)
+def _pair(group: Group, field: str, form: Callable[[float], str]) -> str:
+    sides = [[run.result[network].get(field) for run in group] for network in ("baseline", "subnet")]
+    known = [[value for value in side if value is not None] for side in sides]
+    return " → ".join(form(statistics.fmean(side)) if side else "n/a" for side in known)
 
 
-def _reduction(group: Sequence[Result], field: str) -> str:
-    pairs = [(result["baseline"].get(field), result["subnet"].get(field)) for result in group]
-    changes = [subnet / baseline - 1 for baseline, subnet in pairs if baseline and subnet is not None]
-    return f"{statistics.fmean(changes):+.0%}".replace("-", "\u2212") if changes else "n/a"
+def _change(group: Group, field: str) -> str:
+    return change_text([(run.result["baseline"].get(field), run.result["subnet"].get(field)) for run in group])
 
 
-def _all_within(group: Sequence[Result]) -> str:
-    num_within = sum(is_within_budget(result) for result in group)
+def _all_within(group: Group) -> str:
+    num_within = sum(is_within_budget(run.result) for run in group)
     return "yes" if num_within == len(group) else f"no ({num_within} of {len(group)})"
-
-
-def _spread(values: Sequence[float], form: str) -> str:
-    if not values:
-        return "n/a"
-    mean = format(statistics.fmean(values), form).replace("-", "\u2212")
-    return f"{mean} ± {statistics.stdev(values):.3f}" if len(values) > 1 else mean
-
-
-def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    # A bar inside a cell would end it.
-    lines = [[cell.replace("|", "\\|") for cell in row] for row in rows]
-    return "\n".join("| " + " | ".join(row) + " |" for row in [head, ["---"] * len(head), *lines])

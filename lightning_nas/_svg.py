@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
 
-__all__ = ["PALETTE", "Point", "STYLE", "line_chart", "rect", "scatter_chart", "svg", "text"]
+__all__ = ["PALETTE", "Point", "STYLE", "frame", "line_chart", "rect", "scatter_chart", "svg", "text"]
 
 PALETTE = ("c0", "c1", "c2", "c3")
 """Classes of the colours of series, in the order of use."""
@@ -128,7 +128,7 @@ def line_chart(
     curves = {name: points for name, points in curves.items() if points}
     values = [point for points in curves.values() for point in points]
     heights = [y for _, y in values] + ([] if limit is None else [limit])
-    x_axis, y_axis, body = _frame(title, [x for x, _ in values], heights, x_label, y_label, size)
+    x_axis, y_axis, body = frame(title, [x for x, _ in values], heights, x_label, y_label, size)
     for mark in marks:
         body.append(f'<path class="ghost" d="M{x_axis(mark):.1f} {y_axis.start:g}V{y_axis.end:g}"/>')
     if limit is not None:
@@ -161,7 +161,7 @@ def scatter_chart(
     # So that no point sits on the frame.
     room = 0.04 * (max(xs, default=0.0) - min(xs, default=0.0))
     xs = [edge for x in xs for edge in (x - room, x + room)]
-    x_axis, y_axis, body = _frame(title, xs, [point.y for point in points], x_label, y_label, size)
+    x_axis, y_axis, body = frame(title, xs, [point.y for point in points], x_label, y_label, size)
     if limit is not None:
         x = x_axis(limit)
         body.append(f'<path class="budget" d="M{x:.1f} {y_axis.start:g}V{y_axis.end:g}"/>')
@@ -178,14 +178,31 @@ def scatter_chart(
     return svg(*size, [*body, *_legend([name for name in names if name], size[0])], title)
 
 
-def _frame(
-    title: str, xs: Sequence[float], ys: Sequence[float], x_label: str, y_label: str, size: tuple[int, int]
+def frame(
+    title: str,
+    xs: Sequence[float],
+    ys: Sequence[float],
+    x_label: str,
+    y_label: str,
+    size: tuple[int, int],
+    top: float = 54,
 ) -> tuple[_Axis, _Axis, list[str]]:
+    """Return both axes of a chart that holds the values, and its ground: grid, ticks and names.
+
+    Args:
+        title: Heading of the chart.
+        xs: Values along the horizontal axis.
+        ys: Values along the vertical axis; the axis reaches a little further.
+        x_label: Name of the horizontal axis.
+        y_label: Name of the vertical axis.
+        size: Width and height in pixels.
+        top: Height of the title and the legend in pixels.
+    """
     width, height = size
     x_low, x_high = _range(xs, margin=0)
     y_low, y_high = _range(ys, margin=0.08)
     x_axis = _Axis(x_low, x_high, 58, width - 18)
-    y_axis = _Axis(y_low, y_high, height - 44, 54)
+    y_axis = _Axis(y_low, y_high, height - 44, top)
     body = [rect(0, 0, width, height, "page", 8), text(14, 22, title, "strong")]
     for tick in y_axis.ticks:
         body.append(f'<path class="rule" d="M{x_axis.start:g} {y_axis(tick):.1f}H{x_axis.end:g}"/>')

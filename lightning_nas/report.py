@@ -11,10 +11,20 @@ from typing import Any
 from lightning_nas._architecture_svg import BlockCost, architecture_svg
 from lightning_nas._page import figures as page_figures
 from lightning_nas._page import page, table, terms
-from lightning_nas._results_page import budget_text, bytes_text, count_text, is_within_budget, results_page
+from lightning_nas._result_text import budget_text, bytes_text, count_text, is_within_budget
+from lightning_nas._results_page import results_page
 from lightning_nas._svg import Point, line_chart, scatter_chart
+from lightning_nas._sweep_report import write_sweep_report
 
-__all__ = ["BlockCost", "Point", "results_page", "write_architecture_svg", "write_report", "write_results_page"]
+__all__ = [
+    "BlockCost",
+    "Point",
+    "results_page",
+    "write_architecture_svg",
+    "write_report",
+    "write_results_page",
+    "write_sweep_report",
+]
 
 Cost = Mapping[str, Any]
 Record = Mapping[str, float]
@@ -109,26 +119,38 @@ def write_results_page(folder: str | Path) -> str:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Write the pages of results, or check that they are up to date; return the exit status.
+    """Write pages of results or check them, or write the report of a sweep; return the exit status.
 
     Args:
         arguments: Command line, or None for that of the process.
     """
-    parser = argparse.ArgumentParser(prog="python -m lightning_nas.report", description="Write the pages of results.")
-    parser.add_argument("folders", nargs="+", type=Path, help="folders of results, such as recipes/results/detection")
+    parser = argparse.ArgumentParser(
+        prog="python -m lightning_nas.report", description="Write the pages of results, or the report of a sweep."
+    )
+    parser.add_argument("folders", nargs="*", type=Path, help="folders of results, such as recipes/results/detection")
     parser.add_argument("--check", action="store_true", help="write nothing; exit 1 if a page is out of date")
+    parser.add_argument("--sweep", type=Path, metavar="FOLDER", help="folder of a sweep, for report.html and report.md")
     options = parser.parse_args(arguments)
+    if (options.sweep is None) == (not options.folders) or (options.sweep and options.check):
+        parser.error("give either folders of results, with or without --check, or --sweep FOLDER")
+    try:
+        if options.sweep is not None:
+            sys.stdout.write(write_sweep_report(options.sweep) + "\n")
+            return 0
+        return _write_pages(options.folders, options.check)
+    except ValueError as error:
+        parser.error(str(error))
+
+
+def _write_pages(folders: Sequence[Path], check: bool) -> int:
     status = 0
-    for folder in options.folders:
+    for folder in folders:
         path = _page_path(folder)
-        try:
-            if not options.check:
-                write_results_page(folder)
-            elif not path.is_file() or path.read_text(encoding="utf-8") != results_page(folder):
-                sys.stderr.write(f"{path} is out of date; run: python -m lightning_nas.report {folder}\n")
-                status = 1
-        except ValueError as error:
-            parser.error(str(error))
+        if not check:
+            write_results_page(folder)
+        elif not path.is_file() or path.read_text(encoding="utf-8") != results_page(folder):
+            sys.stderr.write(f"{path} is out of date; run: python -m lightning_nas.report {folder}\n")
+            status = 1
     return status
 
 

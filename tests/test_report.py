@@ -150,8 +150,8 @@ def test_page_has_mean_and_spread_over_seeds(tmp_path: Path) -> None:
     page = write_results_page(folder)
     assert (tmp_path / "classification.md").read_text() == page
     row = rows_of(page)[2]
-    assert row[:4] == ["digits", "npu <1>", "2 ms", "3"]
-    assert row[5:] == ["0.930 ± 0.000", "0.910 ± 0.010", "\u22120.020 ± 0.010", "\u221250%", "yes"]
+    assert row[:5] == ["digits", "npu <1>", "2 ms", "both (V3)", "3"]
+    assert row[6:] == ["0.930 ± 0.000", "0.910 ± 0.010", "\u22120.020 ± 0.010", "\u221250%", "yes"]
     assert "seeds 0, 1, 2" in page
 
 
@@ -173,7 +173,7 @@ def test_page_shows_other_networks_and_skips_other_files(tmp_path: Path) -> None
     folder = record(tmp_path / "task", result)
     (folder / "run0" / "architecture.json").write_text("{}")
     page = write_results_page(folder)
-    assert "| digits | npu <1> | 2 ms | width multiplier | 0.880 | 1.9 | 1 |" in page
+    assert "| digits | npu <1> | 2 ms | both (V3) | width multiplier | 0.880 | +0.030 | 1.9 | 1 |" in page
     assert "machine: cpu 2 cores" in page
 
 

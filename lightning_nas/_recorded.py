@@ -1,0 +1,150 @@
+"""Recorded runs: result.json files read, checked and grouped by what was asked for."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from ._result_text import COST_FIELDS, limits
+
+__all__ = ["PICTURE", "PRIVATE", "Run", "group_key", "grouped", "read_json", "read_results", "read_run"]
+
+PICTURE = "picture_"
+"""How the names of a run's pictures begin; pages of results show them."""
+
+PRIVATE = "private_"
+"""How the names of pictures begin whose images may not be shown."""
+
+_FIELDS = ("recipe", "device", "seed", "budget", "baseline", "subnet")
+_CHOICES = ("widths", "kinds", "both")
+
+
+@dataclass(frozen=True)
+class Run:
+    """A finished run.
+
+    Attributes:
+        folder: Where its files are.
+        result: Content of ``result.json``, with that of ``run.json`` where there is one.
+        overrides: What the command line changed, by key; of runs of a sweep.
+    """
+
+    folder: Path
+    result: Mapping[str, Any]
+    overrides: Mapping[str, str] = field(default_factory=dict)
+
+
+def read_json(path: Path) -> Any:
+    """Return the content of a JSON file.
+
+    Raises:
+        ValueError: The file is not JSON.
+    """
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise ValueError(f"'{path}' must be JSON; {error}.") from error
+
+
+def read_run(path: Path, overrides: Mapping[str, str] | None = None) -> Run:
+    """Return the run whose result is in the file `path`.
+
+    Args:
+        path: A file in the form of ``result.json``; a ``run.json`` beside it is read too.
+        overrides: What its command line changed, by key.
+
+    Raises:
+        ValueError: The file, or ``run.json``, is not in its form.
+    """
+    result = read_json(path)
+    _check(path, result)
+    beside = path.with_name("run.json")
+    described = read_json(beside) if beside.exists() else {}
+    if not isinstance(described, dict):
+        raise ValueError(f"'{beside}' must hold an object; got {type(described).__name__}.")
+    return Run(path.parent, {**described, **result}, overrides or {})
+
+
+def read_results(folder: Path) -> list[Run]:
+    """Return all recorded runs in `folder`, at any depth, by seed.
+
+    Raises:
+        ValueError: There is no result in the folder, or one of them is not in the form of ``result.json``.
+    """
+    runs = []
+    for path in sorted(folder.rglob("*.json")):
+        if path.name == "run.json":
+            continue
+        # A run's folder may hold its architecture.json as well.
+        if path.name != "result.json" and not _looks_like_result(path):
+            continue
+        runs.append(read_run(path))
+    if not runs:
+        raise ValueError(f"`folder` must hold a result.json; '{folder}' has none.")
+    return sorted(runs, key=lambda run: run.result["seed"])
+
+
+def grouped(runs: Iterable[Run]) -> list[list[Run]]:
+    """Return the runs that differ in nothing but their seed together, the largest budget first."""
+    groups: dict[tuple[Any, ...], list[Run]] = {}
+    for run in runs:
+        groups.setdefault(group_key(run.result), []).append(run)
+    return [groups[key] for key in sorted(groups)]
+
+
+def group_key(result: Mapping[str, Any]) -> tuple[Any, ...]:
+    """Return what a group of runs has in common; keys sort the largest budget first, and results without one last."""
+    given = dict(limits(result))
+    choices = str(result.get("choices") or "both")
+    return (
+        str(result["recipe"]),
+        str(result["device"]),
+        str(result.get("data", "")),
+        # Four digits: the baseline of a relative budget may differ in the last bits from seed to seed.
+        tuple(-float(f"{given.get(name, 0):.4g}") for name in COST_FIELDS),
+        _CHOICES.index(choices) if choices in _CHOICES else len(_CHOICES),
+        choices,
+    )
+
+
+def _looks_like_result(path: Path) -> bool:
+    data = read_json(path)
+    return isinstance(data, dict) and "subnet" in data
+
+
+def _check(path: Path, result: Any) -> None:
+    if not isinstance(result, dict):
+        raise ValueError(f"'{path}' must hold an object; got {type(result).__name__}.")
+    for name in _FIELDS:
+        if name not in result:
+            raise ValueError(f"'{path}' must be a result with the field {name!r}; it has {', '.join(result)}.")
+    if not isinstance(result["seed"], int):
+        raise ValueError(f"'{path}' must have a whole number as its seed; got {result['seed']!r}.")
+    if not isinstance(result["budget"], dict):
+        raise ValueError(f"'{path}' must have an object as its budget; got {result['budget']!r}.")
+    for name in ("baseline", "subnet"):
+        _check_cost(path, name, result[name], COST_FIELDS)
+        _check_metric(path, name, result[name].get("metric"))
+    compared = result.get("comparisons") or {}
+    if not isinstance(compared, dict):
+        raise ValueError(f"'{path}' must map names to costs as its comparisons; got {type(compared).__name__}.")
+    for name, cost in compared.items():
+        _check_cost(path, name, cost, ("latency_ms",))
+        if cost.get("metric") is not None:
+            _check_metric(path, name, cost["metric"])
+
+
+def _check_cost(path: Path, network: str, cost: Any, needed: Iterable[str]) -> None:
+    figures = cost if isinstance(cost, dict) else {}
+    for name in needed:
+        if not isinstance(figures.get(name), int | float):
+            raise ValueError(f"'{path}' must give a number as {name!r} of {network!r}; got {figures.get(name)!r}.")
+
+
+def _check_metric(path: Path, network: str, metric: Any) -> None:
+    known = isinstance(metric, dict) and {"name", "split"} <= metric.keys()
+    if not known or not isinstance(metric.get("value"), int | float):
+        raise ValueError(f"'{path}' must give name, value and split as the metric of {network!r}; got {metric!r}.")

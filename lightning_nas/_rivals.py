@@ -1,0 +1,128 @@
+"""What a subnet is compared with: plain multiplier, random subnets, the expert's rule, over the runs of a group."""
+
+from __future__ import annotations
+
+import re
+import statistics
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from ._recorded import Run
+from ._result_text import spread_text
+
+__all__ = ["Rival", "RivalPoint", "rivals", "rivals_of", "verdict_text"]
+
+_NAMES = {"uniform": "plain multiplier", "rule": "expert's rule"}
+_RANDOM = re.compile(r"random \d+")
+# A smaller difference is none at three digits.
+_LEVEL = 0.0005
+
+
+@dataclass(frozen=True)
+class RivalPoint:
+    """Another network in one run, or the mean of several of a kind.
+
+    Attributes:
+        latency_ms: Its latency by the estimator.
+        value: Its metric, or None where it was not measured.
+        count: Number of networks that this is the mean of.
+    """
+
+    latency_ms: float
+    value: float | None
+    count: int = 1
+
+
+@dataclass(frozen=True)
+class Rival:
+    """Another network over the runs of a group.
+
+    Attributes:
+        name: What a person calls it.
+        kind: Its name in `rivals_of`.
+        latency_ms: Mean latency.
+        values: Its metric in each run that has it.
+        leads: The subnet's metric minus its, in each of those runs.
+        num_runs: Number of runs that were compared with it.
+    """
+
+    name: str
+    kind: str
+    latency_ms: float
+    values: tuple[float, ...]
+    leads: tuple[float, ...]
+    num_runs: int
+
+
+def rivals_of(result: Mapping[str, Any]) -> dict[str, RivalPoint]:
+    """Return the other networks of one run by name, random ones averaged.
+
+    Example::
+
+        >>> compared = {f"random {n}": {"latency_ms": 2.0, "metric": {"value": 0.1 * n}} for n in (1, 2, 3)}
+        >>> rivals_of({"comparisons": compared})
+        {'random subnets': RivalPoint(latency_ms=2.0, value=0.2, count=3)}
+    """
+    costs: dict[str, list[Mapping[str, Any]]] = {}
+    for name, cost in (result.get("comparisons") or {}).items():
+        shown = "random subnets" if _RANDOM.fullmatch(name) else _NAMES.get(name, name)
+        costs.setdefault(shown, []).append(cost)
+    return {name: _mean(items) for name, items in costs.items()}
+
+
+def rivals(runs: Sequence[Run]) -> list[Rival]:
+    """Return the other networks of a group of runs."""
+    found = [rivals_of(run.result) for run in runs]
+    subnets = [run.result["subnet"]["metric"]["value"] for run in runs]
+    named = []
+    for name in dict.fromkeys(name for points in found for name in points):
+        pairs = [(points[name], subnet) for points, subnet in zip(found, subnets, strict=True) if name in points]
+        counts = sorted({point.count for point, _ in pairs})
+        of = f" (mean of {'-'.join(map(str, counts))})" if counts[-1] > 1 else ""
+        measured = [(point.value, subnet) for point, subnet in pairs if point.value is not None]
+        named.append(
+            Rival(
+                name=name + of,
+                kind=name,
+                latency_ms=statistics.fmean(point.latency_ms for point, _ in pairs),
+                values=tuple(value for value, _ in measured),
+                leads=tuple(subnet - value for value, subnet in measured),
+                num_runs=len(pairs),
+            )
+        )
+    return named
+
+
+def verdict_text(others: Sequence[Rival]) -> str:
+    """Return whether the subnet is ahead of each of `others`, by how much and in how many runs.
+
+    Example::
+
+        >>> plain = Rival("plain", "plain", 2.0, values=(0.8, 0.9), leads=(0.1, 0.0), num_runs=2)
+        >>> verdict_text([plain, Rival("rule", "rule", 2.0, values=(0.9,), leads=(0.0,), num_runs=1)])
+        'ahead of plain (+0.050 ± 0.071, in 1 of 2 seeds); level with rule (+0.000, in 0 of 1 seed)'
+    """
+    texts = []
+    for side in ("ahead of", "level with", "behind"):
+        same = [_lead_text(other) for other in others if other.leads and _side(other) == side]
+        texts += [f"{side} {', '.join(same)}"] if same else []
+    return "; ".join(texts)
+
+
+def _lead_text(other: Rival) -> str:
+    num_ahead = sum(lead >= _LEVEL for lead in other.leads)
+    seeds = "seed" if len(other.leads) == 1 else "seeds"
+    return f"{other.name} ({spread_text(other.leads, '+.3f')}, in {num_ahead} of {len(other.leads)} {seeds})"
+
+
+def _side(other: Rival) -> str:
+    lead = statistics.fmean(other.leads)
+    return "level with" if abs(lead) < _LEVEL else "ahead of" if lead > 0 else "behind"
+
+
+def _mean(costs: Sequence[Mapping[str, Any]]) -> RivalPoint:
+    values = [cost["metric"]["value"] for cost in costs if cost.get("metric")]
+    latency_ms = statistics.fmean(cost["latency_ms"] for cost in costs)
+    # Rounded, since sums of floats would show in comparisons with zero.
+    return RivalPoint(latency_ms, round(statistics.fmean(values), 12) if values else None, len(costs))

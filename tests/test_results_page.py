@@ -1,0 +1,113 @@
+"""The page of results: what was searched, other networks, fused blocks and pictures."""
+
+from pathlib import Path
+
+import pytest
+from recorded_runs import make_architecture, make_comparisons, make_cost, make_result, rows_of, write_run
+
+from lightning_nas.report import results_page
+
+
+def test_choices_are_groups_of_their_own(tmp_path: Path) -> None:
+    for number, changes in enumerate([{}, {"choices": "kinds"}, {"choices": "widths"}, {"choices": "both"}]):
+        write_run(tmp_path / "task" / str(number), make_result(**changes))
+    rows = rows_of(results_page(tmp_path / "task"))
+    assert [row[3:5] for row in rows[2:5]] == [["widths (V1)", "1"], ["kinds (V2)", "1"], ["both (V3)", "2"]]
+
+
+def test_random_subnets_are_one_row_and_leads_are_by_seed(tmp_path: Path) -> None:
+    for seed, subnet in enumerate((0.90, 0.94)):
+        compared = make_comparisons(plain=0.90, randoms=(0.80, 0.82, 0.84), rule=0.95)
+        write_run(tmp_path / "task" / str(seed), make_result(seed, subnet, comparisons=compared))
+    page = results_page(tmp_path / "task")
+    table = {row[4]: row[5:] for row in rows_of(page) if len(row) == 9}
+    assert table["plain multiplier"] == ["0.900 ± 0.000", "+0.020 ± 0.028", "1.8", "2"]
+    assert table["random subnets (mean of 3)"] == ["0.820 ± 0.000", "+0.100 ± 0.028", "1.9", "2"]
+    assert table["expert's rule"] == ["0.950 ± 0.000", "\u22120.030 ± 0.028", "1.7", "2"]
+    assert (
+        "the subnet is ahead of plain multiplier (+0.020 ± 0.028, in 1 of 2 seeds), random subnets (mean of 3) "
+        "(+0.100 ± 0.028, in 2 of 2 seeds); behind expert's rule (\u22120.030 ± 0.028, in 0 of 2 seeds)." in page
+    )
+
+
+def test_seeds_without_a_comparison_do_not_count_in_it(tmp_path: Path) -> None:
+    write_run(tmp_path / "task" / "0", make_result(0, 0.5))
+    write_run(tmp_path / "task" / "1", make_result(1, 0.9, comparisons={"uniform": make_cost(2.0, 0.9)}))
+    page = results_page(tmp_path / "task")
+    assert "level with plain multiplier (+0.000, in 0 of 1 seed)." in page
+
+
+def test_comparison_without_a_metric_has_a_cost_only(tmp_path: Path) -> None:
+    compared = {"uniform": {**make_cost(2.0, 0.9), "metric": None}}
+    write_run(tmp_path / "task" / "0", make_result(comparisons=compared))
+    page = results_page(tmp_path / "task")
+    assert "| plain multiplier | n/a | n/a | 2 | 1 |" in page
+    assert "**: the subnet is" not in page
+
+
+def test_fused_blocks_are_counted_over_seeds(tmp_path: Path) -> None:
+    last = ("fused ibn ibn", "ibn ibn ibn", "fused ibn ibn")
+    for seed, stage in enumerate(last):
+        write_run(tmp_path / "task" / str(seed), make_result(seed), make_architecture("ds", "fused fused", stage))
+    row = next(row for row in rows_of(results_page(tmp_path / "task")) if "of 6" in row[5])
+    assert row[4:] == ["3", "2-3 of 6; in some seeds 4", "ds", "2 \u00d7 fused", "fused 2/3, 2 \u00d7 ibn"]
+
+
+def test_group_of_fewer_stages_and_of_no_fused_block(tmp_path: Path) -> None:
+    write_run(tmp_path / "task" / "0", make_result(), make_architecture("ds", "fused", "ibn"))
+    write_run(tmp_path / "task" / "1", make_result(choices="widths"), make_architecture("ds", "ibn"))
+    rows = [row for row in rows_of(results_page(tmp_path / "task")) if " of " in row[5]]
+    assert [row[5:] for row in rows] == [["none of 2", "ds", "ibn", ""], ["2 of 3", "ds", "fused", "ibn"]]
+
+
+@pytest.mark.parametrize("content", ["{", '{"stages": [{"blocks": [{}]}]}'])
+def test_malformed_architecture_is_named(tmp_path: Path, content: str) -> None:
+    run = write_run(tmp_path / "task" / "0", make_result())
+    (run / "architecture.json").write_text(content)
+    with pytest.raises(ValueError, match=r"task/0/architecture\.json' must"):
+        results_page(tmp_path / "task")
+
+
+def test_pictures_of_the_first_seed_that_has_some_are_linked_once(tmp_path: Path) -> None:
+    runs = [write_run(tmp_path / "task" / f"run{seed}", make_result(seed)) for seed in range(3)]
+    for run in runs[1:]:
+        (run / "picture_test_images.jpg").write_bytes(b"")
+    (runs[1] / "picture.svg").write_text("")
+    (runs[1] / "picture.txt").write_text("")
+    page = results_page(tmp_path / "task")
+    assert page.count("![") == 2
+    assert "## Pictures\n\n**digits, npu, 2 ms (0.5x), both (V3)**\n\n![picture](task/run1/picture.svg)" in page
+    assert "![picture test images](task/run1/picture_test_images.jpg)" in page
+
+
+def test_picture_that_may_not_be_shown_is_refused(tmp_path: Path) -> None:
+    run = write_run(tmp_path / "task" / "0", make_result())
+    (run / "private_detections.jpg").write_bytes(b"")
+    with pytest.raises(ValueError, match=r"private_detections\.jpg' is of images that may not be shown"):
+        results_page(tmp_path / "task")
+
+
+def test_page_without_any_of_them_has_no_empty_sections(tmp_path: Path) -> None:
+    write_run(tmp_path / "task" / "0", make_result())
+    page = results_page(tmp_path / "task")
+    assert [line for line in page.splitlines() if line.startswith("## ")] == ["## Cost", "## How they were made"]
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"seed": "0"}, "a whole number as its seed; got '0'"),
+        ({"budget": 2.0}, "an object as its budget; got 2.0"),
+        ({"subnet": None}, "a number as 'latency_ms' of 'subnet'; got None"),
+        (
+            {"baseline": {**make_cost(1, 1), "metric": 0.9}},
+            "the metric of 'baseline'; got 0.9",
+        ),
+        ({"comparisons": [1]}, "map names to costs as its comparisons; got list"),
+        ({"comparisons": {"rule": {}}}, "a number as 'latency_ms' of 'rule'; got None"),
+    ],
+)
+def test_result_of_another_form_is_named(tmp_path: Path, changes: dict, message: str) -> None:
+    write_run(tmp_path / "task" / "0", make_result(**changes))
+    with pytest.raises(ValueError, match=f"0/result.json' must .*{message}"):
+        results_page(tmp_path / "task")
