@@ -25,6 +25,7 @@ __all__ = ["Fit", "KeepLast", "Phases", "shared_phases"]
 
 log = logging.getLogger(__name__)
 
+_SHOWN = ("enable_", "log_every", "accelerator", "devices", "num_sanity")
 _SIMPLE = (str, int, float, bool, tuple, list, Path)
 
 
@@ -183,7 +184,10 @@ def shared_phases(root: Path, run: Phases, settings: Mapping[str, Any]) -> Phase
         run: Trainings of one run.
         settings: What the trainings depend on.
     """
-    described = _plain(settings)
+    # What is shown and where it runs changes no weight; precision, clipping and limits do.
+    options = getattr(run.make_trainer, "keywords", {})
+    kept = {key: value for key, value in options.items() if not key.startswith(_SHOWN)}
+    described = _plain({**settings, "trainer": kept})
     digest = hashlib.sha256(json.dumps(described, sort_keys=True).encode()).hexdigest()[:12]
     folder = root / f"{type(run.data).__name__}-{digest}"
     return Phases(folder, run.make_trainer, run.make_logger, run.data, run.seed, described, is_shared=True)

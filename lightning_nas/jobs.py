@@ -18,6 +18,7 @@ from tqdm import tqdm
 from ._modes import evaluating
 from ._phases import Phases, shared_phases
 from ._run_files import Compared, Outcome, summary, write_run
+from ._run_pictures import write_run_picture
 from .comparisons import Comparison, comparison_architectures, inherit
 from .estimator import Estimator
 from .search import ArchitectureSearch
@@ -82,6 +83,7 @@ def search_and_finetune(
     num_trial_images: int = 0,
     comparisons: Sequence[Comparison] = (),
     shared_dir: str | Path | None = None,
+    show_images: bool | None = None,
 ) -> dict[str, Any]:
     """Train the source, turn it into a supernet, search, derive the subnet inside the budget, fine-tune it, compare.
 
@@ -122,6 +124,8 @@ def search_and_finetune(
         shared_dir: Directory where runs that differ in nothing but budgets, device and choices find each other's
             source, baseline and supernet; by default each run trains its own. The supernet's weights are trained first
             then (``search.phases=decoupled``), near all latencies that ``search.serves`` names.
+        show_images: Whether pages of results may show test images; by default only embedded ones. A picture of what the
+            subnet finds in them is written either way.
 
     Returns:
         The content of result.json.
@@ -193,6 +197,7 @@ def search_and_finetune(
     finetuned = partial(taught, feature_modules=blocks, **(finetune_task or {}))
     tuned = finetuned(network=subnet, teacher=teacher)
     subnet_metric = run.train("finetune", tuned, epochs.finetune)
+    write_run_picture(run_dir, tuned, data, show_images)
 
     log.info("4/4 Training the source on, for comparison%s", f", and {', '.join(others)}" if others else "")
     pl.seed_everything(seed, workers=True, verbose=False)

@@ -1,0 +1,39 @@
+"""The picture that a run leaves behind: what its subnet finds in the first test images."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import lightning.pytorch as pl
+import torch
+
+from ._modes import evaluating
+from ._pictures import draw_detections, draw_masks, write_picture
+
+__all__ = ["write_run_picture"]
+
+
+def write_run_picture(run_dir: Path, module: pl.LightningModule, data: Any, show_images: bool | None) -> Path | None:
+    """Write a sheet of test images with what a detector or segmenter finds in them; a classifier has none.
+
+    Args:
+        run_dir: Directory of the run.
+        module: The fine-tuned subnet's.
+        data: The LightningDataModule, set up for the test.
+        show_images: Whether the images may be shown on pages of results; by default only embedded ones may.
+    """
+    show = not hasattr(data, "root") if show_images is None else show_images
+    images, targets = next(iter(data.test_dataloader()))
+    images = images.to(module.device)
+    with evaluating(module), torch.no_grad():
+        if hasattr(module, "detections"):
+            found = [{name: value.cpu() for name, value in one.items()} for one in module.detections(images)]
+            sheet, name = draw_detections(images.cpu(), found, targets, data.class_names), "detections"
+        elif hasattr(module, "predicted"):
+            masks = module.predicted(images).cpu()
+            names = data.class_names
+            sheet, name = draw_masks(images.cpu(), masks, targets, data.num_classes, class_names=names), "masks"
+        else:
+            return None
+    return write_picture(run_dir, name, sheet, show_images=show)
