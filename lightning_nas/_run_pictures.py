@@ -5,7 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import lightning.pytorch as pl
 import torch
 
 from ._modes import evaluating
@@ -14,12 +13,12 @@ from ._pictures import draw_detections, draw_masks, write_picture
 __all__ = ["write_run_picture"]
 
 
-def write_run_picture(run_dir: Path, module: pl.LightningModule, data: Any, show_images: bool | None) -> Path | None:
+def write_run_picture(run_dir: Path, module: Any, data: Any, show_images: bool | None) -> Path | None:
     """Write a sheet of test images with what a detector or segmenter finds in them; a classifier has none.
 
     Args:
         run_dir: Directory of the run.
-        module: The fine-tuned subnet's.
+        module: The LightningModule of the fine-tuned subnet.
         data: The LightningDataModule, set up for the test.
         show_images: Whether the images may be shown on pages of results; by default only embedded ones may.
     """
