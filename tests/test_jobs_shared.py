@@ -1,0 +1,69 @@
+"""Runs that share source, baseline and supernet, and what a run is compared with."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+
+TINY = [
+    "epochs.source=1",
+    "epochs.search=1",
+    "epochs.finetune=1",
+    "data.image_size=32",
+    "data.scenes_per_digit=1",
+    "search.steps=3",
+    "search.candidates=2",
+    "num_refitted=2",
+    "num_calibration_batches=2",
+    "trainer.limit_train_batches=3",
+    "trainer.limit_val_batches=1",
+    "trainer.limit_test_batches=1",
+    "trainer.accelerator=cpu",
+    "trainer.enable_progress_bar=false",
+]
+
+
+def run(folder, *arguments):
+    command = [sys.executable, "-m", "lightning_nas", "--config-name", "digits", "search=decoupled", *arguments, *TINY]
+    return subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=300)
+
+
+def test_the_second_run_trains_neither_source_nor_supernet_nor_baseline(tmp_path):
+    first = run(tmp_path, "latency=0.8x", "shared_dir=shared", "comparisons=[uniform,random]", "hydra.run.dir=a")
+    assert first.returncode == 0, first.stderr
+    (shared,) = (tmp_path / "shared").iterdir()
+    checkpoints = {path.name: path.read_bytes() for path in (shared / "checkpoints").glob("*.ckpt")}
+    assert {"source.ckpt", "search.ckpt", "baseline.ckpt"} <= set(checkpoints)
+    result = json.loads((tmp_path / "a" / "result.json").read_text())
+    assert list(result["comparisons"]) == ["uniform", "random 1", "random 2", "random 3"]
+    limit = result["budget"]["latency_ms"]
+    assert all(cost["latency_ms"] <= limit for cost in result["comparisons"].values())
+
+    second = run(tmp_path, "latency=0.85x", "search.choices=kinds", "shared_dir=shared", "hydra.run.dir=b")
+    assert second.returncode == 0, second.stderr
+    assert list((tmp_path / "shared").iterdir()) == [shared]
+    assert not list((tmp_path / "b" / "checkpoints").glob("s*.ckpt"))
+    other = json.loads((tmp_path / "b" / "result.json").read_text())
+    assert other["choices"] == "kinds"
+    assert other["baseline"] == result["baseline"]
+    widths = [stage["width"] for stage in json.loads((tmp_path / "b" / "architecture.json").read_text())["stages"]]
+    assert widths == [16, 24, 40, 64]
+    assert other["subnet"]["latency_ms"] <= 0.85 * other["baseline"]["latency_ms"]
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (["search=joint", "shared_dir=shared"], "`shared_dir` needs search=decoupled"),
+        (["comparisons=[best]"], "`comparisons` can hold uniform, random, rule; got 'best'"),
+        (["search.choices=depth"], "`choices` must be one of both, widths, kinds; got 'depth'"),
+    ],
+)
+def test_what_cannot_be_is_said_before_any_training(tmp_path, overrides, message):
+    arguments = [a for a in TINY if not a.startswith("search.")]
+    command = [sys.executable, "-m", "lightning_nas", "--config-name", "digits", "latency=0.8x", *arguments, *overrides]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 2
+    assert message in done.stderr
+    assert not list(tmp_path.rglob("*.ckpt"))
