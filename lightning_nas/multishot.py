@@ -221,14 +221,16 @@ def _run_trials(study: Study, trainings: Trainings) -> None:
 def _run_trial(study: Study, trial: Trial, trainings: Trainings) -> None:
     ground, number = study.ground, trial.number
     place = ground.place(trial.genes)
-    log.info("Trial %d of %d, %s: %s", number + 1, study.settings.trials, place, ground.decode(trial.genes))
+    finished = len(study.results())
+    wanted = study.settings.trials
+    log.info("Trial %d (%d of %d finished), %s: %s", number, finished, wanted, place, ground.decode(trial.genes))
     try:
         with trial.training():
             fit, rungs, _ = trainings.train(ground, trial.genes, number, trial.report)
             figures = {"seconds": fit.seconds, "steps": fit.steps, "images": rungs.num_images}
             trial.finish(rungs.value, rungs.epochs, rungs.is_stopped, figures)
     except LostTrialError as error:
-        log.warning("Trial %d is dropped. %s", number + 1, error)
+        log.warning("Trial %d is dropped. %s", number, error)
         return
     if rungs.is_stopped:
         trainings.forget(number)
@@ -236,12 +238,12 @@ def _run_trial(study: Study, trial: Trial, trainings: Trainings) -> None:
     best = best_within(study.results(), target.limit)
     log.info(
         "Trial %d: %s %.4f after %d of %d epochs%s",
-        number + 1,
+        number,
         rungs.key,
         rungs.value,
         rungs.epochs,
         trainings.epochs.search,
-        "" if best is None else f"; the best for {target.label} is trial {best.number + 1}, {best.value:.4f}",
+        "" if best is None else f"; the best for {target.label} is trial {best.number}, {best.value:.4f}",
     )
 
 
