@@ -21,7 +21,7 @@ from typing_extensions import override
 
 from ._files import write_text
 
-__all__ = ["Fit", "KeepLast", "Phases", "shared_phases"]
+__all__ = ["Fit", "KeepLast", "Phases", "plain", "shared_phases"]
 
 log = logging.getLogger(__name__)
 
@@ -187,23 +187,23 @@ def shared_phases(root: Path, run: Phases, settings: Mapping[str, Any]) -> Phase
     # What is shown and where it runs changes no weight; precision, clipping and limits do.
     options = getattr(run.make_trainer, "keywords", {})
     kept = {key: value for key, value in options.items() if not key.startswith(_SHOWN)}
-    described = _plain({**settings, "trainer": kept})
+    described = plain({**settings, "trainer": kept})
     digest = hashlib.sha256(json.dumps(described, sort_keys=True).encode()).hexdigest()[:12]
     folder = root / f"{type(run.data).__name__}-{digest}"
     return Phases(folder, run.make_trainer, run.make_logger, run.data, run.seed, described, is_shared=True)
 
 
-def _plain(value: Any) -> Any:
+def plain(value: Any) -> Any:
     """Return what can be written as JSON and says what a setting is, without the folders of one machine."""
     if isinstance(value, Mapping):
-        return {str(key): _plain(item) for key, item in value.items()}
+        return {str(key): plain(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
-        return [_plain(item) for item in value]
+        return [plain(item) for item in value]
     if isinstance(value, partial):
-        return [f"{value.func.__module__}.{value.func.__qualname__}", _plain(value.keywords)]
+        return [f"{value.func.__module__}.{value.func.__qualname__}", plain(value.keywords)]
     if isinstance(value, pl.LightningDataModule):
         known = {name: item for name, item in vars(value).items() if not name.startswith("_")}
-        return [type(value).__name__, _plain({k: v for k, v in known.items() if isinstance(v, _SIMPLE)})]
+        return [type(value).__name__, plain({k: v for k, v in known.items() if isinstance(v, _SIMPLE)})]
     if isinstance(value, Path) or (isinstance(value, str) and value.startswith(("/", "~", "."))):
         return Path(value).name
     return value if isinstance(value, str | int | float | bool | None) else repr(value)

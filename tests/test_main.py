@@ -24,6 +24,8 @@ TINY = [
     "trainer.accelerator=cpu",
     "trainer.enable_progress_bar=false",
 ]
+# What a tiny run of one recipe needs besides.
+OTHERS = {"multishot": ["search.trials=2", "search.rungs=[]"]}
 
 
 def command(*arguments):
@@ -48,7 +50,7 @@ def test_without_arguments_it_lists_the_recipes(tmp_path):
 
 @pytest.mark.parametrize("recipe", sorted(set(recipes()) - {"estimator"}))
 def test_recipe_from_start_to_result(tmp_path, recipe):
-    done = run(tmp_path, "--config-name", recipe, "latency=0.6x", "seed=3", *TINY)
+    done = run(tmp_path, "--config-name", recipe, "latency=0.6x", "seed=3", *TINY, *OTHERS.get(recipe, []))
     assert done.returncode == 0, done.stderr
     folder = run_dir(tmp_path)
     names = {path.name for path in folder.iterdir()}
@@ -87,6 +89,9 @@ BAD = [
     (["--config-name", "digits", "latencies=0.5x"], "latencies(.|\n)*Its keys are: .*latency"),
     (["--config-name", "digits", "epochs.source=-1"], "`epochs.source` must be at least 0; got -1"),
     (["--config-name", "digits", "epochs.search=0"], "`epochs.search` must be at least 1; got 0"),
+    (["--config-name", "multishot", "search.sampler=tpe"], "`sampler` must be one of evolution, nsga2; got 'tpe'"),
+    (["--config-name", "multishot", "search.trials=0"], "`trials` must be at least 1; got 0"),
+    (["--config-name", "multishot", "latency=0.01x"], "out of reach everywhere(.|\n)*At input size 32: .*below what"),
     (["--config-name", "digitz"], "no recipe 'digitz'; there are: classification, digits"),
     (["--config-name", "classification", "data.root=nowhere"], "nowhere"),
     (["--config-name", "classification", "data.root=empty"], "empty"),

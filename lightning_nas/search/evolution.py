@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-__all__ = ["evolve"]
+__all__ = ["evolve", "offspring"]
 
 Nodes = tuple[int, ...]
 
@@ -76,7 +76,29 @@ def _child(
     alive: Sequence[Nodes], losses: dict[Nodes, float], options: Sequence[NDArray[np.intp]], rng: np.random.Generator
 ) -> Nodes:
     parent, other = (min(_drawn(alive, rng), key=losses.__getitem__) for _ in range(2))
-    if rng.random() < _CROSSOVER and parent != other:
+    return offspring(parent, other, options, rng, _CROSSOVER)
+
+
+def offspring(
+    parent: Nodes, other: Nodes, options: Sequence[NDArray[np.intp]], rng: np.random.Generator, crossover: float
+) -> Nodes:
+    """Return a child: of half of two parents, or of one that is changed in one or two nodes.
+
+    Args:
+        parent: The first parent.
+        other: The second one.
+        options: For each node what it can be.
+        rng: Of the draws.
+        crossover: Probability that the child is of both.
+
+    Example::
+
+        >>> options = [np.arange(4)] * 3
+        >>> child = offspring((0, 0, 0), (0, 0, 0), options, np.random.default_rng(0), crossover=0.3)
+        >>> sum(node != 0 for node in child) <= 2
+        True
+    """
+    if rng.random() < crossover and parent != other:
         return tuple(a if rng.random() < 0.5 else b for a, b in zip(parent, other, strict=True))
     nodes = list(parent)
     choices = [node for node, row in enumerate(options) if len(row) > 1]

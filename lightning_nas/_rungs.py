@@ -1,0 +1,70 @@
+"""What a trial's training tells its study."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import lightning.pytorch as pl
+from lightning.pytorch.utilities.exceptions import MisconfigurationException
+from typing_extensions import override
+
+__all__ = ["Rungs"]
+
+
+class Rungs(pl.Callback):
+    """Reports the metric on the validation data after each epoch, and stops the training where that is the answer.
+
+    Args:
+        key: What the metric is logged as.
+        report: Takes the number of epochs and the metric, and returns whether to go on; None to go on always.
+
+    Raises:
+        MisconfigurationException: In training: the module does not log the metric.
+    """
+
+    def __init__(self, key: str, report: Callable[[int, float], bool] | None = None) -> None:
+        self.key = key
+        self.report = report
+        self.value = float("nan")
+        self.epochs = 0
+        self.num_images = 0
+        self.is_stopped = False
+
+    @override
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        # A training that was stopped, then killed before its end was written, ends again.
+        trainer.should_stop = trainer.should_stop or self.is_stopped
+
+    @override
+    def on_train_batch_end(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        self.num_images += len(batch[0])
+
+    @override
+    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        if self.key not in trainer.callback_metrics:
+            logged = ", ".join(sorted(trainer.callback_metrics)) or "nothing"
+            raise MisconfigurationException(
+                f"Trials are compared by {self.key!r}, which {type(pl_module).__name__} does not log; it logs {logged}."
+                f" HINT: `self.log({self.key!r}, ...)` in `validation_step`, and validation data after each epoch."
+            )
+        self.value = float(trainer.callback_metrics[self.key])
+        self.epochs = trainer.current_epoch + 1
+        goes_on = self.report is None or self.report(self.epochs, self.value)
+        if not goes_on and self.epochs < (trainer.max_epochs or 0):
+            self.is_stopped = trainer.should_stop = True
+
+    @override
+    def state_dict(self) -> dict[str, Any]:
+        return {
+            "value": self.value,
+            "epochs": self.epochs,
+            "num_images": self.num_images,
+            "is_stopped": self.is_stopped,
+        }
+
+    @override
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        vars(self).update(state_dict)

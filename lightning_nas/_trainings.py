@@ -1,0 +1,237 @@
+"""The trainings of a multishot search: source, trials, fine-tuning, at several input sizes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
+from copy import deepcopy
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import lightning.pytorch as pl
+import torch
+from torch import Tensor, nn
+
+from ._phases import Fit, Phases
+from ._rungs import Rungs
+from .comparisons import inherit
+from .estimator import Estimator
+from .jobs import Epochs
+from .search.aging import Genes
+from .search.ground import Ground, Place
+from .search.tables import cost_tables
+from .supernet import derive, space_of
+from .supernet.source import named_blocks
+from .supernet.subnet import supernet_with
+
+__all__ = ["Trainings"]
+
+Report = Callable[[int, float], bool]
+
+
+@dataclass
+class Trainings:
+    """Makes networks of genes and trains them, each resumable, in the folder of one run.
+
+    Attributes:
+        network: Makes the source of `num_classes` and a variant's keywords.
+        data: Makes the datamodule, of `image_size` where one is given.
+        image_sizes: Input sizes; None for that of `data`.
+        variants: Keywords of `network`.
+        task: Makes the module of `network` and `num_classes`.
+        teaching: Options of the task where the source is the teacher; none for plain training.
+        search_task: Options of the task in trials.
+        finetune_task: Those in fine-tuning, and where the source is trained on.
+        epochs: How long each part trains.
+        seed: Seed of each training.
+        num_calibration_batches: Training batches for the refit of inherited weights.
+    """
+
+    network: partial[nn.Module]
+    data: Callable[..., Any]
+    image_sizes: Sequence[int | Sequence[int] | None]
+    variants: Sequence[Mapping[str, Any]]
+    task: Callable[..., Any]
+    teaching: Mapping[str, Any]
+    search_task: Mapping[str, Any]
+    finetune_task: Mapping[str, Any]
+    epochs: Epochs
+    seed: int
+    num_calibration_batches: int
+    _modules: list[Any] = field(default_factory=list, init=False)
+    _sources: list[nn.Module] = field(default_factory=list, init=False)
+    _phases: list[Phases] = field(default_factory=list, init=False)
+    _images: dict[int, Tensor] = field(default_factory=dict, init=False)
+
+    @property
+    def has_source(self) -> bool:
+        """Whether there are trained weights to inherit."""
+        return self.epochs.source > 0 or self.network.keywords.get("weights") is not None
+
+    @property
+    def network_settings(self) -> dict[str, Any]:
+        """Settings of the source network, without its weights."""
+        return {key: value for key, value in self.network.keywords.items() if key != "weights"}
+
+    @property
+    def data_name(self) -> str:
+        """What is trained on."""
+        first = self._modules[0]
+        return first.root.name if hasattr(first, "root") else type(first).__name__
+
+    @property
+    def key(self) -> str:
+        """What the metric on the validation data is logged as."""
+        name: str = self._task(self._sources[0]).metric[1]
+        return name.replace("test", "val", 1)
+
+    def places(self, costs: Estimator, space: Mapping[str, Any]) -> tuple[Place, ...]:
+        """Build the data and the source of every size and variant, and return what can be chosen there.
+
+        Args:
+            costs: The estimator of the device.
+            space: Options of `space_of`.
+
+        Raises:
+            ValueError: The network does not take a variant, two sizes are the same, or there is nothing to imitate.
+        """
+        if self.teaching and not self.has_source:
+            raise ValueError("`teaching` needs a trained source: `epochs.source` of at least 1, or `network.weights`.")
+        self._modules = [self.data() if size is None else self.data(image_size=size) for size in self.image_sizes]
+        sizes = [_size_name(module.input_size) for module in self._modules]
+        if len(set(sizes)) < len(sizes) or any(variant in self.variants[:i] for i, variant in enumerate(self.variants)):
+            raise ValueError(f"`image_sizes` and `variants` must differ; got {sizes} and {list(self.variants)}.")
+        self._sources = [self._source(variant) for variant in self.variants]
+        places = []
+        for name, module in zip(sizes, self._modules, strict=True):
+            example = torch.zeros(1, *module.input_size)
+            for variant, source in zip(self.variants, self._sources, strict=True):
+                found = space_of(source, example, **{"lanes": costs.lanes, **space})
+                places.append(Place(name, variant, found, cost_tables(found, costs)))
+        return tuple(places)
+
+    def open(
+        self, run_dir: Path, trainer: Callable[..., pl.Trainer], logger: Callable[..., Any], fingerprint: dict[str, Any]
+    ) -> None:
+        """Use the folder of a run.
+
+        Raises:
+            ValueError: The folder holds a run of other settings.
+        """
+        self._phases = [
+            Phases(run_dir, trainer, logger, module, self.seed, fingerprint, is_shared=True) for module in self._modules
+        ]
+
+    def alone(self) -> AbstractContextManager[None]:
+        """Let no other process work in the folder meanwhile."""
+        return self._phases[0].alone()
+
+    def train_source(self) -> None:
+        """Train the source at the first size, and give its weights to the other variants where they fit."""
+        if self.epochs.source:
+            self._seed()
+            with self.alone():
+                self._phases[0].fit("source", self._task(self._sources[0]), self.epochs.source)
+        trained = self._sources[0].state_dict()
+        for source in self._sources[1:]:
+            own = source.state_dict()
+            fitting = {k: v for k, v in trained.items() if k in own and own[k].shape == v.shape}
+            source.load_state_dict(fitting, strict=False)
+
+    def train(
+        self, ground: Ground, genes: Genes, number: int, report: Report | None = None
+    ) -> tuple[Fit, Rungs, nn.Module]:
+        """Train the network of a trial, from its checkpoint where there is one.
+
+        Args:
+            ground: Where the genes are of.
+            genes: What is trained.
+            number: Number of the trial.
+            report: Takes epochs and metric, and returns whether to go on.
+
+        Returns:
+            The training, what it reported, and the network.
+        """
+        self._seed()
+        network, taught = self._build(ground, genes)
+        module = taught(network=network, **self.search_task)
+        rungs = Rungs(self.key, report)
+        fit = self._phases[genes[0]].fit(f"trial-{number}", module, self.epochs.search, [rungs])
+        return fit, rungs, network
+
+    def finetune(self, ground: Ground, genes: Genes, number: int) -> tuple[Any, dict[str, Any]]:
+        """Train a finished trial on, and return its module and its metric on the test data."""
+        self._seed()
+        network, taught = self._build(ground, genes)
+        trained = self._trained(number)
+        if trained is None:  # another machine's
+            network = self.train(ground, genes, number)[2]
+        else:
+            taught(network=network, **self.search_task).load_state_dict(trained)
+        self._seed()
+        module = taught(network=network, **self.finetune_task)
+        return module, self._phases[genes[0]].train(f"finetune-{number}", module, self.epochs.finetune)
+
+    def train_baseline(self) -> dict[str, Any]:
+        """Train the source on, for as long as a trial and its fine-tuning, and return its metric on the test data."""
+        self._seed()
+        module = self._task(deepcopy(self._sources[0]), **self.finetune_task)
+        return self._phases[0].train("baseline", module, self.epochs.search + self.epochs.finetune)
+
+    def forget(self, number: int) -> None:
+        """Remove the checkpoint of a trial that is not needed any more."""
+        self._checkpoint(number).unlink(missing_ok=True)
+
+    def _checkpoint(self, number: int) -> Path:
+        return self._phases[0].run_dir / "checkpoints" / f"trial-{number}.ckpt"
+
+    def _trained(self, number: int) -> dict[str, Tensor] | None:
+        """Return the state of a trial's module where its checkpoint is here, and of its end."""
+        path = self._checkpoint(number)
+        if not path.exists():
+            return None
+        saved = torch.load(path, map_location="cpu", weights_only=True)
+        is_whole = saved["callbacks"][Rungs.__qualname__]["epochs"] == self.epochs.search
+        return saved["state_dict"] if is_whole else None
+
+    def _build(self, ground: Ground, genes: Genes) -> tuple[nn.Module, Callable[..., Any]]:
+        """Return the network of the genes, with inherited weights, and what makes its module."""
+        architecture, source = ground.decode(genes), self._sources[genes[1]]
+        if not self.has_source:
+            return derive(supernet_with(deepcopy(source), architecture), architecture), self._task
+        network, teacher = inherit(source, architecture, self._calibration(genes[0]))
+        if not self.teaching:
+            return network, self._task
+        blocks = [path for path, _ in named_blocks(teacher)]
+        return network, partial(self._task, teacher=teacher, feature_modules=blocks, **self.teaching)
+
+    def _task(self, network: nn.Module, **options: Any) -> Any:
+        return self.task(network=network, num_classes=self._modules[0].num_classes, **options)
+
+    def _source(self, variant: Mapping[str, Any]) -> nn.Module:
+        self._seed()
+        try:
+            return self.network(num_classes=self._modules[0].num_classes, **variant)
+        except TypeError as error:
+            raise ValueError(f"The network does not take the variant {dict(variant)}: {error}.") from error
+
+    def _calibration(self, size: int) -> Tensor:
+        """Return training images of a size, shape (N, 3, H, W), always the same."""
+        if size not in self._images:
+            data = self._modules[size]
+            data.prepare_data()
+            data.setup("fit")
+            self._seed()
+            pairs = zip(data.train_dataloader(), range(self.num_calibration_batches), strict=False)
+            self._images[size] = torch.cat([images for (images, _), _ in pairs])
+        return self._images[size]
+
+    def _seed(self) -> None:
+        pl.seed_everything(self.seed, workers=True, verbose=False)
+
+
+def _size_name(size: Sequence[int]) -> str:
+    _, height, width = size
+    return str(height) if height == width else f"{height}x{width}"

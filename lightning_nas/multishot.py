@@ -1,0 +1,303 @@
+"""Multishot search as a job: evolution over whole trainings, each trial a plain fit of a plain network."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import re
+import time
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import lightning.pytorch as pl
+from torch import nn
+
+from ._phases import plain
+from ._run_files import Outcome, summary, write_run
+from ._trainings import Trainings
+from .estimator import Estimator
+from .jobs import Epochs
+from .search.aging import Evolution, Result, best_within
+from .search.budget import confirm, format_reach
+from .search.ground import Ground, targets_of
+from .search.study import Study
+from .search.trial import LostTrialError, Trial
+
+__all__ = ["evolve_and_finetune"]
+
+log = logging.getLogger(__name__)
+
+_POLL_SECONDS = 1.0
+
+
+def evolve_and_finetune(
+    *,
+    recipe: str,
+    output_dir: str | Path,
+    seed: int,
+    latency: float | str | None,
+    parameter_bytes: float | str | None,
+    peak_activation_bytes: float | str | None,
+    network: partial[nn.Module],
+    space: Mapping[str, Any],
+    data: partial[Any],
+    device: str,
+    estimator: Callable[[str], Estimator],
+    search: Evolution,
+    task: Callable[..., pl.LightningModule],
+    trainer: Callable[..., pl.Trainer],
+    logger: Callable[..., Any],
+    epochs: Epochs,
+    budgets: Sequence[float | str] = (),
+    image_sizes: Sequence[int | Sequence[int]] = (),
+    variants: Sequence[Mapping[str, Any]] = (),
+    storage: str | Path | None = None,
+    teaching: Mapping[str, Any] | None = None,
+    search_task: Mapping[str, Any] | None = None,
+    finetune_task: Mapping[str, Any] | None = None,
+    num_calibration_batches: int = 8,
+) -> dict[str, Any]:
+    """Train the source, evolve trials from it within the budgets, fine-tune the best for each budget, compare.
+
+    A trial is a network of the space at one of the input sizes, in one of the variants, that inherits the source's
+    weights and is trained for ``epochs.search``. Trials are selected by the metric on the validation data; the test
+    data is used only for what is fine-tuned in the end, and for the baseline, the source trained on for as many epochs.
+
+    The study is kept in Optuna's storage. It can be killed at any time and goes on when the job is started again with
+    the same output directory. Several processes that are given the same output directory share the work: none starts a
+    trial beyond `search.trials`, and each waits for the others' last ones. Machines without a common file system can
+    share a database as `storage`; each trains the source, and in the end the best again where it was another's.
+
+    Args:
+        recipe: Name of the recipe, for the record.
+        output_dir: Directory of the run. It receives what `write_run` writes, for several budgets each in a folder that
+            is named after it, such as ``0.49x``.
+        seed: Seed of everything random.
+        latency: Budget in milliseconds or relative to the source at the first input size ("0.5x").
+        parameter_bytes: Budget on int8 parameters.
+        peak_activation_bytes: Budget on live int8 activations.
+        network: Makes the source network of `num_classes` and a variant's keywords.
+        space: Options of `space_of`.
+        data: Makes a LightningDataModule with `num_classes` and `input_size`, of `image_size` where sizes are given.
+        device: Name of a shipped device, or the path of a table.
+        estimator: Makes the estimator of `device`.
+        search: How trials are proposed and stopped.
+        task: Makes the LightningModule of a network and `num_classes`; its `metric` is the name and the logged test key
+            of a figure of which more is better.
+        trainer: Makes the Trainer of `max_epochs`, `callbacks` and `logger`.
+        logger: Makes the logger of `save_dir` and `version`.
+        epochs: How long the source, each trial (``search``) and fine-tuning take.
+        budgets: Several latencies in place of `latency`; the study serves them all, in turns.
+        image_sizes: Input sizes to choose from; none for that of `data` alone.
+        variants: Keywords of `network` to choose from, such as ``[{output_stride: 8}, {output_stride: 16}]``.
+        storage: File of Optuna's journal or URL of a database; by default the file ``study.journal`` of the run.
+        teaching: Options of the task where the source is the teacher; none for plain training.
+        search_task: Options of the task that differ in the trials.
+        finetune_task: Those that differ in fine-tuning, and where the source is trained on.
+        num_calibration_batches: Training batches by which a network is refitted to the source whose weights it
+            inherits.
+
+    Returns:
+        The content of result.json; for several budgets that of each, by the names of their folders.
+
+    Raises:
+        ImportError: Optuna is not installed.
+        ValueError: A setting that is not valid, a budget out of reach at every size, or a study of another search;
+            before any training.
+    """
+    run_dir = Path(output_dir)
+    pl.seed_everything(seed, workers=True, verbose=False)
+    requests = _requests(latency, budgets, parameter_bytes, peak_activation_bytes)
+    _check(search, epochs, len(requests))
+    costs = estimator(device)
+    trainings = Trainings(
+        network=network,
+        data=data,
+        image_sizes=image_sizes or (None,),
+        variants=variants or ({},),
+        task=task,
+        teaching=teaching or {},
+        search_task=search_task or {},
+        finetune_task=finetune_task or {},
+        epochs=epochs,
+        seed=seed,
+        num_calibration_batches=num_calibration_batches,
+    )
+    places = trainings.places(costs, space)
+    ground = Ground(places, len(trainings.variants), targets_of(places, requests, search.floor))
+    _log_reach(ground)
+    spaces = "".join(place.space.to_json() for place in places)
+    record = plain(
+        {
+            "device": device,
+            "budgets": requests,
+            "epochs": {"source": epochs.source, "search": epochs.search},
+            "search": {name: getattr(search, name) for name in ("sampler", "rungs", "eta")},
+            "seed": seed,
+            "data": data,
+            "network": network,
+            "task": {"all": task, "search": search_task, "teaching": teaching},
+            "spaces": hashlib.sha256(spaces.encode()).hexdigest()[:12],
+        }
+    )
+    study = Study(storage or run_dir / "study.journal", ground, search, record, seed)
+    finetuning = {"finetune": epochs.finetune, "finetune_task": plain(finetune_task or {})}
+    trainings.open(run_dir, trainer, logger, {**record, **finetuning})
+    try:
+        log.info(
+            "1/3 Training the source, %.4g ms",
+            costs.latency_ms(places[0].space.decode(places[0].space.reference_nodes)),
+        )
+        trainings.train_source()
+        log.info("2/3 Training %d trials: %s", search.trials, search.sampler)
+        _run_trials(study, trainings)
+        log.info("3/3 Fine-tuning the best, and training the source on, for comparison")
+        with trainings.alone():
+            results = {}
+            for label, outcome in _finish(study, trainings, costs, recipe, seed).items():
+                folder = run_dir / label if len(requests) > 1 else run_dir
+                folder.mkdir(parents=True, exist_ok=True)
+                results[label] = write_run(folder, outcome)
+                log.info("%s: %s\n%s\nWritten to %s", label, outcome.chosen, summary(results[label]), folder)
+    except KeyboardInterrupt:
+        log.warning("Interrupted. To go on, repeat the command with hydra.run.dir=%s", run_dir)
+        raise
+    return results if len(requests) > 1 else next(iter(results.values()))
+
+
+def _requests(
+    latency: float | str | None,
+    budgets: Sequence[float | str],
+    parameter_bytes: float | str | None,
+    peak_activation_bytes: float | str | None,
+) -> dict[str, dict[str, float | str | None]]:
+    """Return the budgets by label, one set for each latency."""
+    others = {"parameter_bytes": parameter_bytes, "peak_activation_bytes": peak_activation_bytes}
+    requests = {}
+    for value in budgets or (latency,):
+        number = re.fullmatch(r"[\d.]+", str(value))
+        label = "budget" if value is None else f"{value}ms" if number else str(value).replace(" ", "")
+        if label in requests:
+            raise ValueError(f"`budgets` must differ; got {list(budgets)}.")
+        requests[label] = {"latency_ms": value, **others}
+    return requests
+
+
+def _check(search: Evolution, epochs: Epochs, num_budgets: int) -> None:
+    late = [rung for rung in search.rungs if rung >= epochs.search]
+    if late:
+        raise ValueError(f"`rungs` must be before the end of a trial, `epochs.search` = {epochs.search}; got {late}.")
+    if search.trials < num_budgets:
+        raise ValueError(f"`trials` must be at least the number of budgets, {num_budgets}; got {search.trials}.")
+
+
+def _log_reach(ground: Ground) -> None:
+    for target in ground.targets:
+        for place, budgets in zip(ground.places, target.budgets, strict=True):
+            reach = "out of reach" if budgets is None else format_reach(budgets)
+            count = place.space.num_architectures
+            log.info("Budget %s at %s, %.3g architectures:\n%s", target.label, place, count, reach)
+
+
+def _run_trials(study: Study, trainings: Trainings) -> None:
+    """Train trials until as many are finished as are wanted, by this process and by others."""
+    is_waiting = False
+    while True:
+        trial = study.next()
+        if trial is not None:
+            is_waiting = False
+            _run_trial(study, trial, trainings)
+        elif study.num_running() == 0:
+            return
+        else:
+            if not is_waiting:
+                log.info("Waiting for %d trials of other processes", study.num_running())
+            is_waiting = True
+            time.sleep(_POLL_SECONDS)
+
+
+def _run_trial(study: Study, trial: Trial, trainings: Trainings) -> None:
+    ground, number = study.ground, trial.number
+    place = ground.place(trial.genes)
+    finished = len(study.results())
+    wanted = study.settings.trials
+    log.info("Trial %d (%d of %d finished), %s: %s", number, finished, wanted, place, ground.decode(trial.genes))
+    try:
+        with trial.training():
+            fit, rungs, _ = trainings.train(ground, trial.genes, number, trial.report)
+            figures = {"seconds": fit.seconds, "steps": fit.steps, "images": rungs.num_images}
+            trial.finish(rungs.value, rungs.epochs, rungs.is_stopped, figures)
+    except LostTrialError as error:
+        log.warning("Trial %d is dropped. %s", number, error)
+        return
+    if rungs.is_stopped:
+        trainings.forget(number)
+    target = ground.targets[trial.target]
+    best = best_within(study.results(), target.limit)
+    log.info(
+        "Trial %d: %s %.4f after %d of %d epochs%s",
+        number,
+        rungs.key,
+        rungs.value,
+        rungs.epochs,
+        trainings.epochs.search,
+        "" if best is None else f"; the best for {target.label} is trial {best.number}, {best.value:.4f}",
+    )
+
+
+def _finish(study: Study, trainings: Trainings, costs: Estimator, recipe: str, seed: int) -> dict[str, Outcome]:
+    """Fine-tune the best trial for each budget, and train the source on."""
+    ground, results, totals = study.ground, study.results(), study.totals()
+    source = ground.places[0].space
+    baseline = trainings.train_baseline()
+    outcomes = {}
+    for target in ground.targets:
+        best = _best(results, target.label, target.limit)
+        place, budgets = ground.place(best.genes), target.budgets[ground.index(best.genes)]
+        assert budgets is not None, "a trial within the budgets is at a place that can meet them"
+        chosen = ground.decode(best.genes)
+        confirm(budgets, costs, chosen)
+        module, metric = trainings.finetune(ground, best.genes, best.number)
+        outcomes[target.label] = Outcome(
+            recipe=recipe,
+            task=type(module).__name__.lower(),
+            seed=seed,
+            costs=costs,
+            budgets=budgets,
+            requested=target.requested,
+            choices="both",
+            source=source.decode(source.reference_nodes),
+            chosen=chosen,
+            subnet=module.network,
+            source_metric=baseline,
+            subnet_metric=metric,
+            compared=(),
+            search=totals,
+            history=_history(results, trainings.key),
+            network={**trainings.network_settings, **place.variant},
+            epochs=vars(trainings.epochs),
+            data_name=trainings.data_name,
+        )
+    return outcomes
+
+
+def _best(results: Sequence[Result], label: str, limit: float) -> Result:
+    best = best_within(results, limit)
+    if best is None:
+        raise RuntimeError(
+            f"No trial within the budget {label} was trained to the end. HINT: more trials, fewer rungs, or a smaller"
+            " learning rate where metrics are not finite."
+        )
+    return best
+
+
+def _history(results: Sequence[Result], key: str) -> list[dict[str, float]]:
+    """Return the metric of each complete trial, and the best so far, for the curves of the report."""
+    history: list[dict[str, float]] = []
+    for result in results:
+        if result.is_complete:
+            best = max([result.value, *(record[f"best_{key}"] for record in history[-1:])])
+            history.append({"step": float(result.number), key: result.value, f"best_{key}": best})
+    return history

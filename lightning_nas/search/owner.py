@@ -1,0 +1,60 @@
+"""Who works on something: a process, told from all others, on this machine or another."""
+
+from __future__ import annotations
+
+import os
+import platform
+import uuid
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+__all__ = ["Owner"]
+
+# Containers may share the name of their host, but number their processes apart.
+_NAMESPACE = Path("/proc/self/ns/pid")
+
+
+@dataclass(frozen=True)
+class Owner:
+    """A process.
+
+    Attributes:
+        host: Name of its machine, and of its own numbering of processes where there are several.
+        pid: Its number there.
+        token: What no other has, since numbers are given again.
+
+    Example::
+
+        >>> here = Owner.here()
+        >>> here.knows_dead(here), here.knows_dead(Owner("elsewhere", 1, ""))
+        (False, False)
+    """
+
+    host: str
+    pid: int
+    token: str
+
+    @classmethod
+    def here(cls) -> Owner:
+        """Return this process, as an owner of its own each time."""
+        try:
+            namespace = str(_NAMESPACE.stat().st_ino)
+        except OSError:
+            namespace = ""
+        return cls(f"{platform.node()} {namespace}".strip(), os.getpid(), uuid.uuid4().hex)
+
+    def to_dict(self) -> dict[str, str | int]:
+        """Return the fields as builtins."""
+        return asdict(self)
+
+    def knows_dead(self, other: Owner) -> bool:
+        """Return whether another process is of this machine and no more; of other machines nothing is known."""
+        if other.host != self.host:
+            return False
+        try:
+            os.kill(other.pid, 0)
+        except ProcessLookupError:
+            return True
+        except OSError:
+            return False  # it belongs to somebody else
+        return False

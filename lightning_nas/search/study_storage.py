@@ -1,0 +1,114 @@
+"""Opening a study of Optuna's: a journal file or a database, of the same search or refused."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from types import ModuleType
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import optuna
+
+__all__ = ["load_optuna", "open_study"]
+
+_NAME = "lightning-nas"
+_RECORD = "record"
+_MAX_NAMED = 4
+
+
+def load_optuna() -> ModuleType:
+    """Return the module `optuna`.
+
+    Raises:
+        ImportError: It is not installed.
+    """
+    try:
+        import optuna
+    except ImportError as error:
+        raise ImportError(
+            "A study of trials needs Optuna. HINT: install the extra: pip install 'lightning-nas[multishot]'."
+        ) from error
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    return optuna
+
+
+def open_study(storage: str | Path, directions: Sequence[str], record: Mapping[str, Any]) -> optuna.Study:
+    """Return the study in `storage`, made if there is none. `optuna-dashboard` can show it at any time.
+
+    Args:
+        storage: File of Optuna's journal, or the URL of a database.
+        directions: ``maximize`` or ``minimize`` for each objective.
+        record: What the study is about, in builtins; it is kept in the study.
+
+    Raises:
+        ImportError: Optuna is not installed.
+        ValueError: The storage cannot be read or written, or its study is about something else.
+    """
+    optuna = load_optuna()
+    try:
+        # Proposals are enqueued; the sampler has nothing to draw.
+        study = optuna.create_study(
+            storage=_backend(str(storage)),
+            study_name=_NAME,
+            directions=list(directions),
+            sampler=optuna.samplers.RandomSampler(),
+            load_if_exists=True,
+        )
+    except ImportError:
+        raise
+    except Exception as error:  # each database has errors of its own
+        reason = str(error).partition("\n")[0]
+        raise ValueError(
+            f"The study {str(storage)!r} cannot be read and written: {reason}. HINT: storage=PATH, a journal file of"
+            " Optuna's or a new one, or the URL of a database."
+        ) from error
+    wanted = json.loads(json.dumps(record))
+    known = study.user_attrs.get(_RECORD)
+    if known is None and not study.get_trials(deepcopy=False):
+        study.set_user_attr(_RECORD, wanted)
+    elif differing := list(_differing(known or {}, wanted)):
+        more = f"; and {len(differing) - _MAX_NAMED} more" if len(differing) > _MAX_NAMED else ""
+        raise ValueError(
+            f"The study {str(storage)!r} is of another search: {'; '.join(differing[:_MAX_NAMED])}{more}."
+            " HINT: continue it with its own settings, or give another `storage`."
+        )
+    return study
+
+
+def _backend(storage: str) -> Any:
+    optuna = load_optuna()
+    if "://" in storage:
+        return optuna.storages.RDBStorage(storage)
+    path = Path(storage).expanduser()
+    path.parent.mkdir(parents=True, exist_ok=True)
+    _drop_torn_line(path)
+    return optuna.storages.JournalStorage(optuna.storages.journal.JournalFileBackend(str(path)))
+
+
+def _drop_torn_line(path: Path) -> None:
+    """Drop a last line that a process was killed over: what was written behind it could not be read."""
+    if not path.exists():
+        return
+    lock = load_optuna().storages.journal.JournalFileSymlinkLock(str(path))
+    lock.acquire()
+    try:
+        with path.open("r+b") as file:
+            content = file.read()
+            if content and not content.startswith(b"{"):
+                raise ValueError("it is no journal of Optuna's")
+            if not content.endswith(b"\n"):
+                file.truncate(content.rfind(b"\n") + 1)
+    finally:
+        lock.release()
+
+
+def _differing(known: Mapping[str, Any], wanted: Mapping[str, Any], path: str = "") -> Iterator[str]:
+    """Yield for each setting that differs what it was and what it is."""
+    for key in dict.fromkeys([*wanted, *known]):
+        was, here = known.get(key), wanted.get(key)
+        if isinstance(was, dict) and isinstance(here, dict):
+            yield from _differing(was, here, f"{path}{key}.")
+        elif was != here:
+            yield f"`{path}{key}` was {was!r}, here it is {here!r}"

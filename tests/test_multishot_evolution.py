@@ -1,0 +1,204 @@
+"""Pure parts of a study of trials: evolution, fronts, rungs, budgets at several input sizes."""
+
+import itertools
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+from conftest import LinearEstimator, small_network
+
+from lightning_nas.search.aging import Evolution, Result, best_within, is_promoted, parents
+from lightning_nas.search.domination import non_dominated_rank, survivors
+from lightning_nas.search.ground import Ground, Place, targets_of
+from lightning_nas.search.owner import Owner
+from lightning_nas.search.proposing import propose
+from lightning_nas.search.tables import cost_tables
+from lightning_nas.supernet import space_of
+
+
+def request(latency=None, parameters=None, peak=None):
+    return {"latency_ms": latency, "parameter_bytes": parameters, "peak_activation_bytes": peak}
+
+
+def places(sizes=(32, 24), variants=({},), **options):
+    found = []
+    for size, variant in itertools.product(sizes, variants):
+        space = space_of(small_network(), torch.zeros(1, 3, size, size), **options)
+        found.append(Place(str(size), variant, space, cost_tables(space, LinearEstimator())))
+    return tuple(found)
+
+
+@pytest.fixture(scope="module")
+def two_sizes():
+    return places()
+
+
+def ground_of(places, *latencies, floor=0.8, **others):
+    requests = {str(latency): request(latency, **others) for latency in latencies}
+    return Ground(places, 1, targets_of(places, requests, floor))
+
+
+def result(number, value, cost=1.0, epochs=3, is_complete=True):
+    return Result(number, (0, 0, number), epochs, value, cost, is_complete)
+
+
+def test_fronts_are_those_of_a_plain_loop():
+    points = np.random.default_rng(0).integers(0, 6, (40, 2)).astype(float)
+
+    def dominates(a, b):
+        return all(a <= b) and any(a < b)
+
+    left, front = set(range(40)), 0
+    expected = {}
+    while left:
+        best = {i for i in left if not any(dominates(points[j], points[i]) for j in left)}
+        expected.update(dict.fromkeys(best, front))
+        left, front = left - best, front + 1
+    assert non_dominated_rank(points).tolist() == [expected[i] for i in range(40)]
+
+
+def test_survivors_take_whole_fronts_first():
+    points = np.random.default_rng(1).random((30, 2))
+    ranks = non_dominated_rank(points)
+    kept = survivors(points, 12)
+    assert len(set(kept)) == 12
+    assert max(ranks[kept]) <= min(ranks[[i for i in range(30) if i not in kept]])
+
+
+def test_the_oldest_die():
+    results = [result(0, 0.99), *(result(n, 0.1) for n in range(1, 6))]
+    drawn = {g for seed in range(50) for g in parents(results, Evolution(9, population=5), np.random.default_rng(seed))}
+    assert (0, 0, 0) not in drawn
+    assert len(drawn) > 1
+
+
+def test_a_longer_trial_is_fitter_than_a_stopped_one():
+    results = [result(0, 0.9, epochs=1, is_complete=False), result(1, 0.5)]
+    settings = Evolution(9, population=2, tournament=50)
+    assert parents(results, settings, np.random.default_rng(0)) == ((0, 0, 1), (0, 0, 1))
+
+
+def test_parents_of_nsga2_are_of_the_front():
+    results = [result(0, 0.9, 2.0), result(1, 0.5, 1.0), result(2, 0.4, 3.0)]
+    settings = Evolution(9, sampler="nsga2", population=2)
+    drawn = {g for seed in range(20) for g in parents(results, settings, np.random.default_rng(seed))}
+    assert drawn == {(0, 0, 0), (0, 0, 1)}
+
+
+def test_a_rung_lets_the_best_part_go_on():
+    values = np.random.default_rng(0).permutation(99) / 99
+    promoted = [v for i, v in enumerate(values) if is_promoted(v, [*values[:i], *values[i + 1 :]], eta=3)]
+    assert sorted(promoted) == sorted(values)[-33:]
+    assert is_promoted(0.1, [], eta=3)
+
+
+def test_the_best_is_complete_and_within():
+    results = [result(0, 0.9, cost=3.0), result(1, 0.8), result(2, 0.7), result(3, 0.99, is_complete=False)]
+    assert best_within(results, 2.0).number == 1
+    assert best_within(results, 0.5) is None
+
+
+@pytest.mark.parametrize("sampler", ["evolution", "nsga2"])
+def test_proposals_are_new_and_within_their_budget(two_sizes, sampler):
+    ground = ground_of(two_sizes, "0.8x", "0.5x")
+    settings = Evolution(40, sampler=sampler, population=6)
+    results, seen, rejected = [], [], 0
+    for number in range(40):
+        target = ground.targets[number % 2]
+        found = propose(ground, target, results, seen, number // 2, settings, np.random.default_rng(number))
+        place, index = ground.place(found.genes), ground.index(found.genes)
+        cost = LinearEstimator().latency_ms(ground.decode(found.genes))
+        assert cost == pytest.approx(ground.cost(found.genes))
+        assert target.floors[index] - 1e-9 <= cost <= target.limit
+        assert place.space.input_size[1] == (32, 24)[found.genes[0]]
+        results.append(Result(number, found.genes, 1, -cost, cost, True))
+        seen.append(found.genes)
+        rejected += found.rejected
+    assert len(set(seen)) == 40
+    assert rejected > 0
+    assert {genes[0] for genes in seen} == {0, 1}
+
+
+def test_relative_budgets_refer_to_the_source_at_the_first_size(two_sizes):
+    target = ground_of(two_sizes, "0.5x").targets[0]
+    source = two_sizes[0].space
+    expected = 0.5 * LinearEstimator().latency_ms(source.decode(source.reference_nodes))
+    assert [budgets.limits[0].budget for budgets in target.budgets] == pytest.approx([expected] * 2)
+    assert target.budgets[1].references == target.budgets[0].references
+
+
+def test_a_size_that_cannot_meet_the_budget_is_not_proposed():
+    both = places(sizes=(64, 24))
+    least = targets_of(both[1:], {"": request(99.0)}, 0)[0].budgets[0].reaches[0].minimum
+    ground = ground_of(both, 1.5 * least)
+    assert ground.targets[0].budgets[0] is None
+    found = [propose(ground, ground.targets[0], [], (), n, Evolution(9), np.random.default_rng(n)) for n in range(9)]
+    assert {proposal.genes[0] for proposal in found} == {1}
+
+
+def test_peak_and_parameters_bound_proposals_too(two_sizes):
+    ground = ground_of(two_sizes, "0.9x", parameters="0.7x", peak="0.9x")
+    target = ground.targets[0]
+    budgets = next(budgets for budgets in target.budgets if budgets is not None)
+    most = budgets.limits[1].budget
+    for number in range(8):
+        genes = propose(ground, target, [], (), number, Evolution(9), np.random.default_rng(number)).genes
+        memory = LinearEstimator().memory(ground.decode(genes))
+        assert memory.peak_activation_bytes <= budgets.peak_activation_bytes
+        assert memory.parameter_bytes <= most
+
+
+def test_an_exhausted_space_says_so():
+    only = places(sizes=(32,), kinds=("ibn",), expansions=(4,), ratios=(1.0,))
+    ground = ground_of(only, "1x")
+    assert only[0].space.num_architectures == 1
+    first = propose(ground, ground.targets[0], [], (), 0, Evolution(9), np.random.default_rng(0))
+    assert propose(ground, ground.targets[0], [], {first.genes}, 1, Evolution(9), np.random.default_rng(0)) is None
+
+
+@pytest.mark.parametrize(
+    ("requested", "message"),
+    [
+        (request(), "at least one budget"),
+        (request(0), "latency_ms=0 is not valid"),
+        (request("0.001x"), "out of reach everywhere(.|\n)*At input size 32: .*below what(.|\n)*At input size 24"),
+    ],
+)
+def test_bad_budgets(two_sizes, requested, message):
+    with pytest.raises(ValueError, match=message):
+        targets_of(two_sizes, {"": requested}, 0.8)
+
+
+def test_places_must_offer_the_same():
+    other = (*places(sizes=(32,)), *places(sizes=(24,), expansions=(2, 4)))
+    with pytest.raises(ValueError, match="same options everywhere; they differ at input size 24"):
+        ground_of(other, "0.8x")
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"trials": 0}, "`trials` must be at least 1; got 0"),
+        ({"sampler": "tpe"}, "`sampler` must be one of evolution, nsga2; got 'tpe'"),
+        ({"population": 0}, "`population` must be at least 1"),
+        ({"crossover": 1.5}, "`crossover` must be between 0 and 1"),
+        ({"rungs": [3, 1]}, "`rungs` must be ascending"),
+        ({"rungs": [0]}, "`rungs` must be ascending"),
+        ({"eta": 1.0}, "`eta` must be greater than 1"),
+        ({"stale_seconds": 0}, "`stale_seconds` must be positive"),
+    ],
+)
+def test_bad_settings(options, message):
+    with pytest.raises(ValueError, match=message):
+        Evolution(**{"trials": 4, **options})
+
+
+def test_a_process_that_is_gone_is_known_to_be():
+    child = subprocess.Popen([sys.executable, "-c", ""])
+    child.wait()
+    here = Owner.here()
+    assert here.knows_dead(Owner(here.host, child.pid, "x"))
+    assert not here.knows_dead(Owner("elsewhere", child.pid, "x"))
+    assert not here.knows_dead(Owner(here.host, 1, "x"))
