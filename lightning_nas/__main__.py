@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import shutil
 import sys
@@ -19,6 +20,8 @@ from hydra.utils import instantiate
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
+
+from ._files import write_text
 
 __all__ = ["main", "recipes"]
 
@@ -71,12 +74,21 @@ def _job(config: DictConfig) -> Any:
     # Lightning's own remarks (devices, tips) would stand between the lines of the job.
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
     warnings.filterwarnings("ignore", message=r".*isinstance\(treespec, LeafSpec\).*")
-    if HydraConfig.get().mode == RunMode.MULTIRUN and _can_share(config):
-        config.shared_dir = str(Path(HydraConfig.get().sweep.dir) / "shared")
+    hydra_config = HydraConfig.get()
+    finished = Path(hydra_config.runtime.output_dir) / ".hydra" / "finished.json"
+    overrides = sorted(hydra_config.overrides.task)
+    if hydra_config.mode == RunMode.MULTIRUN:
+        if finished.exists() and json.loads(finished.read_text(encoding="utf-8"))["overrides"] == overrides:
+            log.info("%s is finished: it is not run again.", finished.parent.parent)
+            return json.loads(finished.read_text(encoding="utf-8"))["metric"]
+        if _can_share(config):
+            config.shared_dir = str(Path(hydra_config.sweep.dir) / "shared")
     # The job's parts are built first: whatever is wrong with the data or an option is said before any training.
     job = instantiate(config, _partial_=True, _convert_="all")
     result = job()
-    return result["subnet"]["metric"]["value"] if isinstance(result, dict) and "subnet" in result else None
+    metric = result["subnet"]["metric"]["value"] if isinstance(result, dict) and "subnet" in result else None
+    write_text(finished, json.dumps({"overrides": overrides, "metric": metric}))
+    return metric
 
 
 def _can_share(config: DictConfig) -> bool:
