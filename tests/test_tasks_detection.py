@@ -101,6 +101,11 @@ def test_every_object_has_an_anchor():
     assert float(head.losses(head(features), tiny, SIZE)["boxes"].detach()) > 0
 
 
+def test_images_of_odd_sizes_are_refused_with_what_would_be_valid():
+    with pytest.raises(ValueError, match="Images must have multiples of 32 pixels a side; got about 104x144"):
+        small("fcos")(torch.zeros(1, 3, 100, 140))
+
+
 def test_picking_keeps_the_surest_of_each_class():
     boxes = torch.tensor([[0.0, 0.0, 10.0, 10.0], [0.0, 0.0, 10.0, 9.0], [20.0, 20.0, 40.0, 30.0]])
     scores = torch.tensor([[0.9, 0.2], [0.8, 0.7], [0.04, 0.3]])

@@ -56,9 +56,17 @@ class FCOSHead(nn.Module):
 
         Args:
             features: Outputs of blocks, finest first, shape (N, C, H / stride, W / stride) each.
+
+        Raises:
+            ValueError: A level is not half of the one before: the images have no multiple of the largest stride.
         """
         levels = [lateral(x) for lateral, x in zip(self.laterals, features, strict=True)]
         for finer in range(len(levels) - 2, -1, -1):
+            if levels[finer].shape[-2:] != torch.Size(2 * side for side in levels[finer + 1].shape[-2:]):
+                sides = [side * self.strides[0] for side in levels[0].shape[-2:]]
+                raise ValueError(
+                    f"Images must have multiples of {self.strides[-1]} pixels a side; got about {sides[0]}x{sides[1]}."
+                )
             levels[finer] = levels[finer] + functional.interpolate(levels[finer + 1], scale_factor=2.0, mode="nearest")
         outputs = []
         for level in levels:
