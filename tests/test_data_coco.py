@@ -190,7 +190,7 @@ def test_extra_roots_add_training_images_only(tmp_path: Path) -> None:
     content["categories"] = [{"id": 7, "name": "cat"}, {"id": 3, "name": "dog"}]
     write(tmp_path / "more", "train", content)
     data = plain(tmp_path / "own", extra_roots=[tmp_path / "more"])
-    assert [len(data._parts[split]) for split in ("train", "val", "test")] == [7, 4, 4]
+    assert [len(data.splits.parts[split]) for split in ("train", "val", "test")] == [7, 4, 4]
     assert [int(target["labels"]) for target in targets_of(data)] == [0, 1, 1, 1, 1, 0, 0]
 
 
@@ -384,7 +384,7 @@ def test_real_photos() -> None:
     data = CocoDataModule(DATA / "coco_person", extra_roots=[DATA / "coco_person_nc"], cache_limit_bytes=0)
     data.setup()
     assert data.class_names == ("person",)
-    assert [len(data._parts[split]) for split in ("train", "val", "test")] == [925, 76, 75]
+    assert [len(data.splits.parts[split]) for split in ("train", "val", "test")] == [925, 76, 75]
     images, targets = next(iter(data.train_dataloader()))
     assert images.shape == (16, 3, 192, 256)
     boxes = torch.cat([target["boxes"] for target in targets])

@@ -53,7 +53,7 @@ def test_val_stands_in_for_test_with_a_warning(tmp_path: Path, caplog: pytest.Lo
     data = ImageFolderDataModule(make_splits(tmp_path, ("train", "val")), image_size=16)
     with caplog.at_level(logging.WARNING):
         data.setup()
-    assert "has no `test` folder; the images of `val`" in caplog.text
+    assert "has no `test` split; the images of `val`" in caplog.text
     assert len(data.test_dataloader().dataset) == len(data.val_dataloader().dataset) == 8
 
 

@@ -124,7 +124,7 @@ def test_a_smaller_mask_of_the_same_proportions_is_resized(tmp_path: Path) -> No
 def test_val_stands_in_for_test_with_a_warning(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     data = small(make(tmp_path, ("train", "val")))
     data.setup()
-    assert "has no test images; those of `val`" in caplog.text
+    assert "has no `test` split; the images of `val`" in caplog.text
     assert len(data.test_dataloader().dataset) == 4
 
 
@@ -313,8 +313,8 @@ def test_voc_in_torchvisions_layout(tmp_path: Path) -> None:
     data = VOCSegmentationDataModule(tmp_path, image_size=(16, 24))
     data.setup()
     assert (data.num_classes, data.class_names[15], data.input_size) == (21, "person", (3, 16, 24))
-    assert [len(data.parts[split]) for split in SPLITS] == [2, 2, 1]
-    assert data.parts["test"][0][1].unique().tolist() == [0, 20]
+    assert [len(data.splits.parts[split]) for split in SPLITS] == [2, 2, 1]
+    assert data.splits.parts["test"][0][1].unique().tolist() == [0, 20]
     with pytest.raises(ValueError, match=r"There is no VOC 2007 for segmentation in .* HINT: download=true"):
         VOCSegmentationDataModule(tmp_path, year=2007)
 
@@ -333,8 +333,8 @@ def test_pets_in_torchvisions_layout(tmp_path: Path, border_ignored: bool) -> No
     data = PetsDataModule(tmp_path, border_ignored=border_ignored, image_size=16)
     data.setup()
     assert data.class_names == ("pet", "background", "border")[: 2 if border_ignored else 3]
-    assert [len(data.parts[split]) for split in SPLITS] == [4, 2, 1]
-    assert data.parts["test"][0][1].unique().tolist() == ([0, 1, 255] if border_ignored else [0, 1, 2])
+    assert [len(data.splits.parts[split]) for split in SPLITS] == [4, 2, 1]
+    assert data.splits.parts["test"][0][1].unique().tolist() == ([0, 1, 255] if border_ignored else [0, 1, 2])
     with pytest.raises(ValueError, match=r"There are no pets in .* HINT: download=true"):
         PetsDataModule(base)
 

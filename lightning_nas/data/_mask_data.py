@@ -13,11 +13,11 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 from typing_extensions import override
 
-from ._batches import IMAGENET_MEAN, IMAGENET_STD, BatchAugmentation, SeededBatches, check_loading, image_loader
+from ._batches import IMAGENET_MEAN, IMAGENET_STD, BatchAugmentation, SeededBatches
 from ._mask_files import IGNORE, Labels, Pair, Size, check_labels, count_ids, decode_all, decode_some, found_labels
-from .digits import Split
+from ._splits import STAGES, Split, Splits
 
-__all__ = ["MaskData", "MaskFilesData", "MaskedImages", "checked_size"]
+__all__ = ["MaskFilesData", "MaskedImages", "checked_size"]
 
 logger = logging.getLogger(__name__)
 
@@ -67,40 +67,7 @@ class MaskedImages(SeededBatches[tuple[Tensor, Tensor]]):
         return images.contiguous(memory_format=torch.channels_last), masks.long()
 
 
-class MaskData(L.LightningDataModule):
-    """The loaders of images with masks, which a subclass puts into `parts` by its `setup`.
-
-    Args:
-        batch_size: Images a batch.
-        num_workers: Worker processes.
-        seed: Decides the shuffles and the augmentation.
-
-    Raises:
-        ValueError: A setting is out of range.
-    """
-
-    def __init__(self, batch_size: int, num_workers: int, seed: int) -> None:
-        super().__init__()
-        check_loading(batch_size, num_workers, seed)
-        self.batch_size = batch_size
-        self.num_workers = num_workers
-        self.seed = seed
-        self.parts: dict[Split, MaskedImages] = {}
-
-    @override
-    def train_dataloader(self) -> DataLoader[tuple[Tensor, Tensor]]:
-        return image_loader(self.parts["train"], self.batch_size, shuffle=True, num_workers=self.num_workers)
-
-    @override
-    def val_dataloader(self) -> DataLoader[tuple[Tensor, Tensor]]:
-        return image_loader(self.parts["val"], self.batch_size, num_workers=self.num_workers)
-
-    @override
-    def test_dataloader(self) -> DataLoader[tuple[Tensor, Tensor]]:
-        return image_loader(self.parts["test"], self.batch_size, num_workers=self.num_workers)
-
-
-class MaskFilesData(MaskData):
+class MaskFilesData(L.LightningDataModule):
     """Images with masks in files, of which all are checked when this is made.
 
     Images of other proportions are stretched to `image_size`. Decoded splits are kept in memory where they fit.
@@ -136,7 +103,12 @@ class MaskFilesData(MaskData):
         color_jitter: float = 0.2,
         cache_limit_bytes: int = 2**30,
     ) -> None:
-        super().__init__(batch_size, num_workers, seed)
+        super().__init__()
+        self.batch_size = batch_size
+        self.seed = seed
+        # A damaged test image is found before the training, hence all are decoded before it.
+        stages = {**STAGES, "fit": STAGES[None]}
+        self.splits = Splits(self._load, batch_size, num_workers, seed, f"'{root}'", "test" in files, stages)
         self.root = root
         self.image_size = checked_size(image_size)
         self.cache_limit_bytes = cache_limit_bytes
@@ -168,15 +140,19 @@ class MaskFilesData(MaskData):
 
     @override
     def setup(self, stage: str | None = None) -> None:
-        if "test" not in self._files and stage in (None, "test"):
-            logger.warning("'%s' has no test images; those of `val` are the test images too.", self.root)
-        # A damaged test image is found before the training, hence all are decoded before it.
-        wanted: dict[str | None, tuple[Split, ...]] = {"validate": ("val",), "test": ("test",), "predict": ("test",)}
-        for split in wanted.get(stage, ("train", "val", "test")):
-            source = split if split in self._files else "val"
-            if source not in self.parts:
-                self.parts[source] = self._load(source)
-            self.parts[split] = self.parts[source]
+        self.splits.setup(stage)
+
+    @override
+    def train_dataloader(self) -> DataLoader[tuple[Tensor, Tensor]]:
+        return self.splits.loader("train")
+
+    @override
+    def val_dataloader(self) -> DataLoader[tuple[Tensor, Tensor]]:
+        return self.splits.loader("val")
+
+    @override
+    def test_dataloader(self) -> DataLoader[tuple[Tensor, Tensor]]:
+        return self.splits.loader("test")
 
     def _load(self, split: Split) -> MaskedImages:
         pairs, height, width = self._files[split], *self.image_size

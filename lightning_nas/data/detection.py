@@ -10,11 +10,10 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 from typing_extensions import override
 
-from ._batches import check_loading, image_loader
 from ._letterbox import canvas_size
+from ._splits import Split, Splits
 from .detection_augment import DetectionAugmentation
 from .detection_batches import DetectionBatches, DetectionRecord, Target
-from .digits import Split
 
 __all__ = ["DetectionDataModule"]
 
@@ -67,16 +66,15 @@ class DetectionDataModule(L.LightningDataModule):
         cache_limit_bytes: int = 2**31,
     ) -> None:
         super().__init__()
-        check_loading(batch_size, num_workers, seed)
+        has_test = "test" in records
+        self.splits = Splits(self._load, batch_size, num_workers, seed, type(self).__name__, has_test)
         self.image_size = canvas_size(image_size)
         self.batch_size = batch_size
-        self.num_workers = num_workers
         self.seed = seed
         self.augment = augment
         self.cache_limit_bytes = cache_limit_bytes
         self._records = records
         self._class_names = tuple(class_names)
-        self._parts: dict[Split, DetectionBatches] = {}
 
     @property
     def num_classes(self) -> int:
@@ -95,31 +93,20 @@ class DetectionDataModule(L.LightningDataModule):
 
     @override
     def setup(self, stage: str | None = None) -> None:
-        if "test" not in self._records and stage in (None, "test"):
-            logger.warning("%s has no `test` split; the images of `val` are the test images too.", self._name())
-        wanted: dict[str | None, tuple[Split, ...]] = {
-            "fit": ("train", "val"),
-            "validate": ("val",),
-            "test": ("test",),
-            None: ("train", "val", "test"),
-        }
-        for split in wanted.get(stage, ("test",)):
-            source = split if split in self._records else "val"
-            if source not in self._parts:
-                self._parts[source] = self._load(source)
-            self._parts[split] = self._parts[source]
+        self.splits.name = self._name()  # subclasses know their folder by now
+        self.splits.setup(stage)
 
     @override
     def train_dataloader(self) -> DataLoader[tuple[Tensor, Target]]:
-        return image_loader(self._parts["train"], self.batch_size, shuffle=True, num_workers=self.num_workers)
+        return self.splits.loader("train")
 
     @override
     def val_dataloader(self) -> DataLoader[tuple[Tensor, Target]]:
-        return image_loader(self._parts["val"], self.batch_size, num_workers=self.num_workers)
+        return self.splits.loader("val")
 
     @override
     def test_dataloader(self) -> DataLoader[tuple[Tensor, Target]]:
-        return image_loader(self._parts["test"], self.batch_size, num_workers=self.num_workers)
+        return self.splits.loader("test")
 
     def _load(self, split: Split) -> DetectionBatches:
         augment = self.augment if split == "train" else None

@@ -4,19 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import partial
-from typing import get_args
 
+import lightning as L
 from torch import Tensor
+from torch.utils.data import DataLoader
 from typing_extensions import override
 
 from ._batches import BatchAugmentation
-from ._mask_data import MaskData, MaskedImages
-from .digits import NUM_CLASSES, DigitScenes, Scenes, Split
+from ._mask_data import MaskedImages
+from ._splits import Split, Splits
+from .digits import NUM_CLASSES, DigitScenes, Scenes
 
 __all__ = ["DigitMasksDataModule"]
 
 
-class DigitMasksDataModule(MaskData):
+class DigitMasksDataModule(L.LightningDataModule):
     """Digit scenes with a mask each: 0 for background, 1 + the digit where there is one, 11 classes.
 
     Args:
@@ -51,9 +53,12 @@ class DigitMasksDataModule(MaskData):
         scenes_per_digit: int = 4,
         max_digits: int = 1,
     ) -> None:
-        super().__init__(batch_size, num_workers, seed)
+        super().__init__()
         train, val, test = fractions
         self.scenes = DigitScenes(image_size, seed, (train, val, test), scenes_per_digit, max_digits)
+        self.batch_size = batch_size
+        self.seed = seed
+        self.splits = Splits(self._load, batch_size, num_workers, seed, "Digit scenes")
 
     @property
     def num_classes(self) -> int:
@@ -72,12 +77,25 @@ class DigitMasksDataModule(MaskData):
 
     @override
     def setup(self, stage: str | None = None) -> None:
-        for split in get_args(Split):
-            if split not in self.parts and (stage is None or (stage == "test") == (split == "test")):
-                scenes = self.scenes.make(split)
-                # A mirrored 2 is no digit, and the digit may touch the border: hence no flip and a mild crop.
-                augment = BatchAugmentation(min_area=0.85, flip=False, jitter=0.1) if split == "train" else None
-                self.parts[split] = MaskedImages(partial(_pick, scenes), len(scenes), augment, self.seed)
+        self.splits.setup(stage)
+
+    @override
+    def train_dataloader(self) -> DataLoader[tuple[Tensor, Tensor]]:
+        return self.splits.loader("train")
+
+    @override
+    def val_dataloader(self) -> DataLoader[tuple[Tensor, Tensor]]:
+        return self.splits.loader("val")
+
+    @override
+    def test_dataloader(self) -> DataLoader[tuple[Tensor, Tensor]]:
+        return self.splits.loader("test")
+
+    def _load(self, split: Split) -> MaskedImages:
+        scenes = self.scenes.make(split)
+        # A mirrored 2 is no digit, and the digit may touch the border: hence no flip and a mild crop.
+        augment = BatchAugmentation(min_area=0.85, flip=False, jitter=0.1) if split == "train" else None
+        return MaskedImages(partial(_pick, scenes), len(scenes), augment, self.scenes.seed)
 
 
 def _pick(scenes: Scenes, indices: list[int]) -> tuple[Tensor, Tensor]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
-from typing import Literal, get_args
+from typing import get_args
 
 import lightning as L
 import numpy as np
@@ -16,12 +16,10 @@ from torch.nn import functional
 from torch.utils.data import DataLoader
 from typing_extensions import override
 
-from lightning_nas.data._batches import BatchAugmentation, BatchedImages, check_loading, image_loader
+from lightning_nas.data._batches import BatchAugmentation, BatchedImages
+from lightning_nas.data._splits import Split, Splits
 
 __all__ = ["DigitScenes", "DigitsDataModule", "Scenes", "Split"]
-
-Split = Literal["train", "val", "test"]
-"""Parts of a data set."""
 
 NUM_CLASSES = 10
 # Below it a digit of three in a scene has fewer pixels than the original 8x8 scan.
@@ -228,12 +226,10 @@ class DigitsDataModule(L.LightningDataModule):
         scenes_per_digit: int = 4,
     ) -> None:
         super().__init__()
-        check_loading(batch_size, num_workers, seed)
         train, val, test = fractions
         self.scenes = DigitScenes(image_size, seed, (train, val, test), scenes_per_digit)
         self.batch_size = batch_size
-        self.num_workers = num_workers
-        self._parts: dict[Split, BatchedImages] = {}
+        self.splits = Splits(self._load, batch_size, num_workers, seed, "Digit scenes")
 
     @property
     def num_classes(self) -> int:
@@ -252,25 +248,25 @@ class DigitsDataModule(L.LightningDataModule):
 
     @override
     def setup(self, stage: str | None = None) -> None:
-        for split in get_args(Split):
-            if split not in self._parts and (stage is None or (stage == "test") == (split == "test")):
-                scenes = self.scenes.make(split)
-                # A mirrored 2 is no digit, and the digit may touch the border: hence no flip and a mild crop.
-                augment = BatchAugmentation(min_area=0.85, flip=False, jitter=0.1) if split == "train" else None
-                images = scenes.images.__getitem__
-                self._parts[split] = BatchedImages(images, scenes.labels[:, 0], augment, self.scenes.seed)
+        self.splits.setup(stage)
 
     @override
     def train_dataloader(self) -> DataLoader[tuple[Tensor, Tensor]]:
-        return image_loader(self._parts["train"], self.batch_size, shuffle=True, num_workers=self.num_workers)
+        return self.splits.loader("train")
 
     @override
     def val_dataloader(self) -> DataLoader[tuple[Tensor, Tensor]]:
-        return image_loader(self._parts["val"], self.batch_size, num_workers=self.num_workers)
+        return self.splits.loader("val")
 
     @override
     def test_dataloader(self) -> DataLoader[tuple[Tensor, Tensor]]:
-        return image_loader(self._parts["test"], self.batch_size, num_workers=self.num_workers)
+        return self.splits.loader("test")
+
+    def _load(self, split: Split) -> BatchedImages:
+        scenes = self.scenes.make(split)
+        # A mirrored 2 is no digit, and the digit may touch the border: hence no flip and a mild crop.
+        augment = BatchAugmentation(min_area=0.85, flip=False, jitter=0.1) if split == "train" else None
+        return BatchedImages(scenes.images.__getitem__, scenes.labels[:, 0], augment, self.scenes.seed)
 
 
 @cache

@@ -18,9 +18,9 @@ from torch.utils.data import DataLoader
 from torchvision.datasets.folder import IMG_EXTENSIONS
 from typing_extensions import override
 
-from lightning_nas.data._batches import BatchAugmentation, BatchedImages, check_loading, image_loader
+from lightning_nas.data._batches import BatchAugmentation, BatchedImages
 from lightning_nas.data._decode import DECODE_THREADS, open_image, rgb
-from lightning_nas.data.digits import Split
+from lightning_nas.data._splits import Split, Splits
 
 __all__ = ["ImageFolderDataModule"]
 
@@ -74,19 +74,17 @@ class ImageFolderDataModule(L.LightningDataModule):
         cache_limit_bytes: int = 2**30,
     ) -> None:
         super().__init__()
-        check_loading(batch_size, num_workers, seed)
         if image_size < 8:
             raise ValueError(f"`image_size` must be at least 8; got {image_size}.")
         self.root = Path(root).expanduser()
         self.image_size = image_size
         self.batch_size = batch_size
-        self.num_workers = num_workers
         self.seed = seed
         self.cache_limit_bytes = cache_limit_bytes
         self._augment = BatchAugmentation(min_crop_area, flip, color_jitter)
         # The folder is listed here, so that the number of classes is known before the network is built.
         self._class_names, self._files = _scan(self.root)
-        self._parts: dict[Split, BatchedImages] = {}
+        self.splits = Splits(self._load, batch_size, num_workers, seed, str(self.root), "test" in self._files)
 
     @property
     def num_classes(self) -> int:
@@ -105,31 +103,19 @@ class ImageFolderDataModule(L.LightningDataModule):
 
     @override
     def setup(self, stage: str | None = None) -> None:
-        if "test" not in self._files and stage in (None, "test"):
-            logger.warning("%s has no `test` folder; the images of `val` are the test images too.", self.root)
-        wanted: dict[str | None, tuple[Split, ...]] = {
-            "fit": ("train", "val"),
-            "validate": ("val",),
-            "test": ("test",),
-            None: ("train", "val", "test"),
-        }
-        for split in wanted.get(stage, ("test",)):
-            source = split if split in self._files else "val"
-            if source not in self._parts:
-                self._parts[source] = self._load(source)
-            self._parts[split] = self._parts[source]
+        self.splits.setup(stage)
 
     @override
     def train_dataloader(self) -> DataLoader[tuple[Tensor, Tensor]]:
-        return image_loader(self._parts["train"], self.batch_size, shuffle=True, num_workers=self.num_workers)
+        return self.splits.loader("train")
 
     @override
     def val_dataloader(self) -> DataLoader[tuple[Tensor, Tensor]]:
-        return image_loader(self._parts["val"], self.batch_size, num_workers=self.num_workers)
+        return self.splits.loader("val")
 
     @override
     def test_dataloader(self) -> DataLoader[tuple[Tensor, Tensor]]:
-        return image_loader(self._parts["test"], self.batch_size, num_workers=self.num_workers)
+        return self.splits.loader("test")
 
     def _load(self, split: Split) -> BatchedImages:
         files = self._files[split]

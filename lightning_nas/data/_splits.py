@@ -1,0 +1,73 @@
+"""The splits of a data set: each is loaded when a stage first needs it, and read by a loader of its own."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from torch.utils.data import DataLoader
+
+from lightning_nas.data._batches import SeededBatches, check_loading, image_loader
+
+__all__ = ["STAGES", "Split", "Splits"]
+
+Split = Literal["train", "val", "test"]
+"""Parts of a data set."""
+
+logger = logging.getLogger(__name__)
+
+STAGES: dict[str | None, tuple[Split, ...]] = {
+    "fit": ("train", "val"),
+    "validate": ("val",),
+    "test": ("test",),
+    "predict": ("test",),
+    None: ("train", "val", "test"),
+}
+"""The splits that each of Lightning's stages needs."""
+
+
+@dataclass
+class Splits:
+    """What a LightningDataModule hands its `setup` and its loaders to.
+
+    Attributes:
+        load: Returns the images of a split; called once a split.
+        batch_size: Images a batch.
+        num_workers: Worker processes.
+        seed: Decides the shuffles.
+        name: Of the data set, for what is said of it.
+        has_test: Whether there is a test split; else the images of ``val`` are the test images too, with a warning.
+        stages: The splits that each stage needs.
+        parts: What is loaded.
+
+    Raises:
+        ValueError: A setting is out of range.
+    """
+
+    load: Callable[[Split], SeededBatches[Any]]
+    batch_size: int
+    num_workers: int
+    seed: int
+    name: str
+    has_test: bool = True
+    stages: dict[str | None, tuple[Split, ...]] = field(default_factory=lambda: STAGES)
+    parts: dict[Split, SeededBatches[Any]] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        check_loading(self.batch_size, self.num_workers, self.seed)
+
+    def setup(self, stage: str | None) -> None:
+        """Load what `stage` needs."""
+        if not self.has_test and stage in (None, "test"):
+            logger.warning("%s has no `test` split; the images of `val` are the test images too.", self.name)
+        for split in self.stages[stage]:
+            source: Split = "val" if split == "test" and not self.has_test else split
+            if source not in self.parts:
+                self.parts[source] = self.load(source)
+            self.parts[split] = self.parts[source]
+
+    def loader(self, split: Split) -> DataLoader[Any]:
+        """Return the loader of a split that is set up; training images are shuffled."""
+        return image_loader(self.parts[split], self.batch_size, shuffle=split == "train", num_workers=self.num_workers)
