@@ -67,3 +67,16 @@ def test_what_cannot_be_is_said_before_any_training(tmp_path, overrides, message
     assert done.returncode == 2
     assert message in done.stderr
     assert not list(tmp_path.rglob("*.ckpt"))
+
+
+def test_a_sweep_shares_by_itself_and_does_not_repeat_what_is_finished(tmp_path):
+    arguments = ["-m", "search.choices=widths,both", "latency=0.85x", "hydra.sweep.dir=out"]
+    assert run(tmp_path, *arguments).returncode == 0
+    results = {path.parent.name: path.stat().st_mtime_ns for path in (tmp_path / "out").glob("*/result.json")}
+    assert set(results) == {"0", "1"}
+    assert len(list((tmp_path / "out" / "shared").iterdir())) == 1
+    again = run(tmp_path, *arguments)
+    assert again.returncode == 0
+    assert again.stdout.count("it is not run again") == 2
+    found = {path.parent.name: path.stat().st_mtime_ns for path in (tmp_path / "out").glob("*/result.json")}
+    assert found == results
