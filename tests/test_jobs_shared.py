@@ -25,7 +25,7 @@ TINY = [
 
 
 def run(folder, *arguments):
-    command = [sys.executable, "-m", "lightning_nas", "--config-name", "digits", "search=decoupled", *arguments, *TINY]
+    command = [sys.executable, "-m", "lightning_nas", "--config-name", "digits", *arguments, "search=decoupled", *TINY]
     return subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=300)
 
 
