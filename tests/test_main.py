@@ -15,9 +15,7 @@ TINY = [
     "epochs.source=1",
     "epochs.search=1",
     "epochs.finetune=1",
-    "data.image_size=64",
-    "++num_trial_images=4",
-    "++search.steps=5",
+    "data.image_size=32",
     "trainer.limit_train_batches=3",
     "trainer.limit_val_batches=1",
     "trainer.limit_test_batches=1",
@@ -25,7 +23,9 @@ TINY = [
     "trainer.enable_progress_bar=false",
 ]
 # What a tiny run of one recipe needs besides.
-OTHERS = {"multishot": ["search.trials=2", "search.rungs=[]"]}
+# What takes long and is tested by itself: options tried on images, steps of the search.
+SHORT = ["num_trial_images=4", "search.steps=5", "num_calibration_batches=2"]
+OTHERS = {"multishot": ["search.trials=2", "search.rungs=[]"], "detection": SHORT, "segmentation": SHORT}
 
 
 def command(*arguments):
@@ -92,7 +92,7 @@ BAD = [
     (["--config-name", "multishot", "search.sampler=tpe"], "`sampler` must be one of evolution, nsga2; got 'tpe'"),
     (["--config-name", "multishot", "search.trials=0"], "`trials` must be at least 1; got 0"),
     (["--config-name", "multishot", "latency=0.01x"], "out of reach everywhere(.|\n)*At input size 32: .*below what"),
-    (["--config-name", "digitz"], "no recipe 'digitz'; there are: classification, digits"),
+    (["--config-name", "digitz"], "no recipe 'digitz'; there are: classification, detection, digits"),
     (["--config-name", "classification", "data.root=nowhere"], "nowhere"),
     (["--config-name", "classification", "data.root=empty"], "empty"),
     (["--config-name", "classification", "network.weights=none.pth"], "no file of weights at 'none.pth'"),

@@ -55,8 +55,12 @@ def held_out_batches(trainer: pl.Trainer, recent: Sequence[Any]) -> list[Any]:
     """
     loader = trainer.val_dataloaders
     if isinstance(loader, DataLoader):
+        limit = trainer.limit_val_batches
+        most = limit if isinstance(limit, int) else SELECTION_BATCHES if limit == 1.0 else int(limit * len(loader))
         with isolate_rng():
-            return list(islice(iter(loader), SELECTION_BATCHES))
+            found = list(islice(iter(loader), min(most, SELECTION_BATCHES)))
+        if found:
+            return found
     log.warning(
         "There is no single validation DataLoader: subnets are compared on recent training batches, which the"
         " weights were fitted to. HINT: give the Trainer one."

@@ -78,7 +78,7 @@ def _block_maps(network: nn.Module, paths: list[str], images: Tensor) -> dict[st
 
 def _error(block: nn.Module, images: Tensor, goal: Tensor) -> float:
     with evaluating(block):
-        return float((block(images) - goal).square().mean() / goal.var().clamp(min=1e-12))
+        return float((block(images) - goal).square().mean() / goal.var(unbiased=False).clamp(min=1e-12))
 
 
 def _width_errors(space: SearchSpace, goals: list[Tensor]) -> list[Tensor]:
@@ -97,5 +97,5 @@ def _width_errors(space: SearchSpace, goals: list[Tensor]) -> list[Tensor]:
 
 
 def _dropped(goal: Tensor, width: int) -> float:
-    variances = goal.var((0, 2, 3))
+    variances = goal.var((0, 2, 3), unbiased=False)
     return float(variances[width:].sum() / variances.sum().clamp(min=1e-12))
