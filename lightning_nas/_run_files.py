@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import platform
+import re
 import sys
 import time
 from collections.abc import Mapping, Sequence
@@ -28,6 +29,8 @@ from .space.timm_strings import to_timm
 
 __all__ = ["Compared", "Outcome", "summary", "versions", "write_run"]
 
+# Folders of a path wherever it begins: behind the key, or in a list.
+_FOLDERS = re.compile(r"(?<=[=\[,])(?:~|\.{1,2})?/?(?:[^/,\[\]=]*/)+(?=[^/,\]])")
 PACKAGES = ("lightning-nas", "torch", "torchvision", "lightning", "timm", "hydra-core", "scikit-learn", "ethos-u-vela")
 
 
@@ -204,12 +207,9 @@ def versions() -> dict[str, str]:
 
 def _command(arguments: Sequence[str]) -> str:
     """Return the command without what belongs to one machine: the run directory, and the folders of paths."""
-    kept = [argument for argument in arguments[1:] if not argument.startswith("hydra.")]
-    parts = [argument.partition("=") for argument in kept]
-    named = [
-        key + sep + (Path(value).name if value.startswith(("/", "~", ".")) else value) for key, sep, value in parts
-    ]
-    return " ".join(["lightning-nas", *named])
+    machine = ("hydra.", "shared_dir=", "output_dir=")
+    kept = [argument for argument in arguments[1:] if not argument.startswith(machine)]
+    return " ".join(["lightning-nas", *(_FOLDERS.sub("", argument) for argument in kept)])
 
 
 def _block_costs(estimator: Estimator, architecture: Architecture) -> list[BlockCost]:
