@@ -22,6 +22,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from ._files import write_text
+from ._malloc import keep_freed_memory
 
 __all__ = ["main", "recipes"]
 
@@ -71,6 +72,7 @@ def _run(config: DictConfig) -> Any:
 
 
 def _job(config: DictConfig) -> Any:
+    keep_freed_memory()
     # Lightning's own remarks (devices, tips) would stand between the lines of the job.
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
     warnings.filterwarnings("ignore", message=r".*isinstance\(treespec, LeafSpec\).*")

@@ -5,9 +5,8 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 from itertools import groupby
-from pathlib import Path
 
-from ._recorded import Run, read_json
+from ._recorded import Run
 
 __all__ = ["block_kinds", "fused_cells", "ranges"]
 
@@ -15,21 +14,21 @@ Kinds = tuple[tuple[str, ...], ...]
 """The kind of each block of each stage."""
 
 
-def block_kinds(folder: Path) -> Kinds | None:
-    """Return the kinds of the blocks by ``architecture.json`` in a run's folder, or None where there are no stages.
+def block_kinds(run: Run) -> Kinds | None:
+    """Return the kinds of the blocks of a run's subnet, or None where its architecture has no stages.
 
     Raises:
-        ValueError: The file is not in its form.
+        ValueError: Its ``architecture.json`` is not in its form.
     """
-    path = folder / "architecture.json"
-    data = read_json(path) if path.exists() else {}
-    if not isinstance(data, dict) or not data.get("stages"):
+    stages = run.architecture.get("stages")
+    if not stages:
         return None
     try:
-        return tuple(tuple(str(block["option"]["kind"]) for block in stage["blocks"]) for stage in data["stages"])
+        return tuple(tuple(str(block["option"]["kind"]) for block in stage["blocks"]) for stage in stages)
     except (KeyError, TypeError) as error:
+        file = run.folder / "architecture.json"
         raise ValueError(
-            f"'{path}' must give the kind of every block of every stage; got {type(error).__name__}: {error}."
+            f"'{file}' must give the kind of every block of every stage; got {type(error).__name__}: {error}."
         ) from error
 
 
@@ -41,7 +40,7 @@ def fused_cells(runs: Sequence[Run]) -> list[str] | None:
     Args:
         runs: Runs of a group.
     """
-    found = [kinds for run in runs if (kinds := block_kinds(run.folder)) is not None]
+    found = [kinds for run in runs if (kinds := block_kinds(run)) is not None]
     shapes = {tuple(map(len, kinds)) for kinds in found}
     if len(shapes) != 1:
         return None

@@ -6,8 +6,8 @@ import hashlib
 import json
 import logging
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -147,18 +147,12 @@ class Phases:
         name, key = cast(tuple[str, str], module.metric)
         return {"name": name, "value": figures[key], "split": "test"}
 
-    @contextmanager
-    def alone(self) -> Iterator[None]:
+    def alone(self) -> AbstractContextManager[Any]:
         """Let no other process train in this directory meanwhile; it waits for its turn, and then finds the result."""
-        lock = FileLock(self.run_dir / "checkpoints" / ".lock")
-        if not self.is_shared:
-            yield
-            return
-        with lock:
-            yield
+        return FileLock(self.run_dir / "checkpoints" / ".lock") if self.is_shared else nullcontext()
 
-    def is_first(self, name: str, wanted: Mapping[str, Any]) -> bool:
-        """Return whether a training was made for what is wanted, or is now said to have been."""
+    def claim(self, name: str, wanted: Mapping[str, Any]) -> bool:
+        """Say what a training is made for, unless a run said so before; return whether it is for what is wanted."""
         path = self.run_dir / "checkpoints" / f"{name}.json"
         text = json.dumps(wanted, sort_keys=True)
         if not path.exists():

@@ -30,11 +30,13 @@ class Run:
         folder: Where its files are.
         result: Content of ``result.json``, with that of ``run.json`` where there is one.
         overrides: What the command line changed, by key; of runs of a sweep.
+        architecture: Content of ``architecture.json``, empty where there is none.
     """
 
     folder: Path
     result: Mapping[str, Any]
     overrides: Mapping[str, str] = field(default_factory=dict)
+    architecture: Mapping[str, Any] = field(default_factory=dict)
 
 
 def read_json(path: Path) -> Any:
@@ -53,19 +55,16 @@ def read_run(path: Path, overrides: Mapping[str, str] | None = None) -> Run:
     """Return the run whose result is in the file `path`.
 
     Args:
-        path: A file in the form of ``result.json``; a ``run.json`` beside it is read too.
+        path: A file in the form of ``result.json``; ``run.json`` and ``architecture.json`` beside it are read too.
         overrides: What its command line changed, by key.
 
     Raises:
-        ValueError: The file, or ``run.json``, is not in its form.
+        ValueError: The file, or one beside it, is not in its form.
     """
     result = read_json(path)
     _check(path, result)
-    beside = path.with_name("run.json")
-    described = read_json(beside) if beside.exists() else {}
-    if not isinstance(described, dict):
-        raise ValueError(f"'{beside}' must hold an object; got {type(described).__name__}.")
-    return Run(path.parent, {**described, **result}, overrides or {})
+    described = _read_beside(path, "run.json")
+    return Run(path.parent, {**described, **result}, overrides or {}, _read_beside(path, "architecture.json"))
 
 
 def read_results(folder: Path) -> list[Run]:
@@ -108,6 +107,14 @@ def group_key(result: Mapping[str, Any]) -> tuple[Any, ...]:
         _CHOICES.index(choices) if choices in _CHOICES else len(_CHOICES),
         choices,
     )
+
+
+def _read_beside(path: Path, name: str) -> Mapping[str, Any]:
+    beside = path.with_name(name)
+    content = read_json(beside) if beside.exists() else {}
+    if not isinstance(content, dict):
+        raise ValueError(f"'{beside}' must hold an object; got {type(content).__name__}.")
+    return content
 
 
 def _looks_like_result(path: Path) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import statistics
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
@@ -25,7 +26,7 @@ __all__ = ["GROUP_HEAD", "group_cells", "results_page", "rivals_table", "verdict
 
 Group = Sequence[Run]
 Table = tuple[list[str], list[list[str]]]
-GROUP_HEAD = ("Recipe", "Device", "Budget", "Searched")
+GROUP_HEAD = ("Recipe, data", "Device", "Budget", "Searched")
 PICTURES = (".png", ".jpg", ".jpeg", ".svg")
 
 
@@ -59,6 +60,10 @@ def results_page(folder: str | Path) -> str:
         "simulator or clock, where it was available.",
         markdown_table(*_cost_table(groups)),
         *_rivals(groups),
+        "## What the search took",
+        "Steps of the supernet, which models of several budgets can share, or of all trials of a multishot search. "
+        "What comes before and after, the source and fine-tuning, is as long for both. One step is one batch.",
+        markdown_table(*_search_table(groups)),
         *_fused(groups),
         *_pictures(groups, folder),
         "## How they were made",
@@ -70,7 +75,15 @@ def results_page(folder: str | Path) -> str:
 def group_cells(group: Group) -> list[str]:
     """Return what the runs of a group have in common, in the order of `GROUP_HEAD`."""
     first = group[0].result
-    return [str(first["recipe"]), str(first["device"]), budget_text(first), searched_text(first)]
+    return [_recipe_text(group), str(first["device"]), budget_text(first), searched_text(first)]
+
+
+def _recipe_text(group: Group) -> str:
+    """Return the recipe, what it was run on, and the size of the subnets' images."""
+    sizes = (run.architecture.get("input_size", ()) for run in group)
+    pixels = _distinct("\u00d7".join(map(str, size[1:])) for size in sizes)
+    data = " ".join([str(group[0].result.get("data", "")), " or ".join(pixels)]).strip()
+    return ", ".join(filter(None, [str(group[0].result["recipe"]), data]))
 
 
 def _metric_table(groups: Sequence[Group]) -> Table:
@@ -139,6 +152,23 @@ def _cost_table(groups: Sequence[Group]) -> Table:
     return [*GROUP_HEAD, *head], rows
 
 
+def _search_table(groups: Sequence[Group]) -> Table:
+    together: dict[tuple[str, ...], list[Group]] = {}
+    for group in groups:
+        first = group[0].result
+        key = (str(first["recipe"]), str(first.get("data", "")), str(first["device"]), searched_text(first))
+        together.setdefault(key, []).append(group)
+    rows = []
+    for (recipe, data, device, searched), models in together.items():
+        spent = [run.result["search"] for group in models for run in group if run.result.get("search")]
+        if spent:
+            means = [statistics.fmean(item[name] for item in spent) for name in ("steps", "seconds")]
+            trials = _distinct(item.get("trials") for item in spent)
+            figures = [str(len(models)), ", ".join(trials) or "-", f"{means[0]:.0f}", f"{means[1] / 60:.0f}"]
+            rows.append([", ".join(filter(None, (recipe, data))), device, searched, *figures])
+    return ["Recipe, data", "Device", "Searched", "Models", "Trials", "Steps", "Minutes"], rows
+
+
 def _rivals(groups: Sequence[Group]) -> list[str]:
     head, rows = rivals_table(groups)
     if not rows:
@@ -197,14 +227,14 @@ def _provenance(groups: Sequence[Group]) -> str:
         facts = [f"seeds {', '.join(str(result['seed']) for result in results)}"]
         for field in ("data", "epochs", "machine"):
             facts += [f"{field}: {value}" for value in _distinct(result.get(field) for result in results)]
-        search = [result["search"] for result in results if result.get("search")]
-        if search:
-            seconds = statistics.fmean(item["seconds"] for item in search)
-            facts.append(f"search {seconds:.0f} s, {_distinct(item['steps'] for item in search)[0]} steps")
-        facts += [f"command `{value}`" for value in _distinct(result.get("command") for result in results)]
+        facts += [f"command `{value}`" for value in _distinct(_any_seed(result.get("command")) for result in results)]
         facts += [f"versions: {value}" for value in _distinct(_versions(result) for result in results)]
         lines.append(f"* **{', '.join(group_cells(group))}**: " + "; ".join(facts) + ".")
     return "\n".join(lines)
+
+
+def _any_seed(command: str | None) -> str | None:
+    return command and re.sub(r"(?<= seed=)\d+", "SEED", command)
 
 
 def _versions(result: Mapping[str, Any]) -> str:

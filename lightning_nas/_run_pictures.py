@@ -22,7 +22,7 @@ def write_run_picture(run_dir: Path, module: Any, data: Any, show_images: bool |
         data: The LightningDataModule, set up for the test.
         show_images: Whether the images may be shown on pages of results; by default only embedded ones may.
     """
-    show = not hasattr(data, "root") if show_images is None else show_images
+    show = getattr(data, "is_embedded", False) if show_images is None else show_images
     images, targets = next(iter(data.test_dataloader()))
     images = images.to(module.device)
     with evaluating(module), torch.no_grad():

@@ -14,6 +14,7 @@ import lightning.pytorch as pl
 import torch
 from torch import Tensor, nn
 
+from ._inputs import data_name, network_settings, training_images
 from ._phases import Fit, Phases
 from ._rungs import Rungs
 from .comparisons import inherit
@@ -73,13 +74,12 @@ class Trainings:
     @property
     def network_settings(self) -> dict[str, Any]:
         """Settings of the source network, without its weights."""
-        return {key: value for key, value in self.network.keywords.items() if key != "weights"}
+        return network_settings(self.network, self._modules[0].num_classes)
 
     @property
     def data_name(self) -> str:
         """What is trained on."""
-        first = self._modules[0]
-        return first.root.name if hasattr(first, "root") else type(first).__name__
+        return data_name(self._modules[0])
 
     @property
     def key(self) -> str:
@@ -220,12 +220,8 @@ class Trainings:
     def _calibration(self, size: int) -> Tensor:
         """Return training images of a size, shape (N, 3, H, W), always the same."""
         if size not in self._images:
-            data = self._modules[size]
-            data.prepare_data()
-            data.setup("fit")
             self._seed()
-            pairs = zip(data.train_dataloader(), range(self.num_calibration_batches), strict=False)
-            self._images[size] = torch.cat([images for (images, _), _ in pairs])
+            self._images[size] = training_images(self._modules[size], self.num_calibration_batches)
         return self._images[size]
 
     def _seed(self) -> None:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from copy import deepcopy
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any, cast
@@ -15,6 +16,7 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
+from ._inputs import data_name, network_settings, training_images
 from ._modes import evaluating
 from ._phases import Phases, shared_phases
 from ._run_files import Compared, Outcome, summary, write_run
@@ -159,13 +161,28 @@ def search_and_finetune(
     )
     others = comparison_architectures(comparisons, full, costs, budgets, seed)
 
-    wanted = {"budgets": requested, "choices": callback.choices, "device": device}
+    wanted = {
+        "budgets": requested,
+        "choices": callback.choices,
+        "device": device,
+        "selection": asdict(callback.selection),
+    }
     trained = {"space": full.to_json(), "seed": seed, "epochs": vars(epochs)}
     run = Phases(run_dir, trainer, logger, data, seed, {**trained, **wanted})
     shared = run
     if shared_dir is not None:
-        settings = {"network": network.keywords, "task": task, "teaching": teaching, "search_task": search_task}
-        shared = shared_phases(Path(shared_dir), run, {**trained, **settings, "serves": callback.serves, "data": data})
+        settings = {
+            "network": network.keywords,
+            "task": task,
+            "teaching": teaching,
+            "search_task": search_task,
+            "finetune_task": finetune_task,
+            "search": asdict(callback.settings),
+            "serves": callback.serves,
+            "images": [num_calibration_batches, num_trial_images],
+            "data": data,
+        }
+        shared = shared_phases(Path(shared_dir), run, {**trained, **settings})
     own = full.decode(full.reference_nodes)
 
     log.info("1/4 Training the source, %.4g ms", costs.latency_ms(own))
@@ -178,7 +195,7 @@ def search_and_finetune(
     supernet = supernet_from(deepcopy(source), example, full)
     sort_channels(supernet)
     untrained = deepcopy(supernet)
-    images = torch.cat(_images(data, num_calibration_batches))
+    images = training_images(data, num_calibration_batches)
     if num_trial_images:
         callback.errors = option_errors(untrained, images[:num_trial_images])
     teacher = derive(supernet, full.reference_nodes)
@@ -187,7 +204,7 @@ def search_and_finetune(
     module = taught(network=supernet, teacher=teacher, feature_modules=blocks, **(search_task or {}))
     with shared.alone():
         fit = shared.fit("search", module, epochs.search, [callback])
-        candidates = callback.candidates if shared.is_first("search", wanted) else callback.find(**_named(requested))
+        candidates = callback.candidates if shared.claim("search", wanted) else callback.find(**_named(requested))
     # The map that a classifier pools is imitated by itself; of other networks it has to be named.
     judged = partial(taught, teacher=teacher, feature_modules=blocks[-1:] if full.tail else ())
     chosen, subnet = _best_refitted(candidates[:num_refitted], untrained, teacher, images, judged, data)
@@ -208,7 +225,8 @@ def search_and_finetune(
     for name, architecture in others.items():
         with shared.alone():
             other, its_teacher = inherit(source, architecture, images)
-            label = f"{name.replace(' ', '_')}_{device}_{'_'.join(f'{limit.budget:.6g}' for limit in budgets.limits)}"
+            # Named after what it is: runs of other budgets and choices that compare with the same network find it.
+            label = f"{name.replace(' ', '_')}-{_digest(architecture)}"
             metric = shared.train(label, finetuned(network=other, teacher=its_teacher), epochs.finetune)
         compared.append(Compared(name, architecture, metric))
 
@@ -228,17 +246,13 @@ def search_and_finetune(
         compared=compared,
         search={"seconds": round(fit.seconds, 1), "steps": fit.steps},
         history=callback.history,
-        network={"num_classes": data.num_classes, **_without_weights(network.keywords)},
+        network=network_settings(network, data.num_classes),
         epochs=vars(epochs),
-        data_name=data.root.name if hasattr(data, "root") else type(data).__name__,
+        data_name=data_name(data),
     )
     result = write_run(run_dir, outcome)
     log.info("%s\nWritten to %s", summary(result), run_dir)
     return result
-
-
-def _without_weights(options: Mapping[str, Any]) -> dict[str, Any]:
-    return {key: value for key, value in options.items() if key != "weights"}
 
 
 def _named(requested: Mapping[str, float | str | None]) -> dict[str, float | str | None]:
@@ -272,9 +286,5 @@ def _validation_loss(module: pl.LightningModule, data: Any) -> float:
     return float(torch.stack(losses).mean())
 
 
-def _images(data: Any, num_batches: int) -> list[Tensor]:
-    # Where nothing has been trained yet, no trainer has done this.
-    data.prepare_data()
-    data.setup("fit")
-    loader = iter(data.train_dataloader())
-    return [images for (images, _), _ in zip(loader, range(num_batches), strict=False)]
+def _digest(architecture: Architecture) -> str:
+    return hashlib.sha256(architecture.to_json().encode()).hexdigest()[:12]

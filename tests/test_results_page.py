@@ -90,7 +90,31 @@ def test_picture_that_may_not_be_shown_is_refused(tmp_path: Path) -> None:
 def test_page_without_any_of_them_has_no_empty_sections(tmp_path: Path) -> None:
     write_run(tmp_path / "task" / "0", make_result())
     page = results_page(tmp_path / "task")
-    assert [line for line in page.splitlines() if line.startswith("## ")] == ["## Cost", "## How they were made"]
+    assert [line for line in page.splitlines() if line.startswith("## ")] == [
+        "## Cost",
+        "## What the search took",
+        "## How they were made",
+    ]
+
+
+def test_data_is_named_and_seeds_share_a_command(tmp_path: Path) -> None:
+    for seed, data in enumerate(("streets", "rooms", "rooms")):
+        told = {"data": data, "command": f"lightning-nas --config-name digits seed={seed} latency=2"}
+        architecture = {**make_architecture("ds"), "input_size": [3, 96, 128]}
+        write_run(tmp_path / "task" / str(seed), make_result(seed, **told), architecture)
+    page = results_page(tmp_path / "task")
+    assert [row[0] for row in rows_of(page)[2:4]] == ["digits, rooms 96\u00d7128", "digits, streets 96\u00d7128"]
+    assert page.count("command `lightning-nas --config-name digits seed=SEED latency=2`") == 2
+
+
+def test_cost_of_searches_side_by_side(tmp_path: Path) -> None:
+    multishot = {"seconds": 600.0, "steps": 900, "trials": 20}
+    for number, budget in enumerate((1.0, 2.0)):
+        limit = {"latency_ms": budget}
+        write_run(tmp_path / "task" / f"single{number}", make_result(budget=limit))
+        write_run(tmp_path / "task" / f"multi{number}", make_result(budget=limit, recipe="multi", search=multishot))
+    page = results_page(tmp_path / "task")
+    assert "| digits | npu | both (V3) | 2 | - | 300 | 0 |\n| multi | npu | both (V3) | 2 | 20 | 900 | 10 |" in page
 
 
 @pytest.mark.parametrize(

@@ -37,6 +37,9 @@ class DigitDetectionDataModule(DetectionDataModule):
         (torch.Size([8, 3, 64, 64]), 8, 4, 10)
     """
 
+    is_embedded = True
+    """The images come with the packages: pages of results may show them."""
+
     def __init__(
         self,
         image_size: int = 96,

@@ -43,6 +43,9 @@ class DigitMasksDataModule(L.LightningDataModule):
         (torch.Size([8, 3, 32, 32]), torch.Size([8, 32, 32]), torch.int64)
     """
 
+    is_embedded = True
+    """The images come with the packages: pages of results may show them."""
+
     def __init__(
         self,
         image_size: int = 64,

@@ -216,6 +216,9 @@ class DigitsDataModule(L.LightningDataModule):
         (torch.Size([8, 3, 32, 32]), torch.float32, torch.Size([8]))
     """
 
+    is_embedded = True
+    """The images come with the packages: pages of results may show them."""
+
     def __init__(
         self,
         image_size: int = 48,

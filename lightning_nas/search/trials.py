@@ -13,6 +13,7 @@ from tqdm import tqdm
 
 from .._modes import evaluating
 from .finish import derive_subnet
+from .inherited import CALIBRATION_BATCHES
 from .probe import attached_loss, quiet_copy
 from .settings import SelectionSettings
 
@@ -21,9 +22,6 @@ __all__ = ["train_briefly"]
 log = logging.getLogger(__name__)
 
 Nodes = tuple[int, ...]
-
-# Batches for batch norm before a trial: it is trained anyway.
-_CALIBRATION_BATCHES = 8
 
 
 def train_briefly(
@@ -49,7 +47,7 @@ def train_briefly(
     for nodes in tqdm(ranked[: settings.trials], desc="Training candidates briefly", leave=False):
         with isolate_rng():
             torch.manual_seed(0)
-            subnet = derive_subnet(trainer, searched, searched, nodes, _CALIBRATION_BATCHES)
+            subnet = derive_subnet(trainer, searched, searched, nodes, CALIBRATION_BATCHES)
             _fit(trainer, subnet, settings.trial_epochs)
         losses[nodes] = _loss(trainer, subnet.to(searched.device), held_out)
     tried = sorted(losses, key=lambda nodes: losses[nodes])
@@ -87,5 +85,6 @@ def _loss(trainer: pl.Trainer, subnet: pl.LightningModule, held_out: Sequence[An
     with evaluating(subnet), torch.no_grad(), trainer.precision_plugin.forward_context():
         quiet.training = False
         given = [attached_loss(quiet, batch, index) for index, batch in enumerate(held_out)]
-    losses = torch.stack([loss.float() for loss in given if loss is not None])
-    return float(torch.nan_to_num(losses.mean(), nan=torch.inf))
+    losses = [loss.float() for loss in given if loss is not None]
+    # One that diverged, or whose step left out every batch, comes last.
+    return float(torch.nan_to_num(torch.stack(losses).mean(), nan=torch.inf)) if losses else torch.inf

@@ -1,0 +1,26 @@
+"""Memory that the next training step needs again is kept, where the C library would hand it back to the system."""
+
+from __future__ import annotations
+
+import ctypes
+import platform
+
+__all__ = ["keep_freed_memory"]
+
+# Of glibc's malloc.h.
+_M_TRIM_THRESHOLD = -1
+_M_MMAP_MAX = -4
+_LARGEST_INT = 2**31 - 1
+
+
+def keep_freed_memory() -> bool:
+    """Make this process reuse the memory of large tensors on the CPU; return whether the C library could be told.
+
+    By default glibc maps memory for each large tensor anew, and the system clears every page of it: at 128 x 160 pixels
+    and a batch of 16 that is a quarter of a training step, see `tests/benchmarks/malloc.md`. The most that a process
+    holds stays what its largest step needs.
+    """
+    if platform.libc_ver()[0] != "glibc":
+        return False
+    libc = ctypes.CDLL(None)
+    return bool(libc.mallopt(_M_MMAP_MAX, 0) and libc.mallopt(_M_TRIM_THRESHOLD, _LARGEST_INT))
