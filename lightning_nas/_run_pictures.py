@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch.nn import functional
 
 from ._modes import evaluating
 from ._pictures import draw_detections, draw_masks, write_picture
@@ -31,8 +32,10 @@ def write_run_picture(run_dir: Path, module: Any, data: Any, show_images: bool |
             sheet, name = draw_detections(images.cpu(), found, targets, data.class_names), "detections"
         elif hasattr(module, "predicted"):
             masks = module.predicted(images).cpu()
+            # They are judged at a size of their own where `mask_size` says so.
+            labels = functional.interpolate(targets[:, None].float(), images.shape[-2:])[:, 0].long()
             names = data.class_names
-            sheet, name = draw_masks(images.cpu(), masks, targets, data.num_classes, class_names=names), "masks"
+            sheet, name = draw_masks(images.cpu(), masks, labels, data.num_classes, class_names=names), "masks"
         else:
             return None
     return write_picture(run_dir, name, sheet, show_images=show)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from copy import deepcopy
@@ -28,6 +29,8 @@ from .supernet.source import named_blocks
 from .supernet.subnet import supernet_with
 
 __all__ = ["Trainings"]
+
+log = logging.getLogger(__name__)
 
 Report = Callable[[int, float], bool]
 
@@ -103,6 +106,11 @@ class Trainings:
         sizes = [_size_name(module.input_size) for module in self._modules]
         if len(set(sizes)) < len(sizes) or any(variant in self.variants[:i] for i, variant in enumerate(self.variants)):
             raise ValueError(f"`image_sizes` and `variants` must differ; got {sizes} and {list(self.variants)}.")
+        if len({getattr(module, "mask_size", None) for module in self._modules}) > 1:
+            log.warning(
+                "Each size of images is judged on masks of its own size, which are not equally hard. HINT: set"
+                " `data.mask_size`."
+            )
         self._sources = [self._source(variant) for variant in self.variants]
         places = []
         for name, module in zip(sizes, self._modules, strict=True):

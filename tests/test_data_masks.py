@@ -121,6 +121,21 @@ def test_a_smaller_mask_of_the_same_proportions_is_resized(tmp_path: Path) -> No
     assert torch.equal(masks[0], torch.from_numpy(halves(1, 2, (16, 24))))
 
 
+@pytest.mark.parametrize("cache_limit_bytes", [2**30, 0])
+def test_masks_that_are_judged_may_be_larger(tmp_path: Path, cache_limit_bytes: int) -> None:
+    data = small(make(tmp_path), mask_size=(32, 40), cache_limit_bytes=cache_limit_bytes)
+    data.setup()
+    for loader, size in ((data.train_dataloader(), (16, 24)), (data.val_dataloader(), (32, 40))):
+        images, masks = next(iter(loader))
+        assert images.shape[-2:] == (16, 24)
+        assert masks.shape[-2:] == size
+    assert (next(iter(data.test_dataloader()))[1][:, :, 20:] == 2).all()
+    with pytest.raises(ValueError, match="`mask_size` must be height and width, each at least 8; got "):
+        small(tmp_path, mask_size=4)
+    with pytest.raises(ValueError, match="`mask_size` is of the masks in `root`, which is not given; got 32"):
+        mask_data(mask_size=32)
+
+
 def test_val_stands_in_for_test_with_a_warning(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     data = small(make(tmp_path, ("train", "val")))
     data.setup()

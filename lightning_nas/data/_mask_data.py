@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -77,6 +78,8 @@ class MaskFilesData(L.LightningDataModule):
         files: Images and masks of each split. Without ``test`` those of ``val`` are the test images too.
         labels: What the ids in masks mean; None for as many classes as there are ids.
         image_size: Height and width that images and masks are resized to, in pixels; one number for both.
+        mask_size: Those of the masks for validation and test, where networks for several image sizes are compared;
+            None for `image_size`.
         batch_size: Images a batch.
         num_workers: Worker processes; 0 is usually fastest while the images are in memory.
         seed: Decides the shuffles and the augmentation.
@@ -102,6 +105,7 @@ class MaskFilesData(L.LightningDataModule):
         flip: bool = True,
         color_jitter: float = 0.2,
         cache_limit_bytes: int = 2**30,
+        mask_size: int | Sequence[int] | None = None,
     ) -> None:
         super().__init__()
         self.batch_size = batch_size
@@ -111,6 +115,7 @@ class MaskFilesData(L.LightningDataModule):
         self.splits = Splits(self._load, batch_size, num_workers, seed, f"'{root}'", "test" in files, stages)
         self.root = root
         self.image_size = checked_size(image_size)
+        self.mask_size = self.image_size if mask_size is None else checked_size(mask_size, "mask_size")
         self.cache_limit_bytes = cache_limit_bytes
         self._augment = BatchAugmentation(min_crop_area, flip, color_jitter)
         self._files = files
@@ -155,30 +160,32 @@ class MaskFilesData(L.LightningDataModule):
         return self.splits.loader("test")
 
     def _load(self, split: Split) -> MaskedImages:
-        pairs, height, width = self._files[split], *self.image_size
+        pairs = self._files[split]
         augment = self._augment if split == "train" else None
-        size_bytes = 4 * height * width * len(pairs)
+        # In training they are cropped together.
+        mask_size = self.image_size if split == "train" else self.mask_size
+        size_bytes = len(pairs) * (3 * math.prod(self.image_size) + math.prod(mask_size))
         load: Callable[[list[int]], tuple[Tensor, Tensor]]
         if size_bytes <= self.cache_limit_bytes:
-            images, masks = decode_all(pairs, self.image_size, self._labels)
+            images, masks = decode_all(pairs, self.image_size, mask_size, self._labels)
             load = partial(_pick, images, masks)
         else:
             logger.info(
                 "%s (%s) would take %d MiB: it is read again in every epoch.", self.root, split, size_bytes >> 20
             )
-            load = partial(decode_some, pairs, self.image_size, self._labels)
+            load = partial(decode_some, pairs, self.image_size, mask_size, self._labels)
         return MaskedImages(load, len(pairs), augment, self.seed)
 
 
-def checked_size(image_size: int | Sequence[int]) -> Size:
+def checked_size(size: int | Sequence[int], name: str = "image_size") -> Size:
     """Return height and width.
 
     Raises:
         ValueError: They are no two numbers of at least 8.
     """
-    sides = [image_size] * 2 if isinstance(image_size, int) else list(image_size)
+    sides = [size] * 2 if isinstance(size, int) else list(size)
     if len(sides) != 2 or min(sides) < 8:
-        raise ValueError(f"`image_size` must be height and width, each at least 8; got {sides}.")
+        raise ValueError(f"`{name}` must be height and width, each at least 8; got {sides}.")
     height, width = sides
     return height, width
 

@@ -114,30 +114,32 @@ def check_labels(split: str, pairs: Sequence[Pair], counts: NDArray[np.int64], l
         logger.warning("No mask of %s has a pixel of %s.", split, ", ".join(missing))
 
 
-def decode_all(pairs: Sequence[Pair], size: Size, labels: Labels) -> tuple[Tensor, Tensor]:
-    """Return all images (N, 3, H, W) and all masks (N, H, W), uint8."""
+def decode_all(pairs: Sequence[Pair], size: Size, mask_size: Size, labels: Labels) -> tuple[Tensor, Tensor]:
+    """Return all images (N, 3, H, W) of one size and all masks (N, H, W) of another, uint8."""
     images = torch.empty(len(pairs), 3, *size, dtype=torch.uint8)
-    masks = torch.empty(len(pairs), *size, dtype=torch.uint8)
+    masks = torch.empty(len(pairs), *mask_size, dtype=torch.uint8)
+    decode = partial(_decode, size=size, mask_size=mask_size, table=labels.table())
     with ThreadPoolExecutor(DECODE_THREADS) as pool:
-        for index, (image, mask) in enumerate(pool.map(partial(_decode, size=size, table=labels.table()), pairs)):
+        for index, (image, mask) in enumerate(pool.map(decode, pairs)):
             images[index], masks[index] = image, mask
     return images, masks
 
 
-def decode_some(pairs: Sequence[Pair], size: Size, labels: Labels, indices: list[int]) -> tuple[Tensor, Tensor]:
+def decode_some(
+    pairs: Sequence[Pair], size: Size, mask_size: Size, labels: Labels, indices: list[int]
+) -> tuple[Tensor, Tensor]:
     """Return some of the images and of the masks."""
-    decoded = [_decode(pairs[index], size, labels.table()) for index in indices]
+    decoded = [_decode(pairs[index], size, mask_size, labels.table()) for index in indices]
     return torch.stack([image for image, _ in decoded]), torch.stack([mask for _, mask in decoded])
 
 
-def _decode(pair: Pair, size: Size, table: NDArray[np.uint8]) -> tuple[Tensor, Tensor]:
-    """Return image (3, H, W) and mask (H, W), uint8."""
-    height, width = size
+def _decode(pair: Pair, size: Size, mask_size: Size, table: NDArray[np.uint8]) -> tuple[Tensor, Tensor]:
+    """Return image (3, H, W) of one size and mask (H, W) of another, uint8."""
     with open_image(pair.image) as file:
         # JPEG can skip most of the work for a small copy; twice the size keeps the result sharp.
         file.draft("RGB", (2 * max(size), 2 * max(size)))
-        image = rgb(ImageOps.exif_transpose(file)).resize((width, height), Image.Resampling.BILINEAR)
-    mask = Image.fromarray(table[_ids(pair.mask)]).resize((width, height), Image.Resampling.NEAREST)
+        image = rgb(ImageOps.exif_transpose(file)).resize(size[::-1], Image.Resampling.BILINEAR)
+    mask = Image.fromarray(table[_ids(pair.mask)]).resize(mask_size[::-1], Image.Resampling.NEAREST)
     return torch.from_numpy(np.array(image)).permute(2, 0, 1), torch.from_numpy(np.array(mask))
 
 

@@ -32,7 +32,7 @@ class MaskFolderDataModule(MaskFilesData):
         root: Folder of the data set.
         image_size: Height and width that images and masks are resized to, in pixels; one number for both.
         **options: Those of `MaskFilesData`: `batch_size`, `num_workers`, `seed`, `min_crop_area`, `flip`,
-            `color_jitter` and `cache_limit_bytes`.
+            `color_jitter`, `cache_limit_bytes` and `mask_size`.
 
     Raises:
         ValueError: A setting is out of range, the folder is not in the layout above, or a file cannot be used; the
@@ -48,6 +48,7 @@ def mask_data(
     root: str | Path | None = None,
     image_size: int | Sequence[int] | None = None,
     min_crop_area: float = 0.5,
+    mask_size: int | Sequence[int] | None = None,
     **options: Any,
 ) -> MaskFolderDataModule | DigitMasksDataModule:
     """Return the datamodule of the images and masks in `root`, or of embedded digit scenes where it is None.
@@ -58,6 +59,8 @@ def mask_data(
             scenes, which are square.
         min_crop_area: Smallest training crop of the folder's images as a share of their area. Digit scenes have a crop
             of their own.
+        mask_size: Height and width of the folder's masks for validation and test, where networks for several image
+            sizes are compared; None for `image_size`.
         **options: Arguments that both take: `batch_size`, `num_workers` and `seed`.
 
     Raises:
@@ -70,7 +73,10 @@ def mask_data(
         (11, (3, 64, 64))
     """
     if root is not None:
-        return MaskFolderDataModule(root, image_size or (192, 256), min_crop_area=min_crop_area, **options)
+        size = image_size or (192, 256)
+        return MaskFolderDataModule(root, size, min_crop_area=min_crop_area, mask_size=mask_size, **options)
+    if mask_size is not None:
+        raise ValueError(f"`mask_size` is of the masks in `root`, which is not given; got {mask_size}.")
     height, width = checked_size(image_size or 64)
     if height != width:
         raise ValueError(f"Digit scenes are square; got `image_size` {height}x{width}. HINT: `data.root` is not set.")
