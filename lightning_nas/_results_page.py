@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from ._fused_blocks import fused_cells
+from ._fused_blocks import fused_cells, ranges
 from ._recorded import PRIVATE, Run, grouped, read_results
 from ._result_text import (
     budget_text,
@@ -198,7 +198,28 @@ def _fused(groups: Sequence[Group]) -> list[str]:
         "Blocks are counted from 1. *ibn*: inverted bottleneck, *fused*: fused inverted bottleneck, *ds*: depthwise "
         "separable; *fused 1/3*: fused by one seed of three."
     )
-    return ["## Which blocks were fused", said, markdown_table(head, rows)]
+    return ["## Which blocks were fused", said, markdown_table(head, rows), *_fusing(groups)]
+
+
+def _fusing(groups: Sequence[Group]) -> list[str]:
+    """Return what fusing blocks of the baseline would have cost, once for each device and data."""
+    lines: dict[str, None] = {}
+    for group in groups:
+        result = group[0].result
+        if not (told := result.get("fusing")):
+            continue
+        before = result["baseline"]["latency_ms"]
+        costs = [told[name]["latency_ms"] for name in ("all", "where_faster")]
+        changes = [f"{cost:.3g} ms ({change_text([(before, cost)])})" for cost in costs]
+        blocks = f"blocks {ranges(told['blocks'])}" if told["blocks"] else "none"
+        named = ", ".join([str(result.get("data", result["recipe"])), str(result["device"])])
+        line = (
+            f"* **{named}**: {before:.3g} ms as it is, {changes[0]} with all blocks fused, {changes[1]} with those "
+            f"fused where the estimator says that it pays: {blocks}."
+        )
+        lines[line] = None
+    said = "What fusing blocks of the baseline would have cost, at its own widths and expansions:"
+    return [said, "\n".join(lines)] if lines else []
 
 
 def _pictures(groups: Sequence[Group], folder: Path) -> list[str]:

@@ -19,6 +19,7 @@ from torch import nn
 
 from ._architecture_svg import BlockKind
 from ._files import write_text
+from .comparisons import fused_everywhere, fused_where_faster
 from .estimator import Estimator
 from .estimator.subgraph import Subgraph
 from .estimator.tail import parts_of
@@ -116,6 +117,7 @@ def write_run(run_dir: Path, outcome: Outcome) -> dict[str, Any]:
         "machine": f"{platform.machine()}, {torch.get_num_threads()} threads",
         "epochs": outcome.epochs,
         "data": outcome.data_name,
+        "fusing": _fusing(costs, outcome.source),
         "finished": time.strftime("%Y-%m-%d"),
     }
     write_text(run_dir / "run.json", json.dumps(described_run, indent=1))
@@ -154,6 +156,14 @@ def _result(outcome: Outcome) -> dict[str, Any]:
         "search": outcome.search,
         "versions": versions(),
     }
+
+
+def _fusing(costs: Estimator, source: Architecture) -> dict[str, Any]:
+    """Return what fusing blocks of the baseline would have cost: all of them, and those where it pays."""
+    all_fused, faster = fused_everywhere(source), fused_where_faster(source, costs)
+    chosen = [number for number, block in enumerate(faster.blocks, start=1) if block.option.kind == "fused"]
+    named = {"all": all_fused, "where_faster": faster}
+    return {**{name: {"latency_ms": costs.latency_ms(item)} for name, item in named.items()}, "blocks": chosen}
 
 
 def _verified_memory(outcome: Outcome) -> dict[str, Any]:

@@ -13,6 +13,9 @@ from ._pictures import draw_detections, draw_masks, write_picture
 
 __all__ = ["write_run_picture"]
 
+# Less sure boxes count in the average precision, but hide what a picture is to show.
+_SURE = 0.5
+
 
 def write_run_picture(run_dir: Path, module: Any, data: Any, show_images: bool | None) -> Path | None:
     """Write a sheet of test images with what a detector or segmenter finds in them; a classifier has none.
@@ -28,8 +31,12 @@ def write_run_picture(run_dir: Path, module: Any, data: Any, show_images: bool |
     images = images.to(module.device)
     with evaluating(module), torch.no_grad():
         if hasattr(module, "detections"):
+            # Images without an object show less; they come last.
+            order = sorted(range(len(targets)), key=lambda index: len(targets[index]["boxes"]) == 0)
+            images, targets = images[order], [targets[index] for index in order]
             found = [{name: value.cpu() for name, value in one.items()} for one in module.detections(images)]
-            sheet, name = draw_detections(images.cpu(), found, targets, data.class_names), "detections"
+            sheet = draw_detections(images.cpu(), found, targets, data.class_names, threshold=_SURE)
+            name = "detections"
         elif hasattr(module, "predicted"):
             masks = module.predicted(images).cpu()
             # They are judged at a size of their own where `mask_size` says so.

@@ -16,7 +16,7 @@ from .search.budget import Budgets
 from .search.removal import possible_options
 from .search.sampling import draw_near
 from .space.curate import round_to_lanes
-from .space.spec import Architecture, BlockOption, FixedBlock, SearchSpace, StageArchitecture
+from .space.spec import Architecture, FixedBlock, SearchSpace, StageArchitecture
 from .supernet import derive, refit, sort_channels
 from .supernet.subnet import supernet_with
 
@@ -71,9 +71,17 @@ def fused_where_faster(architecture: Architecture, costs: Estimator) -> Architec
     """Return the architecture with each inverted bottleneck fused where that makes the network faster."""
     for number, block in enumerate(architecture.blocks):
         if block.option.kind == "ibn":
-            fused = _with_option(architecture, number, replace(block.option, kind="fused"))
+            fused = _fused_at(architecture, number)
             if costs.latency_ms(fused) < costs.latency_ms(architecture):
                 architecture = fused
+    return architecture
+
+
+def fused_everywhere(architecture: Architecture) -> Architecture:
+    """Return the architecture with every inverted bottleneck fused."""
+    for number, block in enumerate(architecture.blocks):
+        if block.option.kind == "ibn":
+            architecture = _fused_at(architecture, number)
     return architecture
 
 
@@ -119,7 +127,8 @@ def _with_ratio(start: Architecture, space: SearchSpace, ratio: float, lanes: in
     return replace(start, stages=stages, tail=space.tail_at(widths))
 
 
-def _with_option(architecture: Architecture, number: int, option: BlockOption) -> Architecture:
+def _fused_at(architecture: Architecture, number: int) -> Architecture:
+    option = replace(architecture.blocks[number].option, kind="fused")
     stages, first = [], 0
     for stage in architecture.stages:
         blocks = list(stage.blocks)

@@ -53,6 +53,17 @@ def test_fused_blocks_are_counted_over_seeds(tmp_path: Path) -> None:
     assert row[4:] == ["3", "2-3 of 6; in some seeds 4", "ds", "2 \u00d7 fused", "fused 2/3, 2 \u00d7 ibn"]
 
 
+def test_cost_of_fusing_is_said_once_for_a_device(tmp_path: Path) -> None:
+    told = {"all": {"latency_ms": 6.0}, "where_faster": {"latency_ms": 3.0}, "blocks": [2, 3]}
+    for number, changes in enumerate([{}, {"choices": "kinds"}, {"device": "other", "fusing": {**told, "blocks": []}}]):
+        result = make_result(**{"fusing": told, "data": "rooms", **changes})
+        write_run(tmp_path / "task" / str(number), result, make_architecture("ds", "ibn ibn"))
+    page = results_page(tmp_path / "task")
+    assert page.count("**rooms, npu**: 4 ms as it is, 6 ms (+50%) with all blocks fused, 3 ms (\u221225%)") == 1
+    assert "where the estimator says that it pays: blocks 2-3." in page
+    assert "where the estimator says that it pays: none." in page
+
+
 def test_group_of_fewer_stages_and_of_no_fused_block(tmp_path: Path) -> None:
     write_run(tmp_path / "task" / "0", make_result(), make_architecture("ds", "fused", "ibn"))
     write_run(tmp_path / "task" / "1", make_result(choices="widths"), make_architecture("ds", "ibn"))
