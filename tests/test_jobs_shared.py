@@ -40,7 +40,8 @@ def test_the_second_run_trains_neither_source_nor_supernet_nor_baseline(tmp_path
     limit = result["budget"]["latency_ms"]
     assert all(cost["latency_ms"] <= limit for cost in result["comparisons"].values())
 
-    second = run(tmp_path, "latency=0.85x", "search.choices=kinds", "shared_dir=shared", "hydra.run.dir=b")
+    kinds = ["latency=0.8x", "search.choices=kinds", "comparisons=[random]"]
+    second = run(tmp_path, *kinds, "shared_dir=shared", "hydra.run.dir=b")
     assert second.returncode == 0, second.stderr
     assert list((tmp_path / "shared").iterdir()) == [shared]
     assert not list((tmp_path / "b" / "checkpoints").glob("s*.ckpt"))
@@ -49,7 +50,14 @@ def test_the_second_run_trains_neither_source_nor_supernet_nor_baseline(tmp_path
     assert other["baseline"] == result["baseline"]
     widths = [stage["width"] for stage in json.loads((tmp_path / "b" / "architecture.json").read_text())["stages"]]
     assert widths == [16, 24, 40, 64]
-    assert other["subnet"]["latency_ms"] <= 0.85 * other["baseline"]["latency_ms"]
+    assert other["subnet"]["latency_ms"] <= 0.8 * other["baseline"]["latency_ms"]
+    # Random subnets of kinds alone are others than those of the first run, and are not taken for them.
+    assert len(list((shared / "checkpoints").glob("random_*.ckpt"))) == 6
+    assert list(tmp_path.glob("b/checkpoints/*.json")) == [tmp_path / "b" / "checkpoints" / "fingerprint.json"]
+
+    third = run(tmp_path, "latency=0.8x", "shared_dir=shared", "finetune_task.lr=1e-4", "hydra.run.dir=c")
+    assert third.returncode == 0, third.stderr
+    assert len(list((tmp_path / "shared").iterdir())) == 2
 
 
 @pytest.mark.parametrize(
