@@ -24,6 +24,8 @@ BAR = 32
 BAR_HEIGHT = 118
 ROW = BAR_HEIGHT + 68
 TOP = 92
+# Width of a character of small text.
+DIGIT = 6
 
 
 @dataclass(frozen=True)
@@ -38,7 +40,7 @@ class BlockCost:
         expansion: Hidden channels over input channels.
         kernel: Size of its spatial convolution.
         stride: Its stride.
-        resolution: Height of its output in pixels.
+        resolution: Height and width of its output in pixels.
         latency_ms: Its share of the estimated latency.
 
     Raises:
@@ -46,7 +48,7 @@ class BlockCost:
 
     Example::
 
-        >>> BlockCost("stages.0.0", "fused", 16, 24, 4, 3, 2, 24, 0.31).label
+        >>> BlockCost("stages.0.0", "fused", 16, 24, 4, 3, 2, (24, 24), 0.31).label
         'e4 k3 s2'
     """
 
@@ -57,7 +59,7 @@ class BlockCost:
     expansion: float
     kernel: int
     stride: int
-    resolution: int
+    resolution: tuple[int, int]
     latency_ms: float
 
     def __post_init__(self) -> None:
@@ -89,7 +91,7 @@ def architecture_svg(blocks: Sequence[BlockCost], baseline: Sequence[BlockCost] 
 
     Example::
 
-        >>> block = BlockCost("stem", "stem", 3, 16, 1, 3, 2, 24, 0.2)
+        >>> block = BlockCost("stem", "stem", 3, 16, 1, 3, 2, (24, 24), 0.2)
         >>> "<svg" in architecture_svg([block], title="Tiny")
         True
     """
@@ -107,6 +109,10 @@ def architecture_svg(blocks: Sequence[BlockCost], baseline: Sequence[BlockCost] 
     for number, (name, row, ghosts) in enumerate(rows):
         body += _row(name, row, ghosts, TOP + ROW * number + BAR_HEIGHT + 18, scale, width)
     return svg(width, height, body, title or "Architecture")
+
+
+def _size_text(resolution: tuple[int, int]) -> str:
+    return "\u00d7".join(map(str, resolution))
 
 
 def _legend(kinds: set[BlockKind], has_baseline: bool) -> list[str]:
@@ -127,8 +133,9 @@ def _resolutions(blocks: Sequence[BlockCost], height: float) -> list[str]:
         span = COLUMN * len(list(group))
         if number % 2 == 0:
             items.append(rect(x, 64, span, height - 70, "band", 4))
-        label = f"{resolution}\u00d7{resolution}" if resolution < 1000 and span > COLUMN else str(resolution)
-        items.append(text(x + span / 2, 80, label, "dim small", "middle"))
+        label = _size_text(resolution)
+        fitting = label if DIGIT * len(label) <= span else str(resolution[0])
+        items.append(text(x + span / 2, 80, fitting, "dim small", "middle"))
         x += span
     items.append(text(LEFT - 10, 80, "output size", "dim small", "end"))
     return items
@@ -157,7 +164,7 @@ def _column(
     share = block.latency_ms / total if total else 0.0
     tip = (
         f"{block.name}: {block.kind}, {block.in_width} to {block.out_width} channels, {block.label}, "
-        f"output {block.resolution} px, {block.latency_ms:.4g} ms ({share:.1%})"
+        f"output {_size_text(block.resolution)} px, {block.latency_ms:.4g} ms ({share:.1%})"
     )
     items = []
     top = height

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import platform
 import re
 import sys
@@ -242,6 +243,6 @@ def _block_cost(part: Subgraph, latency_ms: float) -> BlockCost:
         expansion=part.hidden_channels / part.in_channels if part.kind in ("ibn", "fused") else 1.0,
         kernel=part.kernel,
         stride=part.stride,
-        resolution=part.height,
+        resolution=(math.ceil(part.height / part.stride), math.ceil(part.width / part.stride)),
         latency_ms=float(latency_ms),
     )

@@ -11,16 +11,16 @@ from lightning_nas import report
 from lightning_nas.report import BlockCost, Point, write_architecture_svg, write_report, write_results_page
 
 BASELINE = [
-    BlockCost("stem", "stem", 3, 16, 1, 3, 2, 24, 0.5),
-    BlockCost("stages.0.0", "ds", 16, 16, 1, 3, 1, 24, 1.0),
-    BlockCost("stages.1.0", "ibn", 16, 24, 6, 5, 2, 12, 2.0),
-    BlockCost("head", "head", 24, 128, 1, 1, 1, 12, 0.5),
+    BlockCost("stem", "stem", 3, 16, 1, 3, 2, (24, 24), 0.5),
+    BlockCost("stages.0.0", "ds", 16, 16, 1, 3, 1, (24, 24), 1.0),
+    BlockCost("stages.1.0", "ibn", 16, 24, 6, 5, 2, (12, 12), 2.0),
+    BlockCost("head", "head", 24, 128, 1, 1, 1, (12, 12), 0.5),
 ]
 SUBNET = [
     BASELINE[0],
-    BlockCost("stages.0.0", "ds", 16, 16, 1, 3, 1, 24, 0.7),
-    BlockCost("stages.1.0", "fused", 16, 16, 4, 3, 2, 12, 0.5),
-    BlockCost("head", "head", 16, 128, 1, 1, 1, 12, 0.3),
+    BlockCost("stages.0.0", "ds", 16, 16, 1, 3, 1, (24, 24), 0.7),
+    BlockCost("stages.1.0", "fused", 16, 16, 4, 3, 2, (12, 12), 0.5),
+    BlockCost("head", "head", 16, 128, 1, 1, 1, (12, 12), 0.3),
 ]
 
 
@@ -107,7 +107,7 @@ def test_picture_is_xml_with_a_bar_for_each_block(tmp_path: Path) -> None:
     root = ElementTree.parse(path).getroot()
     tips = [element.text for element in root.iter("{http://www.w3.org/2000/svg}title")]
     assert len(tips) == len(SUBNET) + len(BASELINE)
-    assert tips[-2] == "stages.1.0: fused, 16 to 16 channels, e4 k3 s2, output 12 px, 0.5 ms (25.0%)"
+    assert tips[-2] == "stages.1.0: fused, 16 to 16 channels, e4 k3 s2, output 12\u00d712 px, 0.5 ms (25.0%)"
     assert "a < b & c" in [element.text for element in root.iter("{http://www.w3.org/2000/svg}text")]
 
 
@@ -124,7 +124,7 @@ def test_bars_of_both_networks_have_one_scale(tmp_path: Path) -> None:
 
 
 def test_networks_of_different_depth_and_no_latency_are_drawn(tmp_path: Path) -> None:
-    free = BlockCost("stem", "stem", 3, 16, 1, 3, 2, 24, 0.0)
+    free = BlockCost("stem", "stem", 3, 16, 1, 3, 2, (24, 24), 0.0)
     write_architecture_svg(tmp_path / "a.svg", [free], BASELINE)
     write_architecture_svg(tmp_path / "b.svg", [free])
     ElementTree.parse(tmp_path / "a.svg")
@@ -142,7 +142,7 @@ def test_network_without_blocks_is_refused(tmp_path: Path) -> None:
 )
 def test_impossible_block_is_refused(kind: str, latency_ms: float, message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        BlockCost("x", kind, 8, 8, 1, 3, 1, 8, latency_ms)
+        BlockCost("x", kind, 8, 8, 1, 3, 1, (8, 8), latency_ms)
 
 
 def test_page_has_mean_and_spread_over_seeds(tmp_path: Path) -> None:
