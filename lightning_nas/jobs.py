@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
+import math
 from collections.abc import Callable, Mapping, Sequence
 from copy import deepcopy
 from dataclasses import asdict, dataclass
@@ -24,6 +25,7 @@ from ._run_pictures import write_run_picture
 from .comparisons import Comparison, comparison_architectures, inherit
 from .estimator import Estimator
 from .search import ArchitectureSearch
+from .search.ablation import searched_options
 from .search.budget import format_reach
 from .search.probe import quiet_copy, task_loss
 from .search.tables import space_budgets
@@ -156,9 +158,8 @@ def search_and_finetune(
     if shared_dir is not None and callback.settings.phases != "decoupled":
         raise ValueError("`shared_dir` needs search=decoupled: one training serves all runs only where it comes first.")
     budgets = space_budgets(full, costs, requested, callback.serves, callback.choices)
-    log.info(
-        "Budgets and what the space of %.3g architectures can reach:\n%s", full.num_architectures, format_reach(budgets)
-    )
+    count = math.prod(map(len, searched_options(full, callback.choices)))
+    log.info("Budgets and what the space of %.3g architectures can reach:\n%s", count, format_reach(budgets))
     others = comparison_architectures(comparisons, full, costs, budgets, seed)
 
     wanted = {

@@ -1,12 +1,15 @@
 """Searching widths alone, kinds alone, or both, in the same supernet."""
 
+import itertools
+
 import pytest
 from test_search_callback import Plain, loader, trainer
 
+from lightning_nas.search.ablation import searched_options
 from lightning_nas.search.callback import ArchitectureSearch
 from lightning_nas.search.engine import Search
 from lightning_nas.search.settings import SearchSettings
-from lightning_nas.search.tables import space_budgets
+from lightning_nas.search.tables import cost_tables, space_budgets
 
 
 def parts(space, nodes):
@@ -48,3 +51,17 @@ def test_what_cannot_be_met_by_a_part_of_the_choices_is_said(supernet, estimator
         space_budgets(space, estimator, {"latency_ms": table.minimum * 1.01}, choices="widths")
     with pytest.raises(ValueError, match="`choices` must be one of both, widths, kinds; got 'depths'"):
         space_budgets(space, estimator, {"latency_ms": "0.9x"}, choices="depths")
+
+
+@pytest.mark.parametrize("choices", ["widths", "kinds"])
+def test_reach_is_of_what_is_searched(supernet, estimator, choices):
+    space = supernet.supernet.space
+    reach, whole = (
+        space_budgets(space, estimator, {"latency_ms": "0.95x"}, choices=c).reaches[0] for c in (choices, "both")
+    )
+    table = cost_tables(space, estimator)["latency_ms"]
+    members = [table.exact(nodes) for nodes in itertools.product(*searched_options(space, choices))]
+    assert reach.minimum == pytest.approx(min(members))
+    assert reach.maximum == pytest.approx(max(members))
+    assert whole.minimum < reach.minimum
+    assert reach.minimum <= reach.median <= reach.maximum

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Literal, get_args
 
 import numpy as np
@@ -9,14 +10,14 @@ import numpy as np
 from ..estimator.table import CostTable, Factor
 from ..space.spec import SearchSpace
 
-__all__ = ["Choices", "fixed_choices"]
+__all__ = ["Choices", "fixed_choices", "restricted", "searched_options"]
 
 Choices = Literal["both", "widths", "kinds"]
 """``widths``: depth multipliers only, each block as the source has it; ``kinds``: blocks only, at full width."""
 
 
-def fixed_choices(space: SearchSpace, choices: Choices) -> tuple[CostTable, ...]:
-    """Return tables that forbid all options but the source's where nothing is to be chosen.
+def searched_options(space: SearchSpace, choices: Choices) -> list[list[int]]:
+    """Return for each node the options that are searched: all, or the source's where nothing is to be chosen.
 
     Args:
         space: What can be chosen.
@@ -27,13 +28,26 @@ def fixed_choices(space: SearchSpace, choices: Choices) -> tuple[CostTable, ...]
     """
     if choices not in get_args(Choices):
         raise ValueError(f"`choices` must be one of {', '.join(get_args(Choices))}; got {choices!r}.")
-    if choices == "both":
-        return ()
-    num_widths = len(space.multipliers)
-    fixed = range(num_widths) if choices == "kinds" else range(num_widths, len(space.node_sizes))
+    num_widths, count = len(space.multipliers), len(space.node_sizes)
+    fixed = {"both": range(0), "kinds": range(num_widths), "widths": range(num_widths, count)}[choices]
+    return [
+        [source] if node in fixed else list(range(size))
+        for node, (size, source) in enumerate(zip(space.node_sizes, space.reference_nodes, strict=True))
+    ]
+
+
+def fixed_choices(space: SearchSpace, choices: Choices) -> tuple[CostTable, ...]:
+    """Return tables that forbid all options but those that are searched; none where that is all of them."""
     factors = []
-    for node in fixed:
-        cost = np.ones(space.node_sizes[node])
-        cost[space.reference_nodes[node]] = 0.0
-        factors.append(Factor((node,), cost))
-    return (CostTable(tuple(factors), space.node_sizes),)
+    for node, (kept, size) in enumerate(zip(searched_options(space, choices), space.node_sizes, strict=True)):
+        if len(kept) < size:
+            cost = np.ones(size)
+            cost[kept] = 0.0
+            factors.append(Factor((node,), cost))
+    return (CostTable(tuple(factors), space.node_sizes),) if factors else ()
+
+
+def restricted(table: CostTable, options: Sequence[Sequence[int]]) -> CostTable:
+    """Return the table of a space that has only some options of each node, in the order given."""
+    factors = (Factor(f.nodes, np.asarray(f.cost[np.ix_(*(options[n] for n in f.nodes))])) for f in table.factors)
+    return CostTable(tuple(factors), tuple(map(len, options)))

@@ -11,7 +11,7 @@ import numpy as np
 from ..estimator.estimator import Estimator
 from ..estimator.table import CostTable
 from ..space.spec import Architecture, SearchSpace
-from .ablation import Choices, fixed_choices
+from .ablation import Choices, fixed_choices, restricted, searched_options
 from .solve import Limit, Reach, cheapest, reach
 
 __all__ = ["Budgets", "confirm", "feasibility", "format_reach", "resolve_budget"]
@@ -120,7 +120,7 @@ def feasibility(
     if not given:
         raise ValueError(f"Give at least one budget of {', '.join(FORMS)}; got none.")
     peak: float | None = None
-    fixed = fixed_choices(space, choices)
+    fixed, options = fixed_choices(space, choices), searched_options(space, choices)
     forbidden = fixed
     limits, reaches, references = [], [], []
     for name, value in given.items():
@@ -132,15 +132,13 @@ def feasibility(
             continue
         references.append(table.exact(space.reference_nodes))
         limits.append(Limit(table, resolve_budget(value, references[-1], name), name))
-        reaches.append(reach(table))
+        reaches.append(reach(restricted(table, options)))
     for limit, span in zip(limits, reaches, strict=True):
-        least = cheapest(limit.table, fixed) if fixed else None
-        minimum = span.minimum if least is None else limit.table.exact(least)
-        if limit.budget < minimum:
+        if limit.budget < span.minimum:
             alone = f" by its {choices} alone" if fixed else ""
             raise ValueError(
                 f"The budget {limit.name}={limit.budget:.6g} is below what the space can reach{alone}: "
-                f"{minimum:.6g} (minimum) to {span.maximum:.6g} (maximum)."
+                f"{span.minimum:.6g} (minimum) to {span.maximum:.6g} (maximum)."
             )
     found = Budgets(tuple(limits), tuple(reaches), tuple(references), forbidden, peak, fixed=fixed)
     _check_together(found, tables)
