@@ -303,6 +303,39 @@ def test_without_validation_data_it_is_said(supernet, estimator, tmp_path, caplo
     assert "no single validation DataLoader" in caplog.text
 
 
+class Data(pl.LightningDataModule):
+    """Data whose validation loader says when it is read."""
+
+    def __init__(self):
+        super().__init__()
+        self.reads = 0
+
+    def train_dataloader(self):
+        return loader()
+
+    def val_dataloader(self):
+        self.reads += 1
+        return loader()
+
+
+def test_validation_data_that_was_never_validated_on_is_compared_on(supernet, estimator, tmp_path, caplog):
+    search = ArchitectureSearch(estimator, latency="0.6x", phases="decoupled", steps=2, candidates=2, evaluations=0)
+    quiet = {"logger": False, "enable_progress_bar": False, "enable_model_summary": False, "accelerator": "cpu"}
+    options = {"num_sanity_val_steps": 0, "check_val_every_n_epoch": 9, "default_root_dir": tmp_path, **quiet}
+    module, data = Plain(supernet), Data()
+    trainer = pl.Trainer(max_epochs=2, callbacks=[search], **options)
+    trainer.fit(module, datamodule=data)
+    trainer.save_checkpoint(tmp_path / "end.ckpt")
+    assert data.reads
+    # A training that is at its end already reads no loader at all; other budgets are searched all the same.
+    again = ArchitectureSearch(estimator, latency="0.7x", phases="decoupled", steps=2, candidates=2, evaluations=0)
+    resumed, unread = pl.Trainer(max_epochs=2, callbacks=[again], **options), Data()
+    resumed.fit(Plain(module.network), datamodule=unread, ckpt_path=tmp_path / "end.ckpt", weights_only=True)
+    assert again.find(latency="0.65x")
+    assert unread.reads
+    assert "no single validation DataLoader" not in caplog.text
+
+
 @pytest.mark.filterwarnings("ignore:Total length of")
 def test_a_training_without_steps_is_refused(supernet, estimator, tmp_path):
     with pytest.raises(MisconfigurationException, match="The training has no steps"):

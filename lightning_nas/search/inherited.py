@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
+from contextlib import suppress
 from itertools import islice
 from typing import Any
 
 import lightning.pytorch as pl
 import torch
 from lightning.fabric.utilities import move_data_to_device
+from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.utilities.seed import isolate_rng
 from torch import Tensor
 from torch.utils.data import DataLoader
@@ -53,7 +55,7 @@ def held_out_batches(trainer: pl.Trainer, recent: Sequence[Any]) -> list[Any]:
 
     Reading a loader draws random numbers, none of which are the user's.
     """
-    loader = trainer.val_dataloaders
+    loader = _unread_loader(trainer) if trainer.val_dataloaders is None else trainer.val_dataloaders
     if isinstance(loader, DataLoader):
         limit = trainer.limit_val_batches
         most = limit if isinstance(limit, int) else SELECTION_BATCHES if limit == 1.0 else int(limit * len(loader))
@@ -66,6 +68,16 @@ def held_out_batches(trainer: pl.Trainer, recent: Sequence[Any]) -> list[Any]:
         " weights were fitted to. HINT: give the Trainer one."
     )
     return list(recent)
+
+
+def _unread_loader(trainer: pl.Trainer) -> Any:
+    """Return the validation loader of a Trainer that has not validated, as where a finished training was resumed."""
+    sources: list[Any] = [getattr(trainer, "datamodule", None), trainer.lightning_module]
+    for source in filter(None, sources):
+        # One that has no such loader says so by an error.
+        with suppress(MisconfigurationException):
+            return source.val_dataloader()
+    return None
 
 
 class InheritedLoss:
