@@ -211,7 +211,7 @@ def _fusing(groups: Sequence[Group]) -> list[str]:
         before = result["baseline"]["latency_ms"]
         costs = [told[name]["latency_ms"] for name in ("all", "where_faster")]
         changes = [f"{cost:.3g} ms ({change_text([(before, cost)])})" for cost in costs]
-        blocks = f"blocks {ranges(told['blocks'])}" if told["blocks"] else "none"
+        blocks = f"block{'s' * (len(told['blocks']) > 1)} {ranges(told['blocks'])}" if told["blocks"] else "none"
         named = ", ".join([str(result.get("data", result["recipe"])), str(result["device"])])
         line = (
             f"* **{named}**: {before:.3g} ms as it is, {changes[0]} with all blocks fused, {changes[1]} with those "
