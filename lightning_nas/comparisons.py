@@ -122,9 +122,10 @@ def _keeps(architecture: Architecture, costs: Estimator, budgets: Budgets) -> bo
 
 def _with_ratio(start: Architecture, space: SearchSpace, ratio: float, lanes: int) -> Architecture:
     # Whole channels are no widths that anybody would take: MobileNet's multipliers round to 8, too.
-    widths = [min(stage.width, round_to_lanes(stage.width * ratio, max(lanes, 8))) for stage in start.stages]
+    full = [start.stem.width, *(stage.width for stage in start.stages)]
+    stem, *widths = (min(width, round_to_lanes(width * ratio, max(lanes, 8))) for width in full)
     stages = tuple(replace(stage, width=width) for stage, width in zip(start.stages, widths, strict=True))
-    return replace(start, stages=stages, tail=space.tail_at(widths))
+    return replace(start, stem=replace(start.stem, width=stem), stages=stages, tail=space.tail_at(widths))
 
 
 def _fused_at(architecture: Architecture, number: int) -> Architecture:

@@ -18,9 +18,11 @@ def test_prior_is_the_log_of_the_kept_weights(supernet):
     space = supernet.supernet.space
     scores = kept_weights(space)
     assert all(float(score.max()) == 0 for score in scores)
-    stage = len(space.multipliers) - 1
+    stage = len(space.stages) - 1
     row = space.multipliers[stage].widths[0][0] / space.stages[stage].width
     assert float(scores[stage][0]) == pytest.approx(2 * len(space.stages[stage].blocks) * math.log(row))
+    stem, widths = space.stem_node
+    assert float(scores[stem][0]) == pytest.approx(2 * math.log(widths[0] / space.stem.width))
     choice = space.choices[-1]
     block = scores[-1]
     for option, score in zip(choice.options, block, strict=True):

@@ -44,14 +44,16 @@ def random_nodes(network: nn.Module, count: int = 3) -> list[tuple[int, ...]]:
 def test_supernet_and_derived_subnets_agree(head: str, backbone: str, options: dict) -> None:
     torch.manual_seed(0)
     images = torch.rand(2, 3, 64, 96)
-    network = randomised(segmenter(5, backbone, head, **options), images)
+    # In double precision, which tells an error from the rounding of another kernel.
+    network = randomised(segmenter(5, backbone, head, **options), images).double()
+    images = images.double()
     with torch.no_grad():
         expected = network(images)
         supernet = supernet_from(network, images, space_of(network, images, kernels=(3, 5)))
         torch.testing.assert_close(supernet(images), expected)
         for nodes in random_nodes(supernet):
             supernet.supernet.activate(nodes)
-            torch.testing.assert_close(derive(supernet, nodes)(images), supernet(images), rtol=1e-4, atol=1e-5)
+            torch.testing.assert_close(derive(supernet, nodes)(images), supernet(images))
 
 
 @pytest.mark.parametrize("device", DEVICES)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -121,9 +121,10 @@ def space_layouts(space: SearchSpace, tail: bool = True) -> Layouts:
     """Return what a space is made of: stem, blocks in order, head, and, unless left out, the tail."""
     _, height, width = space.input_size
     height, width = out_size(height, space.stem.stride), out_size(width, space.stem.stride)
-    layouts: Layouts = [((), [stem_subgraph(space.input_size, space.stem)])]
-    # The width of the tensor at hand: the node that decides it (none at the stem) and its value for each option.
-    source: tuple[int | None, tuple[int, ...]] = (None, (space.stem.width,))
+    # The width of the tensor at hand: the node that decides it, if any, and its value for each option.
+    source = space.stem_node
+    stems = [stem_subgraph(space.input_size, replace(space.stem, width=w)) for w in source[1]]
+    layouts: Layouts = [(() if source[0] is None else (source[0],), stems)]
     for stage, node, choice in space.stage_blocks():
         target = space.stage_node(stage)
         nodes, pairs = _combinations(source, target)

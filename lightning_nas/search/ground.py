@@ -132,7 +132,7 @@ class Ground:
             "variant": [json.dumps(place.variant, sort_keys=True) for place in self.places[:step]],
         }
         for multiplier in space.multipliers:
-            named[f"width of stage {_numbers(multiplier.stages)}"] = [_numbers(row) for row in multiplier.widths]
+            named[f"width of {multiplier}"] = [_numbers(row) for row in multiplier.widths]
         for number, choice in enumerate(space.choices):
             named[f"block {number}"] = [str(option) for option in choice.options]
         return named

@@ -57,8 +57,7 @@ def describe_removed(space: SearchSpace, possible: Sequence[NDArray[np.bool_]]) 
             "/".join(map(str, row)) for row, here in zip(multiplier.widths, kept.tolist(), strict=True) if not here
         ]
         if widths:
-            stages = ", ".join(map(str, multiplier.stages))
-            lines.append(f"stage {stages}: width {', '.join(widths)}")
+            lines.append(f"{multiplier}: width {', '.join(widths)}")
     for number, (choice, kept) in enumerate(zip(space.choices, possible[len(space.multipliers) :], strict=True)):
         options = [option for option, here in zip(choice.options, kept.tolist(), strict=True) if not here]
         if options:

@@ -65,10 +65,10 @@ def warn_off_grid(space: SearchSpace, lanes: int) -> None:
         off = {w for row in multiplier.widths[:-1] for w in row if w % lanes}
         if off:
             log.warning(
-                "Widths %s of stages %s do not fill the %d lanes of the device. HINT: build the space with "
+                "Widths %s of %s do not fill the %d lanes of the device. HINT: build the space with "
                 "`space_of(model, example_input, lanes=estimator.lanes)`.",
                 sorted(off),
-                multiplier.stages,
+                multiplier,
                 lanes,
             )
 

@@ -7,12 +7,12 @@ from dataclasses import replace
 from typing import Literal
 
 from .lanes import HasLanes
-from .spec import DepthMultiplier, SearchSpace
+from .spec import STEM, DepthMultiplier, SearchSpace
 
 __all__ = ["Scope", "aligned", "curate", "curated_widths", "round_to_lanes"]
 
 Scope = Literal["stage", "model"]
-"""What one depth multiplier scales: each stage on its own, or the whole model at once."""
+"""What one depth multiplier scales: the stem and each stage on its own, or the whole model at once."""
 
 
 def round_to_lanes(width: float, lanes: int) -> int:
@@ -59,33 +59,44 @@ def curate(
     ratios: Sequence[float] = (0.5, 0.75, 1.0),
     scope: Scope = "stage",
     widths: Sequence[Sequence[int]] | None = None,
+    stem_widths: Sequence[int] | None = None,
 ) -> SearchSpace:
     """Return `space` with depth multipliers whose widths fill the device's lanes.
 
+    The stem is scaled, too: it and the block behind it work at the highest resolution, and a device whose lanes its
+    three input channels hardly fill may spend a fifth of a small network's time there.
+
     Args:
-        space: The space whose stages are scaled.
+        space: The space whose stem and stages are scaled.
         lanes: Parallelism factor of the device: channels that it computes at once.
         ratios: Depth multipliers, each above 0 and at most 1; those that round to the same widths are one option.
         scope: One multiplier a ``stage``, or one for the whole ``model``.
         widths: Explicit options for each stage, instead of `ratios`; needs the scope ``stage``.
+        stem_widths: Explicit options for the stem; by default those of `ratios`, and its own where `widths` are given.
 
     Raises:
         ValueError: A ratio, a scope, or a width that is not valid for the lanes.
     """
     if scope not in ("stage", "model"):
         raise ValueError(f"`scope` must be 'stage' or 'model'; got {scope!r}.")
-    if widths is not None:
-        if scope != "stage":
-            raise ValueError("Explicit `widths` are one list a stage and need scope='stage'; got scope='model'.")
-        columns = _checked_widths(space, lanes, widths)
-    else:
-        columns = [curated_widths(stage.width, ratios, lanes) for stage in space.stages]
-    if scope == "stage":
-        multipliers = tuple(DepthMultiplier((i,), tuple((w,) for w in column)) for i, column in enumerate(columns))
-    else:
-        full = tuple(stage.width for stage in space.stages)
+    if scope != "stage" and (widths is not None or stem_widths is not None):
+        raise ValueError("Explicit `widths` are one list a stage and need scope='stage'; got scope='model'.")
+    if scope == "model":
+        full = (*(stage.width for stage in space.stages), space.stem.width)
         rows = {tuple(min(w, round_to_lanes(w * ratio, lanes)) for w in full) for ratio in ratios} | {full}
-        multipliers = (DepthMultiplier(tuple(range(len(full))), tuple(sorted(rows))),)
+        places = (*range(len(space.stages)), STEM)
+        return replace(space, multipliers=(DepthMultiplier(places, tuple(sorted(rows))),))
+    if widths is None:
+        columns = dict(enumerate(curated_widths(stage.width, ratios, lanes) for stage in space.stages))
+    else:
+        columns = _checked_widths(space, lanes, widths)
+    if stem_widths is not None:
+        stem = _checked("the stem", space.stem.width, lanes, stem_widths)
+    else:
+        stem = curated_widths(space.stem.width, ratios if widths is None else (), lanes)
+    # A stem that has no choice stays an ordinary convolution.
+    columns |= {STEM: stem} if len(stem) > 1 else {}
+    multipliers = tuple(DepthMultiplier((place,), tuple((w,) for w in column)) for place, column in columns.items())
     return replace(space, multipliers=multipliers)
 
 
@@ -109,19 +120,21 @@ def aligned(space: SearchSpace, device: HasLanes | int) -> SearchSpace:
     return replace(space, multipliers=tuple(multipliers))
 
 
-def _checked_widths(space: SearchSpace, lanes: int, widths: Sequence[Sequence[int]]) -> list[tuple[int, ...]]:
+def _checked_widths(space: SearchSpace, lanes: int, widths: Sequence[Sequence[int]]) -> dict[int, tuple[int, ...]]:
     if len(widths) != len(space.stages):
         raise ValueError(f"`widths` must give one list for each of {len(space.stages)} stages; got {len(widths)}.")
-    columns = []
-    for index, (stage, offered) in enumerate(zip(space.stages, widths, strict=True)):
-        for width in offered:
-            if not 0 < width <= stage.width:
-                raise ValueError(f"Width {width} of stage {index} must be above 0 and at most {stage.width}.")
-            if width % lanes and width != stage.width:
-                valid = list(range(lanes, stage.width + 1, lanes))
-                raise ValueError(
-                    f"Width {width} of stage {index} is not a multiple of the device's {lanes} lanes; valid are "
-                    f"{', '.join(map(str, valid))} and the full width {stage.width}."
-                )
-        columns.append(tuple(sorted({*offered, stage.width})))
-    return columns
+    stages = enumerate(zip(space.stages, widths, strict=True))
+    return {n: _checked(f"stage {n}", stage.width, lanes, offered) for n, (stage, offered) in stages}
+
+
+def _checked(place: str, full: int, lanes: int, offered: Sequence[int]) -> tuple[int, ...]:
+    for width in offered:
+        if not 0 < width <= full:
+            raise ValueError(f"Width {width} of {place} must be above 0 and at most {full}.")
+        if width % lanes and width != full:
+            valid = list(range(lanes, full + 1, lanes))
+            raise ValueError(
+                f"Width {width} of {place} is not a multiple of the device's {lanes} lanes; valid are "
+                f"{', '.join(map(str, valid))} and the full width {full}."
+            )
+    return tuple(sorted({*offered, full}))

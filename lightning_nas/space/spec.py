@@ -6,14 +6,16 @@ import itertools
 import json
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal, get_args
 
 from ._reading import FORMAT, reading
 from .lanes import HasLanes
+from .sizes import hidden_width, out_size
 from .tail import TailOperation, resized
 
 __all__ = [
+    "STEM",
     "Architecture",
     "BlockOption",
     "Choice",
@@ -32,6 +34,9 @@ Kind = Literal["ibn", "fused", "ds"]
 """Block kinds: ``ibn`` is the inverted bottleneck (1x1 expand, KxK depthwise, 1x1 project; MobileNetV2,
 arXiv 1801.04381), ``fused`` the fused inverted bottleneck (KxK expand, 1x1 project; MobileDets, arXiv
 2004.14525), ``ds`` the depthwise-separable block (KxK depthwise, 1x1 project), an IBN without expansion."""
+
+STEM = -1
+"""The stem, where the stages that a depth multiplier scales are named by their indices."""
 
 
 @dataclass(frozen=True, order=True)
@@ -108,7 +113,7 @@ class DepthMultiplier:
     """One choice of a ratio that scales the channels of some stages together.
 
     Attributes:
-        stages: Indices of the stages it scales: one stage, or all of them (scope ``model``).
+        stages: Indices of the stages it scales, `STEM` for the stem: one of them, or all (scope ``model``).
         widths: One row an option, ascending: the width of each of those stages. The last row is the full width.
     """
 
@@ -120,6 +125,11 @@ class DepthMultiplier:
             raise ValueError(f"Each option must give one width for each stage of {self.stages}; got {self.widths}.")
         if len(set(self.widths)) != len(self.widths):
             raise ValueError(f"Width options must differ (two that round to the same are one); got {self.widths}.")
+
+    def __str__(self) -> str:
+        numbers = [str(stage) for stage in self.stages if stage != STEM]
+        stages = f"stage{'s' if len(numbers) > 1 else ''} {', '.join(numbers)}"
+        return " and ".join([*([stages] if numbers else []), *(["stem"] if STEM in self.stages else [])])
 
 
 @dataclass(frozen=True)
@@ -197,9 +207,8 @@ class Architecture:
         return tuple(block for stage in self.stages for block in stage.blocks)
 
     def __str__(self) -> str:
-        return " | ".join(
-            f"{stage.width}: " + ", ".join(str(block.option) for block in stage.blocks) for stage in self.stages
-        )
+        stages = (f"{s.width}: " + ", ".join(str(block.option) for block in s.blocks) for s in self.stages)
+        return " | ".join([f"stem {self.stem.width}", *stages])
 
 
 @dataclass(frozen=True)
@@ -210,9 +219,9 @@ class SearchSpace:
 
     Attributes:
         input_size: Channels, height and width of one image (CHW).
-        stem: First convolution, not searched.
+        stem: First convolution, at full width.
         stages: The stages with the options of each block.
-        multipliers: The depth multipliers; together they cover each stage once.
+        multipliers: The depth multipliers; together they cover each stage once, and the stem where it is searched.
         head: 1x1 convolution before pooling, not searched, or None.
         num_classes: Outputs of the classifier; 0 for a network without one.
         reference: For each block the index of the option that the source network had.
@@ -233,16 +242,16 @@ class SearchSpace:
 
     def __post_init__(self) -> None:
         covered = sorted(stage for multiplier in self.multipliers for stage in multiplier.stages)
-        if covered != list(range(len(self.stages))):
+        if covered[covered[:1] == [STEM] :] != list(range(len(self.stages))):
             raise ValueError(f"Depth multipliers must cover each of {len(self.stages)} stages once; got {covered}.")
         if len(self.reference) != len(self.choices):
             raise ValueError(f"`reference` must name {len(self.choices)} options; got {len(self.reference)}.")
         for multiplier in self.multipliers:
-            full = tuple(self.stages[stage].width for stage in multiplier.stages)
+            full = tuple(self.stem.width if stage == STEM else self.stages[stage].width for stage in multiplier.stages)
             if multiplier.widths[-1] != full or any(
                 width > limit or width < 1 for row in multiplier.widths for width, limit in zip(row, full, strict=True)
             ):
-                raise ValueError(f"Widths of stages {multiplier.stages} must end at {full}; got {multiplier.widths}.")
+                raise ValueError(f"Widths of {multiplier} must end at {full}; got {multiplier.widths}.")
 
     @property
     def choices(self) -> tuple[Choice, ...]:
@@ -265,12 +274,18 @@ class SearchSpace:
         return (*(len(m.widths) - 1 for m in self.multipliers), *self.reference)
 
     def stage_node(self, stage: int) -> tuple[int, tuple[int, ...]]:
-        """Return the node that sets the width of `stage`, and that stage's width for each of its options."""
+        """Return the node that sets the width of `stage` or `STEM`, and that width for each of its options."""
         for node, multiplier in enumerate(self.multipliers):
             if stage in multiplier.stages:
                 column = multiplier.stages.index(stage)
                 return node, tuple(row[column] for row in multiplier.widths)
         raise IndexError(f"There is no stage {stage}; the space has {len(self.stages)}.")
+
+    @property
+    def stem_node(self) -> tuple[int | None, tuple[int, ...]]:
+        """The same for the stem; there is no node where it is not searched."""
+        is_searched = any(STEM in multiplier.stages for multiplier in self.multipliers)
+        return self.stage_node(STEM) if is_searched else (None, (self.stem.width,))
 
     def stage_blocks(self) -> Iterator[tuple[int, int, Choice]]:
         """Yield the stage index, the node and the choice of every block in order."""
@@ -302,7 +317,9 @@ class SearchSpace:
             blocks = tuple(FixedBlock(choice.options[next(options)], choice.stride) for choice in stage.blocks)
             stages.append(StageArchitecture(widths[nodes[node]], blocks))
         tail = self.tail_at([stage.width for stage in stages])
-        return Architecture(self.input_size, self.stem, tuple(stages), self.head, self.num_classes, tail)
+        stem, widths = self.stem_node
+        chosen = replace(self.stem, width=widths[0 if stem is None else nodes[stem]])
+        return Architecture(self.input_size, chosen, tuple(stages), self.head, self.num_classes, tail)
 
     def tail_at(self, widths: Sequence[int]) -> tuple[TailOperation, ...]:
         """Return the tail behind stages of such widths."""
@@ -315,12 +332,12 @@ class SearchSpace:
         Raises:
             ValueError: The architecture is not a member; the message names the first part that is not.
         """
-        widths = tuple(stage.width for stage in architecture.stages)
+        widths = {STEM: architecture.stem.width, **{n: stage.width for n, stage in enumerate(architecture.stages)}}
         nodes = []
         for multiplier in self.multipliers:
-            row = tuple(widths[stage] for stage in multiplier.stages if stage < len(widths))
+            row = tuple(widths[stage] for stage in multiplier.stages if stage in widths)
             if row not in multiplier.widths:
-                raise ValueError(f"Stages {multiplier.stages} offer the widths {multiplier.widths}; got {row}.")
+                raise ValueError(f"Widths of {multiplier} can be {multiplier.widths}; got {row}.")
             nodes.append(multiplier.widths.index(row))
         for number, (choice, block) in enumerate(zip(self.choices, architecture.blocks, strict=True)):
             if block.option not in choice.options:
@@ -368,25 +385,6 @@ class SearchSpace:
                 reference=tuple(data["reference"]),
                 tail=tuple(map(TailOperation.from_dict, data.get("tail", ()))),
             )
-
-
-def hidden_width(in_width: int, expansion: float) -> int:
-    """Return the hidden channels of a block: rounded to 8 as timm rounds, so that its strings rebuild the network.
-
-    Example::
-
-        >>> hidden_width(24, 6), hidden_width(24, 1)
-        (144, 24)
-    """
-    # timm's make_divisible(v, 8): round half up, but never lose more than 10 % of the channels.
-    exact = in_width * expansion
-    rounded = max(8, int(exact + 4) // 8 * 8)
-    return rounded + 8 if rounded < 0.9 * exact else rounded
-
-
-def out_size(size: int, stride: int) -> int:
-    """Return height or width after a convolution with an odd kernel, padded by half of it."""
-    return -(-size // stride)
 
 
 def _image_size(values: Sequence[int]) -> tuple[int, int, int]:

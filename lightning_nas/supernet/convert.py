@@ -11,8 +11,9 @@ from torch import Tensor, nn
 from ..space.curate import Scope, curate
 from ..space.spec import BlockOption, Choice, DepthMultiplier, Kind, SearchSpace, Stage
 from .choice import ChoiceBlock
-from .elastic import ElasticBatchNorm2d, ElasticConv2d
+from .elastic import ElasticBatchNorm2d, ElasticConv2d, make_elastic
 from .source import ConvNorm, Source, SourceBlock, read_source
+from .stem import ElasticStem
 from .supernet import Supernet
 from .tail import ElasticTail, elastic_tail, head_tail, read_tail
 
@@ -30,6 +31,7 @@ def space_of(
     ratios: Sequence[float] = (0.5, 0.75, 1.0),
     scope: Scope = "stage",
     widths: Sequence[Sequence[int]] | None = None,
+    stem_widths: Sequence[int] | None = None,
 ) -> SearchSpace:
     """Return the search space around a stock network.
 
@@ -43,9 +45,10 @@ def space_of(
         kinds: Block kinds to choose from.
         expansions: Expansions; those above the block's own are left out.
         kernels: Further kernel sizes beside the block's own.
-        ratios: Depth multipliers.
+        ratios: Depth multipliers, of the stages and of the stem.
         scope: What one depth multiplier scales: a ``stage`` or the whole ``model``.
         widths: Explicit widths for each stage, instead of `ratios`.
+        stem_widths: Explicit widths for the stem; by default those of `ratios`, and its own where `widths` are given.
 
     Raises:
         ValueError: The network is not supported, or an option is not valid.
@@ -70,7 +73,7 @@ def space_of(
         reference=tuple(reference),
         tail=() if source.head else read_tail(model, example_input, source.block_paths),
     )
-    return curate(space, lanes, ratios, scope, widths)
+    return curate(space, lanes, ratios, scope, widths, stem_widths)
 
 
 def supernet_from(model: nn.Module, example_input: Tensor, space: SearchSpace | None = None) -> nn.Module:
@@ -108,7 +111,11 @@ def supernet_from(model: nn.Module, example_input: Tensor, space: SearchSpace | 
     for block, found in zip(blocks, (b for stage in source.stages for b in stage), strict=True):
         block.train(model.training)
         model.set_submodule(found.path, block)
-    model.supernet = Supernet(space, blocks, tail or _elastic_head(model, source, len(blocks))).to(device)
+    if source.head:
+        tail = head_tail(*make_elastic(model, source.head_path, source.head_norm_path), len(blocks))
+    is_stem_searched = space.stem_node[0] is not None
+    stem = ElasticStem(*make_elastic(model, source.stem_path, source.stem_norm_path)) if is_stem_searched else None
+    model.supernet = Supernet(space, blocks, cast(ElasticTail, tail), stem).to(device)
     return model
 
 
@@ -224,19 +231,3 @@ def _linear_fit(act: nn.Module, spread: Tensor, centre: Tensor) -> tuple[Tensor,
     # A channel whose activation is off nearly always has no slope to speak of; the floor keeps its norm finite.
     gain = gain.clamp(min=0.05)
     return gain, (weight * values).sum(0) - gain * centre
-
-
-def _elastic_head(model: nn.Module, source: Source, num_blocks: int) -> ElasticTail:
-    """Make the head's convolution read any width; its own width stays."""
-    conv = cast(nn.Conv2d, model.get_submodule(source.head_path))
-    norm = cast(nn.BatchNorm2d, model.get_submodule(source.head_norm_path))
-    elastic = ElasticConv2d(conv.in_channels, conv.out_channels, 1, bias=conv.bias is not None).to(conv.weight)
-    elastic.load_state_dict(conv.state_dict())
-    elastic_norm = ElasticBatchNorm2d(norm.num_features, norm.eps, norm.momentum).to(norm.weight)
-    elastic_norm.load_state_dict(norm.state_dict())
-    elastic.train(model.training)
-    elastic_norm.train(model.training)
-    model.set_submodule(source.head_path, elastic)
-    act = getattr(norm, "act", None)  # timm's norms hold the activation
-    model.set_submodule(source.head_norm_path, elastic_norm if act is None else nn.Sequential(elastic_norm, act))
-    return head_tail(elastic, elastic_norm, num_blocks)

@@ -7,10 +7,12 @@ from copy import deepcopy
 from typing import Any, TypeVar
 
 import torch
+from timm.layers.norm_act import BatchNormAct2d
 from timm.models import EfficientNet
 from timm.models._efficientnet_blocks import DepthwiseSeparableConv, EdgeResidual, InvertedResidual
 from torch import nn
 from torchvision.models.mobilenetv2 import InvertedResidual as TorchvisionInvertedResidual
+from torchvision.models.mobilenetv2 import MobileNetV2
 from torchvision.ops import Conv2dNormActivation
 
 from .._modes import evaluating
@@ -46,6 +48,10 @@ def derive(module: ModuleT, architecture: Architecture | Sequence[int]) -> Modul
     # deepcopy takes what the memo holds as the copy of a module, so that each choice is replaced, never copied.
     memo: dict[int, Any] = {id(supernet): nn.Identity()}
     in_width = chosen.stem.width
+    if supernet.stem is not None:
+        conv, norm = supernet.stem.conv, supernet.stem.norm
+        memo[id(conv)] = _plain_conv(conv, in_width, conv.in_channels, conv.kernel_size[0])
+        memo[id(norm)] = _plain_norm(norm, in_width)
     blocks = iter(supernet.blocks)
     for stage in chosen.stages:
         for fixed in stage.blocks:
@@ -62,6 +68,9 @@ def derive(module: ModuleT, architecture: Architecture | Sequence[int]) -> Modul
     del copied.supernet
     if timm_network is not None:
         _finish_timm(memo[id(timm_network)])
+    for child in copied.modules():
+        if isinstance(child, MobileNetV2):
+            child.features[0].out_channels = chosen.stem.width
     return plain
 
 
@@ -109,7 +118,7 @@ def _owner(module: nn.Module, supernet: Supernet) -> nn.Module:
 
 def _plain_block(block: ChoiceBlock, option: BlockOption, in_width: int, out_width: int, timm: bool) -> nn.Module:
     candidate = block.candidate(option.kind)
-    hidden = hidden_width(in_width, option.expansion)
+    hidden = in_width if option.kind == "ds" else hidden_width(in_width, option.expansion)
     widths = [in_width, *[hidden] * (len(candidate.parts()) - 1), out_width]
     parts = [
         (_plain_conv(conv, n_out, n_in, option.kernel), _plain_norm(norm, n_out))
@@ -191,13 +200,17 @@ def _timm_block(
 
 
 def _finish_timm(network: EfficientNet) -> None:
-    """Give timm's head norm its class back, and its table of features the widths."""
-    if isinstance(network.bn2, nn.Sequential):  # a detector has none
-        norm, act = network.bn2
-        network.bn2 = type(network.bn1)(norm.num_features, eps=norm.eps, act_layer=type(act)).to(norm.weight)
-        network.bn2.momentum = norm.momentum
-        network.bn2.load_state_dict(norm.state_dict())
-        network.bn2.train(norm.training)
+    """Give timm's norms of stem and head their class back, and its table of features the widths."""
+    for name in ("bn1", "bn2"):
+        if isinstance(found := getattr(network, name), nn.Sequential):  # a detector has no second
+            setattr(network, name, _timm_norm(*found))
     for info in network.feature_info:
         convs = [m for m in network.get_submodule(info["module"]).modules() if isinstance(m, nn.Conv2d)]
         info["num_chs"] = convs[-1].out_channels
+
+
+def _timm_norm(norm: nn.BatchNorm2d, act: nn.Module) -> BatchNormAct2d:
+    plain = BatchNormAct2d(norm.num_features, eps=norm.eps, act_layer=type(act)).to(norm.weight)
+    plain.momentum = norm.momentum
+    plain.load_state_dict(norm.state_dict())
+    return plain.train(norm.training)

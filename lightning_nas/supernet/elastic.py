@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import os
-from typing import Any
+from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-__all__ = ["ElasticBatchNorm2d", "ElasticConv2d"]
+__all__ = ["ElasticBatchNorm2d", "ElasticConv2d", "elastic_conv", "elastic_norm", "make_elastic"]
 
 # On the CPU, oneDNN compiles a kernel for each shape of convolution and keeps the last 1024 by default. The paths of a
 # supernet have more shapes than that: kernels would be compiled again and again, at a quarter of the step's time.
@@ -24,10 +24,12 @@ class ElasticConv2d(nn.Conv2d):
     ``groups=in_channels`` it is depthwise and keeps the number of its input's channels.
 
     Attributes:
+        width: Output channels to compute where a call does not say; None for all.
         reached: Output channels, input channels and kernel of the largest slice that ran with a gradient, for
             `SlicedStep`, which sets it back to zeros.
     """
 
+    width: int | None = None
     reached: tuple[int, ...] = (0, 0, 0)
 
     # The head reads any width, and would be compiled for each.
@@ -37,11 +39,11 @@ class ElasticConv2d(nn.Conv2d):
 
         Args:
             x: Input.
-            out_channels: Leading output channels to compute; all by default.
+            out_channels: Leading output channels to compute; `width` by default.
             kernel: Odd size of the centred part of the kernel to use; all of it by default.
         """
         depthwise = self.groups > 1
-        num_out = x.shape[1] if depthwise else out_channels or self.out_channels
+        num_out = x.shape[1] if depthwise else out_channels or self.width or self.out_channels
         size = kernel or self.kernel_size[0]
         if torch.is_grad_enabled():
             self.reached = tuple(map(max, self.reached, (num_out, 1 if depthwise else x.shape[1], size)))
@@ -84,15 +86,21 @@ class ElasticBatchNorm2d(nn.BatchNorm2d):
 
     Attributes:
         batch_statistics: Whether each batch is normalised by its own statistics.
+        channel_weights: What each channel is multiplied by, where a baseline mixes widths; None otherwise.
         reached: The most channels that ran with a gradient, for `SlicedStep`, which sets it back to zero.
     """
 
     batch_statistics = False
+    channel_weights: Tensor | None = None
     reached: tuple[int, ...] = (0,)
 
     @torch.compiler.disable
     def forward(self, x: Tensor) -> Tensor:
         """Normalise x, shape (N, C, H, W), C up to `num_features`."""
+        y = self._normalised(x)
+        return y if self.channel_weights is None else y * self.channel_weights.view(-1, 1, 1).to(y.dtype)
+
+    def _normalised(self, x: Tensor) -> Tensor:
         n = x.shape[1]
         if torch.is_grad_enabled():
             self.reached = (max(self.reached[0], n),)
@@ -111,3 +119,42 @@ class ElasticBatchNorm2d(nn.BatchNorm2d):
         if self.momentum is None:
             return 1.0 / max(1, int(torch.as_tensor(self.num_batches_tracked)))
         return self.momentum
+
+
+def elastic_conv(conv: nn.Conv2d) -> ElasticConv2d:
+    """Return a convolution's elastic form, with its weights."""
+    elastic = ElasticConv2d(
+        conv.in_channels,
+        conv.out_channels,
+        conv.kernel_size[0],
+        conv.stride[0],
+        int(conv.padding[0]),
+        conv.dilation[0],
+        conv.groups,
+        conv.bias is not None,
+    ).to(conv.weight)
+    elastic.load_state_dict(conv.state_dict())
+    return elastic.train(conv.training)
+
+
+def elastic_norm(norm: nn.BatchNorm2d) -> ElasticBatchNorm2d:
+    """Return a norm's elastic form, with its weights and statistics."""
+    elastic = ElasticBatchNorm2d(norm.num_features, norm.eps, norm.momentum).to(norm.weight)
+    elastic.load_state_dict(norm.state_dict())
+    return elastic.train(norm.training)
+
+
+def make_elastic(model: nn.Module, conv_path: str, norm_path: str) -> tuple[ElasticConv2d, ElasticBatchNorm2d]:
+    """Replace a convolution and the norm behind it by elastic ones, in place, and return them.
+
+    Args:
+        model: The network that holds them.
+        conv_path: Path of the convolution.
+        norm_path: Path of the norm; one that applies an activation too, as timm's do, becomes a sequence of both.
+    """
+    conv = elastic_conv(cast(nn.Conv2d, model.get_submodule(conv_path)))
+    found = cast(nn.BatchNorm2d, model.get_submodule(norm_path))
+    norm, act = elastic_norm(found), getattr(found, "act", None)
+    model.set_submodule(conv_path, conv)
+    model.set_submodule(norm_path, norm if act is None else nn.Sequential(norm, act))
+    return conv, norm

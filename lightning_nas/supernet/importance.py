@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from .choice import ChoiceBlock, ElasticDS
 from .elastic import ElasticBatchNorm2d, ElasticConv2d
+from .stem import ElasticStem
 from .supernet import find_supernet
 
 __all__ = ["sort_channels"]
@@ -16,7 +17,7 @@ __all__ = ["sort_channels"]
 
 @torch.no_grad()
 def sort_channels(network: nn.Module) -> None:
-    """Sort the hidden channels of each block and the channels of each stage, most important first.
+    """Sort the hidden channels of each block and the channels of stem and stages, most important first.
 
     Importance is the L1 norm of the weights that read a channel, times the spread that batch norm and activation
     give it. The widest subnet computes the same function as before, up to the order of its sums.
@@ -29,6 +30,8 @@ def sort_channels(network: nn.Module) -> None:
     stages = [[next(blocks) for _ in stage.blocks] for stage in supernet.space.stages]
     for block in supernet.blocks:
         _sort_hidden(block)
+    if supernet.stem is not None:
+        _sort_stem(supernet.stem, supernet.blocks[0])
     for index, stage in enumerate(stages):
         following = stages[index + 1][:1] if index + 1 < len(stages) else []
         numbers = [supernet.blocks.index(block) for block in stage]
@@ -45,6 +48,21 @@ def _sort_hidden(block: ChoiceBlock) -> None:
         for conv, norm in inner:
             conv.weight.copy_(conv.weight[order])
             _permute_norm(norm, order)
+
+
+def _sort_stem(stem: ElasticStem, first: ChoiceBlock) -> None:
+    """Sort what the first block reads; where that is depthwise-separable, by what its projection reads of it."""
+    candidates = [candidate for _, candidate in first.elastic_blocks()]
+    through = [candidate for candidate in candidates if isinstance(candidate, ElasticDS)]
+    readers = [candidate.parts()[0][0] for candidate in candidates if not isinstance(candidate, ElasticDS)]
+    readers += [candidate.project for candidate in through]
+    spreads = [_activity(candidate.depthwise_norm, candidate.act) for candidate in through]
+    order = _descending(_read_by(readers) * torch.stack(spreads or [stem.norm.weight.abs()]).mean(0))
+    for conv in readers:
+        conv.weight.copy_(conv.weight[:, order])
+    for conv, norm in ((stem.conv, stem.norm), *((c.depthwise, c.depthwise_norm) for c in through)):
+        conv.weight.copy_(conv.weight[order])
+        _permute_norm(norm, order)
 
 
 def _sort_stage(stage: list[ChoiceBlock], following: list[ChoiceBlock], tail: Sequence[nn.Module]) -> None:

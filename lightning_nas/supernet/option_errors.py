@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from .._modes import evaluating
-from ..space.spec import SearchSpace
+from ..space.spec import STEM, SearchSpace
 from .derive import derive
 from .refit import refit_block
 from .source import named_blocks
@@ -51,7 +51,7 @@ def option_errors(network: nn.Module, images: Tensor) -> list[Tensor]:
                 refit_block(subnet, teacher, path, fitted[path][0])
                 error[option] = _error(subnet.get_submodule(path), *judged[path])
     goals = [goal for _, goal in judged.values()]
-    return [*_width_errors(space, goals), *errors]
+    return [*_width_errors(space, judged[paths[0]][0], goals), *errors]
 
 
 def _block_maps(network: nn.Module, paths: list[str], images: Tensor) -> dict[str, tuple[Tensor, Tensor]]:
@@ -81,9 +81,9 @@ def _error(block: nn.Module, images: Tensor, goal: Tensor) -> float:
         return float((block(images) - goal).square().mean() / goal.var(unbiased=False).clamp(min=1e-12))
 
 
-def _width_errors(space: SearchSpace, goals: list[Tensor]) -> list[Tensor]:
-    """Return for each ratio the variance that its stages' blocks lose, read and written."""
-    stage_goals: dict[int, list[Tensor]] = {}
+def _width_errors(space: SearchSpace, stem: Tensor, goals: list[Tensor]) -> list[Tensor]:
+    """Return for each ratio the variance that its stages' blocks, or the stem, lose, read and written."""
+    stage_goals: dict[int, list[Tensor]] = {STEM: [stem]}
     for (stage, _, _), goal in zip(space.stage_blocks(), goals, strict=True):
         stage_goals.setdefault(stage, []).append(goal)
     errors = []

@@ -58,6 +58,8 @@ class Source:
 
     Attributes:
         stem: First convolution.
+        stem_path: Name of its submodule.
+        stem_norm_path: Name of the norm behind it.
         stages: Blocks by stage; a stage begins where the width or the resolution changes.
         head: 1x1 convolution before pooling; None where the blocks stand in a larger network, such as a detector.
         head_path: Name of its submodule.
@@ -66,6 +68,8 @@ class Source:
     """
 
     stem: ConvSpec
+    stem_path: str
+    stem_norm_path: str
     stages: tuple[tuple[SourceBlock, ...], ...]
     head: ConvSpec | None
     head_path: str
@@ -90,19 +94,23 @@ def read_source(model: nn.Module, example_input: Tensor) -> Source:
         ValueError: Another network, or one with a block that cannot be converted; the message names it.
     """
     prefix, backbone = _backbone(model)
-    blocks, stem = (_torchvision_blocks if isinstance(backbone, MobileNetV2) else _timm_blocks)(backbone, prefix)
+    is_torchvision = isinstance(backbone, MobileNetV2)
+    blocks = (_torchvision_blocks if is_torchvision else _timm_blocks)(backbone, prefix)
+    stem_paths = ("features.0.0", "features.0.1") if is_torchvision else ("conv_stem", "bn1")
+    stem = _stem(backbone, *stem_paths)
     _check_runs(model, example_input)
     if not any(block.option.kind == "ibn" for block in blocks):
         raise ValueError(f"{type(model).__name__} has no inverted bottleneck to convert; supported are {SUPPORTED}.")
     stem_spec, stages = ConvSpec(stem.out_channels, stem.kernel_size[0], stem.stride[0]), tuple(_stages(blocks))
+    first = (stem_spec, prefix + stem_paths[0], prefix + stem_paths[1], stages)
     if backbone is not model:
-        return Source(stem_spec, stages, None, "", "", 0)
+        return Source(*first, None, "", "", 0)
     last = len(model.features) - 1 if isinstance(model, MobileNetV2) else 0
     paths = (f"features.{last}.0", f"features.{last}.1") if last else ("conv_head", "bn2")
     head = model.get_submodule(paths[0])
     if not isinstance(head, nn.Conv2d):
         raise ValueError(f"{type(model).__name__} has no 1x1 convolution at {paths[0]!r}; supported are {SUPPORTED}.")
-    return Source(stem_spec, stages, ConvSpec(head.out_channels, 1, 1), *paths, _num_classes(backbone))
+    return Source(*first, ConvSpec(head.out_channels, 1, 1), *paths, _num_classes(backbone))
 
 
 def named_blocks(network: nn.Module) -> Iterator[tuple[str, tuple[ConvNorm, ...]]]:
@@ -137,7 +145,7 @@ def _backbone(model: nn.Module) -> tuple[str, MobileNetV2 | EfficientNet]:
     return f"{path}." if path else "", backbone
 
 
-def _torchvision_blocks(model: MobileNetV2, prefix: str) -> tuple[list[SourceBlock], nn.Conv2d]:
+def _torchvision_blocks(model: MobileNetV2, prefix: str) -> list[SourceBlock]:
     # Behind the blocks stands the 1x1 convolution; a backbone of something larger may have dropped it.
     units = list(model.features)[1:]
     units = units if isinstance(units[-1], TorchvisionInvertedResidual) else units[:-1]
@@ -148,10 +156,10 @@ def _torchvision_blocks(model: MobileNetV2, prefix: str) -> tuple[list[SourceBlo
             raise ValueError(f"Block {path!r} is a {type(module).__name__}; an InvertedResidual is needed.")
         unit = cast(nn.Sequential, module.conv[0])  # convolution, norm, activation
         blocks.append(_block(path, _parts(module), unit[2], None))
-    return blocks, _conv(model.features[0][0])
+    return blocks
 
 
-def _timm_blocks(model: EfficientNet, prefix: str) -> tuple[list[SourceBlock], nn.Conv2d]:
+def _timm_blocks(model: EfficientNet, prefix: str) -> list[SourceBlock]:
     blocks = []
     for name, module in model.blocks.named_modules(prefix="blocks"):
         path = prefix + name
@@ -164,7 +172,7 @@ def _timm_blocks(model: EfficientNet, prefix: str) -> tuple[list[SourceBlock], n
         if not isinstance(module.se, nn.Identity):
             raise ValueError(f"Block {path!r} has squeeze-and-excitation, which is not supported; use {SUPPORTED}.")
         blocks.append(_block(path, parts, cast(nn.Module, parts[0][1].act), module.drop_path))
-    return blocks, _conv(model.conv_stem)
+    return blocks
 
 
 def _block(path: str, parts: tuple[ConvNorm, ...], act: nn.Module, drop_path: nn.Module | None) -> SourceBlock:
@@ -190,10 +198,12 @@ def _check_conv(path: str, conv: nn.Conv2d, norm: nn.BatchNorm2d) -> None:
         )
 
 
-def _conv(module: nn.Module) -> nn.Conv2d:
-    if not isinstance(module, nn.Conv2d):
-        raise ValueError(f"The network begins with a {type(module).__name__}; a Conv2d is needed.")
-    return module
+def _stem(backbone: nn.Module, conv_path: str, norm_path: str) -> nn.Conv2d:
+    conv = backbone.get_submodule(conv_path)
+    if not isinstance(conv, nn.Conv2d):
+        raise ValueError(f"The network begins with a {type(conv).__name__}; a Conv2d is needed.")
+    _check_conv(conv_path, conv, cast(nn.BatchNorm2d, backbone.get_submodule(norm_path)))
+    return conv
 
 
 def _stages(blocks: list[SourceBlock]) -> Iterator[tuple[SourceBlock, ...]]:

@@ -26,5 +26,6 @@ def supernet_with(network: nn.Module, architecture: Architecture) -> nn.Module:
         expansions=[option.expansion for option in options],
         kernels=[option.kernel for option in options],
         widths=[[stage.width] for stage in architecture.stages],
+        stem_widths=[architecture.stem.width],
     )
     return supernet_from(network, example, space)

@@ -11,7 +11,8 @@ from ..space.spec import Architecture, SearchSpace
 from .choice import ChoiceBlock
 from .elastic import ElasticBatchNorm2d
 from .loading import OfOneSpace
-from .mixture import mixtures
+from .mixture import mixtures, stem_channels
+from .stem import ElasticStem
 from .tail import ElasticTail
 
 __all__ = ["DepthMultiplierLogits", "Supernet", "find_supernet"]
@@ -41,13 +42,16 @@ class Supernet(nn.Module):
         nodes: The architecture that runs now.
     """
 
-    def __init__(self, space: SearchSpace, blocks: Sequence[ChoiceBlock], tail: ElasticTail) -> None:
+    def __init__(
+        self, space: SearchSpace, blocks: Sequence[ChoiceBlock], tail: ElasticTail, stem: ElasticStem | None = None
+    ) -> None:
         super().__init__()
         self.space = space
         self.multipliers = nn.ModuleList(DepthMultiplierLogits(len(m.widths)) for m in space.multipliers)
         # In tuples, not as submodules: they are the network's own, and would stand twice in its state_dict.
         self._blocks = tuple(blocks)
         self._tail = tail
+        self._stem = stem
         self.nodes: tuple[int, ...] = ()
         self._kept: list[Tensor] = []
         self.activate(space.reference_nodes)
@@ -61,6 +65,11 @@ class Supernet(nn.Module):
     def tail(self) -> ElasticTail:
         """The modules behind the blocks that read any width: of a classifier the 1x1 convolution, and its norm."""
         return self._tail
+
+    @property
+    def stem(self) -> ElasticStem | None:
+        """The modules in front of the blocks; None where the stem is not searched."""
+        return self._stem
 
     @property
     def logits(self) -> list[nn.Parameter]:
@@ -95,6 +104,8 @@ class Supernet(nn.Module):
         widths = [stage.width for stage in chosen.stages for _ in stage.blocks]
         for block, fixed, width in zip(self._blocks, chosen.blocks, widths, strict=True):
             block.active, block.out_width, block.mixture = fixed.option, width, None
+        if self._stem is not None:
+            self._stem.run(chosen.stem.width)
         self.nodes = nodes
 
     def mix(self, gates: Sequence[Tensor], shared: bool = False) -> None:
@@ -107,10 +118,14 @@ class Supernet(nn.Module):
         """
         for block, mixture in zip(self._blocks, mixtures(self.space, gates, shared), strict=True):
             block.mixture = mixture
+        if self._stem is not None:
+            channels = stem_channels(self.space, gates)
+            self._stem.run(len(channels), channels)
 
     def use_batch_statistics(self, enabled: bool) -> None:
         """Normalise every batch by its own statistics (during a search), or by running ones (a single subnet)."""
-        for module in (*self._blocks, *self._tail.modules.values()):
+        stem = () if self._stem is None else (self._stem.norm,)
+        for module in (*stem, *self._blocks, *self._tail.modules.values()):
             for norm in module.modules():
                 if isinstance(norm, ElasticBatchNorm2d):
                     norm.batch_statistics = enabled

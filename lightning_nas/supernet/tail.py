@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from ..estimator.tail import tail_of
 from ..estimator.trace import trace
 from ..space.tail import TailOperation, from_block, resized, sources
-from .elastic import ElasticBatchNorm2d, ElasticConv2d
+from .elastic import ElasticBatchNorm2d, ElasticConv2d, elastic_conv, elastic_norm
 
 __all__ = ["ElasticTail", "elastic_tail", "head_tail", "read_tail"]
 
@@ -102,9 +102,9 @@ def elastic_tail(model: nn.Module, example_input: Tensor, block_paths: Sequence[
             continue
         module = model.get_submodule(operation.path)
         if type(module) is nn.BatchNorm2d:
-            modules[operation.path] = _elastic_norm(module)
+            modules[operation.path] = elastic_norm(module)
         elif read and operation.operator in ("conv", "depthwise"):
-            modules[operation.path] = _elastic_conv(cast(nn.Conv2d, module))
+            modules[operation.path] = elastic_conv(cast(nn.Conv2d, module))
     for path, elastic in modules.items():
         model.set_submodule(path, elastic)
     return ElasticTail(operations, modules)
@@ -122,24 +122,3 @@ def _can_follow(model: nn.Module, operation: TailOperation, tail: Sequence[TailO
     if operation.operator == "norm":
         return type(model.get_submodule(operation.path)) is nn.BatchNorm2d
     return operation.operator in _PASSES and len(operation.inputs) == 1
-
-
-def _elastic_conv(conv: nn.Conv2d) -> ElasticConv2d:
-    elastic = ElasticConv2d(
-        conv.in_channels,
-        conv.out_channels,
-        conv.kernel_size[0],
-        conv.stride[0],
-        int(conv.padding[0]),
-        conv.dilation[0],
-        conv.groups,
-        conv.bias is not None,
-    ).to(conv.weight)
-    elastic.load_state_dict(conv.state_dict())
-    return elastic.train(conv.training)
-
-
-def _elastic_norm(norm: nn.BatchNorm2d) -> ElasticBatchNorm2d:
-    elastic = ElasticBatchNorm2d(norm.num_features, norm.eps, norm.momentum).to(norm.weight)
-    elastic.load_state_dict(norm.state_dict())
-    return elastic.train(norm.training)
