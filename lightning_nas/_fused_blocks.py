@@ -33,7 +33,7 @@ def block_kinds(run: Run) -> Kinds | None:
 
 
 def fused_cells(runs: Sequence[Run]) -> list[str] | None:
-    """Return the fused blocks in words, then the kinds of each stage; None where the runs do not say.
+    """Return the fused blocks in words, the widths, then the kinds of each stage; None where the runs do not say.
 
     Blocks are counted from 1. ``fused 1/3`` is a block that one of three runs fused.
 
@@ -51,7 +51,11 @@ def fused_cells(runs: Sequence[Run]) -> list[str] | None:
     text = f"{ranges(always) or 'none'} of {len(blocks)}"
     if sometimes:
         text += f"; in some seeds {ranges(sometimes)}"
-    return [text, *(_stage_text(list(zip(*stage, strict=True))) for stage in zip(*found, strict=True))]
+    return [
+        text,
+        _widths_text(runs),
+        *(_stage_text(list(zip(*stage, strict=True))) for stage in zip(*found, strict=True)),
+    ]
 
 
 def ranges(numbers: Sequence[int]) -> str:
@@ -65,6 +69,13 @@ def ranges(numbers: Sequence[int]) -> str:
     spans = groupby(enumerate(numbers), key=lambda item: item[1] - item[0])
     ends = [[number for _, number in span] for _, span in spans]
     return ", ".join(f"{span[0]}-{span[-1]}" if len(span) > 1 else str(span[0]) for span in ends)
+
+
+def _widths_text(runs: Sequence[Run]) -> str:
+    """Return the widths of stem and stages, where runs differ all that occur: ``16, 24, 32/48``."""
+    found = [run.architecture for run in runs if run.architecture.get("stages")]
+    rows = [[part.get("width", "?") for part in (each.get("stem", {}), *each["stages"])] for each in found]
+    return ", ".join("/".join(map(str, dict.fromkeys(column))) for column in zip(*rows, strict=True))
 
 
 def _stage_text(blocks: Sequence[tuple[str, ...]]) -> str:

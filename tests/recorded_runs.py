@@ -39,13 +39,14 @@ def make_comparisons(plain: float, randoms: Sequence[float], rule: float) -> dic
     return {"uniform": make_cost(1.8, plain), **randomly, "rule": make_cost(1.7, rule)}
 
 
-def make_architecture(*stages: str) -> dict[str, Any]:
+def make_architecture(*stages: str, stem: int = 32) -> dict[str, Any]:
     """Return an architecture of stages such as ``"ds"`` or ``"fused ibn ibn"``."""
     return {
+        "stem": {"width": stem, "kernel": 3, "stride": 2},
         "stages": [
             {"width": 16, "blocks": [{"option": {"kind": kind}, "stride": 1} for kind in stage.split()]}
             for stage in stages
-        ]
+        ],
     }
 
 

@@ -48,9 +48,17 @@ def test_comparison_without_a_metric_has_a_cost_only(tmp_path: Path) -> None:
 def test_fused_blocks_are_counted_over_seeds(tmp_path: Path) -> None:
     last = ("fused ibn ibn", "ibn ibn ibn", "fused ibn ibn")
     for seed, stage in enumerate(last):
-        write_run(tmp_path / "task" / str(seed), make_result(seed), make_architecture("ds", "fused fused", stage))
+        architecture = make_architecture("ds", "fused fused", stage, stem=16 if seed else 32)
+        write_run(tmp_path / "task" / str(seed), make_result(seed), architecture)
     row = next(row for row in rows_of(results_page(tmp_path / "task")) if "of 6" in row[5])
-    assert row[4:] == ["3", "2-3 of 6; in some seeds 4", "ds", "2 \u00d7 fused", "fused 2/3, 2 \u00d7 ibn"]
+    assert row[4:] == [
+        "3",
+        "2-3 of 6; in some seeds 4",
+        "32/16, 16, 16, 16",
+        "ds",
+        "2 \u00d7 fused",
+        "fused 2/3, 2 \u00d7 ibn",
+    ]
 
 
 def test_cost_of_fusing_is_said_once_for_a_device(tmp_path: Path) -> None:
@@ -68,7 +76,10 @@ def test_group_of_fewer_stages_and_of_no_fused_block(tmp_path: Path) -> None:
     write_run(tmp_path / "task" / "0", make_result(), make_architecture("ds", "fused", "ibn"))
     write_run(tmp_path / "task" / "1", make_result(choices="widths"), make_architecture("ds", "ibn"))
     rows = [row for row in rows_of(results_page(tmp_path / "task")) if " of " in row[5]]
-    assert [row[5:] for row in rows] == [["none of 2", "ds", "ibn", ""], ["2 of 3", "ds", "fused", "ibn"]]
+    assert [row[5:] for row in rows] == [
+        ["none of 2", "32, 16, 16", "ds", "ibn", ""],
+        ["2 of 3", "32, 16, 16, 16", "ds", "fused", "ibn"],
+    ]
 
 
 @pytest.mark.parametrize("content", ["{", '{"stages": [{"blocks": [{}]}]}'])
