@@ -196,8 +196,8 @@ def _fused(groups: Sequence[Group]) -> list[str]:
     rows = [[*group_cells(group), str(len(group)), *cells, *[""] * (most - len(cells))] for group, cells in found]
     said = (
         "Blocks are counted from 1. *ibn*: inverted bottleneck, *fused*: fused inverted bottleneck, *ds*: depthwise "
-        "separable; *fused 1/3*: fused by one seed of three. *Widths*: channels of the stem and of each stage; *64/96*: not "
-        "the same in all seeds."
+        "separable; *fused 1/3*: fused by one seed of three. *Widths*: channels of the stem and of each stage; "
+        "*64/96*: not the same in all seeds."
     )
     return ["## Which blocks were fused", said, markdown_table(head, rows), *_fusing(groups)]
 

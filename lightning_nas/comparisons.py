@@ -122,10 +122,14 @@ def _keeps(architecture: Architecture, costs: Estimator, budgets: Budgets) -> bo
 
 def _with_ratio(start: Architecture, space: SearchSpace, ratio: float, lanes: int) -> Architecture:
     # Whole channels are no widths that anybody would take: MobileNet's multipliers round to 8, too.
-    full = [start.stem.width, *(stage.width for stage in start.stages)]
-    stem, *widths = (min(width, round_to_lanes(width * ratio, max(lanes, 8))) for width in full)
-    stages = tuple(replace(stage, width=width) for stage, width in zip(start.stages, widths, strict=True))
-    return replace(start, stem=replace(start.stem, width=stem), stages=stages, tail=space.tail_at(widths))
+    def scaled(width: int) -> int:
+        return min(width, round_to_lanes(width * ratio, max(lanes, 8)))
+
+    stem, head = (part and replace(part, width=scaled(part.width)) for part in (start.stem, start.head))
+    assert stem is not None
+    stages = tuple(replace(stage, width=scaled(stage.width)) for stage in start.stages)
+    tail = space.tail_at([stage.width for stage in stages])
+    return replace(start, stem=stem, stages=stages, head=head, tail=tail)
 
 
 def _fused_at(architecture: Architecture, number: int) -> Architecture:

@@ -9,6 +9,7 @@ import torch
 from torchvision.models import MobileNetV2
 
 from lightning_nas.estimator.subgraph import subgraphs
+from lightning_nas.space.spec import HEAD, STEM
 from lightning_nas.supernet import space_of, supernet_from
 
 FACTOR = {"fused": 0.3, "head": 0.1, "stem": 0.1}
@@ -77,6 +78,7 @@ def read_by(network, nodes):
     handle, names = network.supernet, {id(p): name for name, p in network.named_parameters()}
     chosen = handle.space.decode(nodes)
     elastic = {id(p) for block in handle.blocks for p in block.parameters()} | {id(handle.tail.modules["head"].weight)}
+    elastic |= {id(p) for end in handle.ends.values() for part in vars(end).values() if part for p in part.parameters()}
     found = {n: torch.full(p.shape, id(p) not in elastic) for n, p in network.named_parameters()}
     width = chosen.stem.width
     pairs = ((stage.width, fixed.option) for stage in chosen.stages for fixed in stage.blocks)
@@ -92,5 +94,9 @@ def read_by(network, nodes):
             found[names[id(norm.weight)]][:out] = found[names[id(norm.bias)]][:out] = True
             last = out
         width = out_width
-    found[names[id(handle.tail.modules["head"].weight)]][:, :width] = True
+    for place, last, out in ((STEM, 3, chosen.stem.width), (HEAD, width, chosen.head.width)):
+        end = handle.ends[place]
+        found[names[id(end.conv.weight)]][:out, :last] = True
+        found[names[id(end.norm.weight)]][:out] = found[names[id(end.norm.bias)]][:out] = True
+    found[names[id(end.classifier.weight)]][:, :out] = found[names[id(end.classifier.bias)]][:] = True
     return found

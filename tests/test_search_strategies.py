@@ -77,7 +77,7 @@ def test_a_mixture_of_one_option_is_that_option(supernet, images, shared):
     handle = supernet.supernet
     handle.use_batch_statistics(True)
     supernet.eval()
-    for nodes in (handle.space.reference_nodes, narrowest(handle.space), (0, 1, 0, 1, 0, 3, 5, 7, 9)):
+    for nodes in (handle.space.reference_nodes, narrowest(handle.space), (0, 1, 0, 1, 1, 0, 3, 5, 7, 9)):
         handle.activate(nodes)
         expected = supernet(images)
         handle.mix(one_hot(nodes, handle.space), shared=shared)

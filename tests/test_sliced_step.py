@@ -38,6 +38,8 @@ def paths(space):
 @pytest.mark.parametrize("name", list(OPTIMIZERS))
 def test_a_path_steps_as_the_subnet_alone_does(supernet, images, targets, name):
     """The supernet's slice after some steps is what the plain subnet's weights are after the same steps."""
+    # A bias in front of a norm has no gradient but rounding, of which Adam makes whole steps in single precision.
+    supernet, images = supernet.double(), images.double()
     handle = supernet.supernet
     _, narrow = paths(handle.space)
     handle.use_batch_statistics(True)

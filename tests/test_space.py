@@ -14,7 +14,7 @@ from lightning_nas.space import (
     to_timm,
 )
 from lightning_nas.space.curate import round_to_lanes
-from lightning_nas.space.spec import STEM, DepthMultiplier, hidden_width
+from lightning_nas.space.spec import HEAD, STEM, DepthMultiplier, hidden_width
 
 
 @pytest.fixture
@@ -79,9 +79,9 @@ def test_timm_hidden_widths():
 def test_scopes_of_depth_multipliers(space):
     model = curate(space, 8, (0.5, 1.0), "model")
     assert len(model.multipliers) == 1
-    assert model.multipliers[0].stages == (*range(len(space.stages)), STEM)
+    assert model.multipliers[0].stages == (*range(len(space.stages)), STEM, HEAD)
     stage = curate(space, 8, (0.5, 1.0), "stage")
-    assert len(stage.multipliers) == len(space.stages) + 1  # the stem
+    assert len(stage.multipliers) == len(space.stages) + 2  # stem and head
     assert model.num_architectures < stage.num_architectures
     explicit = curate(space, 8, widths=[[8], [8, 16], [16]])
     assert explicit.multipliers[2].widths == ((16,), (24,))
@@ -150,6 +150,11 @@ def test_a_space_is_curated_for_a_device(space):
     assert curated.curate(8) == curated
     assert (curated.stages, curated.reference) == (space.stages, space.reference)
     whole = curate(space, 1, (0.3, 0.5, 0.9, 1.0), "model").curate(Chip(8))
-    assert whole.multipliers[0].widths == ((8, 8, 8, 16), (8, 8, 16, 16), (8, 16, 24, 32))
+    assert whole.multipliers[0].widths == (
+        (8, 8, 8, 16, 384),
+        (8, 8, 16, 16, 640),
+        (8, 16, 24, 32, 1152),
+        (8, 16, 24, 32, 1280),
+    )
     with pytest.raises(ValueError, match="at least 1; got 0"):
         rocky.curate(Chip(0))

@@ -81,6 +81,7 @@ def test_timm_rebuilds_the_derived_network_from_its_strings():
         rebuilt = EfficientNet(
             block_args=decode_arch_def(to_timm(chosen.stages)),
             stem_size=chosen.stem.width,
+            num_features=chosen.head.width,
             act_layer=nn.ReLU6,
             round_chs_fn=lambda channels: channels,
         )

@@ -136,11 +136,21 @@ def space_layouts(space: SearchSpace, tail: bool = True) -> Layouts:
         layouts.append(((*nodes, node), parts))
         source = target
         height, width = out_size(height, choice.stride), out_size(width, choice.stride)
-    heads = [head_subgraph(space.head, space.num_classes, w, height, width) for w in source[1]]
-    present = [head for head in heads if head is not None]
-    if present:
-        layouts.append((() if source[0] is None else (source[0],), present))
+    layouts += _head_layouts(space, source, height, width)
     return [*layouts, *_tail_layouts(space)] if tail else layouts
+
+
+def _head_layouts(space: SearchSpace, source: tuple[int | None, tuple[int, ...]], height: int, width: int) -> Layouts:
+    """Return the same for what stands behind the last block of a classifier."""
+    if space.head is None:
+        nodes: tuple[int, ...] = () if source[0] is None else (source[0],)
+        parts = [head_subgraph(None, space.num_classes, w, height, width) for w in source[1]]
+    else:
+        nodes, pairs = _combinations(source, space.head_node)
+        heads = ((w, replace(space.head, width=head_width)) for w, head_width in pairs)
+        parts = [head_subgraph(head, space.num_classes, w, height, width) for w, head in heads]
+    present = [part for part in parts if part is not None]
+    return [(nodes, present)] if present else []
 
 
 def _tail_layouts(space: SearchSpace) -> Layouts:
@@ -181,10 +191,10 @@ def _tail_layout(
 
 
 def _combinations(
-    source: tuple[int | None, tuple[int, ...]], target: tuple[int, tuple[int, ...]]
+    source: tuple[int | None, tuple[int, ...]], target: tuple[int | None, tuple[int, ...]]
 ) -> tuple[tuple[int, ...], list[tuple[int, int]]]:
     """Return the distinct nodes behind the widths in and out, and the width pairs over their options."""
-    if source[0] == target[0]:
-        return (target[0],), list(zip(source[1], target[1], strict=True))
-    nodes = (target[0],) if source[0] is None else (source[0], target[0])
+    if source[0] is not None and source[0] == target[0]:
+        return (source[0],), list(zip(source[1], target[1], strict=True))
+    nodes = tuple(node for node in (source[0], target[0]) if node is not None)
     return nodes, list(itertools.product(source[1], target[1]))

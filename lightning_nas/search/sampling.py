@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ..estimator.table import CostTable
-from ..space.spec import STEM, BlockOption, Choice, SearchSpace, hidden_width
+from ..space.spec import BlockOption, Choice, SearchSpace, hidden_width
 
 __all__ = ["draw", "draw_any", "draw_near", "ends_of", "kept_weights", "nearness", "narrowest"]
 
@@ -70,9 +70,9 @@ def kept_weights(space: SearchSpace) -> list[Tensor]:
     scores = []
     for multiplier in space.multipliers:
         rows = torch.tensor(multiplier.widths, dtype=torch.float64)
-        # Each block of a stage reads or writes its width twice, but the first reads the stage before. The stem's is
-        # written once and read once.
-        counts = [1 if stage == STEM else len(space.stages[stage].blocks) for stage in multiplier.stages]
+        # Each block of a stage reads or writes its width twice, but the first reads the stage before. Those of stem and
+        # head are written once and read once.
+        counts = [len(space.stages[stage].blocks) if stage >= 0 else 1 for stage in multiplier.stages]
         readers = 2 * torch.tensor(counts).double()
         scores.append((rows / rows[-1]).log() @ readers)
     for choice, reference in zip(space.choices, space.reference, strict=True):

@@ -7,12 +7,13 @@ from dataclasses import replace
 from typing import Literal
 
 from .lanes import HasLanes
-from .spec import STEM, DepthMultiplier, SearchSpace
+from .multiplier import HEAD, STEM, DepthMultiplier
+from .spec import SearchSpace
 
 __all__ = ["Scope", "aligned", "curate", "curated_widths", "round_to_lanes"]
 
 Scope = Literal["stage", "model"]
-"""What one depth multiplier scales: the stem and each stage on its own, or the whole model at once."""
+"""What one depth multiplier scales: stem, each stage and head on their own, or the whole model at once."""
 
 
 def round_to_lanes(width: float, lanes: int) -> int:
@@ -60,42 +61,49 @@ def curate(
     scope: Scope = "stage",
     widths: Sequence[Sequence[int]] | None = None,
     stem_widths: Sequence[int] | None = None,
+    head_widths: Sequence[int] | None = None,
 ) -> SearchSpace:
     """Return `space` with depth multipliers whose widths fill the device's lanes.
 
     The stem is scaled, too: it and the block behind it work at the highest resolution, and a device whose lanes its
-    three input channels hardly fill may spend a fifth of a small network's time there.
+    three input channels hardly fill may spend a fifth of a small network's time there. So is a classifier's head, which
+    holds a fifth of MobileNetV2's weights.
 
     Args:
-        space: The space whose stem and stages are scaled.
+        space: The space whose stem, stages and head are scaled.
         lanes: Parallelism factor of the device: channels that it computes at once.
         ratios: Depth multipliers, each above 0 and at most 1; those that round to the same widths are one option.
         scope: One multiplier a ``stage``, or one for the whole ``model``.
         widths: Explicit options for each stage, instead of `ratios`; needs the scope ``stage``.
         stem_widths: Explicit options for the stem; by default those of `ratios`, and its own where `widths` are given.
+        head_widths: The same for the head; empty for its own alone.
 
     Raises:
         ValueError: A ratio, a scope, or a width that is not valid for the lanes.
     """
     if scope not in ("stage", "model"):
         raise ValueError(f"`scope` must be 'stage' or 'model'; got {scope!r}.")
-    if scope != "stage" and (widths is not None or stem_widths is not None):
+    if scope != "stage" and (widths or stem_widths or head_widths):
         raise ValueError("Explicit `widths` are one list a stage and need scope='stage'; got scope='model'.")
     if scope == "model":
-        full = (*(stage.width for stage in space.stages), space.stem.width)
+        ends = {STEM: space.stem, **({HEAD: space.head} if space.head and head_widths is None else {})}
+        full = (*(stage.width for stage in space.stages), *(end.width for end in ends.values()))
         rows = {tuple(min(w, round_to_lanes(w * ratio, lanes)) for w in full) for ratio in ratios} | {full}
-        places = (*range(len(space.stages)), STEM)
+        places = (*range(len(space.stages)), *ends)
         return replace(space, multipliers=(DepthMultiplier(places, tuple(sorted(rows))),))
     if widths is None:
         columns = dict(enumerate(curated_widths(stage.width, ratios, lanes) for stage in space.stages))
     else:
         columns = _checked_widths(space, lanes, widths)
-    if stem_widths is not None:
-        stem = _checked("the stem", space.stem.width, lanes, stem_widths)
-    else:
-        stem = curated_widths(space.stem.width, ratios if widths is None else (), lanes)
-    # A stem that has no choice stays an ordinary convolution.
-    columns |= {STEM: stem} if len(stem) > 1 else {}
+    for place, end, offered in ((STEM, space.stem, stem_widths), (HEAD, space.head, head_widths)):
+        if end is None:
+            continue
+        if offered is not None:
+            column = _checked("the stem" if place == STEM else "the head", end.width, lanes, offered)
+        else:
+            column = curated_widths(end.width, ratios if widths is None else (), lanes)
+        if len(column) > 1:  # what has no choice stays an ordinary convolution
+            columns[place] = column
     multipliers = tuple(DepthMultiplier((place,), tuple((w,) for w in column)) for place, column in columns.items())
     return replace(space, multipliers=multipliers)
 

@@ -11,10 +11,12 @@ from typing import Any, Literal, get_args
 
 from ._reading import FORMAT, reading
 from .lanes import HasLanes
+from .multiplier import HEAD, STEM, DepthMultiplier
 from .sizes import hidden_width, out_size
 from .tail import TailOperation, resized
 
 __all__ = [
+    "HEAD",
     "STEM",
     "Architecture",
     "BlockOption",
@@ -34,9 +36,6 @@ Kind = Literal["ibn", "fused", "ds"]
 """Block kinds: ``ibn`` is the inverted bottleneck (1x1 expand, KxK depthwise, 1x1 project; MobileNetV2,
 arXiv 1801.04381), ``fused`` the fused inverted bottleneck (KxK expand, 1x1 project; MobileDets, arXiv
 2004.14525), ``ds`` the depthwise-separable block (KxK depthwise, 1x1 project), an IBN without expansion."""
-
-STEM = -1
-"""The stem, where the stages that a depth multiplier scales are named by their indices."""
 
 
 @dataclass(frozen=True, order=True)
@@ -106,30 +105,6 @@ class ConvSpec:
     width: int
     kernel: int
     stride: int
-
-
-@dataclass(frozen=True)
-class DepthMultiplier:
-    """One choice of a ratio that scales the channels of some stages together.
-
-    Attributes:
-        stages: Indices of the stages it scales, `STEM` for the stem: one of them, or all (scope ``model``).
-        widths: One row an option, ascending: the width of each of those stages. The last row is the full width.
-    """
-
-    stages: tuple[int, ...]
-    widths: tuple[tuple[int, ...], ...]
-
-    def __post_init__(self) -> None:
-        if not self.widths or any(len(row) != len(self.stages) for row in self.widths):
-            raise ValueError(f"Each option must give one width for each stage of {self.stages}; got {self.widths}.")
-        if len(set(self.widths)) != len(self.widths):
-            raise ValueError(f"Width options must differ (two that round to the same are one); got {self.widths}.")
-
-    def __str__(self) -> str:
-        numbers = [str(stage) for stage in self.stages if stage != STEM]
-        stages = f"stage{'s' if len(numbers) > 1 else ''} {', '.join(numbers)}"
-        return " and ".join([*([stages] if numbers else []), *(["stem"] if STEM in self.stages else [])])
 
 
 @dataclass(frozen=True)
@@ -221,8 +196,8 @@ class SearchSpace:
         input_size: Channels, height and width of one image (CHW).
         stem: First convolution, at full width.
         stages: The stages with the options of each block.
-        multipliers: The depth multipliers; together they cover each stage once, and the stem where it is searched.
-        head: 1x1 convolution before pooling, not searched, or None.
+        multipliers: The depth multipliers; together they cover each stage once, stem and head where searched.
+        head: 1x1 convolution before pooling, at full width, or None.
         num_classes: Outputs of the classifier; 0 for a network without one.
         reference: For each block the index of the option that the source network had.
         tail: What else stands behind the blocks, at full width; not searched, but its inputs follow the stages.
@@ -242,12 +217,13 @@ class SearchSpace:
 
     def __post_init__(self) -> None:
         covered = sorted(stage for multiplier in self.multipliers for stage in multiplier.stages)
-        if covered[covered[:1] == [STEM] :] != list(range(len(self.stages))):
+        ends = [HEAD, STEM] if self.head else [STEM]
+        if len(set(covered)) < len(covered) or [n for n in covered if n not in ends] != list(range(len(self.stages))):
             raise ValueError(f"Depth multipliers must cover each of {len(self.stages)} stages once; got {covered}.")
         if len(self.reference) != len(self.choices):
             raise ValueError(f"`reference` must name {len(self.choices)} options; got {len(self.reference)}.")
         for multiplier in self.multipliers:
-            full = tuple(self.stem.width if stage == STEM else self.stages[stage].width for stage in multiplier.stages)
+            full = tuple(self._full_width(stage) for stage in multiplier.stages)
             if multiplier.widths[-1] != full or any(
                 width > limit or width < 1 for row in multiplier.widths for width, limit in zip(row, full, strict=True)
             ):
@@ -274,7 +250,7 @@ class SearchSpace:
         return (*(len(m.widths) - 1 for m in self.multipliers), *self.reference)
 
     def stage_node(self, stage: int) -> tuple[int, tuple[int, ...]]:
-        """Return the node that sets the width of `stage` or `STEM`, and that width for each of its options."""
+        """Return the node that sets the width of a stage, `STEM` or `HEAD`, and that width for each of its options."""
         for node, multiplier in enumerate(self.multipliers):
             if stage in multiplier.stages:
                 column = multiplier.stages.index(stage)
@@ -284,8 +260,27 @@ class SearchSpace:
     @property
     def stem_node(self) -> tuple[int | None, tuple[int, ...]]:
         """The same for the stem; there is no node where it is not searched."""
-        is_searched = any(STEM in multiplier.stages for multiplier in self.multipliers)
-        return self.stage_node(STEM) if is_searched else (None, (self.stem.width,))
+        return self._end_node(STEM)
+
+    @property
+    def head_node(self) -> tuple[int | None, tuple[int, ...]]:
+        """The same for the head.
+
+        Raises:
+            ValueError: The networks have none.
+        """
+        if self.head is None:
+            raise ValueError("The networks of this space have no head.")
+        return self._end_node(HEAD)
+
+    def _end_node(self, end: int) -> tuple[int | None, tuple[int, ...]]:
+        is_searched = any(end in multiplier.stages for multiplier in self.multipliers)
+        return self.stage_node(end) if is_searched else (None, (self._full_width(end),))
+
+    def _full_width(self, stage: int) -> int:
+        if stage == HEAD and self.head is not None:
+            return self.head.width
+        return self.stem.width if stage == STEM else self.stages[stage].width
 
     def stage_blocks(self) -> Iterator[tuple[int, int, Choice]]:
         """Yield the stage index, the node and the choice of every block in order."""
@@ -317,9 +312,9 @@ class SearchSpace:
             blocks = tuple(FixedBlock(choice.options[next(options)], choice.stride) for choice in stage.blocks)
             stages.append(StageArchitecture(widths[nodes[node]], blocks))
         tail = self.tail_at([stage.width for stage in stages])
-        stem, widths = self.stem_node
-        chosen = replace(self.stem, width=widths[0 if stem is None else nodes[stem]])
-        return Architecture(self.input_size, chosen, tuple(stages), self.head, self.num_classes, tail)
+        stem = replace(self.stem, width=_width_at(nodes, *self.stem_node))
+        head = self.head and replace(self.head, width=_width_at(nodes, *self.head_node))
+        return Architecture(self.input_size, stem, tuple(stages), head, self.num_classes, tail)
 
     def tail_at(self, widths: Sequence[int]) -> tuple[TailOperation, ...]:
         """Return the tail behind stages of such widths."""
@@ -333,6 +328,7 @@ class SearchSpace:
             ValueError: The architecture is not a member; the message names the first part that is not.
         """
         widths = {STEM: architecture.stem.width, **{n: stage.width for n, stage in enumerate(architecture.stages)}}
+        widths |= {HEAD: architecture.head.width} if architecture.head else {}
         nodes = []
         for multiplier in self.multipliers:
             row = tuple(widths[stage] for stage in multiplier.stages if stage in widths)
@@ -385,6 +381,10 @@ class SearchSpace:
                 reference=tuple(data["reference"]),
                 tail=tuple(map(TailOperation.from_dict, data.get("tail", ()))),
             )
+
+
+def _width_at(nodes: Sequence[int], node: int | None, widths: Sequence[int]) -> int:
+    return widths[0 if node is None else nodes[node]]
 
 
 def _image_size(values: Sequence[int]) -> tuple[int, int, int]:

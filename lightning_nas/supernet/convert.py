@@ -9,11 +9,11 @@ import torch
 from torch import Tensor, nn
 
 from ..space.curate import Scope, curate
-from ..space.spec import BlockOption, Choice, DepthMultiplier, Kind, SearchSpace, Stage
+from ..space.spec import HEAD, STEM, BlockOption, Choice, DepthMultiplier, Kind, SearchSpace, Stage
 from .choice import ChoiceBlock
-from .elastic import ElasticBatchNorm2d, ElasticConv2d, make_elastic
+from .elastic import ElasticBatchNorm2d, ElasticConv2d, elastic_linear, make_elastic
+from .ends import ElasticEnd
 from .source import ConvNorm, Source, SourceBlock, read_source
-from .stem import ElasticStem
 from .supernet import Supernet
 from .tail import ElasticTail, elastic_tail, head_tail, read_tail
 
@@ -32,6 +32,7 @@ def space_of(
     scope: Scope = "stage",
     widths: Sequence[Sequence[int]] | None = None,
     stem_widths: Sequence[int] | None = None,
+    head_widths: Sequence[int] | None = None,
 ) -> SearchSpace:
     """Return the search space around a stock network.
 
@@ -45,10 +46,12 @@ def space_of(
         kinds: Block kinds to choose from.
         expansions: Expansions; those above the block's own are left out.
         kernels: Further kernel sizes beside the block's own.
-        ratios: Depth multipliers, of the stages and of the stem.
+        ratios: Depth multipliers, of the stages, of the stem and of a classifier's head.
         scope: What one depth multiplier scales: a ``stage`` or the whole ``model``.
         widths: Explicit widths for each stage, instead of `ratios`.
         stem_widths: Explicit widths for the stem; by default those of `ratios`, and its own where `widths` are given.
+        head_widths: The same for the 1x1 convolution of a classifier in front of its pooling; a head that anything but
+            a linear layer reads keeps its width.
 
     Raises:
         ValueError: The network is not supported, or an option is not valid.
@@ -73,7 +76,11 @@ def space_of(
         reference=tuple(reference),
         tail=() if source.head else read_tail(model, example_input, source.block_paths),
     )
-    return curate(space, lanes, ratios, scope, widths, stem_widths)
+    if not source.reader_path:
+        if head_widths and source.head and set(head_widths) != {source.head.width}:
+            raise ValueError(f"`head_widths` needs a classifier that begins with a linear layer; got {head_widths}.")
+        head_widths = ()
+    return curate(space, lanes, ratios, scope, widths, stem_widths, head_widths)
 
 
 def supernet_from(model: nn.Module, example_input: Tensor, space: SearchSpace | None = None) -> nn.Module:
@@ -111,11 +118,17 @@ def supernet_from(model: nn.Module, example_input: Tensor, space: SearchSpace | 
     for block, found in zip(blocks, (b for stage in source.stages for b in stage), strict=True):
         block.train(model.training)
         model.set_submodule(found.path, block)
+    ends = {}
+    if space.stem_node[0] is not None:
+        ends[STEM] = ElasticEnd(*make_elastic(model, source.stem_path, source.stem_norm_path))
     if source.head:
-        tail = head_tail(*make_elastic(model, source.head_path, source.head_norm_path), len(blocks))
-    is_stem_searched = space.stem_node[0] is not None
-    stem = ElasticStem(*make_elastic(model, source.stem_path, source.stem_norm_path)) if is_stem_searched else None
-    model.supernet = Supernet(space, blocks, cast(ElasticTail, tail), stem).to(device)
+        head = make_elastic(model, source.head_path, source.head_norm_path)
+        tail = head_tail(*head, len(blocks))
+        if space.head_node[0] is not None:
+            classifier = elastic_linear(cast(nn.Linear, model.get_submodule(source.reader_path)))
+            model.set_submodule(source.reader_path, classifier)
+            ends[HEAD] = ElasticEnd(*head, classifier)
+    model.supernet = Supernet(space, blocks, cast(ElasticTail, tail), ends).to(device)
     return model
 
 

@@ -16,9 +16,9 @@ from torchvision.models.mobilenetv2 import MobileNetV2
 from torchvision.ops import Conv2dNormActivation
 
 from .._modes import evaluating
-from ..space.spec import Architecture, BlockOption, hidden_width
+from ..space.spec import STEM, Architecture, BlockOption, hidden_width
 from .choice import ChoiceBlock
-from .elastic import ElasticBatchNorm2d, ElasticConv2d
+from .elastic import ElasticBatchNorm2d, ElasticConv2d, ElasticLinear
 from .supernet import Supernet, find_supernet
 
 __all__ = ["derive", "recalibrate"]
@@ -48,10 +48,6 @@ def derive(module: ModuleT, architecture: Architecture | Sequence[int]) -> Modul
     # deepcopy takes what the memo holds as the copy of a module, so that each choice is replaced, never copied.
     memo: dict[int, Any] = {id(supernet): nn.Identity()}
     in_width = chosen.stem.width
-    if supernet.stem is not None:
-        conv, norm = supernet.stem.conv, supernet.stem.norm
-        memo[id(conv)] = _plain_conv(conv, in_width, conv.in_channels, conv.kernel_size[0])
-        memo[id(norm)] = _plain_norm(norm, in_width)
     blocks = iter(supernet.blocks)
     for stage in chosen.stages:
         for fixed in stage.blocks:
@@ -63,14 +59,21 @@ def derive(module: ModuleT, architecture: Architecture | Sequence[int]) -> Modul
             memo[id(elastic)] = _plain_conv(elastic, num_out, num_in, elastic.kernel_size[0])
         else:
             memo[id(elastic)] = _plain_norm(elastic, num_out)
+    for place, end in supernet.ends.items():
+        node, offered = supernet.space.stage_node(place)
+        num_out, num_in = offered[nodes[node]], end.conv.in_channels if place == STEM else in_width
+        memo[id(end.conv)] = _plain_conv(end.conv, num_out, num_in, end.conv.kernel_size[0])
+        memo[id(end.norm)] = _plain_norm(end.norm, num_out)
+        if end.classifier is not None:
+            memo[id(end.classifier)] = _plain_linear(end.classifier, num_out)
     plain = deepcopy(module, memo)
     copied = memo[id(network)]
     del copied.supernet
     if timm_network is not None:
-        _finish_timm(memo[id(timm_network)])
+        _finish_timm(memo[id(timm_network)], chosen)
     for child in copied.modules():
         if isinstance(child, MobileNetV2):
-            child.features[0].out_channels = chosen.stem.width
+            _finish_torchvision(child, chosen)
     return plain
 
 
@@ -147,6 +150,15 @@ def _plain_conv(conv: ElasticConv2d, num_out: int, num_in: int, kernel: int | No
 
 
 @torch.no_grad()
+def _plain_linear(linear: ElasticLinear, num_in: int) -> nn.Linear:
+    plain = nn.Linear(num_in, linear.out_features, linear.bias is not None).to(linear.weight)
+    plain.weight.copy_(linear.weight[:, :num_in])
+    if linear.bias is not None and plain.bias is not None:
+        plain.bias.copy_(linear.bias)
+    return plain.train(linear.training)
+
+
+@torch.no_grad()
 def _plain_norm(norm: ElasticBatchNorm2d, num_features: int) -> nn.BatchNorm2d:
     plain = nn.BatchNorm2d(num_features, norm.eps, norm.momentum).to(norm.weight)
     for name, value in norm.state_dict().items():
@@ -199,8 +211,17 @@ def _timm_block(
     return plain
 
 
-def _finish_timm(network: EfficientNet) -> None:
-    """Give timm's norms of stem and head their class back, and its table of features the widths."""
+def _finish_torchvision(network: MobileNetV2, chosen: Architecture) -> None:
+    """Give what torchvision says of the widths of stem and head the chosen ones."""
+    network.features[0].out_channels = chosen.stem.width
+    if chosen.head is not None:
+        network.features[-1].out_channels = network.last_channel = chosen.head.width
+
+
+def _finish_timm(network: EfficientNet, chosen: Architecture) -> None:
+    """Give timm's norms of stem and head their class back, and what it says of the widths the chosen ones."""
+    if chosen.head is not None:
+        network.num_features = network.head_hidden_size = chosen.head.width
     for name in ("bn1", "bn2"):
         if isinstance(found := getattr(network, name), nn.Sequential):  # a detector has no second
             setattr(network, name, _timm_norm(*found))

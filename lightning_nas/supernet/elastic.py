@@ -1,4 +1,4 @@
-"""Convolution and batch norm that run on a slice of their maximal weight."""
+"""Convolution, batch norm and linear layer that run on a slice of their maximal weight."""
 
 from __future__ import annotations
 
@@ -9,7 +9,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-__all__ = ["ElasticBatchNorm2d", "ElasticConv2d", "elastic_conv", "elastic_norm", "make_elastic"]
+__all__ = [
+    "ElasticBatchNorm2d",
+    "ElasticConv2d",
+    "ElasticLinear",
+    "elastic_conv",
+    "elastic_linear",
+    "elastic_norm",
+    "make_elastic",
+]
 
 # On the CPU, oneDNN compiles a kernel for each shape of convolution and keeps the last 1024 by default. The paths of a
 # supernet have more shapes than that: kernels would be compiled again and again, at a quarter of the step's time.
@@ -121,6 +129,24 @@ class ElasticBatchNorm2d(nn.BatchNorm2d):
         return self.momentum
 
 
+class ElasticLinear(nn.Linear):
+    """A linear layer on the leading features, as many as the input has.
+
+    Attributes:
+        reached: Output and most input features that ran with a gradient, for `SlicedStep`, which sets them to zero.
+    """
+
+    reached: tuple[int, ...] = (0, 0)
+
+    # It reads any width, and would be compiled for each.
+    @torch.compiler.disable
+    def forward(self, x: Tensor) -> Tensor:
+        """Map x, shape (N, F), F up to `in_features`."""
+        if torch.is_grad_enabled():
+            self.reached = (self.out_features, max(self.reached[1], x.shape[-1]))
+        return F.linear(x, self.weight[:, : x.shape[-1]], self.bias)
+
+
 def elastic_conv(conv: nn.Conv2d) -> ElasticConv2d:
     """Return a convolution's elastic form, with its weights."""
     elastic = ElasticConv2d(
@@ -142,6 +168,13 @@ def elastic_norm(norm: nn.BatchNorm2d) -> ElasticBatchNorm2d:
     elastic = ElasticBatchNorm2d(norm.num_features, norm.eps, norm.momentum).to(norm.weight)
     elastic.load_state_dict(norm.state_dict())
     return elastic.train(norm.training)
+
+
+def elastic_linear(linear: nn.Linear) -> ElasticLinear:
+    """Return a linear layer's elastic form, with its weights."""
+    elastic = ElasticLinear(linear.in_features, linear.out_features, linear.bias is not None).to(linear.weight)
+    elastic.load_state_dict(linear.state_dict())
+    return elastic.train(linear.training)
 
 
 def make_elastic(model: nn.Module, conv_path: str, norm_path: str) -> tuple[ElasticConv2d, ElasticBatchNorm2d]:

@@ -7,9 +7,10 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
+from ..space.spec import HEAD, STEM
 from .choice import ChoiceBlock, ElasticDS
 from .elastic import ElasticBatchNorm2d, ElasticConv2d
-from .stem import ElasticStem
+from .ends import ElasticEnd
 from .supernet import find_supernet
 
 __all__ = ["sort_channels"]
@@ -17,7 +18,7 @@ __all__ = ["sort_channels"]
 
 @torch.no_grad()
 def sort_channels(network: nn.Module) -> None:
-    """Sort the hidden channels of each block and the channels of stem and stages, most important first.
+    """Sort the hidden channels of each block and the channels of stem, stages and head, most important first.
 
     Importance is the L1 norm of the weights that read a channel, times the spread that batch norm and activation
     give it. The widest subnet computes the same function as before, up to the order of its sums.
@@ -30,8 +31,10 @@ def sort_channels(network: nn.Module) -> None:
     stages = [[next(blocks) for _ in stage.blocks] for stage in supernet.space.stages]
     for block in supernet.blocks:
         _sort_hidden(block)
-    if supernet.stem is not None:
-        _sort_stem(supernet.stem, supernet.blocks[0])
+    if STEM in supernet.ends:
+        _sort_stem(supernet.ends[STEM], supernet.blocks[0])
+    if HEAD in supernet.ends:
+        _sort_head(supernet.ends[HEAD])
     for index, stage in enumerate(stages):
         following = stages[index + 1][:1] if index + 1 < len(stages) else []
         numbers = [supernet.blocks.index(block) for block in stage]
@@ -50,7 +53,7 @@ def _sort_hidden(block: ChoiceBlock) -> None:
             _permute_norm(norm, order)
 
 
-def _sort_stem(stem: ElasticStem, first: ChoiceBlock) -> None:
+def _sort_stem(stem: ElasticEnd, first: ChoiceBlock) -> None:
     """Sort what the first block reads; where that is depthwise-separable, by what its projection reads of it."""
     candidates = [candidate for _, candidate in first.elastic_blocks()]
     through = [candidate for candidate in candidates if isinstance(candidate, ElasticDS)]
@@ -63,6 +66,15 @@ def _sort_stem(stem: ElasticStem, first: ChoiceBlock) -> None:
     for conv, norm in ((stem.conv, stem.norm), *((c.depthwise, c.depthwise_norm) for c in through)):
         conv.weight.copy_(conv.weight[order])
         _permute_norm(norm, order)
+
+
+def _sort_head(head: ElasticEnd) -> None:
+    """Sort what the classifier reads."""
+    assert head.classifier is not None
+    order = _descending(head.classifier.weight.abs().sum(0) * head.norm.weight.abs())
+    head.conv.weight.copy_(head.conv.weight[order])
+    _permute_norm(head.norm, order)
+    head.classifier.weight.copy_(head.classifier.weight[:, order])
 
 
 def _sort_stage(stage: list[ChoiceBlock], following: list[ChoiceBlock], tail: Sequence[nn.Module]) -> None:

@@ -8,10 +8,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ..space.spec import STEM, BlockOption, SearchSpace, hidden_width
+from ..space.spec import BlockOption, SearchSpace, hidden_width
 from .choice import ChoiceBlock
 
-__all__ = ["Mixture", "mixtures", "stem_channels"]
+__all__ = ["Mixture", "channel_weights", "mixtures"]
 
 
 @dataclass(frozen=True)
@@ -79,23 +79,20 @@ def mixtures(space: SearchSpace, gates: Sequence[Tensor], shared: bool) -> list[
     found = []
     blocks = iter(gates[len(space.multipliers) :])
     for number, stage in enumerate(space.stages):
-        channels = _channels(gates, *space.stage_node(number))
+        channels = channel_weights(space, gates, number)
         found += [Mixture(next(blocks), channels, shared) for _ in stage.blocks]
     return found
 
 
-def stem_channels(space: SearchSpace, gates: Sequence[Tensor]) -> Tensor:
-    """Return the weight of each of the stem's channels, shape (width,), `gates` as in `mixtures`.
+def channel_weights(space: SearchSpace, gates: Sequence[Tensor], stage: int) -> Tensor:
+    """Return the weight of each channel of a stage, `STEM` or `HEAD`, shape (width,).
 
     Args:
-        space: One whose stem is searched.
-        gates: For each node the weight of each option, differentiable.
+        space: What can be chosen.
+        gates: As in `mixtures`.
+        stage: One whose width is searched.
     """
-    return _channels(gates, *space.stage_node(STEM))
-
-
-def _channels(gates: Sequence[Tensor], node: int, widths: Sequence[int]) -> Tensor:
-    """Return the weight of each channel up to the widest of a node's widths that has a weight."""
+    node, widths = space.stage_node(stage)
     used = [(gate, width) for gate, width in zip(gates[node], widths, strict=True) if float(gate.detach()) != 0]
     return _reaching([gate for gate, _ in used], [width for _, width in used])
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
 from .._modes import evaluating
-from ..space.spec import STEM, SearchSpace
+from ..space.spec import HEAD, STEM, SearchSpace
 from .derive import derive
 from .refit import refit_block
 from .source import named_blocks
@@ -37,7 +39,8 @@ def option_errors(network: nn.Module, images: Tensor) -> list[Tensor]:
     Returns:
         For each node of the space the error of each option, shape (num_options,); 0 is as good as the source.
     """
-    space = find_supernet(network).space
+    supernet = find_supernet(network)
+    space = supernet.space
     teacher = derive(network, space.reference_nodes)
     paths = [path for path, _ in named_blocks(teacher)]
     num_fitted = round(FITTED_PART * len(images))
@@ -51,7 +54,11 @@ def option_errors(network: nn.Module, images: Tensor) -> list[Tensor]:
                 refit_block(subnet, teacher, path, fitted[path][0])
                 error[option] = _error(subnet.get_submodule(path), *judged[path])
     goals = [goal for _, goal in judged.values()]
-    return [*_width_errors(space, judged[paths[0]][0], goals), *errors]
+    ends = {STEM: judged[paths[0]][0]}
+    if HEAD in supernet.ends:
+        reader = next(path for path, m in network.named_modules() if m is supernet.ends[HEAD].classifier)
+        ends[HEAD] = _block_maps(teacher, [reader], images)[reader][0][:, :, None, None]
+    return [*_width_errors(space, ends, goals), *errors]
 
 
 def _block_maps(network: nn.Module, paths: list[str], images: Tensor) -> dict[str, tuple[Tensor, Tensor]]:
@@ -81,9 +88,9 @@ def _error(block: nn.Module, images: Tensor, goal: Tensor) -> float:
         return float((block(images) - goal).square().mean() / goal.var(unbiased=False).clamp(min=1e-12))
 
 
-def _width_errors(space: SearchSpace, stem: Tensor, goals: list[Tensor]) -> list[Tensor]:
-    """Return for each ratio the variance that its stages' blocks, or the stem, lose, read and written."""
-    stage_goals: dict[int, list[Tensor]] = {STEM: [stem]}
+def _width_errors(space: SearchSpace, ends: Mapping[int, Tensor], goals: list[Tensor]) -> list[Tensor]:
+    """Return for each ratio the variance that its stages' blocks, stem and head lose, read and written."""
+    stage_goals = {place: [goal] for place, goal in ends.items()}
     for (stage, _, _), goal in zip(space.stage_blocks(), goals, strict=True):
         stage_goals.setdefault(stage, []).append(goal)
     errors = []

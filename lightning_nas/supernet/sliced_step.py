@@ -9,11 +9,12 @@ import torch
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
-from .elastic import ElasticBatchNorm2d, ElasticConv2d
+from .elastic import ElasticBatchNorm2d, ElasticConv2d, ElasticLinear
 
 __all__ = ["SlicedStep"]
 
 Region = tuple[slice, ...]
+Elastic = ElasticConv2d | ElasticBatchNorm2d | ElasticLinear
 
 
 class SlicedStep:
@@ -33,7 +34,7 @@ class SlicedStep:
     """
 
     def __init__(self, module: nn.Module) -> None:
-        self._elastic = [m for m in module.modules() if isinstance(m, ElasticConv2d | ElasticBatchNorm2d)]
+        self._elastic = [m for m in module.modules() if isinstance(m, Elastic)]
         self._narrowed: list[_Narrowed] = []
         self._handles: list[RemovableHandle] = []
 
@@ -125,11 +126,13 @@ def _is_like(value: Any, parameter: Tensor) -> bool:
     return isinstance(value, Tensor) and value.ndim > 0 and value.shape == parameter.shape
 
 
-def _regions(module: ElasticConv2d | ElasticBatchNorm2d) -> list[tuple[nn.Parameter, Region]]:
+def _regions(module: Elastic) -> list[tuple[nn.Parameter, Region]]:
     """Return the parameters of a module with the part of each that was reached, where that is not all of it."""
     channels = slice(module.reached[0])
     if isinstance(module, ElasticBatchNorm2d):
         region: Region = (channels,)
+    elif isinstance(module, ElasticLinear):
+        region = (channels, slice(module.reached[1]))
     else:
         _, inner, size = module.reached
         margin = (module.kernel_size[0] - size) // 2

@@ -64,6 +64,7 @@ class Source:
         head: 1x1 convolution before pooling; None where the blocks stand in a larger network, such as a detector.
         head_path: Name of its submodule.
         head_norm_path: Name of the norm behind it.
+        reader_path: Name of the linear layer that reads the head's pooled channels; empty where something else does.
         num_classes: Outputs of the classifier; 0 without one.
     """
 
@@ -74,6 +75,7 @@ class Source:
     head: ConvSpec | None
     head_path: str
     head_norm_path: str
+    reader_path: str
     num_classes: int
 
     @property
@@ -104,13 +106,13 @@ def read_source(model: nn.Module, example_input: Tensor) -> Source:
     stem_spec, stages = ConvSpec(stem.out_channels, stem.kernel_size[0], stem.stride[0]), tuple(_stages(blocks))
     first = (stem_spec, prefix + stem_paths[0], prefix + stem_paths[1], stages)
     if backbone is not model:
-        return Source(*first, None, "", "", 0)
+        return Source(*first, None, "", "", "", 0)
     last = len(model.features) - 1 if isinstance(model, MobileNetV2) else 0
     paths = (f"features.{last}.0", f"features.{last}.1") if last else ("conv_head", "bn2")
     head = model.get_submodule(paths[0])
     if not isinstance(head, nn.Conv2d):
         raise ValueError(f"{type(model).__name__} has no 1x1 convolution at {paths[0]!r}; supported are {SUPPORTED}.")
-    return Source(*first, ConvSpec(head.out_channels, 1, 1), *paths, _num_classes(backbone))
+    return Source(*first, ConvSpec(head.out_channels, 1, 1), *paths, _reader_path(backbone), _num_classes(backbone))
 
 
 def named_blocks(network: nn.Module) -> Iterator[tuple[str, tuple[ConvNorm, ...]]]:
@@ -220,6 +222,14 @@ def _num_classes(model: nn.Module) -> int:
     classifier = cast(nn.Module, model.classifier)
     layers = [layer for layer in classifier.modules() if isinstance(layer, nn.Linear)]
     return layers[-1].out_features if layers else 0
+
+
+def _reader_path(model: nn.Module) -> str:
+    """Return the name of the classifier's first layer that is more than dropout, if it is linear; empty otherwise."""
+    for name, layer in cast(nn.Module, model.classifier).named_modules(prefix="classifier"):
+        if not isinstance(layer, nn.Sequential | nn.Dropout | nn.Identity | nn.Flatten):
+            return name if type(layer) is nn.Linear else ""
+    return ""
 
 
 def _check_runs(model: nn.Module, example_input: Tensor) -> None:

@@ -27,5 +27,6 @@ def supernet_with(network: nn.Module, architecture: Architecture) -> nn.Module:
         kernels=[option.kernel for option in options],
         widths=[[stage.width] for stage in architecture.stages],
         stem_widths=[architecture.stem.width],
+        head_widths=[architecture.head.width] if architecture.head else None,
     )
     return supernet_from(network, example, space)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -10,9 +10,9 @@ from torch import Tensor, nn
 from ..space.spec import Architecture, SearchSpace
 from .choice import ChoiceBlock
 from .elastic import ElasticBatchNorm2d
+from .ends import ElasticEnd
 from .loading import OfOneSpace
-from .mixture import mixtures, stem_channels
-from .stem import ElasticStem
+from .mixture import channel_weights, mixtures
 from .tail import ElasticTail
 
 __all__ = ["DepthMultiplierLogits", "Supernet", "find_supernet"]
@@ -43,7 +43,7 @@ class Supernet(nn.Module):
     """
 
     def __init__(
-        self, space: SearchSpace, blocks: Sequence[ChoiceBlock], tail: ElasticTail, stem: ElasticStem | None = None
+        self, space: SearchSpace, blocks: Sequence[ChoiceBlock], tail: ElasticTail, ends: Mapping[int, ElasticEnd]
     ) -> None:
         super().__init__()
         self.space = space
@@ -51,7 +51,7 @@ class Supernet(nn.Module):
         # In tuples, not as submodules: they are the network's own, and would stand twice in its state_dict.
         self._blocks = tuple(blocks)
         self._tail = tail
-        self._stem = stem
+        self._ends = dict(ends)
         self.nodes: tuple[int, ...] = ()
         self._kept: list[Tensor] = []
         self.activate(space.reference_nodes)
@@ -67,9 +67,9 @@ class Supernet(nn.Module):
         return self._tail
 
     @property
-    def stem(self) -> ElasticStem | None:
-        """The modules in front of the blocks; None where the stem is not searched."""
-        return self._stem
+    def ends(self) -> Mapping[int, ElasticEnd]:
+        """The modules of stem and head, by `STEM` and `HEAD`, as far as their widths are searched."""
+        return self._ends
 
     @property
     def logits(self) -> list[nn.Parameter]:
@@ -104,8 +104,9 @@ class Supernet(nn.Module):
         widths = [stage.width for stage in chosen.stages for _ in stage.blocks]
         for block, fixed, width in zip(self._blocks, chosen.blocks, widths, strict=True):
             block.active, block.out_width, block.mixture = fixed.option, width, None
-        if self._stem is not None:
-            self._stem.run(chosen.stem.width)
+        for place, end in self._ends.items():
+            node, offered = self.space.stage_node(place)
+            end.run(offered[nodes[node]])
         self.nodes = nodes
 
     def mix(self, gates: Sequence[Tensor], shared: bool = False) -> None:
@@ -118,14 +119,14 @@ class Supernet(nn.Module):
         """
         for block, mixture in zip(self._blocks, mixtures(self.space, gates, shared), strict=True):
             block.mixture = mixture
-        if self._stem is not None:
-            channels = stem_channels(self.space, gates)
-            self._stem.run(len(channels), channels)
+        for place, end in self._ends.items():
+            channels = channel_weights(self.space, gates, place)
+            end.run(len(channels), channels)
 
     def use_batch_statistics(self, enabled: bool) -> None:
         """Normalise every batch by its own statistics (during a search), or by running ones (a single subnet)."""
-        stem = () if self._stem is None else (self._stem.norm,)
-        for module in (*stem, *self._blocks, *self._tail.modules.values()):
+        ends = (end.norm for end in self._ends.values())
+        for module in (*ends, *self._blocks, *self._tail.modules.values()):
             for norm in module.modules():
                 if isinstance(norm, ElasticBatchNorm2d):
                     norm.batch_statistics = enabled

@@ -1,4 +1,4 @@
-"""The first convolution and its norm: they give as many channels as the search wants."""
+"""The first and the last convolution of a network: they give as many channels as the search wants."""
 
 from __future__ import annotations
 
@@ -6,22 +6,24 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from .elastic import ElasticBatchNorm2d, ElasticConv2d
+from .elastic import ElasticBatchNorm2d, ElasticConv2d, ElasticLinear
 
-__all__ = ["ElasticStem"]
+__all__ = ["ElasticEnd"]
 
 
 @dataclass(frozen=True)
-class ElasticStem:
-    """What stands in front of the blocks of a supernet whose stem is searched.
+class ElasticEnd:
+    """The stem or the head of a supernet that searches its width.
 
     Attributes:
-        conv: The first convolution.
+        conv: The convolution.
         norm: The norm behind it.
+        classifier: What reads the head's pooled channels; None for the stem, which the first block reads.
     """
 
     conv: ElasticConv2d
     norm: ElasticBatchNorm2d
+    classifier: ElasticLinear | None = None
 
     def run(self, width: int, channel_weights: Tensor | None = None) -> None:
         """Give `width` channels from now on.
