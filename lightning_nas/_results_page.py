@@ -53,7 +53,7 @@ def results_page(folder: str | Path) -> str:
         f"`{folder.name}/`; edit those, not this page. The search starts from a trained source network, which "
         "teaches the subnet too; the baseline is that source, trained on for as many steps. Figures are means over "
         "seeds, ± is the standard deviation; the difference is the mean over seeds of subnet minus baseline of the "
-        "same seed. *Searched* are the widths of stages (V1), the kinds of blocks (V2) or both (V3).",
+        "same seed. *Searched* are the widths (V1), the kinds of blocks (V2) or both (V3).",
         markdown_table(*_metric_table(groups)),
         "## Cost",
         "Latency is the estimator's; *verified* is the measurement of the whole network by the target's own compiler, "
