@@ -76,7 +76,7 @@ def curate(
         scope: One multiplier a ``stage``, or one for the whole ``model``.
         widths: Explicit options for each stage, instead of `ratios`; needs the scope ``stage``.
         stem_widths: Explicit options for the stem; by default those of `ratios`, and its own where `widths` are given.
-        head_widths: The same for the head; empty for its own alone.
+        head_widths: The same for the head; both can be empty, for their own alone.
 
     Raises:
         ValueError: A ratio, a scope, or a width that is not valid for the lanes.

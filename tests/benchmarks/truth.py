@@ -73,7 +73,9 @@ def network(seed):
 def space() -> SearchSpace:
     """Three widths of two stages, IBN or fused-IBN in three blocks: 72 members."""
     image = torch.zeros(1, 3, 32, 32)
-    return space_of(network(0), image, lanes=8, expansions=(4,), kernels=(3,), ratios=(0.25, 0.5, 1.0))
+    # Its members were trained before stem and head were searched.
+    ends = {"stem_widths": (), "head_widths": ()}
+    return space_of(network(0), image, lanes=8, expansions=(4,), kernels=(3,), ratios=(0.25, 0.5, 1.0), **ends)
 
 
 def member(nodes, seed):
