@@ -8,7 +8,7 @@ import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, is_dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any, cast
@@ -21,7 +21,7 @@ from typing_extensions import override
 
 from ._files import write_text
 
-__all__ = ["Fit", "KeepLast", "Phases", "plain", "shared_phases"]
+__all__ = ["Fit", "KeepLast", "Phases", "plain", "shared_phases", "source_phases"]
 
 log = logging.getLogger(__name__)
 
@@ -181,23 +181,51 @@ def shared_phases(root: Path, run: Phases, settings: Mapping[str, Any]) -> Phase
     # What is shown and where it runs changes no weight; precision, clipping and limits do.
     options = getattr(run.make_trainer, "keywords", {})
     kept = {key: value for key, value in options.items() if not key.startswith(_SHOWN)}
-    described = plain({**settings, "trainer": kept})
+    described = plain({**settings, "trainer": kept}, whole_paths=True)
     digest = hashlib.sha256(json.dumps(described, sort_keys=True).encode()).hexdigest()[:12]
     folder = root / f"{type(run.data).__name__}-{digest}"
     return Phases(folder, run.make_trainer, run.make_logger, run.data, run.seed, described, is_shared=True)
 
 
-def plain(value: Any) -> Any:
-    """Return what can be written as JSON and says what a setting is, without the folders of one machine."""
+def source_phases(root: Path, run: Phases, network: partial[Any], task: Any, epochs: int) -> Phases:
+    """Return where the source is trained that searches of any kind, space and budget share.
+
+    Args:
+        root: Directory of all shared trainings.
+        run: Trainings of one run.
+        network: Makes the source.
+        task: Makes its LightningModule.
+        epochs: How long it trains.
+    """
+    settings = {"network": network.keywords, "task": task, "data": run.data, "seed": run.seed, "source": epochs}
+    return shared_phases(root, run, settings)
+
+
+def plain(value: Any, whole_paths: bool = False) -> Any:
+    """Return what can be written as JSON and says what a setting is.
+
+    Args:
+        value: A setting, or settings in any nesting.
+        whole_paths: Whether to tell folders of one name apart; without, machines that keep them in different places
+            agree.
+    """
+    told = partial(plain, whole_paths=whole_paths)
     if isinstance(value, Mapping):
-        return {str(key): plain(item) for key, item in value.items()}
+        return {str(key): told(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
-        return [plain(item) for item in value]
+        return [told(item) for item in value]
     if isinstance(value, partial):
-        return [f"{value.func.__module__}.{value.func.__qualname__}", plain(value.keywords)]
+        return [f"{value.func.__module__}.{value.func.__qualname__}", told(value.keywords)]
     if isinstance(value, pl.LightningDataModule):
-        known = {name: item for name, item in vars(value).items() if not name.startswith("_")}
-        return [type(value).__name__, plain({k: v for k, v in known.items() if isinstance(v, _SIMPLE)})]
+        # Its augmentation is private in most, and yet changes what is trained.
+        known = {name: item for name, item in vars(value).items() if isinstance(item, _SIMPLE) or _is_frozen(item)}
+        return [type(value).__name__, told(known)]
     if isinstance(value, Path) or (isinstance(value, str) and value.startswith(("/", "~", "."))):
-        return Path(value).name
+        path = Path(value).expanduser()
+        return str(path.resolve()) if whole_paths else path.name
     return value if isinstance(value, str | int | float | bool | None) else repr(value)
+
+
+def _is_frozen(value: Any) -> bool:
+    """Return whether a value is settings: what can change holds more than those."""
+    return is_dataclass(value) and value.__dataclass_params__.frozen

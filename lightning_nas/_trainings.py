@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from ._inputs import data_name, network_settings, training_images
-from ._phases import Fit, Phases
+from ._phases import Fit, Phases, source_phases
 from ._rungs import Rungs
 from .comparisons import inherit
 from .estimator import Estimator
@@ -67,6 +67,7 @@ class Trainings:
     _modules: list[Any] = field(default_factory=list, init=False)
     _sources: list[nn.Module] = field(default_factory=list, init=False)
     _phases: list[Phases] = field(default_factory=list, init=False)
+    _origin: Phases = field(init=False)
     _images: dict[int, Tensor] = field(default_factory=dict, init=False)
 
     @property
@@ -121,9 +122,14 @@ class Trainings:
         return tuple(places)
 
     def open(
-        self, run_dir: Path, trainer: Callable[..., pl.Trainer], logger: Callable[..., Any], fingerprint: dict[str, Any]
+        self,
+        run_dir: Path,
+        trainer: Callable[..., pl.Trainer],
+        logger: Callable[..., Any],
+        fingerprint: dict[str, Any],
+        shared_dir: Path | None = None,
     ) -> None:
-        """Use the folder of a run.
+        """Use the folder of a run, and for its source that of all runs, where there is one.
 
         Raises:
             ValueError: The folder holds a run of other settings.
@@ -131,6 +137,10 @@ class Trainings:
         self._phases = [
             Phases(run_dir, trainer, logger, module, self.seed, fingerprint, is_shared=True) for module in self._modules
         ]
+        self._origin = self._phases[0]
+        if shared_dir is not None:
+            network = partial(self.network, **self.variants[0])
+            self._origin = source_phases(shared_dir, self._origin, network, self.task, self.epochs.source)
 
     def alone(self) -> AbstractContextManager[None]:
         """Let no other process work in the folder meanwhile."""
@@ -140,8 +150,8 @@ class Trainings:
         """Train the source at the first size, and give its weights to the other variants where they fit."""
         if self.epochs.source:
             self._seed()
-            with self.alone():
-                self._phases[0].fit("source", self._task(self._sources[0]), self.epochs.source)
+            with self._origin.alone():
+                self._origin.fit("source", self._task(self._sources[0]), self.epochs.source)
         trained = self._sources[0].state_dict()
         for source in self._sources[1:]:
             own = source.state_dict()

@@ -19,7 +19,7 @@ from tqdm import tqdm
 
 from ._inputs import data_name, network_settings, training_images
 from ._modes import evaluating
-from ._phases import Phases, shared_phases
+from ._phases import Phases, shared_phases, source_phases
 from ._run_files import Compared, Outcome, summary, write_run
 from ._run_pictures import write_run_picture
 from .comparisons import Comparison, comparison_architectures, inherit
@@ -126,8 +126,9 @@ def search_and_finetune(
             it prefers at the start; 0 takes those that keep most weights.
         comparisons: What else is trained as the subnet is, at the same budget, see `Comparison`.
         shared_dir: Directory where runs that differ in nothing but budgets, device and choices find each other's
-            source, baseline and supernet; by default each run trains its own. The supernet's weights are trained first
-            then (``search.phases=decoupled``), near all latencies that ``search.serves`` names.
+            baseline and supernet, and all runs of one network, task and data their source; by default each run trains
+            its own. The supernet's weights are trained first then (``search.phases=decoupled``), near all latencies
+            that ``search.serves`` names.
         show_images: Whether pages of results may show test images; by default only embedded ones. A picture of what the
             subnet finds in them is written either way.
 
@@ -170,7 +171,7 @@ def search_and_finetune(
     }
     trained = {"space": full.to_json(), "seed": seed, "epochs": vars(epochs)}
     run = Phases(run_dir, trainer, logger, data, seed, {**trained, **wanted})
-    shared = run
+    origin = shared = run
     if shared_dir is not None:
         settings = {
             "network": network.keywords,
@@ -184,12 +185,13 @@ def search_and_finetune(
             "data": data,
         }
         shared = shared_phases(Path(shared_dir), run, {**trained, **settings})
+        origin = source_phases(Path(shared_dir), run, network, task, epochs.source)
     own = full.decode(full.reference_nodes)
 
     log.info("1/4 Training the source, %.4g ms", costs.latency_ms(own))
     if epochs.source:
-        with shared.alone():
-            shared.fit("source", task(network=source, num_classes=data.num_classes), epochs.source)
+        with origin.alone():
+            origin.fit("source", task(network=source, num_classes=data.num_classes), epochs.source)
 
     log.info("2/4 Searching")
     pl.seed_everything(seed, workers=True, verbose=False)

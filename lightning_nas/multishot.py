@@ -58,6 +58,7 @@ def evolve_and_finetune(
     search_task: Mapping[str, Any] | None = None,
     finetune_task: Mapping[str, Any] | None = None,
     num_calibration_batches: int = 8,
+    shared_dir: str | Path | None = None,
 ) -> dict[str, Any]:
     """Train the source, evolve trials from it within the budgets, fine-tune the best for each budget, compare.
 
@@ -98,6 +99,8 @@ def evolve_and_finetune(
         finetune_task: Those that differ in fine-tuning, and where the source is trained on.
         num_calibration_batches: Training batches by which a network is refitted to the source whose weights it
             inherits.
+        shared_dir: Directory where searches of one network, task and data, by whichever recipe, find each other's
+            source; by default each run trains its own.
 
     Returns:
         The content of result.json; for several budgets that of each, by the names of their folders.
@@ -144,7 +147,8 @@ def evolve_and_finetune(
     )
     study = Study(storage or run_dir / "study.journal", ground, search, record, seed)
     finetuning = {"finetune": epochs.finetune, "finetune_task": plain(finetune_task or {})}
-    trainings.open(run_dir, trainer, logger, {**record, **finetuning})
+    shared = None if shared_dir is None else Path(shared_dir)
+    trainings.open(run_dir, trainer, logger, {**record, **finetuning}, shared)
     try:
         log.info(
             "1/3 Training the source, %.4g ms",

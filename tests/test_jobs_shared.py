@@ -5,6 +5,11 @@ import subprocess
 import sys
 
 import pytest
+from PIL import Image
+
+from lightning_nas._phases import plain
+from lightning_nas.data.digit_detection import DigitDetectionDataModule
+from lightning_nas.data.image_folder import ImageFolderDataModule
 
 TINY = [
     "epochs.source=1",
@@ -29,12 +34,37 @@ def run(folder, *arguments):
     return subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=300)
 
 
+def folders(shared):
+    """Return the folders of shared trainings, that of the source last."""
+    found = sorted(shared.iterdir(), key=lambda folder: (folder / "checkpoints" / "source.ckpt").exists())
+    assert sum((folder / "checkpoints" / "source.ckpt").exists() for folder in found) == 1
+    return found
+
+
+def test_settings_tell_apart_what_is_trained_on(tmp_path):
+    def folder(name, **options):
+        for split in ("train", "val"):
+            for label in ("cat", "dog"):
+                place = tmp_path / name / split / label
+                place.mkdir(parents=True, exist_ok=True)
+                Image.new("RGB", (8, 8)).save(place / "0.png")
+        return ImageFolderDataModule(tmp_path / name, image_size=32, **options)
+
+    here, there = folder("a/pets"), folder("b/pets")
+    assert plain(here) == plain(there)
+    assert plain(here, whole_paths=True) != plain(there, whole_paths=True)
+    assert plain(here) != plain(folder("a/pets", flip=False))
+    assert plain(here, whole_paths=True) == plain(folder("a/pets"), whole_paths=True)
+    scenes = [plain(DigitDetectionDataModule(scenes_per_digit=count)) for count in (1, 1, 2)]
+    assert scenes[0] == scenes[1] != scenes[2]
+    json.dumps(scenes)
+
+
 def test_the_second_run_trains_neither_source_nor_supernet_nor_baseline(tmp_path):
     first = run(tmp_path, "latency=0.8x", "shared_dir=shared", "comparisons=[uniform,random]", "hydra.run.dir=a")
     assert first.returncode == 0, first.stderr
-    (shared,) = (tmp_path / "shared").iterdir()
-    checkpoints = {path.name: path.read_bytes() for path in (shared / "checkpoints").glob("*.ckpt")}
-    assert {"source.ckpt", "search.ckpt", "baseline.ckpt"} <= set(checkpoints)
+    shared, source = folders(tmp_path / "shared")
+    assert {"search", "baseline"} <= {path.stem for path in shared.glob("checkpoints/*.ckpt")}
     result = json.loads((tmp_path / "a" / "result.json").read_text())
     assert list(result["comparisons"]) == ["uniform", "random 1", "random 2", "random 3"]
     limit = result["budget"]["latency_ms"]
@@ -43,7 +73,7 @@ def test_the_second_run_trains_neither_source_nor_supernet_nor_baseline(tmp_path
     kinds = ["latency=0.8x", "search.choices=kinds", "comparisons=[random]"]
     second = run(tmp_path, *kinds, "shared_dir=shared", "hydra.run.dir=b")
     assert second.returncode == 0, second.stderr
-    assert list((tmp_path / "shared").iterdir()) == [shared]
+    assert folders(tmp_path / "shared") == [shared, source]
     assert not list((tmp_path / "b" / "checkpoints").glob("s*.ckpt"))
     other = json.loads((tmp_path / "b" / "result.json").read_text())
     assert other["choices"] == "kinds"
@@ -57,7 +87,9 @@ def test_the_second_run_trains_neither_source_nor_supernet_nor_baseline(tmp_path
 
     third = run(tmp_path, "latency=0.8x", "shared_dir=shared", "finetune_task.lr=1e-4", "hydra.run.dir=c")
     assert third.returncode == 0, third.stderr
-    assert len(list((tmp_path / "shared").iterdir())) == 2
+    # Another supernet, of the same source.
+    assert len(list((tmp_path / "shared").iterdir())) == 3
+    assert folders(tmp_path / "shared")[-1] == source
 
 
 @pytest.mark.parametrize(
@@ -82,7 +114,7 @@ def test_a_sweep_shares_by_itself_and_does_not_repeat_what_is_finished(tmp_path)
     assert run(tmp_path, *arguments).returncode == 0
     results = {path.parent.name: path.stat().st_mtime_ns for path in (tmp_path / "out").glob("*/result.json")}
     assert set(results) == {"0", "1"}
-    assert len(list((tmp_path / "out" / "shared").iterdir())) == 1
+    assert len(folders(tmp_path / "out" / "shared")) == 2
     again = run(tmp_path, *arguments)
     assert again.returncode == 0
     assert again.stdout.count("it is not run again") == 2

@@ -150,6 +150,18 @@ for child in (straight, start("killed"), start("killed")):
 """
 
 
+def test_another_search_finds_the_source(tmp_path):
+    shared = {"shared_dir": tmp_path / "shared", "search": Evolution(trials=1, population=1)}
+    first = run(tmp_path / "a", **shared)
+    (source,) = (tmp_path / "shared").rglob("source.ckpt")
+    trained = source.read_bytes()
+    second = run(tmp_path / "b", **shared, space={"expansions": [2, 4], "ratios": [1.0]}, latency="0.95x")
+    assert [path.read_bytes() for path in tmp_path.rglob("source.ckpt")] == [trained]
+    assert second["baseline"]["metric"] == first["baseline"]["metric"]
+    run(tmp_path / "c", **shared, seed=1)
+    assert len(list(tmp_path.rglob("source.ckpt"))) == 2
+
+
 def test_killed_and_started_again_in_two_processes(tmp_path):
     code = PROCESSES.format(file=__file__)
     done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, timeout=240)

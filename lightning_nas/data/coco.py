@@ -64,7 +64,8 @@ class CocoDataModule(DetectionDataModule):
     ) -> None:
         self.root = Path(root).expanduser()
         extra = (extra_roots,) if isinstance(extra_roots, str | Path) else extra_roots
-        class_names, splits = _read_folder(self.root, [Path(folder).expanduser() for folder in extra])
+        self.extra_roots = tuple(Path(folder).expanduser() for folder in extra)
+        class_names, splits = _read_folder(self.root, self.extra_roots)
         super().__init__(
             {split: partial(tuple, records) for split, records in splits.items()},
             class_names,
