@@ -8,7 +8,7 @@ import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, is_dataclass
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any, cast
@@ -228,4 +228,5 @@ def plain(value: Any, whole_paths: bool = False) -> Any:
 
 def _is_frozen(value: Any) -> bool:
     """Return whether a value is settings: what can change holds more than those."""
-    return is_dataclass(value) and value.__dataclass_params__.frozen
+    params = getattr(value, "__dataclass_params__", None)
+    return params is not None and bool(params.frozen)
