@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from ._ablation_text import ablation_lines
 from ._fused_blocks import fused_cells, ranges
 from ._recorded import PRIVATE, Run, grouped, read_results
 from ._result_text import (
@@ -55,6 +56,7 @@ def results_page(folder: str | Path) -> str:
         "seeds, ± is the standard deviation; the difference is the mean over seeds of subnet minus baseline of the "
         "same seed. *Searched* are the widths (V1), the kinds of blocks (V2) or both (V3).",
         markdown_table(*_metric_table(groups)),
+        *_ablation(groups),
         "## Cost",
         "Latency is the estimator's; *verified* is the measurement of the whole network by the target's own compiler, "
         "simulator or clock, where it was available.",
@@ -106,6 +108,11 @@ def _metric_table(groups: Sequence[Group]) -> Table:
             ]
         )
     return [*GROUP_HEAD, *head], rows
+
+
+def _ablation(groups: Sequence[Group]) -> list[str]:
+    lines = ablation_lines(groups)
+    return ["\n".join(lines)] if lines else []
 
 
 def rivals_table(

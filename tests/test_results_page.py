@@ -15,6 +15,19 @@ def test_choices_are_groups_of_their_own(tmp_path: Path) -> None:
     assert [row[3:5] for row in rows[2:5]] == [["widths (V1)", "1"], ["kinds (V2)", "1"], ["both (V3)", "2"]]
 
 
+def test_both_together_stand_beside_one_after_the_other(tmp_path: Path) -> None:
+    # Of several budgets of one kind of search the smallest counts.
+    left = {"widths": (0.9, 0.8), "kinds": (0.75,), "both": (0.5,)}
+    for choices, shares in left.items():
+        for share in shares:
+            given = {"latency_ms": 4 * share, "peak_activation_bytes": None, "parameter_bytes": None}
+            result = make_result(choices=choices, budget=given, subnet=make_cost(4 * share, 0.9))
+            write_run(tmp_path / "task" / f"{choices}-{share}", result)
+    page = results_page(tmp_path / "task")
+    assert "one after the other that would be 40% (0.80 x 0.75 = 0.60). Both together save 50%" in page
+    assert "(accuracy \u22120.030), 10 points beyond that." in page
+
+
 def test_random_subnets_are_one_row_and_leads_are_by_seed(tmp_path: Path) -> None:
     for seed, subnet in enumerate((0.90, 0.94)):
         compared = make_comparisons(plain=0.90, randoms=(0.80, 0.82, 0.84), rule=0.95)
