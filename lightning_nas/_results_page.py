@@ -98,7 +98,7 @@ def _metric_table(groups: Sequence[Group]) -> Table:
         rows.append(
             [
                 *group_cells(group),
-                str(len(group)),
+                _seeds_text(group),
                 f"{metric['name']} ({metric['split']})",
                 spread_text(before),
                 spread_text(after),
@@ -200,7 +200,7 @@ def _fused(groups: Sequence[Group]) -> list[str]:
         return []
     most = max(len(cells) for _, cells in found)
     head = [*GROUP_HEAD, "Seeds", "Fused blocks", "Widths", *(f"Stage {number}" for number in range(1, most - 1))]
-    rows = [[*group_cells(group), str(len(group)), *cells, *[""] * (most - len(cells))] for group, cells in found]
+    rows = [[*group_cells(group), _seeds_text(group), *cells, *[""] * (most - len(cells))] for group, cells in found]
     said = (
         "Blocks are counted from 1. *ibn*: inverted bottleneck, *fused*: fused inverted bottleneck, *ds*: depthwise "
         "separable; *fused 1/3*: fused by one seed of three. *Widths*: channels of the stem and of each stage; "
@@ -253,7 +253,7 @@ def _provenance(groups: Sequence[Group]) -> str:
     lines = []
     for group in groups:
         results = [run.result for run in group]
-        facts = [f"seeds {', '.join(str(result['seed']) for result in results)}"]
+        facts = [f"seeds {', '.join(_distinct(str(result['seed']) for result in results))}"]
         for field in ("data", "epochs", "machine"):
             facts += [f"{field}: {value}" for value in _distinct(result.get(field) for result in results)]
         facts += [f"command `{value}`" for value in _distinct(_any_seed(result.get("command")) for result in results)]
@@ -279,6 +279,12 @@ def _fact(value: Any) -> str:
     if isinstance(value, Mapping):
         return ", ".join(f"{name} {item}" for name, item in value.items())
     return str(value)
+
+
+def _seeds_text(group: Group) -> str:
+    """Return the number of seeds, and that of runs where some seed was run again, on other versions or machines."""
+    num_seeds = len({run.result["seed"] for run in group})
+    return str(num_seeds) if num_seeds == len(group) else f"{num_seeds} ({len(group)} runs)"
 
 
 def _metrics(group: Group, network: str) -> list[float]:

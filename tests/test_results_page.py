@@ -28,6 +28,15 @@ def test_both_together_stand_beside_one_after_the_other(tmp_path: Path) -> None:
     assert "(accuracy \u22120.030), 10 points beyond that." in page
 
 
+def test_a_seed_that_ran_again_counts_in_the_mean_and_is_said(tmp_path: Path) -> None:
+    for number, (seed, accuracy) in enumerate(((0, 0.9), (0, 0.8), (1, 0.7))):
+        write_run(tmp_path / "task" / str(number), make_result(seed, accuracy))
+    page = results_page(tmp_path / "task")
+    row = rows_of(page)[2]
+    assert row[4:8] == ["2 (3 runs)", "accuracy (test)", "0.930 ± 0.000", "0.800 ± 0.100"]
+    assert "seeds 0, 1;" in page
+
+
 def test_random_subnets_are_one_row_and_leads_are_by_seed(tmp_path: Path) -> None:
     for seed, subnet in enumerate((0.90, 0.94)):
         compared = make_comparisons(plain=0.90, randoms=(0.80, 0.82, 0.84), rule=0.95)
