@@ -10,7 +10,7 @@ from lightning_nas.report import results_page
 
 def test_choices_are_groups_of_their_own(tmp_path: Path) -> None:
     for number, changes in enumerate([{}, {"choices": "kinds"}, {"choices": "widths"}, {"choices": "both"}]):
-        write_run(tmp_path / "task" / str(number), make_result(**changes))
+        write_run(tmp_path / "task" / str(number), make_result(number, **changes))
     rows = rows_of(results_page(tmp_path / "task"))
     assert [row[3:5] for row in rows[2:5]] == [["widths (V1)", "1"], ["kinds (V2)", "1"], ["both (V3)", "2"]]
 
