@@ -127,7 +127,7 @@ def rivals_table(
         named: Columns that name a group.
         cells: Gives what stands in them.
     """
-    head = [*named, "Network", "Metric", "Subnet minus it", "Latency (ms)", "Seeds"]
+    head = [*named, "Network", "Metric", "Subnet minus it", "Latency (ms)", "Runs"]
     rows = []
     for group in groups:
         for other in rivals(group):
@@ -183,7 +183,7 @@ def _rivals(groups: Sequence[Group]) -> list[str]:
     said = (
         "*Plain multiplier*: the source with all widths scaled by one ratio. *Random*: subnets of the space that use "
         "the budget up. *Expert's rule*: blocks fused where the estimator says that it pays, and widths scaled. Each "
-        "was fine-tuned as the subnet was. *In 2 of 3 seeds*: in how many the subnet is ahead."
+        "was fine-tuned as the subnet was. *In 2 of 3 runs*: in how many the subnet is ahead."
     )
     table = markdown_table(head, rows)
     return [

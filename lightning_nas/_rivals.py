@@ -101,7 +101,7 @@ def verdict_text(others: Sequence[Rival]) -> str:
 
         >>> plain = Rival("plain", "plain", 2.0, values=(0.8, 0.9), leads=(0.1, 0.0), num_runs=2)
         >>> verdict_text([plain, Rival("rule", "rule", 2.0, values=(0.9,), leads=(0.0,), num_runs=1)])
-        'ahead of plain (+0.050 ± 0.071, in 1 of 2 seeds); level with rule (+0.000, in 0 of 1 seed)'
+        'ahead of plain (+0.050 ± 0.071, in 1 of 2 runs); level with rule (+0.000, in 0 of 1 run)'
     """
     texts = []
     for side in ("ahead of", "level with", "behind"):
@@ -112,8 +112,8 @@ def verdict_text(others: Sequence[Rival]) -> str:
 
 def _lead_text(other: Rival) -> str:
     num_ahead = sum(lead >= _LEVEL for lead in other.leads)
-    seeds = "seed" if len(other.leads) == 1 else "seeds"
-    return f"{other.name} ({spread_text(other.leads, '+.3f')}, in {num_ahead} of {len(other.leads)} {seeds})"
+    runs = "run" if len(other.leads) == 1 else "runs"
+    return f"{other.name} ({spread_text(other.leads, '+.3f')}, in {num_ahead} of {len(other.leads)} {runs})"
 
 
 def _side(other: Rival) -> str:

@@ -47,8 +47,8 @@ def test_random_subnets_are_one_row_and_leads_are_by_seed(tmp_path: Path) -> Non
     assert table["random subnets (mean of 3)"] == ["0.820 ± 0.000", "+0.100 ± 0.028", "1.9", "2"]
     assert table["expert's rule"] == ["0.950 ± 0.000", "\u22120.030 ± 0.028", "1.7", "2"]
     assert (
-        "the subnet is ahead of plain multiplier (+0.020 ± 0.028, in 1 of 2 seeds), random subnets (mean of 3) "
-        "(+0.100 ± 0.028, in 2 of 2 seeds); behind expert's rule (\u22120.030 ± 0.028, in 0 of 2 seeds)." in page
+        "the subnet is ahead of plain multiplier (+0.020 ± 0.028, in 1 of 2 runs), random subnets (mean of 3) "
+        "(+0.100 ± 0.028, in 2 of 2 runs); behind expert's rule (\u22120.030 ± 0.028, in 0 of 2 runs)." in page
     )
 
 
@@ -56,7 +56,7 @@ def test_seeds_without_a_comparison_do_not_count_in_it(tmp_path: Path) -> None:
     write_run(tmp_path / "task" / "0", make_result(0, 0.5))
     write_run(tmp_path / "task" / "1", make_result(1, 0.9, comparisons={"uniform": make_cost(2.0, 0.9)}))
     page = results_page(tmp_path / "task")
-    assert "level with plain multiplier (+0.000, in 0 of 1 seed)." in page
+    assert "level with plain multiplier (+0.000, in 0 of 1 run)." in page
 
 
 def test_comparison_without_a_metric_has_a_cost_only(tmp_path: Path) -> None:
