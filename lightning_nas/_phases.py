@@ -187,7 +187,9 @@ def shared_phases(root: Path, run: Phases, settings: Mapping[str, Any]) -> Phase
     return Phases(folder, run.make_trainer, run.make_logger, run.data, run.seed, described, is_shared=True)
 
 
-def source_phases(root: Path, run: Phases, network: partial[Any], task: Any, epochs: int) -> Phases:
+def source_phases(
+    root: Path, run: Phases, network: partial[Any], task: Any, epochs: int, variant: Mapping[str, Any] | None = None
+) -> Phases:
     """Return where the source is trained that searches of any kind, space and budget share.
 
     Args:
@@ -196,8 +198,16 @@ def source_phases(root: Path, run: Phases, network: partial[Any], task: Any, epo
         network: Makes the source.
         task: Makes its LightningModule.
         epochs: How long it trains.
+        variant: Keywords of `network` beside its own. A partial of a partial does not always show those of both.
     """
-    settings = {"network": network.keywords, "task": task, "data": run.data, "seed": run.seed, "source": epochs}
+    keywords = {**network.keywords, **(variant or {})}
+    settings = {
+        "network": partial(network.func, **keywords),
+        "task": task,
+        "data": run.data,
+        "seed": run.seed,
+        "source": epochs,
+    }
     return shared_phases(root, run, settings)
 
 

@@ -139,8 +139,9 @@ class Trainings:
         ]
         self._origin = self._phases[0]
         if shared_dir is not None:
-            network = partial(self.network, **self.variants[0])
-            self._origin = source_phases(shared_dir, self._origin, network, self.task, self.epochs.source)
+            self._origin = source_phases(
+                shared_dir, self._origin, self.network, self.task, self.epochs.source, self.variants[0]
+            )
 
     def alone(self) -> AbstractContextManager[None]:
         """Let no other process work in the folder meanwhile."""

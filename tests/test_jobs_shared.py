@@ -28,6 +28,18 @@ TINY = [
     "trainer.enable_progress_bar=false",
 ]
 
+NOT_OF_MULTISHOT = {
+    "epochs.source",
+    "epochs.search",
+    "epochs.finetune",
+    "data.image_size",
+    "data.scenes_per_digit",
+    "search.steps",
+    "search.candidates",
+    "num_refitted",
+    "num_calibration_batches",
+}
+
 
 def run(folder, *arguments):
     command = [sys.executable, "-m", "lightning_nas", "--config-name", "digits", *arguments, "search=decoupled", *TINY]
@@ -90,6 +102,28 @@ def test_the_second_run_trains_neither_source_nor_supernet_nor_baseline(tmp_path
     # Another supernet, of the same source.
     assert len(list((tmp_path / "shared").iterdir())) == 3
     assert folders(tmp_path / "shared")[-1] == source
+
+
+def test_recipes_of_both_kinds_find_the_same_source(tmp_path):
+    pytest.importorskip("optuna")
+    tiny = [argument for argument in TINY if argument.split("=")[0] not in NOT_OF_MULTISHOT]
+    same = ["latency=0.9x", "shared_dir=shared", "data.image_size=32", "epochs.source=1", "epochs.finetune=1"]
+    same += ["task.lr=1e-3", "task.weight_decay=0.02", "num_calibration_batches=2", *tiny]
+    segmenter = ["supernet@_global_=segmenter", "task=segmentation", "data=masks", "variants=[{output_stride: 8}]"]
+    settings = {
+        "segmentation": ["epochs.search=1", "search.steps=3", "search.candidates=2", "num_refitted=2"],
+        "multishot": [*segmenter, "image_sizes=[]", "epochs.search=1", "search.rungs=[]", "search.trials=1"],
+        "deeper": [*segmenter, "image_sizes=[]", "search.rungs=[]", "search.trials=1", "network.head=deeplabv3_lite"],
+    }
+    found = []
+    for name, own in settings.items():
+        recipe = "segmentation" if name == "segmentation" else "multishot"
+        command = [sys.executable, "-m", "lightning_nas", "--config-name", recipe, *same, *own, f"hydra.run.dir={name}"]
+        done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=300)
+        assert done.returncode == 0, done.stderr
+        found.append(len(list(tmp_path.rglob("source.ckpt"))))
+    # Another head is another source.
+    assert found == [1, 1, 2]
 
 
 @pytest.mark.parametrize(
