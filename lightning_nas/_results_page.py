@@ -113,8 +113,8 @@ def _metric_table(groups: Sequence[Group]) -> Table:
 def _ablation(groups: Sequence[Group]) -> list[str]:
     lines = ablation_lines(groups)
     said = (
-        "Budgets are what was asked for, so what is saved stands beside what it cost in the metric; runs may be of other "
-        "spaces (*Widths* below) and seeds."
+        "Budgets are what was asked for, so what is saved stands beside what it cost in the metric; runs may be of "
+        "other spaces (*Widths* below) and seeds."
     )
     return [said, "\n".join(lines)] if lines else []
 
