@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from functools import partial
 from typing import Any
 
@@ -17,8 +18,10 @@ def network_settings(network: partial[nn.Module], num_classes: int) -> dict[str,
 
 
 def data_name(data: Any) -> str:
-    """Return the name of the data's folder, or of its class where it has none."""
-    return data.root.name if hasattr(data, "root") else type(data).__name__
+    """Return the name of the data's folder; of embedded data, which has none, that of its class in words."""
+    if hasattr(data, "root"):
+        return str(data.root.name)
+    return re.sub(r"(?<=[a-z])(?=[A-Z])", " ", type(data).__name__.removesuffix("DataModule")).lower()
 
 
 def training_images(data: Any, num_batches: int) -> Tensor:

@@ -145,7 +145,8 @@ class Phases:
         trainer = self.fit(name, module, epochs).trainer
         figures = trainer.test(module, datamodule=self.data, verbose=False, weights_only=True)[0]
         name, key = cast(tuple[str, str], module.metric)
-        return {"name": name, "value": figures[key], "split": "test"}
+        # A hundredth means little on few images, so pages say how many they are.
+        return {"name": name, "value": figures[key], "split": "test", "num_images": _num_images(trainer)}
 
     def alone(self) -> AbstractContextManager[Any]:
         """Let no other process train in this directory meanwhile; it waits for its turn, and then finds the result."""
@@ -234,6 +235,13 @@ def plain(value: Any, whole_paths: bool = False) -> Any:
         path = Path(value).expanduser()
         return str(path.resolve()) if whole_paths else path.name
     return value if isinstance(value, str | int | float | bool | None) else repr(value)
+
+
+def _num_images(trainer: pl.Trainer) -> int:
+    """Return how many images of the test split a Trainer looked at."""
+    (batches,) = trainer.num_test_batches
+    loader = cast(Any, trainer.test_dataloaders)
+    return min(len(loader.dataset), int(batches) * loader.batch_size)
 
 
 def _is_frozen(value: Any) -> bool:

@@ -15,6 +15,7 @@ __all__ = [
     "is_within_budget",
     "limits",
     "markdown_table",
+    "metric_text",
     "plain_table",
     "searched_text",
     "signed",
@@ -43,6 +44,18 @@ def is_within_budget(result: Result) -> bool:
         False
     """
     return all(result["subnet"][field] <= limit for field, limit in limits(result))
+
+
+def metric_text(metric: Mapping[str, Any]) -> str:
+    """Return what a metric is, and on what it was taken.
+
+    Example::
+
+        >>> metric_text({"name": "AP50", "value": 0.5, "split": "test", "num_images": 75})
+        'AP50 (test, 75 images)'
+    """
+    images = f", {metric['num_images']} images" if metric.get("num_images") else ""
+    return f"{metric['name']} ({metric['split']}{images})"
 
 
 def budget_text(result: Result) -> str:

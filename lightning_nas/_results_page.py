@@ -18,6 +18,7 @@ from ._result_text import (
     count_text,
     is_within_budget,
     markdown_table,
+    metric_text,
     searched_text,
     spread_text,
 )
@@ -93,13 +94,15 @@ def _metric_table(groups: Sequence[Group]) -> Table:
     head = ["Seeds", "Metric", "Baseline", "Subnet", "Difference", "Latency", "Within budget"]
     rows = []
     for group in groups:
-        metric = group[0].result["subnet"]["metric"]
+        metrics = [run.result["subnet"]["metric"] for run in group]
+        # Older records do not say on how many images.
+        metric = next((metric for metric in metrics if metric.get("num_images")), metrics[0])
         before, after = _metrics(group, "baseline"), _metrics(group, "subnet")
         rows.append(
             [
                 *group_cells(group),
                 _seeds_text(group),
-                f"{metric['name']} ({metric['split']})",
+                metric_text(metric),
                 spread_text(before),
                 spread_text(after),
                 spread_text([b - a for a, b in zip(before, after, strict=True)], "+.3f"),

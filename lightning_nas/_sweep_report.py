@@ -18,6 +18,7 @@ from ._result_text import (
     change_text,
     is_within_budget,
     markdown_table,
+    metric_text,
     plain_table,
     searched_text,
     signed,
@@ -57,7 +58,7 @@ def _by_task(sweep: Sweep) -> dict[str, list[Run]]:
         metric = run.result["subnet"]["metric"]
         task = str(run.result.get("task") or run.result["recipe"]).capitalize()
         data = f" on {run.result['data']}" if run.result.get("data") else ""
-        parts.setdefault(f"{task}{data}, {metric['name']} ({metric['split']})", []).append(run)
+        parts.setdefault(f"{task}{data}, {metric_text(metric)}", []).append(run)
     return parts
 
 
@@ -192,7 +193,7 @@ def _by_device(runs: Sequence[Run]) -> dict[str, list[Run]]:
 
 def _chart(device: str, runs: Sequence[Run]) -> str:
     metric = runs[0].result["subnet"]["metric"]
-    name = f"{metric['name']} ({metric['split']})"
+    name = metric_text(metric)
     return pareto_chart(f"{name} on {device}", _marks(runs), x_label="latency, estimated (ms)", y_label=name)
 
 

@@ -11,7 +11,7 @@ from typing import Any
 from lightning_nas._architecture_svg import BlockCost, architecture_svg
 from lightning_nas._page import figures as page_figures
 from lightning_nas._page import page, table, terms
-from lightning_nas._result_text import budget_text, bytes_text, count_text, is_within_budget
+from lightning_nas._result_text import budget_text, bytes_text, count_text, is_within_budget, metric_text
 from lightning_nas._results_page import results_page
 from lightning_nas._svg import Point, line_chart, scatter_chart
 from lightning_nas._sweep_report import write_sweep_report
@@ -176,7 +176,7 @@ def _headline(result: Mapping[str, Any]) -> str:
     ]
     if subnet.get("metric") and baseline.get("metric"):
         values = f"{baseline['metric']['value']:.3f} → {subnet['metric']['value']:.3f}"
-        figures.append((values, f"{subnet['metric']['name']} ({subnet['metric']['split']})", ""))
+        figures.append((values, metric_text(subnet["metric"]), ""))
     return page_figures(figures)
 
 
@@ -191,7 +191,7 @@ def _cost_table(result: Mapping[str, Any]) -> str:
         values = [cost.get(field) for cost in costs.values()]
         rows.append([name, *("n/a" if value is None else form(value) for value in values), _change(values)])
     metrics = [cost.get("metric") for cost in costs.values()]
-    names = {f"{metric['name']} ({metric['split']})" for metric in metrics if metric}
+    names = {metric_text(metric) for metric in metrics if metric}
     if names:
         texts = [f"{metric['value']:.3f}" if metric else "n/a" for metric in metrics]
         ends = (metrics[0], metrics[-1])
