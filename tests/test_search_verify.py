@@ -45,3 +45,16 @@ def test_out_of_the_compilers_reach(supernet, estimator, caplog):
         (nodes,) = verified_candidates(search, estimator, 4)
     assert "No subnet was found that the backend of linear prices within" in caplog.text
     assert search.budgets.limits[0].table.exact(nodes) <= search.budgets.limits[0].budget
+
+
+@pytest.mark.parametrize("factor", [1.01, 1.015])
+def test_where_the_compiler_leaves_few_it_is_asked_for_less(supernet, estimator, factor):
+    estimator = type(estimator)(compiled_factor=factor)
+    search = search_of(supernet, estimator, latency_ms="0.6x")
+    within = [
+        nodes
+        for nodes in search.candidates(24)
+        if estimator.verify_ms(supernet.supernet.space.decode(nodes)) <= search.budgets.limits[0].budget
+    ]
+    assert len(within) < 12
+    assert len(verified_candidates(search, estimator, 12)) == 12

@@ -21,40 +21,45 @@ def verified_candidates(search: Search, estimator: Estimator, count: int) -> lis
     """Return up to `count` candidates of `search` whose whole networks the device's backend prices within the budget.
 
     An estimate is right on average, and the solver, which uses a budget up, finds where it is low: of networks at the
-    edge about half would be over by some tenths of a percent. Where all are, the solver is asked again for less, by the
-    smallest factor that the estimate was low by. Without the backend, or without a latency budget, these are
+    edge about half would be over by some tenths of a percent. Where too few are within, the solver is asked again for
+    less, by what the estimate was low by. Without the backend, or without a latency budget, these are
     `Search.candidates`.
 
     Args:
         search: The search, its logits trained.
         estimator: It knows the backend (`Estimator.verify_ms`).
-        count: How many at most; twice as many are measured.
+        count: How many at most; up to six times as many are measured.
     """
     limits = search.budgets.limits
     latency = next((limit for limit in limits if limit.name == "latency_ms"), None)
     if latency is None or estimator.verify_ms(search.supernet.space.decode(search.best())) is None:
         return search.candidates(count)
     asked = latency.budget
+    found: dict[tuple[int, ...], float] = {}
+    kept: list[tuple[int, ...]] = []
     for _ in range(ROUNDS):
-        candidates = search.candidates(2 * count, _with_budget(limits, asked))
-        measured = [estimator.verify_ms(search.supernet.space.decode(nodes)) or 0.0 for nodes in candidates]
-        kept = [nodes for nodes, ms in zip(candidates, measured, strict=True) if ms <= latency.budget]
-        if kept:
-            return kept[:count]
-        factor = min(ms / latency.table.exact(nodes) for nodes, ms in zip(candidates, measured, strict=True))
-        lower = min(0.99 * asked, latency.budget / factor)
+        for nodes in search.candidates(2 * count, _with_budget(limits, asked)):
+            found[nodes] = estimator.verify_ms(search.supernet.space.decode(nodes)) or 0.0
+        kept = [nodes for nodes, ms in found.items() if ms <= latency.budget]
+        if len(kept) >= count:
+            break
+        # Where some are within, what half of all would be; where none is, what the least underestimated would be.
+        factors = sorted(ms / latency.table.exact(nodes) for nodes, ms in found.items())
+        lower = min(0.99 * asked, latency.budget / factors[len(factors) // 2 if kept else 0])
         if lower < search.budgets.reaches[limits.index(latency)].minimum:
             break
         asked = lower
-    nearest = min(zip(measured, candidates, strict=True))
+    if kept:
+        return kept[:count]
+    nearest, least_ms = min(found.items(), key=lambda item: item[1])
     log.warning(
         "No subnet was found that the backend of %s prices within %.6g ms; the nearest takes %.6g ms. The estimate is "
         "low here. HINT: ask for a little less.",
         estimator.device.name,
         latency.budget,
-        nearest[0],
+        least_ms,
     )
-    return [nearest[1]]
+    return [nearest]
 
 
 def is_verified(search: Search, estimator: Estimator, nodes: tuple[int, ...]) -> bool:
