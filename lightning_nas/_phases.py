@@ -142,7 +142,10 @@ class Phases:
 
     def train(self, name: str, module: pl.LightningModule, epochs: int) -> dict[str, Any]:
         """Train `module` and return its metric on the test split."""
-        trainer = self.fit(name, module, epochs).trainer
+        return self.test(self.fit(name, module, epochs).trainer, module)
+
+    def test(self, trainer: pl.Trainer, module: pl.LightningModule) -> dict[str, Any]:
+        """Return the metric of what a Trainer trained, on the test split."""
         figures = trainer.test(module, datamodule=self.data, verbose=False, weights_only=True)[0]
         name, key = cast(tuple[str, str], module.metric)
         # A hundredth means little on few images, so pages say how many they are.

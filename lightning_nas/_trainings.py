@@ -28,11 +28,26 @@ from .supernet import derive, space_of
 from .supernet.source import named_blocks
 from .supernet.subnet import supernet_with
 
-__all__ = ["Trainings"]
+__all__ = ["Finetuned", "Trainings"]
 
 log = logging.getLogger(__name__)
 
 Report = Callable[[int, float], bool]
+
+
+@dataclass(frozen=True)
+class Finetuned:
+    """A trial that was trained on.
+
+    Attributes:
+        module: Its LightningModule.
+        value: Its metric on the validation data, by which it is chosen.
+        metric: Its metric on the test data, as records have it.
+    """
+
+    module: Any
+    value: float
+    metric: Mapping[str, Any]
 
 
 @dataclass
@@ -180,8 +195,8 @@ class Trainings:
         fit = self._phases[genes[0]].fit(f"trial-{number}", module, self.epochs.search, [rungs])
         return fit, rungs, network
 
-    def finetune(self, ground: Ground, genes: Genes, number: int) -> tuple[Any, dict[str, Any]]:
-        """Train a finished trial on, and return its module and its metric on the test data."""
+    def finetune(self, ground: Ground, genes: Genes, number: int) -> Finetuned:
+        """Train a finished trial on, and judge it."""
         self._seed()
         network, taught = self._build(ground, genes)
         trained = self._trained(number)
@@ -191,7 +206,10 @@ class Trainings:
             taught(network=network, **self.search_task).load_state_dict(trained)
         self._seed()
         module = taught(network=network, **self.finetune_task)
-        return module, self._phases[genes[0]].train(f"finetune-{number}", module, self.epochs.finetune)
+        phases = self._phases[genes[0]]
+        trainer = phases.fit(f"finetune-{number}", module, self.epochs.finetune).trainer
+        judged = trainer.validate(module, datamodule=phases.data, verbose=False, weights_only=True)[0]
+        return Finetuned(module, judged[self.key], phases.test(trainer, module))
 
     def train_baseline(self) -> dict[str, Any]:
         """Train the source on, for as long as a trial and its fine-tuning, and return its metric on the test data."""

@@ -7,7 +7,7 @@ import logging
 import re
 import time
 from collections.abc import Callable, Mapping, Sequence
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -19,9 +19,10 @@ from ._run_files import Outcome, summary, write_run
 from ._trainings import Trainings
 from .estimator import Estimator
 from .jobs import Epochs
-from .search.aging import Evolution, Result, best_within
+from .search.aging import Evolution, Result
+from .search.best_trial import best_trial
 from .search.budget import confirm, format_reach
-from .search.ground import Ground, targets_of
+from .search.ground import Ground, Target, targets_of
 from .search.study import Study
 from .search.trial import LostTrialError, Trial
 
@@ -63,8 +64,10 @@ def evolve_and_finetune(
     """Train the source, evolve trials from it within the budgets, fine-tune the best for each budget, compare.
 
     A trial is a network of the space at one of the input sizes, in one of the variants, that inherits the source's
-    weights and is trained for ``epochs.search``. Trials are selected by the metric on the validation data; the test
-    data is used only for what is fine-tuned in the end, and for the baseline, the source trained on for as many epochs.
+    weights and is trained for ``epochs.search``. Trials are selected by the metric on the validation data; of each
+    budget, the best that uses it is fine-tuned, and then each gets the best of these within it. The test data is used
+    only for what is fine-tuned in the end, and for the baseline, the source trained on for as many epochs. Where the
+    device's backend is installed, whole networks are measured before they are trained, and what is over is passed over.
 
     The study is kept in Optuna's storage. It can be killed at any time and goes on when the job is started again with
     the same output directory. Several processes that are given the same output directory share the work: none starts a
@@ -129,7 +132,8 @@ def evolve_and_finetune(
         num_calibration_batches=num_calibration_batches,
     )
     places = trainings.places(costs, space)
-    ground = Ground(places, len(trainings.variants), targets_of(places, requests, search.floor))
+    targets = targets_of(places, requests, search.floor)
+    ground = Ground(places, len(trainings.variants), targets, cache(costs.verify_ms))
     _log_reach(ground)
     spaces = "".join(place.space.to_json() for place in places)
     record = plain(
@@ -239,7 +243,7 @@ def _run_trial(study: Study, trial: Trial, trainings: Trainings) -> None:
     if rungs.is_stopped:
         trainings.forget(number)
     target = ground.targets[trial.target]
-    best = best_within(study.results(), target.limit)
+    best = best_trial(study.results(), ground, target)
     log.info(
         "Trial %d: %s %.4f after %d of %d epochs%s",
         number,
@@ -252,21 +256,25 @@ def _run_trial(study: Study, trial: Trial, trainings: Trainings) -> None:
 
 
 def _finish(study: Study, trainings: Trainings, costs: Estimator, recipe: str, seed: int) -> dict[str, Outcome]:
-    """Fine-tune the best trial for each budget, and train the source on."""
+    """Fine-tune the best trial that uses each budget, give each the best of them within it, and train the source on."""
     ground, results, totals = study.ground, study.results(), study.totals()
     source = ground.places[0].space
     baseline = trainings.train_baseline()
+    picked = [_best(results, ground, target) for target in ground.targets]
+    finetuned = {best.number: trainings.finetune(ground, best.genes, best.number) for best in dict.fromkeys(picked)}
     outcomes = {}
-    for target in ground.targets:
-        best = _best(results, target.label, target.limit)
+    for target, own in zip(ground.targets, picked, strict=True):
+        # Now that they are trained to the end, a smaller network that is better serves a larger budget, too.
+        within = [best for best in dict.fromkeys(picked) if best is own or ground.meets(best.genes, target)]
+        best = max(within, key=lambda best: finetuned[best.number].value)
+        tuned = finetuned[best.number]
         place, budgets = ground.place(best.genes), target.budgets[ground.index(best.genes)]
         assert budgets is not None, "a trial within the budgets is at a place that can meet them"
         chosen = ground.decode(best.genes)
         confirm(budgets, costs, chosen)
-        module, metric = trainings.finetune(ground, best.genes, best.number)
         outcomes[target.label] = Outcome(
             recipe=recipe,
-            task=type(module).__name__.lower(),
+            task=type(tuned.module).__name__.lower(),
             seed=seed,
             costs=costs,
             budgets=budgets,
@@ -274,9 +282,9 @@ def _finish(study: Study, trainings: Trainings, costs: Estimator, recipe: str, s
             choices="both",
             source=source.decode(source.reference_nodes),
             chosen=chosen,
-            subnet=module.network,
+            subnet=tuned.module.network,
             source_metric=baseline,
-            subnet_metric=metric,
+            subnet_metric=tuned.metric,
             compared=(),
             search=totals,
             history=_history(results, trainings.key),
@@ -287,12 +295,18 @@ def _finish(study: Study, trainings: Trainings, costs: Estimator, recipe: str, s
     return outcomes
 
 
-def _best(results: Sequence[Result], label: str, limit: float) -> Result:
-    best = best_within(results, limit)
+def _best(results: Sequence[Result], ground: Ground, target: Target) -> Result:
+    best = best_trial(results, ground, target)
     if best is None:
         raise RuntimeError(
-            f"No trial within the budget {label} was trained to the end. HINT: more trials, fewer rungs, or a smaller"
-            " learning rate where metrics are not finite."
+            f"No trial within the budget {target.label} was trained to the end. HINT: more trials, fewer rungs, or a"
+            " smaller learning rate where metrics are not finite."
+        )
+    if not ground.is_verified(best.genes, target):
+        log.warning(
+            "The device's backend prices all trials over the budget %s, which they keep by the estimate. HINT: more "
+            "trials, or ask for a little less.",
+            target.label,
         )
     return best
 

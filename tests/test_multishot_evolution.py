@@ -3,13 +3,15 @@
 import itertools
 import subprocess
 import sys
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
 from conftest import LinearEstimator, small_network
 
-from lightning_nas.search.aging import Evolution, Result, best_within, is_promoted, parents
+from lightning_nas.search.aging import Evolution, Result, is_promoted, parents
+from lightning_nas.search.best_trial import best_trial
 from lightning_nas.search.domination import non_dominated_rank, survivors
 from lightning_nas.search.ground import Ground, Place, targets_of
 from lightning_nas.search.owner import Owner
@@ -94,10 +96,52 @@ def test_a_rung_lets_the_best_part_go_on():
     assert is_promoted(0.1, [], eta=3)
 
 
-def test_the_best_is_complete_and_within():
-    results = [result(0, 0.9, cost=3.0), result(1, 0.8), result(2, 0.7), result(3, 0.99, is_complete=False)]
-    assert best_within(results, 2.0).number == 1
-    assert best_within(results, 0.5) is None
+def trials_of(ground, *values, target=0):
+    """Return complete trials of proposals for a target, the costs falling."""
+    found = [
+        propose(ground, ground.targets[target], [], [], 1, Evolution(40, population=99), np.random.default_rng(n)).genes
+        for n in range(len(values))
+    ]
+    found.sort(key=ground.cost, reverse=True)
+    return [Result(n, g, 1, v, ground.cost(g), True) for n, (g, v) in enumerate(zip(found, values, strict=True))]
+
+
+def test_the_best_trial_is_complete_within_the_budget_and_uses_it(two_sizes):
+    ground = ground_of(two_sizes, "0.8x", "0.4x")
+    large, small = ground.targets
+    results = trials_of(ground, 0.5, 0.6, 0.55)
+    tiny = replace(trials_of(ground, 0.9, target=1)[0], number=3)
+    stopped = replace(results[2], number=4, value=0.99, is_complete=False)
+    # The small one has the highest value after a brief training, and is for those who ask for as little.
+    assert best_trial([*results, tiny, stopped], ground, large).number == 1
+    assert best_trial([*results, tiny, stopped], ground, small).number == 3
+    assert best_trial([tiny], ground, large).number == 3
+    assert best_trial([*results, stopped], ground, small) is None
+
+
+def test_what_the_backend_prices_over_the_budget_is_no_best_trial_where_another_is(two_sizes):
+    ground = ground_of(two_sizes, "0.8x")
+    results = trials_of(ground, 0.5, 0.6, 0.55)
+    over = ground.decode(results[1].genes)
+    measured = replace(ground, verify_ms=lambda architecture: 1e9 if architecture == over else 0.0)
+    assert best_trial(results, measured, ground.targets[0]).number == 2
+    hopeless = replace(ground, verify_ms=lambda architecture: 1e9)
+    assert best_trial(results, hopeless, ground.targets[0]).number == 1
+
+
+@pytest.mark.parametrize("num_started", [0, 1, 9])
+def test_proposals_are_within_the_budget_by_the_backend(two_sizes, num_started):
+    estimator = LinearEstimator(compiled_factor=1.01)
+    ground = replace(ground_of(two_sizes, "0.8x"), verify_ms=estimator.verify_ms)
+    target = ground.targets[0]
+    results, settings = trials_of(ground, 0.5, 0.6, 0.55), Evolution(40, population=4)
+    for seed in range(8):
+        found = propose(ground, target, results, [], num_started, settings, np.random.default_rng(seed))
+        assert estimator.verify_ms(ground.decode(found.genes)) <= target.limit
+    # Where the backend is far from the estimate, the estimate counts.
+    hopeless = replace(ground, verify_ms=lambda architecture: 1e9)
+    found = propose(hopeless, target, results, [], num_started, settings, np.random.default_rng(0))
+    assert ground.is_within(found.genes, target)
 
 
 @pytest.mark.parametrize("sampler", ["evolution", "nsga2"])

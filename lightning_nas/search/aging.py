@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from .domination import survivors
 
-__all__ = ["Evolution", "Genes", "Result", "Sampler", "best_within", "is_promoted", "parents"]
+__all__ = ["Evolution", "Genes", "Result", "Sampler", "is_promoted", "parents"]
 
 Genes = tuple[int, ...]
 """One member: the index of its input size, of its variant of the network, and its nodes in the space of these."""
@@ -134,19 +134,6 @@ def is_promoted(value: float, others: Sequence[float], eta: float) -> bool:
     """
     better = sum(other > value for other in others)
     return better < max(1.0, (len(others) + 1) / eta)
-
-
-def best_within(results: Sequence[Result], budget: float) -> Result | None:
-    """Return the best complete trial within a budget on the cost, the first of equals; None where there is none.
-
-    Example::
-
-        >>> results = [Result(0, (0,), 1, 0.9, 3.0, True), Result(1, (1,), 1, 0.8, 2.0, True)]
-        >>> best_within(results, 2.5).number
-        1
-    """
-    within = [result for result in results if result.is_complete and result.cost <= budget]
-    return max(within, key=lambda result: (result.value, -result.number), default=None)
 
 
 def _winner(alive: Sequence[Result], tournament: int, rng: np.random.Generator) -> int:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -68,6 +68,8 @@ class Ground:
         places: The sizes and variants.
         num_variants: Number of variants.
         targets: The budgets.
+        verify_ms: Measures a whole network with the device's backend, in milliseconds, or gives None where that is not
+            here; none where estimates are enough.
 
     Raises:
         ValueError: The spaces of two places offer different options.
@@ -76,6 +78,7 @@ class Ground:
     places: tuple[Place, ...]
     num_variants: int
     targets: tuple[Target, ...]
+    verify_ms: Callable[[Architecture], float | None] | None = None
 
     def __post_init__(self) -> None:
         first = self.places[0]
@@ -123,6 +126,20 @@ class Ground:
         if floored and costs and costs[0] < target.floors[index]:
             return False
         return not any(max(table.parts(nodes)) > 0 for table in budgets.forbidden)
+
+    def is_verified(self, genes: Genes, target: Target) -> bool:
+        """Return whether the device's backend, where it is here, prices a member within the latency budget."""
+        budgets = target.budgets[self.index(genes)]
+        limits = budgets.limits if budgets else ()
+        latency = next((limit for limit in limits if limit.name == "latency_ms"), None)
+        if latency is None or self.verify_ms is None:
+            return True
+        measured = self.verify_ms(self.decode(genes))
+        return measured is None or measured <= latency.budget
+
+    def meets(self, genes: Genes, target: Target) -> bool:
+        """Return whether a member is within the budgets, by the estimate and by the backend, where it is here."""
+        return self.is_within(genes, target, floored=False) and self.is_verified(genes, target)
 
     def parameters(self) -> dict[str, list[str]]:
         """Return the name of each gene with the names of its options, as a study records them."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -20,11 +20,14 @@ __all__ = ["Proposal", "propose"]
 # Proposals outside the budgets cost nothing but a look at the tables.
 _ATTEMPTS = 200
 _UNIFORM_ATTEMPTS = 64
+# Measuring a whole network takes a second, and training it minutes.
+_MAX_MEASURED = 16
+_PARTS = (1.0, 0.99, 0.98, 0.97)
 
 
 @dataclass(frozen=True)
 class Proposal:
-    """A member to train, and how many were rejected by the tables before it was found."""
+    """A member to train, and how many were rejected by the tables or the backend before it was found."""
 
     genes: Genes
     rejected: int
@@ -42,7 +45,8 @@ def propose(
     """Return the next member to train, new and within the budgets; None where none was found.
 
     The first is the one that keeps most weights of the source, the rest of the first population is random, the others
-    are children of what was trained.
+    are children of what was trained. What the device's backend prices over the latency budget is passed over; where it
+    does so with all that were looked at, the estimate counts.
 
     Args:
         ground: What can be proposed.
@@ -53,52 +57,71 @@ def propose(
         settings: How to propose.
         rng: Of the draws.
     """
-    if num_started == 0 and (first := _widest(ground, target)) is not None and first not in seen:
-        return Proposal(first, 0)
+    rejected, over = 0, list[Genes]()
+    for genes in _drawn(ground, target, results, num_started, settings, rng):
+        if genes is None:
+            rejected += 1
+        elif genes in seen:
+            continue
+        elif ground.is_verified(genes, target):
+            return Proposal(genes, rejected)
+        else:
+            rejected += 1
+            over.append(genes)
+            if len(over) == _MAX_MEASURED:
+                break
+    return Proposal(over[0], rejected) if over else None
+
+
+def _drawn(
+    ground: Ground,
+    target: Target,
+    results: Sequence[Result],
+    num_started: int,
+    settings: Evolution,
+    rng: np.random.Generator,
+) -> Iterator[Genes | None]:
+    """Draw members within the budgets, one after the other; None stands for one that the tables reject."""
+    if num_started == 0:
+        yield from _widest(ground, target)
     within = [result for result in results if ground.is_within(result.genes, target, floored=False)]
     pool = list(results) if settings.sampler == "nsga2" else within
-    rejected = 0
     if pool and num_started >= math.ceil(settings.population / len(ground.targets)):
         options = [np.arange(size) for size in ground.gene_sizes]
         for _ in range(_ATTEMPTS):
             child = offspring(*parents(pool, settings, rng), options, rng, settings.crossover)
-            if not ground.is_within(child, target):
-                rejected += 1
-            elif child not in seen:
-                return Proposal(child, rejected)
-    found = _random(ground, target, seen, rng)
-    return None if found is None else replace(found, rejected=rejected + found.rejected)
+            yield child if ground.is_within(child, target) else None
+    yield from _random(ground, target, rng)
 
 
-def _random(ground: Ground, target: Target, seen: Collection[Genes], rng: np.random.Generator) -> Proposal | None:
+def _random(ground: Ground, target: Target, rng: np.random.Generator) -> Iterator[Genes | None]:
     """Draw uniformly; where the budgets leave little, take the best by random scores, which is always within."""
     reachable = [index for index, budgets in enumerate(target.budgets) if budgets is not None]
-    rejected = 0
     for _ in range(_UNIFORM_ATTEMPTS):
         genes = ground.genes_at(int(rng.choice(reachable)), [int(rng.integers(size)) for size in ground.gene_sizes[2:]])
-        if not ground.is_within(genes, target):
-            rejected += 1
-        elif genes not in seen:
-            return Proposal(genes, rejected)
+        yield genes if ground.is_within(genes, target) else None
     for index in rng.permutation(np.repeat(reachable, 4)):
         scores = [rng.standard_normal(size) for size in ground.gene_sizes[2:]]
-        nodes = _solved(target, int(index), scores)
-        if nodes is not None and (genes := ground.genes_at(int(index), nodes)) not in seen:
-            return Proposal(genes, rejected)
-    return None
+        yield from _solved(ground, target, int(index), scores)
 
 
-def _widest(ground: Ground, target: Target) -> Genes | None:
-    """Return the member that keeps most weights of the source, at the first place that can meet the budgets."""
+def _widest(ground: Ground, target: Target) -> Iterator[Genes]:
+    """Find the member that keeps most weights of the source, at the first place that can meet the budgets."""
     index = next(index for index, budgets in enumerate(target.budgets) if budgets is not None)
     scores = [score.double().numpy() for score in kept_weights(ground.places[index].space)]
-    nodes = _solved(target, index, scores)
-    return None if nodes is None else ground.genes_at(index, nodes)
+    yield from _solved(ground, target, index, scores)
 
 
-def _solved(target: Target, index: int, scores: Sequence[NDArray[np.float64]]) -> Sequence[int] | None:
+def _solved(ground: Ground, target: Target, index: int, scores: Sequence[NDArray[np.float64]]) -> Iterator[Genes]:
+    """Find the member of the highest score, then those that use a little less of the first budget.
+
+    The solver uses a budget up, where an estimate that is low by some tenths of a percent is over.
+    """
     budgets = target.budgets[index]
     assert budgets is not None, "only places that can meet the budgets are asked"
-    first, *others = budgets.limits or (None,)
-    limits = [] if first is None else [replace(first, floor=target.floors[index]), *others]
-    return solve(scores, [limit for limit in limits if limit is not None], budgets.forbidden)
+    limits = budgets.limits
+    for part in _PARTS if limits else _PARTS[:1]:
+        first = [replace(limit, budget=part * limit.budget, floor=target.floors[index]) for limit in limits[:1]]
+        nodes = solve(scores, [*first, *limits[1:]], budgets.forbidden)
+        if nodes is not None:
+            yield ground.genes_at(index, nodes)

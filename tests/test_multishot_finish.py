@@ -1,0 +1,56 @@
+"""What a study of several budgets ends with: which trials are trained on, and which of them each budget gets."""
+
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+from conftest import LinearEstimator, small_network
+from torch import zeros
+
+from lightning_nas._trainings import Finetuned
+from lightning_nas.multishot import _finish
+from lightning_nas.search.aging import Evolution, Result
+from lightning_nas.search.ground import Ground, Place, targets_of
+from lightning_nas.search.proposing import propose
+from lightning_nas.search.tables import cost_tables
+from lightning_nas.supernet import space_of
+
+LABELS = ("0.8x", "0.5x")
+
+
+@pytest.fixture(scope="module")
+def ground():
+    space = space_of(small_network(), zeros(1, 3, 32, 32))
+    places = (Place("32", {}, space, cost_tables(space, LinearEstimator())),)
+    requests = {x: {"latency_ms": x, "parameter_bytes": None, "peak_activation_bytes": None} for x in LABELS}
+    return Ground(places, 1, targets_of(places, requests, 0.9))
+
+
+def finish(ground, brief, final):
+    """Return which trial each budget gets, and which were trained on: two for the first budget, one for the second."""
+    settings, results = Evolution(40, population=99), []
+    for number, (target, value) in enumerate(zip((0, 0, 1), brief, strict=True)):
+        genes = propose(ground, ground.targets[target], [], [], 1, settings, np.random.default_rng(number)).genes
+        results.append(Result(number, genes, 1, value, ground.cost(genes), True))
+    trained = []
+
+    def finetune(ground, genes, number):
+        trained.append(number)
+        module = SimpleNamespace(network=number)
+        return Finetuned(module, final[number], {"name": "mIoU", "value": final[number], "split": "test"})
+
+    study = SimpleNamespace(ground=ground, results=lambda: results, totals=dict)
+    trainings = SimpleNamespace(
+        train_baseline=dict, finetune=finetune, key="val", network_settings={}, epochs=SimpleNamespace(), data_name=""
+    )
+    outcomes = _finish(study, trainings, LinearEstimator(), "multishot", 0)
+    return [outcomes[label].subnet for label in LABELS], trained
+
+
+def test_each_budget_has_the_best_trial_that_uses_it_trained_on(ground):
+    # After a brief training the smallest looks best.
+    assert finish(ground, brief=(0.5, 0.6, 0.7), final=(0.9, 0.9, 0.8)) == ([1, 2], [1, 2])
+
+
+def test_a_smaller_network_that_is_better_in_the_end_serves_a_larger_budget(ground):
+    assert finish(ground, brief=(0.5, 0.6, 0.7), final=(0.9, 0.7, 0.8)) == ([2, 2], [1, 2])
