@@ -6,7 +6,7 @@ import hashlib
 import json
 import logging
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence, Sized
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from functools import partial
@@ -240,11 +240,13 @@ def plain(value: Any, whole_paths: bool = False) -> Any:
     return value if isinstance(value, str | int | float | bool | None) else repr(value)
 
 
-def _num_images(trainer: pl.Trainer) -> int:
-    """Return how many images of the test split a Trainer looked at."""
-    (batches,) = trainer.num_test_batches
-    loader = cast(Any, trainer.test_dataloaders)
-    return min(len(loader.dataset), int(batches) * loader.batch_size)
+def _num_images(trainer: pl.Trainer) -> int | None:
+    """Return how many images of the test split a Trainer looked at; None where its loader does not tell."""
+    loader = trainer.test_dataloaders
+    dataset, batch_size = getattr(loader, "dataset", None), getattr(loader, "batch_size", None)
+    if not isinstance(dataset, Sized) or batch_size is None:
+        return None
+    return int(min(len(dataset), sum(trainer.num_test_batches) * batch_size))
 
 
 def _is_frozen(value: Any) -> bool:
