@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import re
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -14,7 +15,7 @@ from ..space.spec import Architecture, SearchSpace
 from .ablation import Choices, fixed_choices, restricted, searched_options
 from .solve import Limit, Reach, cheapest, reach
 
-__all__ = ["Budgets", "confirm", "feasibility", "format_reach", "resolve_budget"]
+__all__ = ["Budgets", "confirm", "feasibility", "format_reach", "is_kept_by_backend", "resolve_budget"]
 
 BYTE_UNITS = {"b": 1, "kb": 10**3, "mb": 10**6, "kib": 2**10, "mib": 2**20}
 FORMS = {
@@ -152,6 +153,23 @@ def format_reach(budgets: Budgets) -> str:
         figures = (reference, limit.budget, span.minimum, span.median, span.maximum)
         lines.append(f"{limit.name:<18}" + "".join(f"{figure:>12.5g}" for figure in figures))
     return "\n".join(lines)
+
+
+def is_kept_by_backend(
+    limits: Sequence[Limit], verify_ms: Callable[[Architecture], float | None], architecture: Architecture
+) -> bool:
+    """Return whether a device's backend prices a whole network within the latency budget.
+
+    Args:
+        limits: The budgets; without one on latency nothing is measured.
+        verify_ms: Measures a network, in milliseconds; None where the backend is not here, and the estimate counts.
+        architecture: The network.
+    """
+    limit = next((limit for limit in limits if limit.name == "latency_ms"), None)
+    if limit is None:
+        return True
+    measured_ms = verify_ms(architecture)
+    return measured_ms is None or measured_ms <= limit.budget
 
 
 def confirm(budgets: Budgets, estimator: Estimator, architecture: Architecture) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -11,7 +10,7 @@ from typing import Any
 from ..estimator.table import CostTable
 from ..space.spec import Architecture, DepthMultiplier, SearchSpace
 from .aging import Genes
-from .budget import Budgets, feasibility, resolve_budget
+from .budget import Budgets, feasibility, is_kept_by_backend, resolve_budget
 from .solve import usable_part
 
 __all__ = ["Ground", "Place", "Target", "targets_of"]
@@ -52,12 +51,6 @@ class Target:
     requested: Mapping[str, float | str | None]
     budgets: tuple[Budgets | None, ...]
     floors: tuple[float, ...]
-
-    @property
-    def limit(self) -> float:
-        """The budget on the cost that is compared, the first; infinite without one."""
-        found = next(budgets for budgets in self.budgets if budgets is not None)
-        return found.limits[0].budget if found.limits else math.inf
 
 
 @dataclass(frozen=True)
@@ -130,12 +123,9 @@ class Ground:
     def is_verified(self, genes: Genes, target: Target) -> bool:
         """Return whether the device's backend, where it is here, prices a member within the latency budget."""
         budgets = target.budgets[self.index(genes)]
-        limits = budgets.limits if budgets else ()
-        latency = next((limit for limit in limits if limit.name == "latency_ms"), None)
-        if latency is None or self.verify_ms is None:
+        if budgets is None or self.verify_ms is None:
             return True
-        measured = self.verify_ms(self.decode(genes))
-        return measured is None or measured <= latency.budget
+        return is_kept_by_backend(budgets.limits, self.verify_ms, self.decode(genes))
 
     def meets(self, genes: Genes, target: Target) -> bool:
         """Return whether a member is within the budgets, by the estimate and by the backend, where it is here."""

@@ -27,10 +27,17 @@ _PARTS = (1.0, 0.99, 0.98, 0.97)
 
 @dataclass(frozen=True)
 class Proposal:
-    """A member to train, and how many were rejected by the tables or the backend before it was found."""
+    """A member to train.
+
+    Attributes:
+        genes: The member.
+        rejected: How many were rejected by the tables or the backend before it was found.
+        is_verified: Whether the backend, where it is here, prices it within the latency budget.
+    """
 
     genes: Genes
     rejected: int
+    is_verified: bool = True
 
 
 def propose(
@@ -46,7 +53,7 @@ def propose(
 
     The first is the one that keeps most weights of the source, the rest of the first population is random, the others
     are children of what was trained. What the device's backend prices over the latency budget is passed over; where it
-    does so with all that were looked at, the estimate counts.
+    does so with all that were looked at, the estimate counts, and the proposal says so.
 
     Args:
         ground: What can be proposed.
@@ -70,7 +77,7 @@ def propose(
             over.append(genes)
             if len(over) == _MAX_MEASURED:
                 break
-    return Proposal(over[0], rejected) if over else None
+    return Proposal(over[0], rejected, is_verified=False) if over else None
 
 
 def _drawn(

@@ -129,6 +129,12 @@ class Study:
             target = self.ground.targets[number]
             found = propose(self.ground, target, results, seen, started.count(number), self.settings, rng)
             if found is not None:
+                if not found.is_verified:
+                    log.warning(
+                        "The device's backend prices all that was proposed over the budget %s, which the next trial "
+                        "keeps by the estimate. HINT: ask for a little less.",
+                        target.label,
+                    )
                 self._enqueue(
                     {
                         "genes": list(found.genes),

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from ..estimator.estimator import Estimator
+from .budget import is_kept_by_backend
 from .engine import Search
 from .solve import Limit
 
@@ -64,11 +65,7 @@ def verified_candidates(search: Search, estimator: Estimator, count: int) -> lis
 
 def is_verified(search: Search, estimator: Estimator, nodes: tuple[int, ...]) -> bool:
     """Return whether the device's backend, where it is here, prices a network within the latency budget."""
-    limit = next((limit for limit in search.budgets.limits if limit.name == "latency_ms"), None)
-    if limit is None:
-        return True
-    measured = estimator.verify_ms(search.supernet.space.decode(nodes))
-    return measured is None or measured <= limit.budget
+    return is_kept_by_backend(search.budgets.limits, estimator.verify_ms, search.supernet.space.decode(nodes))
 
 
 def _with_budget(limits: Sequence[Limit], latency_ms: float) -> tuple[Limit, ...]:
