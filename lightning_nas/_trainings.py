@@ -24,7 +24,7 @@ from .jobs import Epochs
 from .search.aging import Genes
 from .search.ground import Ground, Place
 from .search.tables import cost_tables
-from .supernet import derive, space_of
+from .supernet import derive, option_errors, sort_channels, space_of, supernet_from
 from .supernet.source import named_blocks
 from .supernet.subnet import supernet_with
 
@@ -173,6 +173,21 @@ class Trainings:
             own = source.state_dict()
             fitting = {k: v for k, v in trained.items() if k in own and own[k].shape == v.shape}
             source.load_state_dict(fitting, strict=False)
+
+    def option_errors(self, ground: Ground, num_images: int) -> list[list[Tensor]]:
+        """Try all options on training images of the first size, and return their errors for each variant.
+
+        Args:
+            ground: What is searched.
+            num_images: On how many.
+        """
+        images = self._calibration(0)[:num_images]
+        found = []
+        for source, place in zip(self._sources, ground.places, strict=False):
+            supernet = supernet_from(deepcopy(source), images[:1], place.space)
+            sort_channels(supernet)
+            found.append(option_errors(supernet, images))
+        return found
 
     def train(
         self, ground: Ground, genes: Genes, number: int, report: Report | None = None

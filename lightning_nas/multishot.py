@@ -59,6 +59,7 @@ def evolve_and_finetune(
     search_task: Mapping[str, Any] | None = None,
     finetune_task: Mapping[str, Any] | None = None,
     num_calibration_batches: int = 8,
+    num_trial_images: int = 0,
     shared_dir: str | Path | None = None,
 ) -> dict[str, Any]:
     """Train the source, evolve trials from it within the budgets, fine-tune the best for each budget, compare.
@@ -102,6 +103,8 @@ def evolve_and_finetune(
         finetune_task: Those that differ in fine-tuning, and where the source is trained on.
         num_calibration_batches: Training batches by which a network is refitted to the source whose weights it
             inherits.
+        num_trial_images: Training images on which every option of every block is tried before the first trial, so that
+            the first population is near the source; 0 begins with what keeps most weights and with random members.
         shared_dir: Directory where searches of one network, task and data, by whichever recipe, find each other's
             source; by default each run trains its own.
 
@@ -160,6 +163,8 @@ def evolve_and_finetune(
         )
         trainings.train_source()
         log.info("2/3 Training %d trials: %s", search.trials, search.sampler)
+        if num_trial_images and trainings.has_source and len(study.results()) < search.trials:
+            study.ground = ground.with_errors(trainings.option_errors(ground, num_trial_images))
         _run_trials(study, trainings)
         log.info("3/3 Fine-tuning the best, and training the source on, for comparison")
         with trainings.alone():

@@ -6,6 +6,7 @@ import sys
 from functools import partial
 
 import lightning.pytorch as pl
+import numpy as np
 import optuna
 import pytest
 from lightning.pytorch.loggers import CSVLogger
@@ -15,6 +16,8 @@ from lightning_nas.data.digits import DigitsDataModule
 from lightning_nas.jobs import Epochs
 from lightning_nas.multishot import evolve_and_finetune
 from lightning_nas.search.aging import Evolution
+from lightning_nas.search.ground import Ground
+from lightning_nas.search.proposing import propose
 from lightning_nas.supernet import stock_network
 from lightning_nas.tasks.classification import Classification
 
@@ -116,8 +119,30 @@ def test_from_scratch_by_nsga2_with_a_study_elsewhere(tmp_path):
 
 
 def test_the_source_can_teach(tmp_path):
-    result = run(tmp_path, search=Evolution(trials=1), teaching={"distillation_weight": 0.5, "feature_weight": 1.0})
+    result = run(
+        tmp_path,
+        search=Evolution(trials=2, population=2),
+        teaching={"distillation_weight": 0.5, "feature_weight": 1.0},
+        variants=[{}, {"dropout": 0.1}],
+        num_trial_images=12,
+    )
     assert result["subnet"]["latency_ms"] <= result["budget"]["latency_ms"]
+
+
+def test_options_are_tried_on_images_once_before_the_first_trial(tmp_path, monkeypatch):
+    grounds = []
+
+    def watched(ground, errors):
+        grounds.append(known(ground, errors))
+        return grounds[-1]
+
+    known = Ground.with_errors
+    monkeypatch.setattr(Ground, "with_errors", watched)
+    for _ in range(2):  # a finished study proposes nothing, so that nothing has to be tried again
+        run(tmp_path, search=Evolution(trials=1), num_trial_images=12)
+    (ground,) = grounds
+    first = propose(ground, ground.targets[0], [], (), 0, Evolution(1), np.random.default_rng(0))
+    assert study_of(tmp_path).trials[0].user_attrs["genes"] == list(first.genes)
 
 
 LONG = {"search": Evolution(trials=2, population=1), "epochs": Epochs(source=1, search=2, finetune=1)}

@@ -223,6 +223,31 @@ def test_bad_budgets(two_sizes, requested, message):
         targets_of(two_sizes, {"": requested}, 0.8)
 
 
+def test_the_first_population_is_near_the_source_where_that_is_known(two_sizes):
+    plain = ground_of(two_sizes, "0.8x")
+    rng = np.random.default_rng(0)
+    # Blocks far from the source cost as much as others, so what keeps most weights does not tell them apart.
+    errors = [torch.from_numpy(rng.random(size)) for size in plain.gene_sizes[2:]]
+    near = plain.with_errors([errors])
+
+    def distances(ground):
+        proposals = [
+            propose(
+                ground, ground.targets[0], [], (), number, Evolution(40, population=99), np.random.default_rng(number)
+            )
+            for number in range(8)
+        ]
+        genes = [proposal.genes for proposal in proposals]
+        assert all(ground.is_within(g, ground.targets[0]) for g in genes)
+        return genes, [float(sum(e[node] for e, node in zip(errors, g[2:], strict=True))) for g in genes]
+
+    genes, found = distances(near)
+    # They are nearer than what is drawn without knowing, none is nearer than the first at its size, and they differ.
+    assert max(found) < np.mean(distances(plain)[1])
+    assert len(set(genes)) > 4
+    assert found[0] == min(distance for g, distance in zip(genes, found, strict=True) if g[0] == genes[0][0])
+
+
 def test_places_must_offer_the_same():
     other = (*places(sizes=(32,)), *places(sizes=(24,), expansions=(2, 4)))
     with pytest.raises(ValueError, match="same options everywhere; they differ at input size 24"):

@@ -5,12 +5,18 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from torch import Tensor
 
 from ..estimator.table import CostTable
 from ..space.spec import Architecture, DepthMultiplier, SearchSpace
 from .aging import Genes
 from .budget import Budgets, feasibility, is_kept_by_backend, resolve_budget
+from .sampling import kept_weights, nearness
 from .solve import usable_part
 
 __all__ = ["Ground", "Place", "Target", "targets_of"]
@@ -25,12 +31,21 @@ class Place:
         variant: Keywords of the network.
         space: What can be chosen here.
         tables: What it costs here: latency_ms, parameter_bytes and peak_activation_bytes.
+        errors: How far each option is from the trained source, see `lightning_nas.supernet.option_errors`; none where
+            that is not known.
     """
 
     size: str
     variant: Mapping[str, Any]
     space: SearchSpace
     tables: Mapping[str, CostTable]
+    errors: Sequence[Tensor] = ()
+
+    @cached_property
+    def scores(self) -> list[NDArray[np.float64]]:
+        """Return what speaks for each option before anything is trained: nearness to the source, or kept weights."""
+        scores = nearness(self.space, self.errors) if self.errors else kept_weights(self.space)
+        return [score.double().numpy() for score in scores]
 
     def __str__(self) -> str:
         return ", ".join([f"input size {self.size}", *(f"{key} {value}" for key, value in self.variant.items())])
@@ -130,6 +145,11 @@ class Ground:
     def meets(self, genes: Genes, target: Target) -> bool:
         """Return whether a member is within the budgets, by the estimate and by the backend, where it is here."""
         return self.is_within(genes, target, floored=False) and self.is_verified(genes, target)
+
+    def with_errors(self, errors: Sequence[Sequence[Tensor]]) -> Ground:
+        """Return the same ground with the errors of all options, given for each variant."""
+        places = [replace(place, errors=errors[n % self.num_variants]) for n, place in enumerate(self.places)]
+        return replace(self, places=tuple(places))
 
     def parameters(self) -> dict[str, list[str]]:
         """Return the name of each gene with the names of its options, as a study records them."""
