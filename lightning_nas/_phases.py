@@ -21,11 +21,14 @@ from typing_extensions import override
 
 from ._files import write_text
 
-__all__ = ["Fit", "KeepLast", "Phases", "plain", "shared_phases", "source_phases"]
+__all__ = ["Averaging", "Fit", "KeepLast", "Phases", "plain", "shared_phases", "source_phases"]
 
 log = logging.getLogger(__name__)
 
 _SHOWN = ("enable_", "log_every", "accelerator", "devices", "num_sanity")
+Averaging = Callable[[], pl.Callback]
+"""Makes a callback that averages weights while they are trained, such as Lightning's ``EMAWeightAveraging``."""
+
 _SIMPLE = (str, int, float, bool, tuple, list, Path)
 
 
@@ -140,9 +143,12 @@ class Phases:
         trainer.fit(module, datamodule=self.data, ckpt_path=resumed, weights_only=True)
         return Fit(trainer, keep.seconds, trainer.global_step)
 
-    def train(self, name: str, module: pl.LightningModule, epochs: int) -> dict[str, Any]:
-        """Train `module` and return its metric on the test split."""
-        return self.test(self.fit(name, module, epochs).trainer, module)
+    def train(
+        self, name: str, module: pl.LightningModule, epochs: int, averaging: Averaging | None = None
+    ) -> dict[str, Any]:
+        """Train `module`, its weights averaged where that is asked for, and return its metric on the test split."""
+        callbacks = [] if averaging is None else [averaging()]
+        return self.test(self.fit(name, module, epochs, callbacks).trainer, module)
 
     def test(self, trainer: pl.Trainer, module: pl.LightningModule) -> dict[str, Any]:
         """Return the metric of what a Trainer trained, on the test split."""

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from ._inputs import data_name, network_settings, training_images
-from ._phases import Fit, Phases, source_phases
+from ._phases import Averaging, Fit, Phases, source_phases
 from ._rungs import Rungs
 from .comparisons import inherit
 from .estimator import Estimator
@@ -63,6 +63,7 @@ class Trainings:
         teaching: Options of the task where the source is the teacher; none for plain training.
         search_task: Options of the task in trials.
         finetune_task: Those in fine-tuning, and where the source is trained on.
+        averaging: Makes the callback that averages the weights there, if any.
         epochs: How long each part trains.
         seed: Seed of each training.
         num_calibration_batches: Training batches for the refit of inherited weights.
@@ -76,6 +77,7 @@ class Trainings:
     teaching: Mapping[str, Any]
     search_task: Mapping[str, Any]
     finetune_task: Mapping[str, Any]
+    averaging: Averaging | None
     epochs: Epochs
     seed: int
     num_calibration_batches: int
@@ -222,7 +224,8 @@ class Trainings:
         self._seed()
         module = taught(network=network, **self.finetune_task)
         phases = self._phases[genes[0]]
-        trainer = phases.fit(f"finetune-{number}", module, self.epochs.finetune).trainer
+        callbacks = [] if self.averaging is None else [self.averaging()]
+        trainer = phases.fit(f"finetune-{number}", module, self.epochs.finetune, callbacks).trainer
         judged = trainer.validate(module, datamodule=phases.data, verbose=False, weights_only=True)[0]
         return Finetuned(module, judged[self.key], phases.test(trainer, module))
 
@@ -230,7 +233,7 @@ class Trainings:
         """Train the source on, for as long as a trial and its fine-tuning, and return its metric on the test data."""
         self._seed()
         module = self._task(deepcopy(self._sources[0]), **self.finetune_task)
-        return self._phases[0].train("baseline", module, self.epochs.search + self.epochs.finetune)
+        return self._phases[0].train("baseline", module, self.epochs.search + self.epochs.finetune, self.averaging)
 
     def forget(self, number: int) -> None:
         """Remove the checkpoint of a trial that is not needed any more."""

@@ -19,7 +19,7 @@ from tqdm import tqdm
 
 from ._inputs import data_name, network_settings, training_images
 from ._modes import evaluating
-from ._phases import Phases, shared_phases, source_phases
+from ._phases import Averaging, Phases, shared_phases, source_phases
 from ._run_files import Compared, Outcome, summary, write_run
 from ._run_pictures import write_run_picture
 from .comparisons import Comparison, comparison_architectures, inherit
@@ -82,6 +82,7 @@ def search_and_finetune(
     teaching: Mapping[str, Any] | None = None,
     search_task: Mapping[str, Any] | None = None,
     finetune_task: Mapping[str, Any] | None = None,
+    averaging: Averaging | None = None,
     num_refitted: int = 8,
     num_calibration_batches: int = 32,
     num_trial_images: int = 0,
@@ -118,6 +119,7 @@ def search_and_finetune(
             images it labels.
         search_task: Options of the task that differ in the search, such as a lower learning rate.
         finetune_task: Those that differ in fine-tuning, and where the source is trained on.
+        averaging: Makes the callback that averages the weights there, such as Lightning's ``EMAWeightAveraging``.
         num_refitted: How many of the search's candidates are refitted; the one of the lowest validation loss then, of
             imitation too, is the subnet. An undertrained supernet ranks badly; a refitted subnet shows what it can
             become, and fewer images tell how near it is to the source than how often it is right.
@@ -179,6 +181,7 @@ def search_and_finetune(
             "teaching": teaching,
             "search_task": search_task,
             "finetune_task": finetune_task,
+            "averaging": averaging,
             "search": asdict(callback.settings),
             "serves": callback.serves,
             "images": [num_calibration_batches, num_trial_images],
@@ -216,21 +219,22 @@ def search_and_finetune(
     log.info("3/4 Fine-tuning the subnet")
     finetuned = partial(taught, feature_modules=blocks, **(finetune_task or {}))
     tuned = finetuned(network=subnet, teacher=teacher)
-    subnet_metric = run.train("finetune", tuned, epochs.finetune)
+    subnet_metric = run.train("finetune", tuned, epochs.finetune, averaging)
     write_run_picture(run_dir, tuned, data, show_images)
 
     log.info("4/4 Training the source on, for comparison%s", f", and {', '.join(others)}" if others else "")
     pl.seed_everything(seed, workers=True, verbose=False)
     with shared.alone():
         baseline = task(network=deepcopy(source), num_classes=data.num_classes, **(finetune_task or {}))
-        baseline_metric = shared.train("baseline", baseline, epochs.search + epochs.finetune)
+        baseline_metric = shared.train("baseline", baseline, epochs.search + epochs.finetune, averaging)
     compared = []
     for name, architecture in others.items():
         with shared.alone():
             other, its_teacher = inherit(source, architecture, images)
             # Named after what it is: runs of other budgets and choices that compare with the same network find it.
             label = f"{name.replace(' ', '_')}-{_digest(architecture)}"
-            metric = shared.train(label, finetuned(network=other, teacher=its_teacher), epochs.finetune)
+            rival = finetuned(network=other, teacher=its_teacher)
+            metric = shared.train(label, rival, epochs.finetune, averaging)
         compared.append(Compared(name, architecture, metric))
 
     outcome = Outcome(

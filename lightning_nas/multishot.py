@@ -14,7 +14,7 @@ from typing import Any
 import lightning.pytorch as pl
 from torch import nn
 
-from ._phases import plain
+from ._phases import Averaging, plain
 from ._run_files import Outcome, summary, write_run
 from ._trainings import Trainings
 from .estimator import Estimator
@@ -58,6 +58,7 @@ def evolve_and_finetune(
     teaching: Mapping[str, Any] | None = None,
     search_task: Mapping[str, Any] | None = None,
     finetune_task: Mapping[str, Any] | None = None,
+    averaging: Averaging | None = None,
     num_calibration_batches: int = 8,
     num_trial_images: int = 0,
     shared_dir: str | Path | None = None,
@@ -101,6 +102,7 @@ def evolve_and_finetune(
         teaching: Options of the task where the source is the teacher; none for plain training.
         search_task: Options of the task that differ in the trials.
         finetune_task: Those that differ in fine-tuning, and where the source is trained on.
+        averaging: Makes the callback that averages the weights there, such as Lightning's ``EMAWeightAveraging``.
         num_calibration_batches: Training batches by which a network is refitted to the source whose weights it
             inherits.
         num_trial_images: Training images on which every option of every block is tried before the first trial, so that
@@ -130,6 +132,7 @@ def evolve_and_finetune(
         teaching=teaching or {},
         search_task=search_task or {},
         finetune_task=finetune_task or {},
+        averaging=averaging,
         epochs=epochs,
         seed=seed,
         num_calibration_batches=num_calibration_batches,
@@ -153,7 +156,11 @@ def evolve_and_finetune(
         }
     )
     study = Study(storage or run_dir / "study.journal", ground, search, record, seed)
-    finetuning = {"finetune": epochs.finetune, "finetune_task": plain(finetune_task or {})}
+    finetuning = {
+        "finetune": epochs.finetune,
+        "finetune_task": plain(finetune_task or {}),
+        "averaging": plain(averaging),
+    }
     shared = None if shared_dir is None else Path(shared_dir)
     trainings.open(run_dir, trainer, logger, {**record, **finetuning}, shared)
     try:

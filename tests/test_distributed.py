@@ -9,32 +9,28 @@ from pathlib import Path
 
 import pytest
 import torch
-from filelock import FileLock  # of torch
 from plain_loop import EPOCHS, fit, largest_difference, loader, plain_loop, plugin, searching
 from torch.utils.data import DataLoader, DistributedSampler
 from two_processes import ACCUMULATE, PRECISIONS, module
 
+pytestmark = pytest.mark.xdist_group("two processes")
 
-@pytest.fixture(scope="session")
+
+@pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    """Search once on two processes, whichever worker of pytest-xdist asks first, since they take long to start."""
-    folder = tmp_path_factory.getbasetemp()
-    folder = (folder.parent if "PYTEST_XDIST_WORKER" in os.environ else folder) / "two_processes"
-    folder.mkdir(exist_ok=True)
-    script, errors = Path(__file__).with_name("two_processes.py"), folder / "errors.txt"
-    with FileLock(folder / "lock"):
-        if not errors.exists():
-            done = subprocess.run(
-                [sys.executable, str(script), str(folder)],
-                capture_output=True,
-                text=True,
-                timeout=600,
-                check=False,
-                # With more threads sums are added in another order; the seed is that of the order of split data.
-                env={**os.environ, "OMP_NUM_THREADS": "1", "PL_GLOBAL_SEED": "0"},
-            )
-            errors.write_text(done.stderr if done.returncode else "")
-    assert not errors.read_text(), errors.read_text()
+    """Search once on two processes, since they take long to start."""
+    folder = tmp_path_factory.mktemp("two_processes")
+    script = Path(__file__).with_name("two_processes.py")
+    done = subprocess.run(
+        [sys.executable, str(script), str(folder)],
+        capture_output=True,
+        text=True,
+        timeout=600,
+        check=False,
+        # With more threads sums are added in another order; the seed is that of the order of split data.
+        env={**os.environ, "OMP_NUM_THREADS": "1", "PL_GLOBAL_SEED": "0"},
+    )
+    assert done.returncode == 0, done.stderr
     return folder
 
 

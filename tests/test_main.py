@@ -132,6 +132,7 @@ def refused(tmp_path_factory):
     return list(zip(codes, [output.read_text() for output in outputs], folders, strict=True))
 
 
+@pytest.mark.xdist_group("bad input")
 @pytest.mark.parametrize("number", range(len(BAD)), ids=[" ".join(arguments) for arguments, _ in BAD])
 def test_bad_input_gets_one_message_and_leaves_nothing(refused, number):
     code, errors, folder = refused[number]
@@ -156,7 +157,7 @@ def test_weights_that_need_no_training(tmp_path):
 
 
 def test_interrupted_run_goes_on(tmp_path):
-    arguments = ["--config-name", "digits", *TINY, "epochs.search=40", "hydra.run.dir=run"]
+    arguments = ["--config-name", "digits", *TINY, "epochs.search=12", "hydra.run.dir=run"]
     # Whoever runs the tests in the background has Ctrl-C ignored, and would hand that on.
     process = subprocess.Popen(
         command(*arguments),

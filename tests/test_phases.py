@@ -1,12 +1,17 @@
-"""What a run's trainings say of the data that they were judged on."""
+"""A run's trainings: resumed with averaged weights, and what they say of the data that they were judged on."""
+
+from functools import partial
 
 import lightning.pytorch as pl
 import pytest
 import torch
+from lightning.pytorch.callbacks import EMAWeightAveraging
 from lightning.pytorch.demos.boring_classes import BoringModel
+from lightning.pytorch.loggers import CSVLogger
+from torch import nn
 from torch.utils.data import DataLoader, IterableDataset
 
-from lightning_nas._phases import _num_images
+from lightning_nas._phases import Phases, _num_images
 
 
 class Endless(IterableDataset):
@@ -24,3 +29,60 @@ def test_the_images_of_the_test_split_are_counted_where_the_loader_tells(tmp_pat
     )
     trainer.test(BoringModel(), DataLoader(dataset, batch_size=4), verbose=False)
     assert _num_images(trainer) == expected
+
+
+class Judged(BoringModel):
+    """It has norms, whose statistics are averaged too, and stops in an epoch where that is asked for."""
+
+    metric = "loss", "y"
+
+    def __init__(self, stop_in=None):
+        super().__init__()
+        self.layer = nn.Sequential(nn.Linear(32, 4), nn.BatchNorm1d(4), nn.Linear(4, 2))
+        self.stop_in = stop_in
+
+    def on_train_batch_start(self, batch, batch_idx):
+        if self.current_epoch == self.stop_in and batch_idx == 1:
+            raise RuntimeError("stop")
+
+    def test_step(self, batch, batch_idx):
+        self.log("y", super().test_step(batch, batch_idx)["y"])
+
+
+class Rows(pl.LightningDataModule):
+    def __init__(self):
+        super().__init__()
+        self.rows = torch.randn(12, 32)
+
+    def train_dataloader(self):
+        return DataLoader(self.rows, batch_size=4)
+
+    val_dataloader = test_dataloader = train_dataloader
+
+
+@pytest.mark.filterwarnings("ignore:The '.*_dataloader' does not have many workers")
+@pytest.mark.filterwarnings("ignore:Experiment logs directory")
+def test_averaged_weights_are_those_of_an_uninterrupted_training(tmp_path):
+    trainer = partial(
+        pl.Trainer, accelerator="cpu", limit_train_batches=3, enable_progress_bar=False, enable_model_summary=False
+    )
+
+    def train(name, averaging, stop_in=None):
+        torch.manual_seed(0)
+        data, module = Rows(), Judged(stop_in)
+        phases = Phases(tmp_path / name, trainer, CSVLogger, data, 0, {})
+        figures = phases.train("finetune", module, 4, averaging)
+        saved = torch.load(tmp_path / name / "checkpoints" / "finetune.ckpt", weights_only=True)["state_dict"]
+        assert all(torch.equal(saved[key], value) for key, value in module.state_dict().items())
+        return figures["value"], module.state_dict()
+
+    ema = partial(EMAWeightAveraging, decay=0.9)
+    plain, whole = train("plain", None), train("whole", ema)
+    with pytest.raises(RuntimeError, match="stop"):
+        train("parts", ema, stop_in=2)
+    resumed, again = train("parts", ema), train("whole", ema)
+    for value, state in (resumed, again):
+        assert value == whole[0]
+        assert all(torch.equal(state[key], whole[1][key]) for key in state)
+    assert any(not torch.equal(plain[1][key], whole[1][key]) for key in whole[1])
+    assert plain[0] != whole[0]
