@@ -18,7 +18,9 @@ def network_settings(network: partial[nn.Module], num_classes: int) -> dict[str,
 
 
 def data_name(data: Any) -> str:
-    """Return the name of the data's folder; of embedded data, which has none, that of its class in words."""
+    """Return the name of the data or of its folder; of embedded data, which has none, that of its class in words."""
+    if getattr(data, "name", None):
+        return str(data.name)
     if hasattr(data, "root"):
         return str(data.root.name)
     return re.sub(r"(?<=[a-z])(?=[A-Z])", " ", type(data).__name__.removesuffix("DataModule")).lower()

@@ -12,6 +12,7 @@ from hydra.utils import instantiate
 from omegaconf import OmegaConf
 from PIL import Image
 
+from lightning_nas._inputs import data_name
 from lightning_nas.data.coco import CocoDataModule
 from lightning_nas.data.detection_augment import DetectionAugmentation
 from lightning_nas.data.detection_batches import DetectionBatches, DetectionRecord
@@ -192,6 +193,22 @@ def test_extra_roots_add_training_images_only(tmp_path: Path) -> None:
     data = plain(tmp_path / "own", extra_roots=[tmp_path / "more"])
     assert [len(data.splits.parts[split]) for split in ("train", "val", "test")] == [7, 4, 4]
     assert [int(target["labels"]) for target in targets_of(data)] == [0, 1, 1, 1, 1, 0, 0]
+
+
+def test_val_images_of_extra_roots_are_test_images_where_that_is_asked_for(tmp_path: Path) -> None:
+    make(tmp_path / "own")
+    for split, count in (("train", 3), ("val", 2)):
+        write(tmp_path / "more", split, make_split(tmp_path / "more", split, count=count))
+    data = plain(tmp_path / "own", extra_roots=[tmp_path / "more"], extra_test=True)
+    assert [len(data.splits.parts[split]) for split in ("train", "val", "test")] == [7, 4, 6]
+    # Figures on other images have another name on pages.
+    assert data_name(data) == "own, tested on more too"
+    assert data_name(plain(tmp_path / "own", extra_roots=[tmp_path / "more"])) == "own"
+    with pytest.raises(ValueError, match="`extra_test` takes the `val` images of `extra_roots`; there are none"):
+        plain(tmp_path / "own", extra_test=True)
+    (tmp_path / "more" / "annotations" / "instances_val.json").unlink()
+    with pytest.raises(ValueError, match=r"must have annotations/instances_val.json; there is no '.*more"):
+        plain(tmp_path / "own", extra_roots=[tmp_path / "more"], extra_test=True)
 
 
 def test_extra_root_of_other_categories_is_refused(tmp_path: Path) -> None:
@@ -375,7 +392,7 @@ def test_recipe_data_is_embedded_digits_without_a_folder(tmp_path: Path) -> None
     assert data.input_size == (3, 32, 64)
     with pytest.raises(ValueError, match="digit scenes must be square"):
         detection_data(image_size=(64, 96))
-    with pytest.raises(ValueError, match="`extra_roots` adds to the images of `root`"):
+    with pytest.raises(ValueError, match="`extra_roots` and `extra_test` add to the images of `root`"):
         detection_data(extra_roots=[tmp_path])
 
 
@@ -385,6 +402,9 @@ def test_real_photos() -> None:
     data.setup()
     assert data.class_names == ("person",)
     assert [len(data.splits.parts[split]) for split in ("train", "val", "test")] == [925, 76, 75]
+    more = CocoDataModule(DATA / "coco_person", extra_roots=data.extra_roots, extra_test=True, cache_limit_bytes=0)
+    more.setup()
+    assert [len(more.splits.parts[split]) for split in ("train", "val", "test")] == [925, 76, 200]
     images, targets = next(iter(data.train_dataloader()))
     assert images.shape == (16, 3, 192, 256)
     boxes = torch.cat([target["boxes"] for target in targets])

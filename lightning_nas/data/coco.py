@@ -36,8 +36,10 @@ class CocoDataModule(DetectionDataModule):
         batch_size: Images a batch.
         num_workers: Worker processes; 0 is usually fastest while the images are in memory.
         seed: Decides the shuffles and the augmentation.
-        extra_roots: Further folders in this layout and with the same categories, whose ``train`` images, and no others,
-            are training images too.
+        extra_roots: Further folders in this layout and with the same categories, whose ``train`` images are training
+            images too.
+        extra_test: Whether the ``val`` images of these, by which nothing is trained or chosen, are test images too: on
+            some dozen images two trainings of one network differ by more than two networks do.
         min_crop_area: Smallest training crop as a share of the image's area; 1 crops nothing.
         flip: Whether to mirror half of the training images.
         zoom_out: Largest factor by which half of the training images are shrunk; 1 shrinks none.
@@ -56,6 +58,7 @@ class CocoDataModule(DetectionDataModule):
         num_workers: int = 0,
         seed: int = 0,
         extra_roots: Sequence[str | Path] = (),
+        extra_test: bool = False,
         min_crop_area: float = 0.3,
         flip: bool = True,
         zoom_out: float = 2.0,
@@ -65,7 +68,11 @@ class CocoDataModule(DetectionDataModule):
         self.root = Path(root).expanduser()
         extra = (extra_roots,) if isinstance(extra_roots, str | Path) else extra_roots
         self.extra_roots = tuple(Path(folder).expanduser() for folder in extra)
-        class_names, splits = _read_folder(self.root, self.extra_roots)
+        self.extra_test = extra_test
+        if extra_test:
+            added = " and ".join(folder.name for folder in self.extra_roots)
+            self.name = f"{self.root.name}, tested on {added} too"
+        class_names, splits = _read_folder(self.root, self.extra_roots, extra_test)
         super().__init__(
             {split: partial(tuple, records) for split, records in splits.items()},
             class_names,
@@ -79,7 +86,7 @@ class CocoDataModule(DetectionDataModule):
 
 
 def _read_folder(
-    root: Path, extra_roots: Sequence[Path]
+    root: Path, extra_roots: Sequence[Path], extra_test: bool
 ) -> tuple[tuple[str, ...], dict[Split, tuple[DetectionRecord, ...]]]:
     """Return the class names and the records of each split that the folder has."""
     for folder in (root, *extra_roots):
@@ -87,7 +94,11 @@ def _read_folder(
             found = "a file" if folder.exists() else "nothing"
             raise ValueError(f"A COCO data set must be a folder; there is {found} at '{folder}'.")
     files: dict[Split, Path] = {split: _annotation_file(root, split) for split in get_args(Split)}
-    for file in (files["train"], files["val"], *(_annotation_file(folder, "train") for folder in extra_roots)):
+    if extra_test and not extra_roots:
+        raise ValueError("`extra_test` takes the `val` images of `extra_roots`; there are none.")
+    parts: tuple[Split, ...] = ("train", "val") if extra_test else ("train",)
+    extra = [_annotation_file(folder, split) for folder in extra_roots for split in parts]
+    for file in (files["train"], files["val"], *([files["test"]] if extra_test else []), *extra):
         if not file.is_file():
             raise ValueError(f"A COCO data set must have annotations/{file.name}; there is no '{file}'.")
     class_names, train = _read_split(root, "train")
@@ -97,6 +108,8 @@ def _read_folder(
             splits[split] = _read_split(root, split, class_names)[1]
     for folder in extra_roots:
         splits["train"] += _read_split(folder, "train", class_names)[1]
+        if extra_test:
+            splits["test"] += _read_split(folder, "val", class_names)[1]
     warn_of_unseen(splits["train"], class_names, files["train"])
     return class_names, splits
 

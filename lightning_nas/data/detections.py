@@ -19,6 +19,7 @@ def detection_data(
     root: str | Path | None = None,
     image_size: int | Sequence[int] | None = None,
     extra_roots: Sequence[str | Path] = (),
+    extra_test: bool = False,
     flip: bool = True,
     **options: Any,
 ) -> CocoDataModule | DigitDetectionDataModule:
@@ -28,6 +29,7 @@ def detection_data(
         root: Folder in the layout of `CocoDataModule`, or None.
         image_size: Height and width, one number for both, or None: 192 x 256, and 96 x 96 for digits, which are square.
         extra_roots: Folders with more training images, beside `root`.
+        extra_test: Whether their images of ``val`` are test images too.
         flip: Whether to mirror half of the folder's training images; digits are never mirrored.
         **options: Arguments that both take: `batch_size`, `num_workers` and `seed`.
 
@@ -41,9 +43,12 @@ def detection_data(
     """
     if root is not None:
         size = COCO_SIZE if image_size is None else image_size
-        return CocoDataModule(root, size, extra_roots=extra_roots, flip=flip, **options)
-    if extra_roots:
-        raise ValueError(f"`extra_roots` adds to the images of `root`, which is not given; got {extra_roots}.")
+        return CocoDataModule(root, size, extra_roots=extra_roots, extra_test=extra_test, flip=flip, **options)
+    if extra_roots or extra_test:
+        raise ValueError(
+            f"`extra_roots` and `extra_test` add to the images of `root`, which is not given; got {extra_roots} and "
+            f"{extra_test}."
+        )
     sides = {DIGITS_SIZE} if image_size is None else {image_size} if isinstance(image_size, int) else set(image_size)
     if len(sides) != 1:
         raise ValueError(f"`image_size` of the embedded digit scenes must be square; got {image_size}.")
