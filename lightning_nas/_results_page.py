@@ -38,7 +38,8 @@ def results_page(folder: str | Path) -> str:
     The page depends on the files alone: no dates, no machine of the moment, so that a check can compare it.
 
     Args:
-        folder: Folder of one task, such as ``recipes/results/classification``.
+        folder: Folder of one task, such as ``recipes/results/classification``. What its ``notes.md`` says of the
+            results, if there is one, is on the page.
 
     Raises:
         ValueError: There is no result in the folder, one of them is not in the form of ``result.json``, or there is a
@@ -58,6 +59,7 @@ def results_page(folder: str | Path) -> str:
         "same seed. *Searched* are the widths (V1), the kinds of blocks (V2) or both (V3).",
         markdown_table(*_metric_table(groups)),
         *_ablation(groups),
+        *_notes(folder),
         "## Cost",
         "Latency is the estimator's; *verified* is the measurement of the whole network by the target's own compiler, "
         "simulator or clock, where it was available.",
@@ -111,6 +113,11 @@ def _metric_table(groups: Sequence[Group]) -> Table:
             ]
         )
     return [*GROUP_HEAD, *head], rows
+
+
+def _notes(folder: Path) -> list[str]:
+    path = folder / "notes.md"
+    return ["## Notes", path.read_text(encoding="utf-8").strip()] if path.is_file() else []
 
 
 def _ablation(groups: Sequence[Group]) -> list[str]:

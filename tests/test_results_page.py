@@ -141,6 +141,12 @@ def test_page_without_any_of_them_has_no_empty_sections(tmp_path: Path) -> None:
     ]
 
 
+def test_what_was_noted_stands_above_the_costs(tmp_path: Path) -> None:
+    write_run(tmp_path / "task" / "0", make_result())
+    (tmp_path / "task" / "notes.md").write_text("* On few images.\n")
+    assert "\n\n## Notes\n\n* On few images.\n\n## Cost\n\n" in results_page(tmp_path / "task")
+
+
 def test_data_is_named_and_seeds_share_a_command(tmp_path: Path) -> None:
     for seed, data in enumerate(("streets", "rooms", "rooms")):
         told = {"data": data, "command": f"lightning-nas --config-name digits seed={seed} latency=2"}
