@@ -149,11 +149,13 @@ def test_bad_input_to_a_process_of_its_own(tmp_path):
     assert not [path for path in tmp_path.rglob("*") if path.is_file()]
 
 
-def test_weights_that_need_no_training(tmp_path):
-    done = run(tmp_path, "--config-name", "digits", *TINY, "epochs.source=0")
+def test_weights_that_need_no_training_and_are_averaged(tmp_path):
+    done = run(tmp_path, "--config-name", "digits", *TINY, "epochs.source=0", "averaging=ema", "averaging.decay=0.5")
     assert done.returncode == 0, done.stderr
-    trained = {path.name for path in (run_dir(tmp_path) / "checkpoints").glob("*.ckpt")}
-    assert trained == {"search.ckpt", "finetune.ckpt", "baseline.ckpt"}
+    trained = {path.name: path for path in (run_dir(tmp_path) / "checkpoints").glob("*.ckpt")}
+    assert trained.keys() == {"search.ckpt", "finetune.ckpt", "baseline.ckpt"}
+    averaged = {name for name, path in trained.items() if "averaging_state" in torch.load(path, weights_only=True)}
+    assert averaged == {"finetune.ckpt", "baseline.ckpt"}
 
 
 def test_interrupted_run_goes_on(tmp_path):
