@@ -10,7 +10,6 @@ import lightning as L
 import torch
 from lightning.pytorch.utilities.types import OptimizerLRSchedulerConfig
 from torch import Tensor, nn
-from torch.nn import functional
 from torchmetrics.detection import MeanAveragePrecision
 from typing_extensions import override
 
@@ -24,7 +23,7 @@ Batch = tuple[Tensor, list[Target]]
 
 
 class Detection(L.LightningModule):
-    """Trains a detector: a network whose ``head`` knows its losses and its boxes, such as `Detector`.
+    """Trains a detector: a network whose ``head`` knows its losses, its boxes and a teacher's, such as `Detector`.
 
     Batches are images (N, 3, H, W) and a list of one dictionary an image: ``boxes`` (n, 4), xyxy in pixels, and
     ``labels`` (n,). It logs ``train_loss`` and its parts, ``val_loss``, ``val_ap50``, ``test_loss``, ``test_ap50`` and
@@ -38,7 +37,7 @@ class Detection(L.LightningModule):
         optimizer: ``sgd`` or ``adamw``.
         warmup_fraction: Share of the steps over which the learning rate rises.
         teacher: Detector that is imitated too, or None. It is frozen, is trained by nobody and is in no checkpoint.
-        distillation_weight: Weight of the difference from what the teacher's head gives.
+        distillation_weight: Weight of the difference from what the teacher's head finds.
         feature_weight: Weight of the difference from the teacher's feature maps, see `Teacher`; 0 for none.
         feature_modules: Names of the modules whose maps are imitated.
 
@@ -91,7 +90,7 @@ class Detection(L.LightningModule):
             wanted, goals = self.teacher.run(images)
             loss = loss + self.teacher.feature_loss(taught, goals)
             if self.distillation_weight:
-                loss = loss + self.distillation_weight * _imitation(outputs, wanted)
+                loss = loss + self.distillation_weight * self._imitation(outputs, wanted)
         self.log("train_loss", loss, prog_bar=True, batch_size=len(images))
         return loss
 
@@ -131,6 +130,11 @@ class Detection(L.LightningModule):
         losses: dict[str, Tensor] = self.network.head.losses(wide, targets, (height, width))  # type: ignore[operator,union-attr]
         return losses
 
+    def _imitation(self, outputs: list[Tensor], wanted: list[Tensor]) -> Tensor:
+        wide = ([output.float() for output in maps] for maps in (outputs, wanted))
+        loss: Tensor = self.network.head.imitation(*wide)  # type: ignore[operator,union-attr]
+        return loss
+
     def _evaluate(self, split: str, precision: MeanAveragePrecision, batch: Batch) -> None:
         images, targets = batch
         outputs = self(images)
@@ -152,9 +156,3 @@ def _precision() -> MeanAveragePrecision:
     # It would log a dozen lines for each epoch.
     logging.getLogger("faster_coco_eval").setLevel(logging.WARNING)
     return MeanAveragePrecision(box_format="xyxy", backend="faster_coco_eval")
-
-
-def _imitation(outputs: Sequence[Tensor], wanted: Sequence[Tensor]) -> Tensor:
-    """Return the mean squared difference of the head's maps, each relative to the teacher's variance."""
-    pairs = zip(outputs, wanted, strict=True)
-    return torch.stack([functional.mse_loss(a, b) / b.var().clamp(min=1e-6) for a, b in pairs]).mean()

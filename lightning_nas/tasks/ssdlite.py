@@ -89,6 +89,25 @@ class SSDLiteHead(nn.Module):
         regression = functional.smooth_l1_loss(corrections[positive], wanted[positive], reduction="sum")
         return {"classes": each[kept].sum() / count, "boxes": regression / count}
 
+    def imitation(self, outputs: Sequence[Tensor], wanted: Sequence[Tensor]) -> Tensor:
+        """Return how far outputs are from a teacher's, as far as that is sure of something.
+
+        Classes are compared by cross-entropy with the teacher's probabilities as soft labels, and count by how much
+        they differ (quality focal loss, arXiv 2006.04388); corrections by smooth L1, weighted by the teacher's
+        probability of an object, as it learned none where nothing is.
+
+        Args:
+            outputs: What `forward` gave.
+            wanted: What the teacher's gave for the same images.
+        """
+        (scores, corrections), (goal_scores, goal_corrections) = self._flat(outputs), self._flat(wanted)
+        probable = goal_scores.softmax(dim=2)
+        sure = 1 - probable[..., 0]
+        unlike = (scores.detach().softmax(dim=2) - probable).abs().sum(2).div(2).square()
+        classes = functional.cross_entropy(scores.transpose(1, 2), probable.transpose(1, 2), reduction="none") * unlike
+        boxes = functional.smooth_l1_loss(corrections, goal_corrections, reduction="none").sum(2) * sure
+        return (classes.sum() + boxes.sum()) / sure.sum().clamp(min=1.0)
+
     @torch.no_grad()
     def detections(
         self, outputs: Sequence[Tensor], size: tuple[int, int], threshold: float = 0.02, iou: float = 0.55
