@@ -94,6 +94,39 @@ def test_images_without_boxes_have_a_finite_loss(head):
     assert all(torch.isfinite(p.grad).all() for p in made.parameters() if p.grad is not None)
 
 
+@pytest.mark.parametrize("kind", [FCOSHead, SSDLiteHead])
+def test_what_a_teacher_finds_is_imitated(kind):
+    torch.manual_seed(0)
+    head = kind([8, 8, 8], (8, 16, 32), num_classes=2)
+    shapes = [map_.shape for map_ in head([torch.randn(1, 8, SIZE[0] // s, SIZE[1] // s) for s in (8, 16, 32)])]
+    wanted = [torch.randn(shape) for shape in shapes]
+    found = [torch.zeros(shape, requires_grad=True) for shape in shapes]
+    optimizer = torch.optim.Adam(found, lr=0.05)
+    losses = []
+    for _ in range(150):
+        losses.append(head.imitation(found, wanted))
+        optimizer.zero_grad()
+        losses[-1].backward()
+        optimizer.step()
+    assert losses[-1] - head.imitation(wanted, wanted) < 0.1 * (losses[0] - head.imitation(wanted, wanted))
+
+
+@pytest.mark.parametrize(("kind", "background"), [(FCOSHead, 0), (SSDLiteHead, 20)])
+def test_boxes_are_not_imitated_where_a_teacher_finds_nothing(kind, background):
+    torch.manual_seed(0)
+    head = kind([8, 8, 8], (8, 16, 32), num_classes=2)
+    found = [map_.detach() for map_ in head([torch.randn(1, 8, SIZE[0] // s, SIZE[1] // s) for s in (8, 16, 32)])]
+    found = [map_.requires_grad_() for map_ in found]
+    wanted = [torch.randn_like(map_) for map_ in found]
+    for scores in wanted[0::2]:
+        scores.fill_(-20)
+        if background:
+            scores[:, 0::3] = background
+    head.imitation(found, wanted).backward()
+    assert max(float(boxes.grad.abs().max()) for boxes in found[1::2]) < 1e-6
+    assert min(float(scores.grad.abs().max()) for scores in found[0::2]) > 0
+
+
 def test_every_object_has_an_anchor():
     head = SSDLiteHead([8, 8], (16, 32), num_classes=1, extra=0)
     features = [torch.randn(1, 8, SIZE[0] // s, SIZE[1] // s) for s in (16, 32)]
