@@ -131,13 +131,21 @@ class Phases:
         self.is_shared = is_shared
         self._check(fingerprint)
 
-    def fit(self, name: str, module: pl.LightningModule, epochs: int, callbacks: Sequence[pl.Callback] = ()) -> Fit:
-        """Train `module`, from its checkpoint where there is one."""
+    def fit(
+        self,
+        name: str,
+        module: pl.LightningModule,
+        epochs: int,
+        callbacks: Sequence[pl.Callback] = (),
+        averaging: Averaging | None = None,
+    ) -> Fit:
+        """Train `module`, from its checkpoint where there is one, its weights averaged where that is asked for."""
         path = self.run_dir / "checkpoints" / f"{name}.ckpt"
         keep = KeepLast(path, self.seed)
+        averages = [] if averaging is None else [averaging()]
         logger = self.make_logger(save_dir=self.run_dir, name="logs", version=name)
         trainer = self.make_trainer(
-            max_epochs=epochs, callbacks=[*callbacks, keep], logger=logger, default_root_dir=self.run_dir
+            max_epochs=epochs, callbacks=[*callbacks, *averages, keep], logger=logger, default_root_dir=self.run_dir
         )
         resumed = path if path.exists() else None
         trainer.fit(module, datamodule=self.data, ckpt_path=resumed, weights_only=True)
@@ -146,9 +154,8 @@ class Phases:
     def train(
         self, name: str, module: pl.LightningModule, epochs: int, averaging: Averaging | None = None
     ) -> dict[str, Any]:
-        """Train `module`, its weights averaged where that is asked for, and return its metric on the test split."""
-        callbacks = [] if averaging is None else [averaging()]
-        return self.test(self.fit(name, module, epochs, callbacks).trainer, module)
+        """Train `module` as `fit` does, and return its metric on the test split."""
+        return self.test(self.fit(name, module, epochs, averaging=averaging).trainer, module)
 
     def test(self, trainer: pl.Trainer, module: pl.LightningModule) -> dict[str, Any]:
         """Return the metric of what a Trainer trained, on the test split."""

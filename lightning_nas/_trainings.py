@@ -224,8 +224,7 @@ class Trainings:
         self._seed()
         module = taught(network=network, **self.finetune_task)
         phases = self._phases[genes[0]]
-        callbacks = [] if self.averaging is None else [self.averaging()]
-        trainer = phases.fit(f"finetune-{number}", module, self.epochs.finetune, callbacks).trainer
+        trainer = phases.fit(f"finetune-{number}", module, self.epochs.finetune, averaging=self.averaging).trainer
         judged = trainer.validate(module, datamodule=phases.data, verbose=False, weights_only=True)[0]
         return Finetuned(module, judged[self.key], phases.test(trainer, module))
 
