@@ -22,10 +22,18 @@ TINY = [
     "trainer.accelerator=cpu",
     "trainer.enable_progress_bar=false",
 ]
+# What takes long and is tested by itself: options tried on images, candidates compared, steps of the search.
+FEW = ["search.candidates=2", "num_refitted=2", "num_calibration_batches=2"]
+SHORT = [*FEW, "num_trial_images=4"]
+DECOUPLED = [*SHORT, "search.steps=5"]
 # What a tiny run of one recipe needs besides.
-# What takes long and is tested by itself: options tried on images, steps of the search.
-SHORT = ["num_trial_images=4", "search.steps=5", "num_calibration_batches=2"]
-OTHERS = {"multishot": ["search.trials=2", "search.rungs=[]"], "detection": SHORT, "segmentation": SHORT}
+OTHERS = {
+    "multishot": ["search.trials=2", "search.rungs=[]", "num_trial_images=4"],
+    "detection": DECOUPLED,
+    "segmentation": DECOUPLED,
+    "classification": SHORT,
+    "digits": FEW,
+}
 
 
 def command(*arguments):
@@ -92,6 +100,9 @@ BAD = [
     (["--config-name", "multishot", "search.sampler=tpe"], "`sampler` must be one of evolution, nsga2; got 'tpe'"),
     (["--config-name", "multishot", "search.trials=0"], "`trials` must be at least 1; got 0"),
     (["--config-name", "multishot", "latency=0.01x"], "out of reach everywhere(.|\n)*At input size 32: .*below what"),
+    (["--config-name", "digits", "search=joint", "shared_dir=shared"], "`shared_dir` needs search=decoupled"),
+    (["--config-name", "digits", "comparisons=[best]"], "`comparisons` can hold uniform, random, rule; got 'best'"),
+    (["--config-name", "digits", "search.choices=depth"], "`choices` must be one of both, widths, kinds; got 'depth'"),
     (["--config-name", "digitz"], "no recipe 'digitz'; there are: classification, detection, digits"),
     (["--config-name", "classification", "data.root=nowhere"], "nowhere"),
     (["--config-name", "classification", "data.root=empty"], "empty"),
@@ -150,7 +161,8 @@ def test_bad_input_to_a_process_of_its_own(tmp_path):
 
 
 def test_weights_that_need_no_training_and_are_averaged(tmp_path):
-    done = run(tmp_path, "--config-name", "digits", *TINY, "epochs.source=0", "averaging=ema", "averaging.decay=0.5")
+    averaging = ["epochs.source=0", "averaging=ema", "averaging.decay=0.5"]
+    done = run(tmp_path, "--config-name", "digits", *TINY, *FEW, *averaging)
     assert done.returncode == 0, done.stderr
     trained = {path.name: path for path in (run_dir(tmp_path) / "checkpoints").glob("*.ckpt")}
     assert trained.keys() == {"search.ckpt", "finetune.ckpt", "baseline.ckpt"}
@@ -159,7 +171,7 @@ def test_weights_that_need_no_training_and_are_averaged(tmp_path):
 
 
 def test_interrupted_run_goes_on(tmp_path):
-    arguments = ["--config-name", "digits", *TINY, "epochs.search=12", "hydra.run.dir=run"]
+    arguments = ["--config-name", "digits", *TINY, *FEW, "epochs.search=12", "hydra.run.dir=run"]
     # Whoever runs the tests in the background has Ctrl-C ignored, and would hand that on.
     process = subprocess.Popen(
         command(*arguments),

@@ -11,7 +11,9 @@ from lightning.pytorch.loggers import CSVLogger
 from torch import nn
 from torch.utils.data import DataLoader, IterableDataset
 
-from lightning_nas._phases import Phases, _num_images
+from lightning_nas._phases import Phases, _num_images, source_phases
+from lightning_nas.tasks.segmentation import Segmentation
+from lightning_nas.tasks.segmenter import segmenter
 
 
 class Endless(IterableDataset):
@@ -86,3 +88,19 @@ def test_averaged_weights_are_those_of_an_uninterrupted_training(tmp_path):
         assert all(torch.equal(state[key], whole[1][key]) for key in state)
     assert any(not torch.equal(plain[1][key], whole[1][key]) for key in whole[1])
     assert plain[0] != whole[0]
+
+
+def test_a_source_is_shared_by_runs_of_the_same_network_task_data_and_length(tmp_path):
+    run = Phases(tmp_path / "run", pl.Trainer, CSVLogger, Rows(), 0, {})
+    network, task = partial(segmenter, head="lraspp"), partial(Segmentation, lr=1e-3)
+
+    def folder(network=network, task=task, epochs=2, variant=None):
+        return source_phases(tmp_path / "shared", run, network, task, epochs, variant).run_dir
+
+    assert folder() == folder(partial(segmenter), variant={"head": "lraspp"})
+    others = [
+        folder(partial(segmenter, head="deeplabv3_lite")),
+        folder(task=partial(Segmentation, lr=1e-4)),
+        folder(epochs=3),
+    ]
+    assert len({folder(), *others}) == 4
