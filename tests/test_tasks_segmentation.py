@@ -13,6 +13,7 @@ from torch.utils.data import DataLoader, TensorDataset
 from lightning_nas.tasks.classification import Classification
 from lightning_nas.tasks.distillation import distillation_loss, feature_loss
 from lightning_nas.tasks.miou import MeanIoU
+from lightning_nas.tasks.mixup import paste
 from lightning_nas.tasks.segmentation import Segmentation, mask_loss
 from lightning_nas.tasks.segmenter import segmenter
 
@@ -144,6 +145,33 @@ def test_feature_maps_of_a_segmenter_are_imitated() -> None:
     torch.testing.assert_close(loss.detach(), expected, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.parametrize("size", [(6, 10), (12, 20), (24, 40)])
+def test_what_is_pasted_takes_its_mask_along(size: tuple[int, int]) -> None:
+    values = torch.arange(16).view(16, 1, 1)
+    images, masks = values[:, None].expand(16, 3, 12, 20).float(), values.expand(16, *size)
+    new_images, new_masks = paste(images, masks, alpha=1.0, seed=1)
+    found = functional.interpolate(new_masks[:, None].float(), (12, 20), mode="nearest")
+    assert torch.equal(new_images, found.expand_as(new_images))
+    own = (new_masks == masks).flatten(1).float().mean(1)
+    assert own.min() >= 0.4  # half, but for edges that are rounded
+    assert (own < 1).sum() > 8
+    # A rectangle: as many rows and columns of it as of what is not the image's own.
+    for mask, value in zip(new_masks, range(16), strict=True):
+        other = mask != value
+        assert other.sum() == other.any(0).sum() * other.any(1).sum()
+    assert torch.equal(paste(images, masks, alpha=1.0, seed=1)[1], new_masks)
+    assert not torch.equal(paste(images, masks, alpha=1.0, seed=2)[1], new_masks)
+
+
+def test_images_are_pasted_in_training_alone() -> None:
+    losses = []
+    for cutmix, training in ((0.0, False), (1.0, False), (1.0, True)):
+        model = quiet(Segmentation(make_network(), CLASSES, cutmix=cutmix).train(training))
+        losses.append(model.training_step(make_batch(), 0).item())
+    assert losses[0] == losses[1]
+    assert losses[1] != losses[2]
+
+
 @pytest.mark.filterwarnings("ignore:Checkpoint directory")
 def test_resumed_run_ends_with_the_same_weights(tmp_path: Path) -> None:
     def run(ckpt_path: Path | None = None) -> Segmentation:
@@ -167,6 +195,7 @@ def test_resumed_run_ends_with_the_same_weights(tmp_path: Path) -> None:
         ({"lr": 0.0}, "`lr` must be a positive number; got 0"),
         ({"label_smoothing": 2.0}, "`label_smoothing` must be between 0 and 1; got 2"),
         ({"distillation_weight": 1.5}, "`distillation_weight` must be between 0 and 1; got 1.5"),
+        ({"cutmix": -1.0}, "`cutmix` must be zero or a positive number; got -1"),
         ({"class_weights": [1.0, 2.0]}, r"`class_weights` must be 4 positive numbers, one a class; got \[1.0, 2.0\]"),
         ({"class_weights": [1.0, 2.0, 0.0, 1.0]}, "must be 4 positive numbers"),
     ],

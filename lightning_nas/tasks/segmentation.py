@@ -15,6 +15,7 @@ from typing_extensions import override
 
 from .distillation import distillation_loss
 from .miou import IGNORE, MeanIoU
+from .mixup import paste
 from .optimizing import OptimizerName, Optimizing
 from .teaching import Teacher, check_teaching
 
@@ -48,6 +49,9 @@ class Segmentation(L.LightningModule):
         feature_weight: Weight of the difference from the teacher's feature maps, see `Teacher`; 0 for none. The last
             map of a `Segmenter` is its logits.
         feature_modules: Names of the modules whose maps are imitated.
+        cutmix: Parameter of the Beta distribution by which rectangles of training images are pasted into others, see
+            `paste`; 0 pastes none. With few images, a teacher knows more of such new ones than of those that it has
+            seen (Beyer et al. 2022, arXiv 2106.05237).
 
     Raises:
         ValueError: A setting is out of range.
@@ -79,12 +83,13 @@ class Segmentation(L.LightningModule):
         temperature: float = 2.0,
         feature_weight: float = 0.0,
         feature_modules: Sequence[str] = (),
+        cutmix: float = 0.0,
     ) -> None:
         super().__init__()
         self.optimizing = Optimizing(optimizer, lr, weight_decay, warmup_fraction)
         if not 2 <= num_classes <= IGNORE:
             raise ValueError(f"`num_classes` must be between 2 and {IGNORE}; got {num_classes}.")
-        check_teaching(num_classes, feature_weight, distillation_weight, temperature)
+        check_teaching(num_classes, feature_weight, distillation_weight, temperature, cutmix=cutmix)
         if not 0 <= label_smoothing <= 1:
             raise ValueError(f"`label_smoothing` must be between 0 and 1; got {label_smoothing}.")
         if class_weights is not None:
@@ -95,6 +100,7 @@ class Segmentation(L.LightningModule):
         self.label_smoothing = label_smoothing
         self.distillation_weight = distillation_weight
         self.temperature = temperature
+        self.cutmix = cutmix
         self.teacher = Teacher(teacher, feature_weight, feature_modules)
         weights = None if class_weights is None else torch.tensor(class_weights)
         self.register_buffer("class_weights", weights, persistent=False)
@@ -109,6 +115,8 @@ class Segmentation(L.LightningModule):
     @override
     def training_step(self, batch: Batch, batch_index: int) -> Tensor:
         images, masks = batch
+        if self.training and self.cutmix:
+            images, masks = paste(images, masks, self.cutmix, seed=self.global_step)
         with self.teacher.watching(self.network) as taught:
             logits = self._logits(images)
         loss = mask_loss(logits, masks, self.class_weights, self.label_smoothing)

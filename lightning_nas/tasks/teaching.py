@@ -77,7 +77,12 @@ class Teacher:
 
 
 def check_teaching(
-    num_classes: int, feature_weight: float, distillation_weight: float, temperature: float, mixup: float = 0.0
+    num_classes: int,
+    feature_weight: float,
+    distillation_weight: float,
+    temperature: float,
+    mixup: float = 0.0,
+    cutmix: float = 0.0,
 ) -> None:
     """Refuse settings that no training can have.
 
@@ -86,7 +91,7 @@ def check_teaching(
     """
     if num_classes < 1:
         raise ValueError(f"`num_classes` must be at least 1; got {num_classes}.")
-    for name, value in (("feature_weight", feature_weight), ("mixup", mixup)):
+    for name, value in (("feature_weight", feature_weight), ("mixup", mixup), ("cutmix", cutmix)):
         if not (math.isfinite(value) and value >= 0):
             raise ValueError(f"`{name}` must be zero or a positive number; got {value}.")
     if not 0 <= distillation_weight <= 1:
