@@ -10,7 +10,17 @@ from typing import Any
 
 from ._result_text import COST_FIELDS, limits
 
-__all__ = ["PICTURE", "PRIVATE", "Run", "group_key", "grouped", "read_json", "read_results", "read_run"]
+__all__ = [
+    "PICTURE",
+    "PRIVATE",
+    "Run",
+    "finetuned_epochs",
+    "group_key",
+    "grouped",
+    "read_json",
+    "read_results",
+    "read_run",
+]
 
 PICTURE = "picture_"
 """How the names of a run's pictures begin; pages of results show them."""
@@ -104,9 +114,17 @@ def group_key(result: Mapping[str, Any]) -> tuple[Any, ...]:
         str(result.get("data", "")),
         # Four digits: the baseline of a relative budget may differ in the last bits from seed to seed.
         tuple(-float(f"{given.get(name, 0):.4g}") for name in COST_FIELDS),
+        finetuned_epochs(result) or 0,
         _CHOICES.index(choices) if choices in _CHOICES else len(_CHOICES),
         choices,
     )
+
+
+def finetuned_epochs(result: Mapping[str, Any]) -> int | None:
+    """Return for how many epochs the subnet was fine-tuned; None where the record does not tell."""
+    epochs = result.get("epochs")
+    found = epochs.get("finetune") if isinstance(epochs, Mapping) else None
+    return found if isinstance(found, int) else None
 
 
 def _read_beside(path: Path, name: str) -> Mapping[str, Any]:

@@ -10,7 +10,7 @@ from typing import Any
 
 from ._ablation_text import ablation_lines
 from ._fused_blocks import fused_cells, ranges
-from ._recorded import PRIVATE, Run, grouped, read_results
+from ._recorded import PRIVATE, Run, finetuned_epochs, grouped, read_results
 from ._result_text import (
     budget_text,
     bytes_text,
@@ -56,7 +56,8 @@ def results_page(folder: str | Path) -> str:
         f"`{folder.name}/`; edit those, not this page. The search starts from a trained source network, which "
         "teaches the subnet too; the baseline is that source, trained on for as many steps. Figures are means over "
         "seeds, ± is the standard deviation; the difference is the mean over seeds of subnet minus baseline of the "
-        "same seed. *Searched* are the widths (V1), the kinds of blocks (V2) or both (V3).",
+        "same seed. *Searched* are the widths (V1), the kinds of blocks (V2) or both (V3). Epochs are those of "
+        "fine-tuning.",
         markdown_table(*_metric_table(groups)),
         *_ablation(groups),
         *_notes(folder),
@@ -84,11 +85,17 @@ def group_cells(group: Group) -> list[str]:
 
 
 def _recipe_text(group: Group) -> str:
-    """Return the recipe, what it was run on, and the size of the subnets' images."""
+    """Return the recipe, what it was run on, the size of the subnets' images, and how long they were fine-tuned."""
     sizes = (run.architecture.get("input_size", ()) for run in group)
     pixels = _distinct("\u00d7".join(map(str, size[1:])) for size in sizes)
     data = " ".join([str(group[0].result.get("data", "")), " or ".join(pixels)]).strip()
-    return ", ".join(filter(None, [str(group[0].result["recipe"]), data]))
+    return ", ".join(filter(None, [str(group[0].result["recipe"]), data, _length_text(group[0].result)]))
+
+
+def _length_text(result: Mapping[str, Any]) -> str:
+    """Return for how long the subnet was fine-tuned; nothing where the record does not tell."""
+    epochs = finetuned_epochs(result)
+    return "" if epochs is None else "1 epoch" if epochs == 1 else f"{epochs} epochs"
 
 
 def _metric_table(groups: Sequence[Group]) -> Table:
@@ -177,16 +184,16 @@ def _search_table(groups: Sequence[Group]) -> Table:
     together: dict[tuple[str, ...], list[Group]] = {}
     for group in groups:
         first = group[0].result
-        key = (str(first["recipe"]), str(first.get("data", "")), str(first["device"]), searched_text(first))
-        together.setdefault(key, []).append(group)
+        named = ", ".join(filter(None, [str(first["recipe"]), str(first.get("data", "")), _length_text(first)]))
+        together.setdefault((named, str(first["device"]), searched_text(first)), []).append(group)
     rows = []
-    for (recipe, data, device, searched), models in together.items():
+    for cells, models in together.items():
         spent = [run.result["search"] for group in models for run in group if run.result.get("search")]
         if spent:
             means = [statistics.fmean(item[name] for item in spent) for name in ("steps", "seconds")]
             trials = _distinct(item.get("trials") for item in spent)
             figures = [str(len(models)), ", ".join(trials) or "-", f"{means[0]:.0f}", f"{means[1] / 60:.0f}"]
-            rows.append([", ".join(filter(None, (recipe, data))), device, searched, *figures])
+            rows.append([*cells, *figures])
     return ["Recipe, data", "Device", "Searched", "Models", "Trials", "Steps", "Minutes"], rows
 
 

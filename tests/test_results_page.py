@@ -15,6 +15,16 @@ def test_choices_are_groups_of_their_own(tmp_path: Path) -> None:
     assert [row[3:5] for row in rows[2:5]] == [["widths (V1)", "1"], ["kinds (V2)", "1"], ["both (V3)", "2"]]
 
 
+def test_runs_that_were_finetuned_longer_are_a_group_of_their_own(tmp_path: Path) -> None:
+    for number, length in enumerate((12, 60, 60, None)):
+        given = {} if length is None else {"epochs": {"source": 24, "search": 8, "finetune": length}}
+        write_run(tmp_path / "task" / str(number), make_result(number, **given))
+    rows = [row for row in rows_of(results_page(tmp_path / "task")) if len(row) == 11][1:]
+    named = [(row[0].rpartition(", ")[2], row[4]) for row in rows if row[4].isdigit()]
+    assert [row for row in named if row[0].endswith("epochs")] == [("12 epochs", "1"), ("60 epochs", "2")]
+    assert [count for name, count in named if not name.endswith("epochs")] == ["1"]
+
+
 def test_both_together_stand_beside_one_after_the_other(tmp_path: Path) -> None:
     # Of several budgets of one kind of search the smallest counts.
     left = {"widths": (0.9, 0.8), "kinds": (0.75,), "both": (0.5,)}
