@@ -11,7 +11,7 @@ import pytest
 import torch
 from plain_loop import EPOCHS, fit, largest_difference, loader, plain_loop, plugin, searching
 from torch.utils.data import DataLoader, DistributedSampler
-from two_processes import TRAINED, module
+from two_processes import ACCUMULATE, PRECISIONS, module
 
 pytestmark = pytest.mark.xdist_group("two processes")
 
@@ -63,7 +63,8 @@ def expected(precision, accumulate, seeds=(1, 2)):
 
 
 @pytest.mark.parametrize("kind", ["straight", "resumed"])
-@pytest.mark.parametrize(("precision", "accumulate"), TRAINED)
+@pytest.mark.parametrize("accumulate", ACCUMULATE)
+@pytest.mark.parametrize("precision", PRECISIONS)
 def test_two_processes_equal_a_plain_loop(folder, precision, accumulate, kind):
     (first, second), networks = found(folder, f"{precision}-{accumulate}-{kind}")
     plain = expected(precision, accumulate)

@@ -15,8 +15,8 @@ from lightning.pytorch.strategies import DDPStrategy
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from plain_loop import Plain, Stateful, fit, loader, make_supernet, plugin, searching, within
 
-TRAINED = (("fp32", 1), ("fp32", 4), ("bf16", 1), ("fp16", 4))
-"""Precisions and batches a step; all of their pairs are tested on one process."""
+PRECISIONS = ("fp32", "bf16", "fp16")
+ACCUMULATE = (1, 4)
 SAVED_AT = 12
 """Batches before the checkpoint: in the middle of the second epoch, between two optimizer steps."""
 
@@ -52,15 +52,16 @@ def refused(folder, name, **options):
 
 def main(folder):
     rank = int(os.environ.get("LOCAL_RANK", "0"))
-    for precision, accumulate in TRAINED:
-        name, step = f"{precision}-{accumulate}", SAVED_AT // accumulate
-        saved = ModelCheckpoint(folder / name, save_top_k=-1, every_n_train_steps=step, filename="{step}")
-        kinds = {"straight": {"callbacks": [saved]}, "resumed": {"ckpt_path": folder / name / f"step={step}.ckpt"}}
-        for kind, options in kinds.items():
-            # Each process has training and validation data of its own.
-            options |= {"data": Stateful(seed=1 + rank), "val": loader(seed=11 + rank)}
-            options |= {"accumulate_grad_batches": accumulate, **plugin(precision)[0]}
-            search_on_both(folder, f"{name}-{kind}", **options)
+    for precision in PRECISIONS:
+        for accumulate in ACCUMULATE:
+            name, step = f"{precision}-{accumulate}", SAVED_AT // accumulate
+            saved = ModelCheckpoint(folder / name, save_top_k=-1, every_n_train_steps=step, filename="{step}")
+            kinds = {"straight": {"callbacks": [saved]}, "resumed": {"ckpt_path": folder / name / f"step={step}.ckpt"}}
+            for kind, options in kinds.items():
+                # Each process has training and validation data of its own.
+                options |= {"data": Stateful(seed=1 + rank), "val": loader(seed=11 + rank)}
+                options |= {"accumulate_grad_batches": accumulate, **plugin(precision)[0]}
+                search_on_both(folder, f"{name}-{kind}", **options)
     search_on_both(folder, "same-batches")
     search_on_both(folder, "split-by-lightning", use_distributed_sampler=True)
     refused(folder, "every-gradient", unused=False)

@@ -53,7 +53,7 @@ def paste(images: Tensor, masks: Tensor, alpha: float, seed: int) -> tuple[Tenso
         seed: Of rectangles and partners. From the number of the step, a resumed run draws the same.
 
     Returns:
-        New images and masks, each at least half itself.
+        New images and masks, each at least half itself, but for edges that are rounded to pixels.
 
     Example::
 
