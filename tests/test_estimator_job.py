@@ -3,11 +3,11 @@
 import json
 import math
 import re
-import subprocess
 import sys
 
 import pytest
 import torch
+from commands import run
 from torch import nn
 
 from lightning_nas import estimator_job
@@ -260,16 +260,12 @@ def test_a_backend_that_is_missing_says_what_to_install(tmp_path, monkeypatch):
 
 def test_from_the_command_line(tmp_path):
     table_of(tmp_path, [*CONVS, *short_curve()])
-    command = [sys.executable, "-m", "lightning_nas", "--config-name", "estimator", "num_folds=2", "hydra.run.dir=run"]
-    done = subprocess.run(
-        [*command, "device=my_chip.csv"], cwd=tmp_path, capture_output=True, text=True, timeout=300, check=False
-    )
+    arguments = ["--config-name", "estimator", "num_folds=2", "hydra.run.dir=run"]
+    done = run(tmp_path, *arguments, "device=my_chip.csv")
     assert done.returncode == 0, done.stderr
     assert "16 lanes" in done.stdout
     assert (tmp_path / "run" / "my_chip.estimator.zip").exists()
-    refused = subprocess.run(
-        [*command[:-1], "device=abacus"], cwd=tmp_path, capture_output=True, text=True, timeout=300, check=False
-    )
+    refused = run(tmp_path, *arguments[:-1], "device=abacus")
     assert refused.returncode == 2
     assert "no device 'abacus'" in refused.stderr
     assert not (tmp_path / "outputs" / "estimator").exists() or not list((tmp_path / "outputs" / "estimator").iterdir())

@@ -1,9 +1,8 @@
 """Runs that share source, baseline and supernet, and what a run is compared with."""
 
 import json
-import subprocess
-import sys
 
+import commands
 import pytest
 from PIL import Image
 
@@ -42,8 +41,7 @@ NOT_OF_MULTISHOT = {
 
 
 def run(folder, *arguments):
-    command = [sys.executable, "-m", "lightning_nas", "--config-name", "digits", *arguments, "search=decoupled", *TINY]
-    return subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=300)
+    return commands.run(folder, "--config-name", "digits", *arguments, "search=decoupled", *TINY)
 
 
 def folders(shared):
@@ -118,8 +116,7 @@ def test_recipes_of_both_kinds_find_the_same_source(tmp_path):
     found = []
     for name, own in settings.items():
         recipe = "segmentation" if name == "segmentation" else "multishot"
-        command = [sys.executable, "-m", "lightning_nas", "--config-name", recipe, *same, *own, f"hydra.run.dir={name}"]
-        done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=300)
+        done = commands.run(tmp_path, "--config-name", recipe, *same, *own, f"hydra.run.dir={name}")
         assert done.returncode == 0, done.stderr
         found.append(len(list(tmp_path.rglob("source.ckpt"))))
     # Another head is another source.

@@ -38,6 +38,15 @@ def test_both_together_stand_beside_one_after_the_other(tmp_path: Path) -> None:
     assert "(accuracy \u22120.030), 10 points beyond that." in page
 
 
+def test_what_was_not_finetuned_equally_long_is_not_put_together(tmp_path: Path) -> None:
+    for choices, length in (("widths", 24), ("kinds", 24), ("both", 60)):
+        result = make_result(choices=choices, epochs={"source": 24, "search": 8, "finetune": length})
+        write_run(tmp_path / "task" / choices, result)
+    assert "one after the other" not in results_page(tmp_path / "task")
+    write_run(tmp_path / "task" / "again", make_result(epochs={"source": 24, "search": 8, "finetune": 24}))
+    assert "one after the other" in results_page(tmp_path / "task")
+
+
 def test_a_seed_that_ran_again_counts_in_the_mean_and_is_said(tmp_path: Path) -> None:
     for number, (seed, accuracy) in enumerate(((0, 0.9), (0, 0.8), (1, 0.7))):
         write_run(tmp_path / "task" / str(number), make_result(seed, accuracy))
