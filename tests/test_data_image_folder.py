@@ -57,6 +57,28 @@ def test_val_stands_in_for_test_with_a_warning(tmp_path: Path, caplog: pytest.Lo
     assert len(data.test_dataloader().dataset) == len(data.val_dataloader().dataset) == 8
 
 
+@pytest.mark.parametrize("splits", [("train", "val", "test"), ("train", "val")])
+def test_further_test_images_are_tested_on_too(tmp_path: Path, splits: tuple[str, ...]) -> None:
+    root = make_splits(tmp_path / "pets", splits)
+    further = make_splits(tmp_path, ("field",), count=3) / "field"
+    data = ImageFolderDataModule(root, image_size=16, extra_test_root=further)
+    data.setup()
+    own = [0] * 4 + [1] * 4 if "test" in splits else []
+    assert torch.cat([labels for _, labels in data.test_dataloader()]).tolist() == own + [0] * 3 + [1] * 3
+    assert sum(len(labels) for _, labels in data.val_dataloader()) == 8
+    assert data.name == "pets, tested on field too"
+
+
+def test_further_test_images_of_other_classes_are_refused(tmp_path: Path) -> None:
+    root = make_splits(tmp_path / "pets")
+    save(tmp_path / "field" / "cat" / "0.png")
+    save(tmp_path / "field" / "horse" / "0.png")
+    with pytest.raises(ValueError, match="field' must have the class folders cat, dog; it differs in 'dog'"):
+        ImageFolderDataModule(root, image_size=16, extra_test_root=tmp_path / "field")
+    with pytest.raises(ValueError, match="`extra_test_root` must be a folder of images"):
+        ImageFolderDataModule(root, image_size=16, extra_test_root=tmp_path / "nowhere")
+
+
 def test_class_folders_are_split_the_same_way_for_every_seed(tmp_path: Path) -> None:
     for number in range(20):
         save(tmp_path / "a" / f"{number:02}.png", number)

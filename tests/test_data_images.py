@@ -9,6 +9,11 @@ def test_embedded_digits_without_a_folder():
     assert isinstance(image_data(image_size=32), DigitsDataModule)
 
 
+def test_further_test_images_need_a_folder():
+    with pytest.raises(ValueError, match="adds to the images of `root`; none is given beside field"):
+        image_data(extra_test_root="field")
+
+
 def test_a_folder_that_is_given_is_read(tmp_path):
     from PIL import Image
 

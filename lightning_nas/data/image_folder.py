@@ -56,9 +56,10 @@ class ImageFolderDataModule(L.LightningDataModule):
         flip: Whether to mirror half of the training images.
         color_jitter: Largest relative change of brightness, contrast and saturation of training images.
         cache_limit_bytes: Decoded splits above this size are read from files again in every epoch.
+        extra_test_root: Folder of further test images, one folder a class; with few test images chance decides.
 
     Raises:
-        ValueError: A setting is out of range, or the folder is not in the layout above.
+        ValueError: A setting is out of range, or a folder is not in the layout above.
     """
 
     def __init__(
@@ -72,6 +73,7 @@ class ImageFolderDataModule(L.LightningDataModule):
         flip: bool = True,
         color_jitter: float = 0.2,
         cache_limit_bytes: int = 2**30,
+        extra_test_root: str | Path | None = None,
     ) -> None:
         super().__init__()
         if image_size < 8:
@@ -84,6 +86,10 @@ class ImageFolderDataModule(L.LightningDataModule):
         self._augment = BatchAugmentation(min_crop_area, flip, color_jitter)
         # The folder is listed here, so that the number of classes is known before the network is built.
         self._class_names, self._files = _scan(self.root)
+        if extra_test_root is not None:
+            extra = Path(extra_test_root).expanduser()
+            self.name = f"{self.root.name}, tested on {extra.name} too"
+            self._files["test"] = _joined(self._files.get("test"), _further(extra, self._class_names))
         self.splits = Splits(self._load, batch_size, num_workers, seed, str(self.root), "test" in self._files)
 
     @property
@@ -153,6 +159,20 @@ def _scan(root: Path) -> tuple[tuple[str, ...], dict[Split, _Files]]:
                 f"train and {split} differ in {', '.join(differing)}."
             )
     return classes, {split: _files(list(images.values())) for split, images in splits.items()}
+
+
+def _further(root: Path, classes: Sequence[str]) -> _Files:
+    """Return further images of the same classes."""
+    if not root.is_dir():
+        raise ValueError(f"`extra_test_root` must be a folder of images; there is none at '{root}'.")
+    images = _list_classes(root)
+    if differing := sorted(set(classes) ^ set(images)):
+        raise ValueError(f"'{root}' must have the class folders {', '.join(classes)}; it differs in {differing[0]!r}.")
+    return _files(list(images.values()))
+
+
+def _joined(first: _Files | None, second: _Files) -> _Files:
+    return second if first is None else _Files(first.paths + second.paths, first.labels + second.labels)
 
 
 def _folder_names(folder: Path) -> list[str]:
