@@ -5,7 +5,7 @@ from __future__ import annotations
 import statistics
 from collections.abc import Sequence
 
-from ._recorded import Run, finetuned_epochs
+from ._recorded import Run, finetuned_epochs, taught_by
 from ._result_text import signed, spread_text
 
 __all__ = ["ablation_lines"]
@@ -14,7 +14,7 @@ Group = Sequence[Run]
 
 
 def ablation_lines(groups: Sequence[Group]) -> list[str]:
-    """Return a sentence for each device, data and length of fine-tuning where widths, kinds and both were searched.
+    """Return a sentence for each device, data and kind of fine-tuning where widths, kinds and both were searched.
 
     Of each, the runs of the smallest budget count. One after the other means that the shares of the latency that they
     leave multiply, as they would if they had nothing to do with each other.
@@ -22,10 +22,11 @@ def ablation_lines(groups: Sequence[Group]) -> list[str]:
     Args:
         groups: Runs by what they have in common, the largest budget first.
     """
-    together: dict[tuple[int, str, str, str], dict[str, Group]] = {}
+    together: dict[tuple[str, ...], dict[str, Group]] = {}
     for group in groups:
         first = group[0].result
-        key = (finetuned_epochs(first) or 0, str(first["recipe"]), str(first.get("data", "")), str(first["device"]))
+        training = f"{finetuned_epochs(first)} {taught_by(first)}"
+        key = (training, str(first["recipe"]), str(first.get("data", "")), str(first["device"]))
         together.setdefault(key, {})[str(first.get("choices") or "both")] = group
     return [
         f"* **{', '.join(filter(None, names))}**: {_sentence(found)}"

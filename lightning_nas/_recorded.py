@@ -20,6 +20,7 @@ __all__ = [
     "read_json",
     "read_results",
     "read_run",
+    "taught_by",
 ]
 
 PICTURE = "picture_"
@@ -115,6 +116,7 @@ def group_key(result: Mapping[str, Any]) -> tuple[Any, ...]:
         # Four digits: the baseline of a relative budget may differ in the last bits from seed to seed.
         tuple(-float(f"{given.get(name, 0):.4g}") for name in COST_FIELDS),
         finetuned_epochs(result) or 0,
+        taught_by(result),
         _CHOICES.index(choices) if choices in _CHOICES else len(_CHOICES),
         choices,
     )
@@ -125,6 +127,11 @@ def finetuned_epochs(result: Mapping[str, Any]) -> int | None:
     epochs = result.get("epochs")
     found = epochs.get("finetune") if isinstance(epochs, Mapping) else None
     return found if isinstance(found, int) else None
+
+
+def taught_by(result: Mapping[str, Any]) -> str:
+    """Return what the subnet began from and imitated; older records do not tell that it was the source."""
+    return str(result.get("taught_by") or "source")
 
 
 def _read_beside(path: Path, name: str) -> Mapping[str, Any]:

@@ -10,7 +10,7 @@ from typing import Any
 
 from ._ablation_text import ablation_lines
 from ._fused_blocks import fused_cells, ranges
-from ._recorded import PRIVATE, Run, finetuned_epochs, grouped, read_results
+from ._recorded import PRIVATE, Run, finetuned_epochs, grouped, read_results, taught_by
 from ._result_text import (
     budget_text,
     bytes_text,
@@ -54,10 +54,10 @@ def results_page(folder: str | Path) -> str:
         f"# Recorded results: {title}",
         f"Written by `python -m lightning_nas.report` from the {len(runs)} recorded `result.json` {files} in "
         f"`{folder.name}/`; edit those, not this page. The search starts from a trained source network, which "
-        "teaches the subnet too; the baseline is that source, trained on for as many steps. Figures are means over "
-        "seeds, ± is the standard deviation; the difference is the mean over seeds of subnet minus baseline of the "
-        "same seed. *Searched* are the widths (V1), the kinds of blocks (V2) or both (V3). Epochs are those of "
-        "fine-tuning.",
+        "teaches the subnet too where nothing else is said; the baseline is that source, trained on for as many steps. "
+        "Figures are means over seeds, ± is the standard deviation; the difference is the mean over seeds of subnet "
+        "minus baseline of the same seed. *Searched* are the widths (V1), the kinds of blocks (V2) or both (V3). "
+        "Epochs are those of fine-tuning.",
         markdown_table(*_metric_table(groups)),
         *_ablation(groups),
         *_notes(folder),
@@ -85,17 +85,19 @@ def group_cells(group: Group) -> list[str]:
 
 
 def _recipe_text(group: Group) -> str:
-    """Return the recipe, what it was run on, the size of the subnets' images, and how long they were fine-tuned."""
+    """Return the recipe, what it was run on, the size of the subnets' images, and how they were fine-tuned."""
     sizes = (run.architecture.get("input_size", ()) for run in group)
     pixels = _distinct("\u00d7".join(map(str, size[1:])) for size in sizes)
     data = " ".join([str(group[0].result.get("data", "")), " or ".join(pixels)]).strip()
-    return ", ".join(filter(None, [str(group[0].result["recipe"]), data, _length_text(group[0].result)]))
+    return ", ".join(filter(None, [str(group[0].result["recipe"]), data, _training_text(group[0].result)]))
 
 
-def _length_text(result: Mapping[str, Any]) -> str:
-    """Return for how long the subnet was fine-tuned; nothing where the record does not tell."""
+def _training_text(result: Mapping[str, Any]) -> str:
+    """Return how long and by what other teacher the subnet was fine-tuned; nothing where the record does not tell."""
     epochs = finetuned_epochs(result)
-    return "" if epochs is None else "1 epoch" if epochs == 1 else f"{epochs} epochs"
+    length = "" if epochs is None else "1 epoch" if epochs == 1 else f"{epochs} epochs"
+    teacher = "" if taught_by(result) == "source" else f"taught by the {taught_by(result)}"
+    return ", ".join(filter(None, [length, teacher]))
 
 
 def _metric_table(groups: Sequence[Group]) -> Table:
@@ -184,7 +186,7 @@ def _search_table(groups: Sequence[Group]) -> Table:
     together: dict[tuple[str, ...], list[Group]] = {}
     for group in groups:
         first = group[0].result
-        named = ", ".join(filter(None, [str(first["recipe"]), str(first.get("data", "")), _length_text(first)]))
+        named = ", ".join(filter(None, [str(first["recipe"]), str(first.get("data", "")), _training_text(first)]))
         together.setdefault((named, str(first["device"]), searched_text(first)), []).append(group)
     rows = []
     for cells, models in together.items():

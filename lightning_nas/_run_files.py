@@ -68,6 +68,7 @@ class Outcome:
         network: Settings of the source network, without its weights.
         epochs: How long each part trained.
         data_name: What it was trained on.
+        taught_by: What the subnet began from and imitated: the source or the baseline.
     """
 
     recipe: str
@@ -88,6 +89,7 @@ class Outcome:
     network: Mapping[str, Any]
     epochs: Mapping[str, int]
     data_name: str
+    taught_by: str = "source"
 
 
 def write_run(run_dir: Path, outcome: Outcome) -> dict[str, Any]:
@@ -117,6 +119,7 @@ def write_run(run_dir: Path, outcome: Outcome) -> dict[str, Any]:
         "command": _command(sys.argv),
         "machine": f"{platform.machine()}, {torch.get_num_threads()} threads",
         "epochs": outcome.epochs,
+        "taught_by": outcome.taught_by,
         "data": outcome.data_name,
         "fusing": _fusing(costs, outcome.source),
         "finished": time.strftime("%Y-%m-%d"),

@@ -10,7 +10,7 @@ from copy import deepcopy
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, Literal, cast, get_args
 
 import lightning.pytorch as pl
 import torch
@@ -29,13 +29,16 @@ from .search.ablation import searched_options
 from .search.budget import format_reach
 from .search.probe import quiet_copy, task_loss
 from .search.tables import space_budgets
-from .space.spec import Architecture
+from .space.spec import Architecture, SearchSpace
 from .supernet import derive, option_errors, refit, sort_channels, space_of, supernet_from
 from .supernet.source import named_blocks
 
 __all__ = ["Epochs", "search_and_finetune"]
 
 log = logging.getLogger(__name__)
+
+TaughtBy = Literal["source", "baseline"]
+"""What a subnet begins from and imitates, see `search_and_finetune`."""
 
 
 @dataclass(frozen=True)
@@ -83,6 +86,7 @@ def search_and_finetune(
     search_task: Mapping[str, Any] | None = None,
     finetune_task: Mapping[str, Any] | None = None,
     averaging: Averaging | None = None,
+    taught_by: TaughtBy = "source",
     num_refitted: int = 8,
     num_calibration_batches: int = 32,
     num_trial_images: int = 0,
@@ -92,10 +96,10 @@ def search_and_finetune(
 ) -> dict[str, Any]:
     """Train the source, turn it into a supernet, search, derive the subnet inside the budget, fine-tune it, compare.
 
-    The source's weights are the supernet's (channels sorted by importance), it teaches the supernet and the subnet, and
-    the subnet's blocks are refitted to its blocks before fine-tuning. The baseline is the source, trained on by the
-    plain recipe for as many steps as search and fine-tuning took. A run that was interrupted continues when it is
-    started again with the same output directory.
+    The source's weights are the supernet's (channels sorted by importance), which it teaches. The baseline is the
+    source, trained on by the plain recipe for as many steps as search and fine-tuning take. The subnet's blocks are
+    refitted to those of the source, or of the baseline, before fine-tuning, which that network teaches. A run that was
+    interrupted continues when it is started again with the same output directory.
 
     Args:
         recipe: Name of the recipe, for the record.
@@ -120,6 +124,8 @@ def search_and_finetune(
         search_task: Options of the task that differ in the search, such as a lower learning rate.
         finetune_task: Those that differ in fine-tuning, and where the source is trained on.
         averaging: Makes the callback that averages the weights there, such as Lightning's ``EMAWeightAveraging``.
+        taught_by: What the subnet begins from and imitates: the ``source``, or the ``baseline``, which is better where
+            the source has not been trained to its end. The supernet is of the source either way.
         num_refitted: How many of the search's candidates are refitted; the one of the lowest validation loss then, of
             imitation too, is the subnet. An undertrained supernet ranks badly; a refitted subnet shows what it can
             become, and fewer images tell how near it is to the source than how often it is right.
@@ -145,6 +151,8 @@ def search_and_finetune(
         "parameter_bytes": parameter_bytes,
         "peak_activation_bytes": peak_activation_bytes,
     }
+    if taught_by not in get_args(TaughtBy):
+        raise ValueError(f"`taught_by` must be one of {', '.join(get_args(TaughtBy))}; got {taught_by!r}.")
     run_dir = Path(output_dir)
     pl.seed_everything(seed, workers=True, verbose=False)
     example = torch.zeros(1, *data.input_size)
@@ -172,7 +180,7 @@ def search_and_finetune(
         "selection": asdict(callback.selection),
     }
     trained = {"space": full.to_json(), "seed": seed, "epochs": vars(epochs)}
-    run = Phases(run_dir, trainer, logger, data, seed, {**trained, **wanted})
+    run = Phases(run_dir, trainer, logger, data, seed, {**trained, **wanted, "taught_by": taught_by})
     origin = shared = run
     if shared_dir is not None:
         settings = {
@@ -198,9 +206,8 @@ def search_and_finetune(
 
     log.info("2/4 Searching")
     pl.seed_everything(seed, workers=True, verbose=False)
-    supernet = supernet_from(deepcopy(source), example, full)
-    sort_channels(supernet)
-    untrained = deepcopy(supernet)
+    supernet = _sorted_supernet(source, example, full)
+    start, untrained = source, deepcopy(supernet)
     images = training_images(data, num_calibration_batches)
     if num_trial_images:
         callback.errors = option_errors(untrained, images[:num_trial_images])
@@ -211,28 +218,32 @@ def search_and_finetune(
     with shared.alone():
         fit = shared.fit("search", module, epochs.search, [callback])
         candidates = callback.candidates if shared.claim("search", wanted) else callback.find(**_named(requested))
-    # The map that a classifier pools is imitated by itself; of other networks it has to be named.
-    judged = partial(taught, teacher=teacher, feature_modules=blocks[-1:] if full.tail else ())
-    chosen, subnet = _best_refitted(candidates[:num_refitted], untrained, teacher, images, judged, data)
-    log.info("Found %s, %.4g ms", chosen, costs.latency_ms(chosen))
 
-    log.info("3/4 Fine-tuning the subnet")
-    finetuned = partial(taught, feature_modules=blocks, **(finetune_task or {}))
-    tuned = finetuned(network=subnet, teacher=teacher)
-    subnet_metric = run.train("finetune", tuned, epochs.finetune, averaging)
-    write_run_picture(run_dir, tuned, data, show_images)
-
-    log.info("4/4 Training the source on, for comparison%s", f", and {', '.join(others)}" if others else "")
+    log.info("3/4 Training the source on, for comparison")
     pl.seed_everything(seed, workers=True, verbose=False)
     with shared.alone():
         baseline = task(network=deepcopy(source), num_classes=data.num_classes, **(finetune_task or {}))
         baseline_metric = shared.train("baseline", baseline, epochs.search + epochs.finetune, averaging)
+    if taught_by == "baseline":
+        start = cast(nn.Module, baseline.network)
+        untrained = _sorted_supernet(start, example, full)
+        teacher = derive(untrained, full.reference_nodes)
+
+    log.info("4/4 Fine-tuning the subnet%s", f", and {', '.join(others)}" if others else "")
+    # The map that a classifier pools is imitated by itself; of other networks it has to be named.
+    judged = partial(taught, teacher=teacher, feature_modules=blocks[-1:] if full.tail else ())
+    chosen, subnet = _best_refitted(candidates[:num_refitted], untrained, teacher, images, judged, data)
+    log.info("Found %s, %.4g ms", chosen, costs.latency_ms(chosen))
+    finetuned = partial(taught, feature_modules=blocks, **(finetune_task or {}))
+    tuned = finetuned(network=subnet, teacher=teacher)
+    subnet_metric = run.train("finetune", tuned, epochs.finetune, averaging)
+    write_run_picture(run_dir, tuned, data, show_images)
     compared = []
     for name, architecture in others.items():
         with shared.alone():
-            other, its_teacher = inherit(source, architecture, images)
+            other, its_teacher = inherit(start, architecture, images)
             # Named after what it is: runs of other budgets and choices that compare with the same network find it.
-            label = f"{name.replace(' ', '_')}-{_digest(architecture)}"
+            label = f"{name.replace(' ', '_')}-{_digest(architecture, taught_by)}"
             rival = finetuned(network=other, teacher=its_teacher)
             metric = shared.train(label, rival, epochs.finetune, averaging)
         compared.append(Compared(name, architecture, metric))
@@ -256,6 +267,7 @@ def search_and_finetune(
         network=network_settings(network, data.num_classes),
         epochs=vars(epochs),
         data_name=data_name(data),
+        taught_by=taught_by,
     )
     result = write_run(run_dir, outcome)
     log.info("%s\nWritten to %s", summary(result), run_dir)
@@ -293,5 +305,12 @@ def _validation_loss(module: pl.LightningModule, data: Any) -> float:
     return float(torch.stack(losses).mean())
 
 
-def _digest(architecture: Architecture) -> str:
-    return hashlib.sha256(architecture.to_json().encode()).hexdigest()[:12]
+def _sorted_supernet(network: nn.Module, example: Tensor, space: SearchSpace) -> nn.Module:
+    """Return a supernet of a copy of `network`, its channels sorted by importance."""
+    supernet = supernet_from(deepcopy(network), example, space)
+    sort_channels(supernet)
+    return supernet
+
+
+def _digest(architecture: Architecture, taught_by: TaughtBy) -> str:
+    return hashlib.sha256(f"{architecture.to_json()}{taught_by}".encode()).hexdigest()[:12]

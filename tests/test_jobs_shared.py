@@ -80,13 +80,15 @@ def test_the_second_run_trains_neither_source_nor_supernet_nor_baseline(tmp_path
     limit = result["budget"]["latency_ms"]
     assert all(cost["latency_ms"] <= limit for cost in result["comparisons"].values())
 
-    kinds = ["latency=0.8x", "search.choices=kinds", "comparisons=[random]"]
+    kinds = ["latency=0.8x", "search.choices=kinds", "comparisons=[random]", "taught_by=baseline"]
     second = run(tmp_path, *kinds, "shared_dir=shared", "hydra.run.dir=b")
     assert second.returncode == 0, second.stderr
     assert folders(tmp_path / "shared") == [shared, source]
     assert not list((tmp_path / "b" / "checkpoints").glob("s*.ckpt"))
     other = json.loads((tmp_path / "b" / "result.json").read_text())
     assert other["choices"] == "kinds"
+    taught_by = [json.loads((tmp_path / name / "run.json").read_text())["taught_by"] for name in "ab"]
+    assert taught_by == ["source", "baseline"]
     assert other["baseline"] == result["baseline"]
     widths = [stage["width"] for stage in json.loads((tmp_path / "b" / "architecture.json").read_text())["stages"]]
     assert widths == [16, 24, 40, 64]

@@ -99,6 +99,7 @@ BAD = [
     (["--config-name", "multishot", "latency=0.01x"], "out of reach everywhere(.|\n)*At input size 32: .*below what"),
     (["--config-name", "digits", "search=joint", "shared_dir=shared"], "`shared_dir` needs search=decoupled"),
     (["--config-name", "digits", "comparisons=[best]"], "`comparisons` can hold uniform, random, rule; got 'best'"),
+    (["--config-name", "digits", "taught_by=me"], "`taught_by` must be one of source, baseline; got 'me'"),
     (["--config-name", "digits", "search.choices=depth"], "`choices` must be one of both, widths, kinds; got 'depth'"),
     (["--config-name", "digitz"], "no recipe 'digitz'; there are: classification, detection, digits"),
     (["--config-name", "classification", "data.root=nowhere"], "nowhere"),

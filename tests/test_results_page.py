@@ -25,6 +25,14 @@ def test_runs_that_were_finetuned_longer_are_a_group_of_their_own(tmp_path: Path
     assert [count for name, count in named if not name.endswith("epochs")] == ["1"]
 
 
+def test_runs_of_another_teacher_are_a_group_of_their_own(tmp_path: Path) -> None:
+    for number, given in enumerate(({}, {"taught_by": "source"}, {"taught_by": "baseline"})):
+        write_run(tmp_path / "task" / str(number), make_result(number, **given))
+    rows = [row for row in rows_of(results_page(tmp_path / "task")) if len(row) == 11][1:]
+    named = [("taught by the baseline" in row[0], row[4]) for row in rows if row[4].isdigit()]
+    assert sorted(set(named)) == [(False, "2"), (True, "1")]
+
+
 def test_both_together_stand_beside_one_after_the_other(tmp_path: Path) -> None:
     # Of several budgets of one kind of search the smallest counts.
     left = {"widths": (0.9, 0.8), "kinds": (0.75,), "both": (0.5,)}
