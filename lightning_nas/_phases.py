@@ -48,10 +48,12 @@ class KeepLast(Checkpoint):
         self.seed = seed
         self.seconds = 0.0
         self._started = time.monotonic()
+        self._trains = False
 
     @override
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         self._started = time.monotonic()
+        self._trains = True
         if not self.path.exists():
             trainer.save_checkpoint(self.path)
 
@@ -69,6 +71,12 @@ class KeepLast(Checkpoint):
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         # What callbacks found at the end, such as the search's candidates, belongs to the state too.
         trainer.save_checkpoint(self.path)
+
+    @override
+    def on_fit_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        # Stopped after its last epoch and resumed, a training goes straight here; callbacks make up for their ends.
+        if not self._trains:
+            trainer.save_checkpoint(self.path)
 
     @override
     def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:

@@ -90,6 +90,36 @@ def test_averaged_weights_are_those_of_an_uninterrupted_training(tmp_path):
     assert plain[0] != whole[0]
 
 
+class Choice(pl.Callback):
+    """It chooses at the end, or, where a resumed training has none, when fitting ends."""
+
+    def __init__(self, fails=False):
+        self.fails, self.chosen = fails, None
+
+    def state_dict(self):
+        return {"chosen": self.chosen}
+
+    def load_state_dict(self, state_dict):
+        self.chosen = state_dict["chosen"]
+
+    def on_train_end(self, trainer, pl_module):
+        if self.fails:
+            raise RuntimeError("stop")
+
+    def on_fit_end(self, trainer, pl_module):
+        self.chosen = self.chosen or trainer.current_epoch
+
+
+def test_what_is_made_up_for_after_a_stop_behind_the_last_epoch_is_kept(tmp_path):
+    make = partial(pl.Trainer, accelerator="cpu", enable_progress_bar=False, enable_model_summary=False)
+    run = Phases(tmp_path, make, CSVLogger, Rows(), 0, {})
+    with pytest.raises(RuntimeError, match="stop"):
+        run.fit("search", Judged(), 2, [Choice(fails=True)])
+    assert run.fit("search", Judged(), 2, [Choice()]).steps == 6
+    kept = torch.load(tmp_path / "checkpoints" / "search.ckpt", weights_only=True)
+    assert kept["callbacks"]["Choice"] == {"chosen": 2}
+
+
 def test_a_source_is_shared_by_runs_of_the_same_network_task_data_and_length(tmp_path):
     run = Phases(tmp_path / "run", pl.Trainer, CSVLogger, Rows(), 0, {})
     network, task = partial(segmenter, head="lraspp"), partial(Segmentation, lr=1e-3)

@@ -1,4 +1,5 @@
 import copy
+from unittest import mock
 
 import lightning.pytorch as pl
 import pytest
@@ -97,6 +98,25 @@ def test_resumed_equals_uninterrupted(supernet, estimator, tmp_path):
     )
     assert difference(whole, continued) == 0
     assert difference(whole, resumed) > 0
+
+
+@pytest.mark.filterwarnings("ignore:Checkpoint directory", "ignore:Be aware that when using `ckpt_path`")
+@pytest.mark.parametrize("phases", ["joint", "decoupled"])
+def test_stopped_between_the_last_epoch_and_the_choice_it_chooses_the_same(supernet, estimator, tmp_path, phases):
+    options = {"latency": "0.5x", "every": 2, "evaluations": 0, "phases": phases, "steps": 20}
+    whole, stopped, resumed = (ArchitectureSearch(estimator, **options) for _ in range(3))
+    trainer(tmp_path, [whole]).fit(Plain(copy.deepcopy(supernet)), loader(), loader())
+    # It is saved before the search ends, which is then stopped.
+    keep = ModelCheckpoint(tmp_path, filename="last", save_on_train_epoch_end=True)
+    with mock.patch.object(stopped, "_rank", side_effect=KeyboardInterrupt), pytest.raises(SystemExit):
+        trainer(tmp_path, [stopped, keep], enable_checkpointing=True).fit(
+            Plain(copy.deepcopy(supernet)), loader(), loader()
+        )
+    trainer(tmp_path, [resumed]).fit(
+        Plain(copy.deepcopy(supernet)), loader(), loader(), ckpt_path=tmp_path / "last.ckpt"
+    )
+    assert resumed.candidates == whole.candidates
+    assert len(resumed.candidates) > 1
 
 
 def test_resuming_for_another_budget_says_so(supernet, estimator, caplog):

@@ -47,8 +47,8 @@ class ArchitectureSearch(Callback):
     the penalty on the expected cost, a function of the logits only, goes to them in `on_before_optimizer_step`.
 
     Gradient clipping, learning rate schedules and weight averaging of the user do not touch the logits; a callback that
-    averages weights goes before this one, for candidates to be compared with averages. The reported loss stays the
-    task's. A checkpoint of this callback needs it on resume: the logits are not in the user's optimizer.
+    averages weights goes before this one. The reported loss stays the task's. A checkpoint of this callback needs it on
+    resume: the logits are not in the user's optimizer.
 
     Args:
         estimator: What architectures cost: an `Estimator`, or the name of a shipped device.
@@ -259,6 +259,12 @@ class ArchitectureSearch(Callback):
         rank_zero_info(f"Found {self.architecture}")
 
     @override
+    def on_fit_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        # Resumed from the end of its last epoch, a training has no end of its own: nothing was chosen yet.
+        if not self._progress.ranked:
+            self.on_train_end(trainer, pl_module)
+
+    @override
     def state_dict(self) -> dict[str, Any]:
         if self.search is None or self._optimizer is None:
             return self._state
@@ -295,21 +301,20 @@ class ArchitectureSearch(Callback):
             RuntimeError: Before `fit`.
             ValueError: A budget that is not valid or out of reach.
         """
-        first = self._started()
+        supernet = self._started().supernet
         requested = dict(zip(_COSTS, (latency, parameter_bytes, peak_activation_bytes), strict=True))
-        budgets = space_budgets(first.supernet.space, self.estimator, requested, choices=self.choices)
-        search = Search(first.supernet, budgets, self.settings, self.errors, keep_logits=True)
+        budgets = space_budgets(supernet.space, self.estimator, requested, choices=self.choices)
+        search = Search(supernet, budgets, self.settings, self.errors, keep_logits=True)
         ranked = self._rank(search, self._evaluator(held_out=True))
         self._promised |= dict.fromkeys(ranked, budgets)
-        return [first.supernet.space.decode(nodes) for nodes in ranked]
+        return [supernet.space.decode(nodes) for nodes in ranked]
 
     def frontier(self, count: int = 8) -> list[FrontierSubnet]:
         """Return the best subnets over latencies, from one search: each with a lower inherited loss than the faster.
 
         Utilities of single options, fitted to what the search has evaluated, are solved for latencies from the least
-        to the most that the space and the other budgets allow; what comes out is evaluated with batch norm of its own.
-        Inherited losses flatter small subnets, which converge first: before two sizes are said to be equally good,
-        fine-tune both.
+        to the most that the space and the other budgets allow. Inherited losses flatter small subnets, which converge
+        first: before two sizes are said to be equally good, fine-tune both.
 
         Args:
             count: Latencies to solve for; some have the same subnet, or one that a faster subnet beats.
@@ -320,9 +325,8 @@ class ArchitectureSearch(Callback):
         """
         search = self._started()
         points = frontier_subnets(search, self._progress.observed, self._evaluator(held_out=True), count)
-        for point in points:
-            nodes = search.supernet.space.encode(point.architecture)
-            self._promised[nodes] = search.budgets.with_latency(point.latency_ms)
+        encode, within = search.supernet.space.encode, search.budgets.with_latency
+        self._promised |= {encode(point.architecture): within(point.latency_ms) for point in points}
         return points
 
     def derive(
@@ -345,13 +349,12 @@ class ArchitectureSearch(Callback):
             RuntimeError: Before `fit`, or if the derived network costs more than a budget.
             ValueError: `module` is neither the trained module nor a part of it.
         """
-        search = self._started()
+        search, space = self._started(), self._started().supernet.space
         assert self._module is not None
         assert self._trainer is not None
-        if budgets:
-            architecture = self.find(**budgets)[0]
-        nodes = self._chosen() if architecture is None else search.supernet.space.encode(architecture)
-        confirm(self._promised.get(nodes, search.budgets), self.estimator, search.supernet.space.decode(nodes))
+        chosen = self.find(**budgets)[0] if budgets else architecture
+        nodes = self._chosen() if chosen is None else space.encode(chosen)
+        confirm(self._promised.get(nodes, search.budgets), self.estimator, space.decode(nodes))
         return derive_subnet(self._trainer, self._module, module, nodes, num_batches)
 
     def _started(self) -> Search:
@@ -379,10 +382,9 @@ class ArchitectureSearch(Callback):
 
     def _rank(self, search: Search, loss: InheritedLoss) -> list[tuple[int, ...]]:
         assert self._trainer is not None
-        settings, trainer = self.selection, self._trainer
         search.size_scale = self.readiness.size_scale if self.readiness else 0.0
-        record, observed = self._recorded, self._progress.observed
-        ranked, self._progress.observed = rank(search, self.estimator, loss, settings, observed, trainer, record)
+        given = search, self.estimator, loss, self.selection, self._progress.observed, self._trainer, self._recorded
+        ranked, self._progress.observed = rank(*given)
         return ranked
 
     def _measured(self, loss: InheritedLoss) -> Readiness:
@@ -392,8 +394,7 @@ class ArchitectureSearch(Callback):
         self._started().supernet.keep_logits()
         if not self._state or self._optimizer is None:
             return
-        self._started().load_state_dict(self._state["search"])
-        self._optimizer.load_state_dict(self._state["optimizer"])
-        self.history = list(self._state["history"])
-        self._progress = Progress.from_dict(self._state)
-        self._state = {}
+        state, self._state = self._state, {}
+        self._started().load_state_dict(state["search"])
+        self._optimizer.load_state_dict(state["optimizer"])
+        self.history, self._progress = list(state["history"]), Progress.from_dict(state)
