@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
+import math
 import time
 from collections.abc import Callable, Mapping, Sequence, Sized
 from contextlib import AbstractContextManager, nullcontext
@@ -171,6 +172,12 @@ class Phases:
         name, key = cast(tuple[str, str], module.metric)
         # A hundredth means little on few images, so pages say how many they are.
         return {"name": name, "value": figures[key], "split": "test", "num_images": _num_images(trainer)}
+
+    def validate(self, trainer: pl.Trainer, module: pl.LightningModule) -> float:
+        """Return the value of the metric on the validation split; NaN where the Trainer is to read nothing of it."""
+        figures = trainer.validate(module, datamodule=self.data, verbose=False)
+        _, key = cast(tuple[str, str], module.metric)
+        return float(figures[0].get(key.replace("test", "val", 1), math.nan)) if figures else math.nan
 
     def alone(self) -> AbstractContextManager[Any]:
         """Let no other process train in this directory meanwhile; it waits for its turn, and then finds the result."""

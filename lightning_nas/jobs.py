@@ -37,7 +37,7 @@ __all__ = ["Epochs", "search_and_finetune"]
 
 log = logging.getLogger(__name__)
 
-TaughtBy = Literal["source", "baseline"]
+TaughtBy = Literal["source", "baseline", "best"]
 """What a subnet begins from and imitates, see `search_and_finetune`."""
 
 
@@ -124,8 +124,9 @@ def search_and_finetune(
         search_task: Options of the task that differ in the search, such as a lower learning rate.
         finetune_task: Those that differ in fine-tuning, and where the source is trained on.
         averaging: Makes the callback that averages the weights there, such as Lightning's ``EMAWeightAveraging``.
-        taught_by: What the subnet begins from and imitates: the ``source``, or the ``baseline``, which is better where
-            the source has not been trained to its end. The supernet is of the source either way.
+        taught_by: What the subnet begins from and imitates: the ``source``; the ``baseline``, which is better where the
+            source has not been trained to its end, and worse where it has; or the ``best`` of both by the metric on the
+            validation split. The supernet is of the source either way.
         num_refitted: How many of the search's candidates are refitted; the one of the lowest validation loss then, of
             imitation too, is the subnet. An undertrained supernet ranks badly; a refitted subnet shows what it can
             become, and fewer images tell how near it is to the source than how often it is right.
@@ -223,7 +224,13 @@ def search_and_finetune(
     pl.seed_everything(seed, workers=True, verbose=False)
     with shared.alone():
         baseline = task(network=deepcopy(source), num_classes=data.num_classes, **(finetune_task or {}))
-        baseline_metric = shared.train("baseline", baseline, epochs.search + epochs.finetune, averaging)
+        trainer_on = shared.fit("baseline", baseline, epochs.search + epochs.finetune, averaging=averaging).trainer
+        baseline_metric = shared.test(trainer_on, baseline)
+    if taught_by == "best":
+        before = shared.validate(trainer_on, task(network=deepcopy(source), num_classes=data.num_classes))
+        after = shared.validate(trainer_on, baseline)
+        taught_by = "baseline" if after > before else "source"
+        log.info("The subnet is taught by the %s: %.4f before, %.4f after, validated", taught_by, before, after)
     if taught_by == "baseline":
         start = cast(nn.Module, baseline.network)
         untrained = _sorted_supernet(start, example, full)

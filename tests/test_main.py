@@ -66,6 +66,7 @@ def test_recipe_from_start_to_result(tmp_path, recipe):
     cost = ["latency_ms", "verified_latency_ms", "parameter_bytes", "peak_activation_bytes", "macs", "metric"]
     assert list(result["subnet"]) == list(result["baseline"]) == cost
     assert (result["recipe"], result["device"], result["seed"]) == (recipe, "ethos_u85_1024", 3)
+    assert json.loads((folder / "run.json").read_text())["taught_by"] in ("source", "baseline")
     assert result["budget"]["latency_ms"] == pytest.approx(0.6 * result["baseline"]["latency_ms"])
     assert result["subnet"]["latency_ms"] <= result["budget"]["latency_ms"]
     architecture = Architecture.from_json((folder / "architecture.json").read_text())
@@ -99,7 +100,7 @@ BAD = [
     (["--config-name", "multishot", "latency=0.01x"], "out of reach everywhere(.|\n)*At input size 32: .*below what"),
     (["--config-name", "digits", "search=joint", "shared_dir=shared"], "`shared_dir` needs search=decoupled"),
     (["--config-name", "digits", "comparisons=[best]"], "`comparisons` can hold uniform, random, rule; got 'best'"),
-    (["--config-name", "digits", "taught_by=me"], "`taught_by` must be one of source, baseline; got 'me'"),
+    (["--config-name", "digits", "taught_by=me"], "`taught_by` must be one of source, baseline, best; got 'me'"),
     (["--config-name", "digits", "search.choices=depth"], "`choices` must be one of both, widths, kinds; got 'depth'"),
     (["--config-name", "digitz"], "no recipe 'digitz'; there are: classification, detection, digits"),
     (["--config-name", "classification", "data.root=nowhere"], "nowhere"),

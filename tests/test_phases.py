@@ -1,5 +1,6 @@
 """A run's trainings: resumed with averaged weights, and what they say of the data that they were judged on."""
 
+import math
 from functools import partial
 
 import lightning.pytorch as pl
@@ -88,6 +89,26 @@ def test_averaged_weights_are_those_of_an_uninterrupted_training(tmp_path):
         assert all(torch.equal(state[key], whole[1][key]) for key in state)
     assert any(not torch.equal(plain[1][key], whole[1][key]) for key in whole[1])
     assert plain[0] != whole[0]
+
+
+class Scored(BoringModel):
+    metric = "score", "test_score"
+
+    def __init__(self, score):
+        super().__init__()
+        self.score = score
+
+    def validation_step(self, batch, batch_idx):
+        self.log("val_score", self.score)
+
+
+def test_any_network_is_validated_by_the_trainer_of_another(tmp_path):
+    make = partial(pl.Trainer, accelerator="cpu", enable_progress_bar=False, enable_model_summary=False)
+    for limit, expected in ((1.0, [0.25, 0.5]), (0, [math.nan] * 2)):
+        run = Phases(tmp_path / str(limit), partial(make, limit_val_batches=limit), CSVLogger, Rows(), 0, {})
+        trainer = run.fit("baseline", Scored(0.25), 1).trainer
+        found = [run.validate(trainer, Scored(score)) for score in (0.25, 0.5)]
+        assert found == pytest.approx(expected, nan_ok=True)
 
 
 class Choice(pl.Callback):
