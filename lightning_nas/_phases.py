@@ -49,12 +49,12 @@ class KeepLast(Checkpoint):
         self.seed = seed
         self.seconds = 0.0
         self._started = time.monotonic()
-        self._trains = False
+        self._has_ended = False
 
     @override
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         self._started = time.monotonic()
-        self._trains = True
+        self._has_ended = False
         if not self.path.exists():
             trainer.save_checkpoint(self.path)
 
@@ -71,13 +71,14 @@ class KeepLast(Checkpoint):
     @override
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         # What callbacks found at the end, such as the search's candidates, belongs to the state too.
+        self._has_ended = True
         trainer.save_checkpoint(self.path)
 
     @override
     def on_fit_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        # Stopped after its last epoch and resumed, a training goes straight here; callbacks make up for their ends.
-        if not self._trains:
-            trainer.save_checkpoint(self.path)
+        # Stopped behind its last epoch and resumed, a training goes straight here; callbacks make up for their ends.
+        if not self._has_ended:
+            self.on_train_end(trainer, pl_module)
 
     @override
     def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
@@ -90,11 +91,12 @@ class KeepLast(Checkpoint):
 
     @override
     def state_dict(self) -> dict[str, Any]:
-        return {"seconds": self.seconds}
+        return {"seconds": self.seconds, "has_ended": self._has_ended}
 
     @override
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         self.seconds = state_dict["seconds"]
+        self._has_ended = state_dict.get("has_ended", True)
 
 
 @dataclass(frozen=True)

@@ -137,8 +137,12 @@ def test_what_is_made_up_for_after_a_stop_behind_the_last_epoch_is_kept(tmp_path
     with pytest.raises(RuntimeError, match="stop"):
         run.fit("search", Judged(), 2, [Choice(fails=True)])
     assert run.fit("search", Judged(), 2, [Choice()]).steps == 6
-    kept = torch.load(tmp_path / "checkpoints" / "search.ckpt", weights_only=True)
-    assert kept["callbacks"]["Choice"] == {"chosen": 2}
+    path = tmp_path / "checkpoints" / "search.ckpt"
+    assert torch.load(path, weights_only=True)["callbacks"]["Choice"] == {"chosen": 2}
+    # What is finished is not written again: other runs may be reading it.
+    written = path.stat().st_mtime_ns
+    run.fit("search", Judged(), 2, [Choice()])
+    assert path.stat().st_mtime_ns == written
 
 
 def test_a_source_is_shared_by_runs_of_the_same_network_task_data_and_length(tmp_path):
