@@ -224,13 +224,13 @@ def search_and_finetune(
     pl.seed_everything(seed, workers=True, verbose=False)
     with shared.alone():
         baseline = task(network=deepcopy(source), num_classes=data.num_classes, **(finetune_task or {}))
-        trainer_on = shared.fit("baseline", baseline, epochs.search + epochs.finetune, averaging=averaging).trainer
-        baseline_metric = shared.test(trainer_on, baseline)
-    if taught_by == "best":
-        before = shared.validate(trainer_on, task(network=deepcopy(source), num_classes=data.num_classes))
-        after = shared.validate(trainer_on, baseline)
-        taught_by = "baseline" if after > before else "source"
-        log.info("The subnet is taught by the %s: %.4f before, %.4f after, validated", taught_by, before, after)
+        going_on = shared.fit("baseline", baseline, epochs.search + epochs.finetune, averaging=averaging)
+        baseline_metric = shared.test(going_on.trainer, baseline)
+        if taught_by == "best":
+            modules = (task(network=deepcopy(source), num_classes=data.num_classes), baseline)
+            before, after = (shared.validate(going_on.trainer, module) for module in modules)
+            taught_by = "baseline" if after > before else "source"
+            log.info("The %s teaches the subnet; on validation images %.4g, then %.4g", taught_by, before, after)
     if taught_by == "baseline":
         start = cast(nn.Module, baseline.network)
         untrained = _sorted_supernet(start, example, full)
