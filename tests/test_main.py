@@ -66,7 +66,12 @@ def test_recipe_from_start_to_result(tmp_path, recipe):
     cost = ["latency_ms", "verified_latency_ms", "parameter_bytes", "peak_activation_bytes", "macs", "metric"]
     assert list(result["subnet"]) == list(result["baseline"]) == cost
     assert (result["recipe"], result["device"], result["seed"]) == (recipe, "ethos_u85_1024", 3)
-    assert json.loads((folder / "run.json").read_text())["taught_by"] in ("source", "baseline")
+    taught_by = json.loads((folder / "run.json").read_text()).get("taught_by")
+    assert taught_by in ("source", "baseline")
+    told = re.search(r"The (\w+) teaches the subnet; on validation images ([\d.e-]+), then ([\d.e-]+)", done.stdout)
+    assert (told is not None) == (recipe in ("detection", "segmentation"))
+    if told is not None:
+        assert taught_by == told[1] == ("baseline" if float(told[3]) > float(told[2]) else "source")
     assert result["budget"]["latency_ms"] == pytest.approx(0.6 * result["baseline"]["latency_ms"])
     assert result["subnet"]["latency_ms"] <= result["budget"]["latency_ms"]
     architecture = Architecture.from_json((folder / "architecture.json").read_text())
