@@ -47,7 +47,7 @@ class ArchitectureSearch(Callback):
     the penalty on the expected cost, a function of the logits only, goes to them in `on_before_optimizer_step`.
 
     Gradient clipping, learning rate schedules and weight averaging of the user do not touch the logits; a callback that
-    averages weights goes before this one. The reported loss stays the task's. Who resumes gives it again.
+    averages weights goes before this one. The reported loss stays the task's. Resume with it: it keeps the logits.
 
     Args:
         estimator: What architectures cost: an `Estimator`, or the name of a shipped device.
