@@ -23,6 +23,9 @@ NETWORKS = {
     "mobilenetv2_050": lambda: timm.create_model("mobilenetv2_050"),
     "mobilenetv2_110d": lambda: timm.create_model("mobilenetv2_110d"),
     "efficientnet_lite0": lambda: timm.create_model("efficientnet_lite0", drop_path_rate=0.1),
+    # The first block adds its input, the stem's output, to what it gives.
+    "added stem": lambda: mobilenet_v2(inverted_residual_setting=[[1, 32, 1, 1], [6, 24, 2, 2], [6, 32, 2, 2]]),
+    "added stem, expanded": lambda: mobilenet_v2(inverted_residual_setting=[[6, 32, 2, 1], [6, 24, 2, 2]]),
 }
 
 
@@ -49,6 +52,20 @@ def test_widest_ibn_subnet_computes_what_the_network_did(name):
     assert (converted(x) - expected).abs().max() == 0
     sort_channels(converted)
     assert torch.allclose(converted(x), expected, rtol=1e-4, atol=1e-5)
+
+
+def test_a_stem_of_one_width_that_is_added_to_the_first_block_sorts_neither():
+    torch.manual_seed(0)
+    settings = {"width_mult": 0.5, "inverted_residual_setting": [[1, 32, 1, 1], [6, 48, 2, 2]]}
+    network = used(mobilenet_v2(**settings))
+    x = torch.randn(2, 3, 64, 64)
+    expected = network(x)
+    before = network.features[0][0].weight.clone()
+    supernet = supernet_from(network, x, space_of(network, x, lanes=16))
+    assert supernet.supernet.space.stem_node[0] is None
+    sort_channels(supernet)
+    assert torch.equal(supernet.features[0][0].weight, before)
+    assert torch.allclose(supernet(x), expected, rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize("name", NETWORKS)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
@@ -23,6 +24,9 @@ def sort_channels(network: nn.Module) -> None:
     Importance is the L1 norm of the weights that read a channel, times the spread that batch norm and activation
     give it. The widest subnet computes the same function as before, up to the order of its sums.
 
+    Where the first block adds its input to what it gives, stem and first stage are one set of channels: they are sorted
+    as one, or not at all where the stem's width is not searched.
+
     Args:
         network: A supernet, or a module that holds one; it is changed in place.
     """
@@ -31,14 +35,38 @@ def sort_channels(network: nn.Module) -> None:
     stages = [[next(blocks) for _ in stage.blocks] for stage in supernet.space.stages]
     for block in supernet.blocks:
         _sort_hidden(block)
-    if STEM in supernet.ends:
-        _sort_stem(supernet.ends[STEM], supernet.blocks[0])
     if HEAD in supernet.ends:
         _sort_head(supernet.ends[HEAD])
+    stem = [_stem_channels(supernet.ends[STEM], supernet.blocks[0])] if STEM in supernet.ends else []
+    sets = []
     for index, stage in enumerate(stages):
         following = stages[index + 1][:1] if index + 1 < len(stages) else []
         numbers = [supernet.blocks.index(block) for block in stage]
-        _sort_stage(stage, following, [module for module, _ in supernet.tail.reading(numbers)])
+        sets.append(_stage_channels(stage, following, [module for module, _ in supernet.tail.reading(numbers)]))
+    # No later stage begins so: it would be part of the one before.
+    is_added = supernet.blocks[0].stride == 1 and supernet.space.stem.width == supernet.space.stages[0].width
+    if is_added:
+        sets[:1] = [_joint([*stem, sets[0]])] if stem else []
+    else:
+        sets = stem + sets
+    for channels in sets:
+        order = _descending(channels.importance)
+        for permute in channels.permutations:
+            permute(order)
+
+
+@dataclass(frozen=True)
+class _Channels:
+    """Channels that are sorted as one: how important each is, and what puts all that writes and reads them in order."""
+
+    importance: Tensor
+    permutations: tuple[Callable[[Tensor], None], ...]
+
+
+def _joint(places: Sequence[_Channels]) -> _Channels:
+    relative = [channels.importance / channels.importance.mean().clamp(min=1e-12) for channels in places]
+    permutations = tuple(permute for channels in places for permute in channels.permutations)
+    return _Channels(torch.stack(relative).mean(0), permutations)
 
 
 def _sort_hidden(block: ChoiceBlock) -> None:
@@ -53,19 +81,22 @@ def _sort_hidden(block: ChoiceBlock) -> None:
             _permute_norm(norm, order)
 
 
-def _sort_stem(stem: ElasticEnd, first: ChoiceBlock) -> None:
-    """Sort what the first block reads; where that is depthwise-separable, by what its projection reads of it."""
+def _stem_channels(stem: ElasticEnd, first: ChoiceBlock) -> _Channels:
+    """Return what the first block reads; where that is depthwise-separable, judged by what its projection reads."""
     candidates = [candidate for _, candidate in first.elastic_blocks()]
     through = [candidate for candidate in candidates if isinstance(candidate, ElasticDS)]
     readers = [candidate.parts()[0][0] for candidate in candidates if not isinstance(candidate, ElasticDS)]
     readers += [candidate.project for candidate in through]
     spreads = [_activity(candidate.depthwise_norm, candidate.act) for candidate in through]
-    order = _descending(_read_by(readers) * torch.stack(spreads or [stem.norm.weight.abs()]).mean(0))
-    for conv in readers:
-        conv.weight.copy_(conv.weight[:, order])
-    for conv, norm in ((stem.conv, stem.norm), *((c.depthwise, c.depthwise_norm) for c in through)):
-        conv.weight.copy_(conv.weight[order])
-        _permute_norm(norm, order)
+    writers = [(stem.conv, stem.norm), *((c.depthwise, c.depthwise_norm) for c in through)]
+
+    def permute(order: Tensor) -> None:
+        for conv in readers:
+            conv.weight.copy_(conv.weight[:, order])
+        _permute_outputs(writers, order)
+
+    importance = _read_by(readers) * torch.stack(spreads or [stem.norm.weight.abs()]).mean(0)
+    return _Channels(importance, (permute,))
 
 
 def _sort_head(head: ElasticEnd) -> None:
@@ -77,22 +108,22 @@ def _sort_head(head: ElasticEnd) -> None:
     head.classifier.weight.copy_(head.classifier.weight[:, order])
 
 
-def _sort_stage(stage: list[ChoiceBlock], following: list[ChoiceBlock], tail: Sequence[nn.Module]) -> None:
+def _stage_channels(stage: list[ChoiceBlock], following: list[ChoiceBlock], tail: Sequence[nn.Module]) -> _Channels:
     readers = [c.parts()[0][0] for block in stage[1:] + following for _, c in block.elastic_blocks()]
-    convs = list(dict.fromkeys(m for m in tail if isinstance(m, ElasticConv2d)))
-    readers += convs
+    readers += list(dict.fromkeys(m for m in tail if isinstance(m, ElasticConv2d)))
     writers = [c.parts()[-1] for block in stage for _, c in block.elastic_blocks()]
     spread = torch.stack([norm.weight.abs() for _, norm in writers]).mean(0)
-    order = _descending(_read_by(readers) * spread)
-    for conv, norm in writers:
-        conv.weight.copy_(conv.weight[order])
-        _permute_norm(norm, order)
-    for conv in readers:
-        conv.weight.copy_(conv.weight[order] if conv.groups > 1 else conv.weight[:, order])
-        if conv.groups > 1 and conv.bias is not None:
-            conv.bias.copy_(conv.bias[order])
-    for norm in dict.fromkeys(m for m in tail if isinstance(m, ElasticBatchNorm2d)):
-        _permute_norm(norm, order)
+
+    def permute(order: Tensor) -> None:
+        _permute_outputs(writers, order)
+        for conv in readers:
+            conv.weight.copy_(conv.weight[order] if conv.groups > 1 else conv.weight[:, order])
+            if conv.groups > 1 and conv.bias is not None:
+                conv.bias.copy_(conv.bias[order])
+        for norm in dict.fromkeys(m for m in tail if isinstance(m, ElasticBatchNorm2d)):
+            _permute_norm(norm, order)
+
+    return _Channels(_read_by(readers) * spread, (permute,))
 
 
 def _activity(norm: ElasticBatchNorm2d, act: nn.Module) -> Tensor:
@@ -116,6 +147,12 @@ def _read_by(convs: list[ElasticConv2d]) -> Tensor:
 
 def _descending(importance: Tensor) -> Tensor:
     return importance.argsort(descending=True, stable=True)
+
+
+def _permute_outputs(units: Sequence[tuple[ElasticConv2d, ElasticBatchNorm2d]], order: Tensor) -> None:
+    for conv, norm in units:
+        conv.weight.copy_(conv.weight[order])
+        _permute_norm(norm, order)
 
 
 def _permute_norm(norm: ElasticBatchNorm2d, order: Tensor) -> None:
