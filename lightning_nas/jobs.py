@@ -231,6 +231,11 @@ def search_and_finetune(
             before, after = (shared.validate(going_on.trainer, module) for module in modules)
             taught_by = "baseline" if after > before else "source"
             log.info("The %s teaches the subnet; on validation images %.4g, then %.4g", taught_by, before, after)
+            if math.isnan(after):
+                log.warning(
+                    "The Trainer reads no validation images, so nothing tells whether source or baseline is better:"
+                    " the source teaches. HINT: set `taught_by`, or `trainer.limit_val_batches` to more than 0."
+                )
     if taught_by == "baseline":
         start = cast(nn.Module, baseline.network)
         untrained = _sorted_supernet(start, example, full)

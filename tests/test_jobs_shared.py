@@ -41,7 +41,8 @@ NOT_OF_MULTISHOT = {
 
 
 def run(folder, *arguments):
-    return commands.run(folder, "--config-name", "digits", *arguments, "search=decoupled", *TINY)
+    tiny = [setting for setting in TINY if setting.split("=")[0] not in "".join(arguments)]
+    return commands.run(folder, "--config-name", "digits", *arguments, "search=decoupled", *tiny)
 
 
 def folders(shared):
@@ -71,7 +72,8 @@ def test_settings_tell_apart_what_is_trained_on(tmp_path):
 
 
 def test_the_second_run_trains_neither_source_nor_supernet_nor_baseline(tmp_path):
-    first = run(tmp_path, "latency=0.8x", "shared_dir=shared", "comparisons=[uniform,random]", "hydra.run.dir=a")
+    compared = ["latency=0.8x", "comparisons=[uniform,random]", "taught_by=source"]
+    first = run(tmp_path, *compared, "shared_dir=shared", "hydra.run.dir=a")
     assert first.returncode == 0, first.stderr
     shared, source = folders(tmp_path / "shared")
     assert {"search", "baseline"} <= {path.stem for path in shared.glob("checkpoints/*.ckpt")}
@@ -102,6 +104,13 @@ def test_the_second_run_trains_neither_source_nor_supernet_nor_baseline(tmp_path
     # Another supernet, of the same source.
     assert len(list((tmp_path / "shared").iterdir())) == 3
     assert folders(tmp_path / "shared")[-1] == source
+
+
+def test_the_source_teaches_where_nothing_tells_which_is_better(tmp_path):
+    done = run(tmp_path, "latency=0.8x", "trainer.limit_val_batches=0", "hydra.run.dir=a")
+    assert done.returncode == 0, done.stderr
+    assert "The Trainer reads no validation images" in done.stdout
+    assert json.loads((tmp_path / "a" / "run.json").read_text())["taught_by"] == "source"
 
 
 def test_recipes_of_both_kinds_find_the_same_source(tmp_path):
