@@ -148,6 +148,7 @@ def _write_pages(folders: Sequence[Path], check: bool) -> int:
         path = _page_path(folder)
         if not check:
             write_results_page(folder)
+            sys.stdout.write(f"Written to {path}\n")
         elif not path.is_file() or path.read_text(encoding="utf-8") != results_page(folder):
             sys.stderr.write(f"{path} is out of date; run: python -m lightning_nas.report {folder}\n")
             status = 1

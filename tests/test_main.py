@@ -8,6 +8,8 @@ import time
 import pytest
 import torch
 from commands import run
+from hydra import compose, initialize_config_module
+from hydra.core.hydra_config import HydraConfig
 
 from lightning_nas import Architecture, Estimator, load_subnet
 from lightning_nas.__main__ import recipes
@@ -122,6 +124,16 @@ def test_bad_input_gets_one_message_and_leaves_nothing(tmp_path, arguments, mess
     assert re.search(message, done.stderr), done.stderr
     assert "Traceback" not in done.stderr
     assert not [path for path in tmp_path.rglob("*") if path.is_file()]
+
+
+@pytest.mark.parametrize("recipe", recipes())
+def test_launchers_can_tell_the_folder_of_a_sweep_before_it_begins(recipe):
+    # That of submitit asks for it when Hydra has not yet said which settings are those of the job.
+    assert not HydraConfig.initialized()
+    with initialize_config_module("lightning_nas.recipes", version_base=None):
+        hydra = compose(recipe, return_hydra_config=True).hydra
+    assert hydra.sweep.dir.startswith(f"multirun/{recipe}/20")
+    assert hydra.run.dir.startswith(f"outputs/{recipe}/20")
 
 
 def test_bad_input_to_a_process_of_its_own(tmp_path):
