@@ -127,9 +127,9 @@ def test_bad_input_gets_one_message_and_leaves_nothing(tmp_path, arguments, mess
 
 
 @pytest.mark.parametrize("recipe", recipes())
-def test_launchers_can_tell_the_folder_of_a_sweep_before_it_begins(recipe):
+def test_launchers_can_tell_the_folder_of_a_sweep_before_it_begins(recipe, monkeypatch):
     # That of submitit asks for it when Hydra has not yet said which settings are those of the job.
-    assert not HydraConfig.initialized()
+    monkeypatch.setattr(HydraConfig.instance(), "cfg", None)
     with initialize_config_module("lightning_nas.recipes", version_base=None):
         hydra = compose(recipe, return_hydra_config=True).hydra
     assert hydra.sweep.dir.startswith(f"multirun/{recipe}/20")
