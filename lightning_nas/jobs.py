@@ -126,8 +126,8 @@ def search_and_finetune(
         averaging: Makes the callback that averages the weights there, such as Lightning's ``EMAWeightAveraging``.
         taught_by: What the subnet begins from and imitates: the ``source``; the ``baseline``, which is better where the
             source has not been trained to its end, and worse where it has; or the ``best`` of both by the metric on the
-            validation split (the source, with a warning, where none of it is read). The supernet is of the source either
-            way.
+            validation split (the source, with a warning, where none of it is read). The supernet is of the source
+            either way.
         num_refitted: How many of the search's candidates are refitted; the one of the lowest validation loss then, of
             imitation too, is the subnet. An undertrained supernet ranks badly; a refitted subnet shows what it can
             become, and fewer images tell how near it is to the source than how often it is right.
