@@ -177,7 +177,7 @@ class Phases:
 
     def validate(self, trainer: pl.Trainer, module: pl.LightningModule) -> float:
         """Return the value of the metric on the validation split; NaN where the Trainer is to read nothing of it."""
-        figures = trainer.validate(module, datamodule=self.data, verbose=False)
+        figures = trainer.validate(module, datamodule=self.data, verbose=False, weights_only=True)
         _, key = cast(tuple[str, str], module.metric)
         return float(figures[0].get(key.replace("test", "val", 1), math.nan)) if figures else math.nan
 

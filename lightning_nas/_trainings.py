@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from ._inputs import data_name, network_settings, training_images
 from ._phases import Averaging, Fit, Phases, source_phases
 from ._rungs import Rungs
+from ._teacher import TaughtBy, Teacher, better_teacher
 from .comparisons import inherit
 from .estimator import Estimator
 from .jobs import Epochs
@@ -60,13 +61,15 @@ class Trainings:
         image_sizes: Input sizes; None for that of `data`.
         variants: Keywords of `network`.
         task: Makes the module of `network` and `num_classes`.
-        teaching: Options of the task where the source is the teacher; none for plain training.
+        teaching: Options of the task where there is a teacher; none for plain training.
         search_task: Options of the task in trials.
         finetune_task: Those in fine-tuning, and where the source is trained on.
         averaging: Makes the callback that averages the weights there, if any.
+        taught_by: What fine-tuning begins from and imitates. The source teaches the trials in any case.
         epochs: How long each part trains.
         seed: Seed of each training.
         num_calibration_batches: Training batches for the refit of inherited weights.
+        teacher_name: Who teaches in fine-tuning, as `train_baseline` found.
     """
 
     network: partial[nn.Module]
@@ -78,11 +81,14 @@ class Trainings:
     search_task: Mapping[str, Any]
     finetune_task: Mapping[str, Any]
     averaging: Averaging | None
+    taught_by: TaughtBy
     epochs: Epochs
     seed: int
     num_calibration_batches: int
+    teacher_name: Teacher = field(default="source", init=False)
     _modules: list[Any] = field(default_factory=list, init=False)
     _sources: list[nn.Module] = field(default_factory=list, init=False)
+    _teachers: list[nn.Module] = field(default_factory=list, init=False)
     _phases: list[Phases] = field(default_factory=list, init=False)
     _origin: Phases = field(init=False)
     _images: dict[int, Tensor] = field(default_factory=dict, init=False)
@@ -170,11 +176,8 @@ class Trainings:
             self._seed()
             with self._origin.alone():
                 self._origin.fit("source", self._task(self._sources[0]), self.epochs.source)
-        trained = self._sources[0].state_dict()
-        for source in self._sources[1:]:
-            own = source.state_dict()
-            fitting = {k: v for k, v in trained.items() if k in own and own[k].shape == v.shape}
-            source.load_state_dict(fitting, strict=False)
+        _give_weights(self._sources[0], self._sources[1:])
+        self._teachers = self._sources
 
     def option_errors(self, ground: Ground, num_images: int) -> list[list[Tensor]]:
         """Try all options on training images of the first size, and return their errors for each variant.
@@ -206,21 +209,22 @@ class Trainings:
             The training, what it reported, and the network.
         """
         self._seed()
-        network, taught = self._build(ground, genes)
+        network, taught = self._build(ground, genes, self._sources)
         module = taught(network=network, **self.search_task)
         rungs = Rungs(self.key, report)
         fit = self._phases[genes[0]].fit(f"trial-{number}", module, self.epochs.search, [rungs])
         return fit, rungs, network
 
     def finetune(self, ground: Ground, genes: Genes, number: int) -> Finetuned:
-        """Train a finished trial on, and judge it."""
+        """Train a finished trial on, or anew from the baseline where that teaches, and judge it."""
         self._seed()
-        network, taught = self._build(ground, genes)
-        trained = self._trained(number)
-        if trained is None:  # another machine's
-            network = self.train(ground, genes, number)[2]
-        else:
-            taught(network=network, **self.search_task).load_state_dict(trained)
+        network, taught = self._build(ground, genes, self._teachers)
+        if self.teacher_name == "source":
+            trained = self._trained(number)
+            if trained is None:  # another machine's
+                network = self.train(ground, genes, number)[2]
+            else:
+                taught(network=network, **self.search_task).load_state_dict(trained)
         self._seed()
         module = taught(network=network, **self.finetune_task)
         phases = self._phases[genes[0]]
@@ -229,10 +233,21 @@ class Trainings:
         return Finetuned(module, judged[self.key], phases.test(trainer, module))
 
     def train_baseline(self) -> dict[str, Any]:
-        """Train the source on, for as long as a trial and its fine-tuning, and return its metric on the test data."""
+        """Train the source on, for as long as a trial and its fine-tuning, and see which of the two teaches.
+
+        Returns:
+            The baseline's metric on the test data.
+        """
         self._seed()
-        module = self._task(deepcopy(self._sources[0]), **self.finetune_task)
-        return self._phases[0].train("baseline", module, self.epochs.search + self.epochs.finetune, self.averaging)
+        phases, epochs = self._phases[0], self.epochs.search + self.epochs.finetune
+        baseline = self._task(deepcopy(self._sources[0]), **self.finetune_task)
+        trainer = phases.fit("baseline", baseline, epochs, averaging=self.averaging).trainer
+        before = self._task(deepcopy(self._sources[0]))
+        self.teacher_name = better_teacher(self.taught_by, phases, trainer, before, baseline)
+        if self.teacher_name == "baseline":
+            self._teachers = [baseline.network, *deepcopy(self._sources[1:])]
+            _give_weights(baseline.network, self._teachers[1:])
+        return phases.test(trainer, baseline)
 
     def forget(self, number: int) -> None:
         """Remove the checkpoint of a trial that is not needed any more."""
@@ -250,10 +265,12 @@ class Trainings:
         is_whole = saved["callbacks"][Rungs.__qualname__]["epochs"] == self.epochs.search
         return saved["state_dict"] if is_whole else None
 
-    def _build(self, ground: Ground, genes: Genes) -> tuple[nn.Module, Callable[..., Any]]:
-        """Return the network of the genes, with inherited weights, and what makes its module."""
-        architecture, source = ground.decode(genes), self._sources[genes[1]]
-        if not self.has_source:
+    def _build(
+        self, ground: Ground, genes: Genes, sources: Sequence[nn.Module]
+    ) -> tuple[nn.Module, Callable[..., Any]]:
+        """Return the network of the genes, with weights of its variant's among `sources`, and what makes its module."""
+        architecture, source = ground.decode(genes), sources[genes[1]]
+        if not self.has_source and self.teacher_name == "source":
             return derive(supernet_with(deepcopy(source), architecture), architecture), self._task
         network, teacher = inherit(source, architecture, self._calibration(genes[0]))
         if not self.teaching:
@@ -285,3 +302,12 @@ class Trainings:
 def _size_name(size: Sequence[int]) -> str:
     _, height, width = size
     return str(height) if height == width else f"{height}x{width}"
+
+
+def _give_weights(network: nn.Module, others: Sequence[nn.Module]) -> None:
+    """Give the weights of `network` to `others` where they fit."""
+    trained = network.state_dict()
+    for other in others:
+        own = other.state_dict()
+        fitting = {k: v for k, v in trained.items() if k in own and own[k].shape == v.shape}
+        other.load_state_dict(fitting, strict=False)

@@ -10,7 +10,7 @@ from copy import deepcopy
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal, cast, get_args
+from typing import Any, cast
 
 import lightning.pytorch as pl
 import torch
@@ -22,6 +22,7 @@ from ._modes import evaluating
 from ._phases import Averaging, Phases, shared_phases, source_phases
 from ._run_files import Compared, Outcome, summary, write_run
 from ._run_pictures import write_run_picture
+from ._teacher import TaughtBy, Teacher, better_teacher, check_taught_by
 from .comparisons import Comparison, comparison_architectures, inherit
 from .estimator import Estimator
 from .search import ArchitectureSearch
@@ -36,9 +37,6 @@ from .supernet.source import named_blocks
 __all__ = ["Epochs", "search_and_finetune"]
 
 log = logging.getLogger(__name__)
-
-TaughtBy = Literal["source", "baseline", "best"]
-"""What a subnet begins from and imitates, see `search_and_finetune`."""
 
 
 @dataclass(frozen=True)
@@ -153,8 +151,7 @@ def search_and_finetune(
         "parameter_bytes": parameter_bytes,
         "peak_activation_bytes": peak_activation_bytes,
     }
-    if taught_by not in get_args(TaughtBy):
-        raise ValueError(f"`taught_by` must be one of {', '.join(get_args(TaughtBy))}; got {taught_by!r}.")
+    check_taught_by(taught_by)
     run_dir = Path(output_dir)
     pl.seed_everything(seed, workers=True, verbose=False)
     example = torch.zeros(1, *data.input_size)
@@ -227,17 +224,9 @@ def search_and_finetune(
         baseline = task(network=deepcopy(source), num_classes=data.num_classes, **(finetune_task or {}))
         going_on = shared.fit("baseline", baseline, epochs.search + epochs.finetune, averaging=averaging)
         baseline_metric = shared.test(going_on.trainer, baseline)
-        if taught_by == "best":
-            modules = (task(network=deepcopy(source), num_classes=data.num_classes), baseline)
-            before, after = (shared.validate(going_on.trainer, module) for module in modules)
-            taught_by = "baseline" if after > before else "source"
-            log.info("The %s teaches the subnet; on validation images %.4g, then %.4g", taught_by, before, after)
-            if math.isnan(after):
-                log.warning(
-                    "The Trainer reads no validation images, so nothing tells whether source or baseline is better:"
-                    " the source teaches. HINT: set `taught_by`, or `trainer.limit_val_batches` to more than 0."
-                )
-    if taught_by == "baseline":
+        before = task(network=deepcopy(source), num_classes=data.num_classes)
+        teacher_name = better_teacher(taught_by, shared, going_on.trainer, before, baseline)
+    if teacher_name == "baseline":
         start = cast(nn.Module, baseline.network)
         untrained = _sorted_supernet(start, example, full)
         teacher = derive(untrained, full.reference_nodes)
@@ -256,7 +245,7 @@ def search_and_finetune(
         with shared.alone():
             other, its_teacher = inherit(start, architecture, images)
             # Named after what it is: runs of other budgets and choices that compare with the same network find it.
-            label = f"{name.replace(' ', '_')}-{_digest(architecture, taught_by)}"
+            label = f"{name.replace(' ', '_')}-{_digest(architecture, teacher_name)}"
             rival = finetuned(network=other, teacher=its_teacher)
             metric = shared.train(label, rival, epochs.finetune, averaging)
         compared.append(Compared(name, architecture, metric))
@@ -280,7 +269,7 @@ def search_and_finetune(
         network=network_settings(network, data.num_classes),
         epochs=vars(epochs),
         data_name=data_name(data),
-        taught_by=taught_by,
+        taught_by=teacher_name,
     )
     result = write_run(run_dir, outcome)
     log.info("%s\nWritten to %s", summary(result), run_dir)
@@ -325,5 +314,5 @@ def _sorted_supernet(network: nn.Module, example: Tensor, space: SearchSpace) ->
     return supernet
 
 
-def _digest(architecture: Architecture, taught_by: TaughtBy) -> str:
+def _digest(architecture: Architecture, taught_by: Teacher) -> str:
     return hashlib.sha256(f"{architecture.to_json()}{taught_by}".encode()).hexdigest()[:12]

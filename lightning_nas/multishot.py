@@ -16,6 +16,7 @@ from torch import nn
 
 from ._phases import Averaging, plain
 from ._run_files import Outcome, summary, write_run
+from ._teacher import TaughtBy, check_taught_by
 from ._trainings import Trainings
 from .estimator import Estimator
 from .jobs import Epochs
@@ -56,6 +57,7 @@ def evolve_and_finetune(
     variants: Sequence[Mapping[str, Any]] = (),
     storage: str | Path | None = None,
     teaching: Mapping[str, Any] | None = None,
+    taught_by: TaughtBy = "source",
     search_task: Mapping[str, Any] | None = None,
     finetune_task: Mapping[str, Any] | None = None,
     averaging: Averaging | None = None,
@@ -99,7 +101,11 @@ def evolve_and_finetune(
         image_sizes: Input sizes to choose from; none for that of `data` alone.
         variants: Keywords of `network` to choose from, such as ``[{output_stride: 8}, {output_stride: 16}]``.
         storage: File of Optuna's journal or URL of a database; by default the file ``study.journal`` of the run.
-        teaching: Options of the task where the source is the teacher; none for plain training.
+        teaching: Options of the task where there is a teacher; none for plain training.
+        taught_by: What fine-tuning begins from and imitates: the ``source``, and then the trial is trained on; the
+            ``baseline``, which is better where the source has not been trained to its end, and then the trial's network
+            inherits its weights; or the ``best`` of both by the metric on the validation images. Trials are taught by
+            the source.
         search_task: Options of the task that differ in the trials.
         finetune_task: Those that differ in fine-tuning, and where the source is trained on.
         averaging: Makes the callback that averages the weights there, such as Lightning's ``EMAWeightAveraging``.
@@ -122,6 +128,7 @@ def evolve_and_finetune(
     pl.seed_everything(seed, workers=True, verbose=False)
     requests = _requests(latency, budgets, parameter_bytes, peak_activation_bytes)
     _check(search, epochs, len(requests))
+    check_taught_by(taught_by)
     costs = estimator(device)
     trainings = Trainings(
         network=network,
@@ -133,6 +140,7 @@ def evolve_and_finetune(
         search_task=search_task or {},
         finetune_task=finetune_task or {},
         averaging=averaging,
+        taught_by=taught_by,
         epochs=epochs,
         seed=seed,
         num_calibration_batches=num_calibration_batches,
@@ -160,6 +168,7 @@ def evolve_and_finetune(
         "finetune": epochs.finetune,
         "finetune_task": plain(finetune_task or {}),
         "averaging": plain(averaging),
+        "taught_by": taught_by,
     }
     shared = None if shared_dir is None else Path(shared_dir)
     trainings.open(run_dir, trainer, logger, {**record, **finetuning}, shared)
@@ -303,6 +312,7 @@ def _finish(study: Study, trainings: Trainings, costs: Estimator, recipe: str, s
             network={**trainings.network_settings, **place.variant},
             epochs=vars(trainings.epochs),
             data_name=trainings.data_name,
+            taught_by=trainings.teacher_name,
         )
     return outcomes
 

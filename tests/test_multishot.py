@@ -1,6 +1,7 @@
 """The job from start to end: tiny trainings on tiny images."""
 
 import json
+import re
 import subprocess
 import sys
 from functools import partial
@@ -9,9 +10,11 @@ import lightning.pytorch as pl
 import numpy as np
 import optuna
 import pytest
+import torch
 from lightning.pytorch.loggers import CSVLogger
 
-from lightning_nas import Architecture, Estimator, load_subnet
+from lightning_nas import Architecture, Estimator, _trainings, load_subnet
+from lightning_nas.comparisons import inherit
 from lightning_nas.data.digits import DigitsDataModule
 from lightning_nas.jobs import Epochs
 from lightning_nas.multishot import evolve_and_finetune
@@ -129,6 +132,48 @@ def test_the_source_can_teach(tmp_path):
     assert result["subnet"]["latency_ms"] <= result["budget"]["latency_ms"]
 
 
+@pytest.mark.parametrize("epochs", [Epochs(source=1, search=1, finetune=1), Epochs(source=0, search=1, finetune=1)])
+def test_the_baseline_can_teach(tmp_path, monkeypatch, epochs):
+    given = []
+
+    def watched(network, *others):
+        given.append({name: tensor.clone() for name, tensor in network.state_dict().items()})
+        return inherit(network, *others)
+
+    monkeypatch.setattr(_trainings, "inherit", watched)
+    run(
+        tmp_path,
+        search=Evolution(trials=1),
+        teaching={"distillation_weight": 0.5, "feature_weight": 1.0} if epochs.source else {},
+        taught_by="baseline",
+        epochs=epochs,
+    )
+    assert json.loads((tmp_path / "run.json").read_text())["taught_by"] == "baseline"
+    states = {
+        name: torch.load(tmp_path / "checkpoints" / f"{name}.ckpt", weights_only=True)["state_dict"]
+        for name in ("source", "baseline")[not epochs.source :]
+    }
+    # The trial's network has the source's weights, if any, and the fine-tuned one the baseline's.
+    for network, state in zip(given, states.values(), strict=True):
+        torch.testing.assert_close(network, {name: state[f"network.{name}"] for name in network})
+
+
+def test_the_better_one_of_both_teaches_each_variant(tmp_path, caplog):
+    caplog.set_level("INFO", "lightning_nas")
+    result = run(
+        tmp_path,
+        search=Evolution(trials=2),
+        teaching={"feature_weight": 1.0},
+        variants=[{"dropout": 0.1}, {}],
+        taught_by="best",
+    )
+    assert result["subnet"]["latency_ms"] <= result["budget"]["latency_ms"]
+    (line,) = (text for text in caplog.messages if "teaches the subnet" in text)
+    name, before, after = re.match(r"The (\w+) teaches .* images (\S+), then (\S+)", line).groups()
+    assert name == json.loads((tmp_path / "run.json").read_text())["taught_by"]
+    assert name == ("baseline" if float(after) > float(before) else "source")
+
+
 def test_options_are_tried_on_images_once_before_the_first_trial(tmp_path, monkeypatch):
     grounds = []
 
@@ -217,6 +262,7 @@ def test_killed_and_started_again_in_two_processes(tmp_path):
         ({"image_sizes": [32, 32]}, "must differ"),
         ({"variants": [{"colour": 1}]}, "does not take the variant {'colour': 1}"),
         ({"teaching": {"feature_weight": 1.0}, "epochs": Epochs(0, 1, 1)}, "`teaching` needs a trained source"),
+        ({"taught_by": "me"}, "`taught_by` must be one of source, baseline, best; got 'me'"),
         ({"storage": "/dev/null/study"}, "cannot be read and written"),
     ],
 )

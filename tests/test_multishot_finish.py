@@ -41,7 +41,13 @@ def finish(ground, brief, final):
 
     study = SimpleNamespace(ground=ground, results=lambda: results, totals=dict)
     trainings = SimpleNamespace(
-        train_baseline=dict, finetune=finetune, key="val", network_settings={}, epochs=SimpleNamespace(), data_name=""
+        train_baseline=dict,
+        finetune=finetune,
+        key="val",
+        network_settings={},
+        epochs=SimpleNamespace(),
+        data_name="",
+        teacher_name="source",
     )
     outcomes = _finish(study, trainings, LinearEstimator(), "multishot", 0)
     return [outcomes[label].subnet for label in LABELS], trained
