@@ -5,7 +5,7 @@ from __future__ import annotations
 import statistics
 from collections.abc import Sequence
 
-from ._recorded import Run, finetuned_epochs, taught_by
+from ._recorded import Run, training_text
 from ._result_text import signed, spread_text
 
 __all__ = ["ablation_lines"]
@@ -25,12 +25,11 @@ def ablation_lines(groups: Sequence[Group]) -> list[str]:
     together: dict[tuple[str, ...], dict[str, Group]] = {}
     for group in groups:
         first = group[0].result
-        training = f"{finetuned_epochs(first)} {taught_by(first)}"
-        key = (training, str(first["recipe"]), str(first.get("data", "")), str(first["device"]))
+        key = (str(first["recipe"]), str(first.get("data", "")), str(first["device"]), training_text(first))
         together.setdefault(key, {})[str(first.get("choices") or "both")] = group
     return [
         f"* **{', '.join(filter(None, names))}**: {_sentence(found)}"
-        for (_, *names), found in together.items()
+        for names, found in together.items()
         if {"widths", "kinds", "both"} <= found.keys()
     ]
 

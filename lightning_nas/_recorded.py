@@ -14,13 +14,12 @@ __all__ = [
     "PICTURE",
     "PRIVATE",
     "Run",
-    "finetuned_epochs",
     "group_key",
     "grouped",
     "read_json",
     "read_results",
     "read_run",
-    "taught_by",
+    "training_text",
 ]
 
 PICTURE = "picture_"
@@ -115,23 +114,31 @@ def group_key(result: Mapping[str, Any]) -> tuple[Any, ...]:
         str(result.get("data", "")),
         # Four digits: the baseline of a relative budget may differ in the last bits from seed to seed.
         tuple(-float(f"{given.get(name, 0):.4g}") for name in COST_FIELDS),
-        finetuned_epochs(result) or 0,
-        taught_by(result),
+        _finetuned_epochs(result) or 0,
+        _taught_by(result),
         _CHOICES.index(choices) if choices in _CHOICES else len(_CHOICES),
         choices,
     )
 
 
-def finetuned_epochs(result: Mapping[str, Any]) -> int | None:
+def _finetuned_epochs(result: Mapping[str, Any]) -> int | None:
     """Return for how many epochs the subnet was fine-tuned; None where the record does not tell."""
     epochs = result.get("epochs")
     found = epochs.get("finetune") if isinstance(epochs, Mapping) else None
     return found if isinstance(found, int) else None
 
 
-def taught_by(result: Mapping[str, Any]) -> str:
+def _taught_by(result: Mapping[str, Any]) -> str:
     """Return what the subnet began from and imitated; older records do not tell that it was the source."""
     return str(result.get("taught_by") or "source")
+
+
+def training_text(result: Mapping[str, Any]) -> str:
+    """Return how long and by what other teacher the subnet was fine-tuned; nothing where the record does not tell."""
+    epochs = _finetuned_epochs(result)
+    length = "" if epochs is None else "1 epoch" if epochs == 1 else f"{epochs} epochs"
+    teacher = "" if _taught_by(result) == "source" else f"taught by the {_taught_by(result)}"
+    return ", ".join(filter(None, [length, teacher]))
 
 
 def _read_beside(path: Path, name: str) -> Mapping[str, Any]:

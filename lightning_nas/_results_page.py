@@ -10,7 +10,7 @@ from typing import Any
 
 from ._ablation_text import ablation_lines
 from ._fused_blocks import fused_cells, ranges
-from ._recorded import PRIVATE, Run, finetuned_epochs, grouped, read_results, taught_by
+from ._recorded import PRIVATE, Run, grouped, read_results, training_text
 from ._result_text import (
     budget_text,
     bytes_text,
@@ -89,15 +89,7 @@ def _recipe_text(group: Group) -> str:
     sizes = (run.architecture.get("input_size", ()) for run in group)
     pixels = _distinct("\u00d7".join(map(str, size[1:])) for size in sizes)
     data = " ".join([str(group[0].result.get("data", "")), " or ".join(pixels)]).strip()
-    return ", ".join(filter(None, [str(group[0].result["recipe"]), data, _training_text(group[0].result)]))
-
-
-def _training_text(result: Mapping[str, Any]) -> str:
-    """Return how long and by what other teacher the subnet was fine-tuned; nothing where the record does not tell."""
-    epochs = finetuned_epochs(result)
-    length = "" if epochs is None else "1 epoch" if epochs == 1 else f"{epochs} epochs"
-    teacher = "" if taught_by(result) == "source" else f"taught by the {taught_by(result)}"
-    return ", ".join(filter(None, [length, teacher]))
+    return ", ".join(filter(None, [str(group[0].result["recipe"]), data, training_text(group[0].result)]))
 
 
 def _metric_table(groups: Sequence[Group]) -> Table:
@@ -186,7 +178,7 @@ def _search_table(groups: Sequence[Group]) -> Table:
     together: dict[tuple[str, ...], list[Group]] = {}
     for group in groups:
         first = group[0].result
-        named = ", ".join(filter(None, [str(first["recipe"]), str(first.get("data", "")), _training_text(first)]))
+        named = ", ".join(filter(None, [str(first["recipe"]), str(first.get("data", "")), training_text(first)]))
         together.setdefault((named, str(first["device"]), searched_text(first)), []).append(group)
     rows = []
     for cells, models in together.items():

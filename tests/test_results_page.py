@@ -52,7 +52,7 @@ def test_what_was_not_finetuned_equally_long_is_not_put_together(tmp_path: Path)
         write_run(tmp_path / "task" / choices, result)
     assert "one after the other" not in results_page(tmp_path / "task")
     write_run(tmp_path / "task" / "again", make_result(epochs={"source": 24, "search": 8, "finetune": 24}))
-    assert "one after the other" in results_page(tmp_path / "task")
+    assert ", 24 epochs**: widths alone save" in results_page(tmp_path / "task")
 
 
 def test_a_seed_that_ran_again_counts_in_the_mean_and_is_said(tmp_path: Path) -> None:
