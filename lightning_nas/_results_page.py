@@ -185,10 +185,16 @@ def _search_table(groups: Sequence[Group]) -> Table:
         spent = [run.result["search"] for group in models for run in group if run.result.get("search")]
         if spent:
             means = [statistics.fmean(item[name] for item in spent) for name in ("steps", "seconds")]
-            trials = _distinct(item.get("trials") for item in spent)
+            trials = _distinct(_trials_text(item) for item in spent if "trials" in item)
             figures = [str(len(models)), ", ".join(trials) or "-", f"{means[0]:.0f}", f"{means[1] / 60:.0f}"]
             rows.append([*cells, *figures])
     return ["Recipe, data", "Device", "Searched", "Models", "Trials", "Steps", "Minutes"], rows
+
+
+def _trials_text(spent: Mapping[str, Any]) -> str:
+    """Return how many trials there were, and how many were trained to the end, which older records do not tell."""
+    finetuned = f", {spent['finetuned']} fine-tuned" if "finetuned" in spent else ""
+    return f"{spent['trials']}{finetuned}"
 
 
 def _rivals(groups: Sequence[Group]) -> list[str]:

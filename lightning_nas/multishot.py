@@ -8,6 +8,7 @@ import re
 import time
 from collections.abc import Callable, Mapping, Sequence
 from functools import cache, partial
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,7 @@ from ._trainings import Trainings
 from .estimator import Estimator
 from .jobs import Epochs
 from .search.aging import Evolution, Result
-from .search.best_trial import best_trial
+from .search.best_trial import best_trials
 from .search.budget import confirm, format_reach
 from .search.ground import Ground, Target, targets_of
 from .search.study import Study
@@ -63,6 +64,7 @@ def evolve_and_finetune(
     averaging: Averaging | None = None,
     num_calibration_batches: int = 8,
     num_trial_images: int = 0,
+    finalists: int = 1,
     shared_dir: str | Path | None = None,
 ) -> dict[str, Any]:
     """Train the source, evolve trials from it within the budgets, fine-tune the best for each budget, compare.
@@ -113,6 +115,8 @@ def evolve_and_finetune(
             inherits.
         num_trial_images: Training images on which every option of every block is tried before the first trial, so that
             the first population is near the source; 0 begins with what keeps most weights and with random members.
+        finalists: Of how many input sizes and variants the best trial is fine-tuned, for each budget; the best of these
+            on the validation data is kept. Brief trials flatter small images, which are learnt first.
         shared_dir: Directory where searches of one network, task and data, by whichever recipe, find each other's
             source; by default each run trains its own.
 
@@ -127,7 +131,7 @@ def evolve_and_finetune(
     run_dir = Path(output_dir)
     pl.seed_everything(seed, workers=True, verbose=False)
     requests = _requests(latency, budgets, parameter_bytes, peak_activation_bytes)
-    _check(search, epochs, len(requests))
+    _check(search, epochs, len(requests), finalists)
     check_taught_by(taught_by)
     costs = estimator(device)
     trainings = Trainings(
@@ -185,7 +189,7 @@ def evolve_and_finetune(
         log.info("3/3 Fine-tuning the best, and training the source on, for comparison")
         with trainings.alone():
             results = {}
-            for label, outcome in _finish(study, trainings, costs, recipe, seed).items():
+            for label, outcome in _finish(study, trainings, costs, recipe, seed, finalists).items():
                 folder = run_dir / label if len(requests) > 1 else run_dir
                 folder.mkdir(parents=True, exist_ok=True)
                 results[label] = write_run(folder, outcome)
@@ -214,7 +218,9 @@ def _requests(
     return requests
 
 
-def _check(search: Evolution, epochs: Epochs, num_budgets: int) -> None:
+def _check(search: Evolution, epochs: Epochs, num_budgets: int, finalists: int) -> None:
+    if finalists < 1:
+        raise ValueError(f"`finalists` must be at least 1; got {finalists}.")
     late = [rung for rung in search.rungs if rung >= epochs.search]
     if late:
         raise ValueError(f"`rungs` must be before the end of a trial, `epochs.search` = {epochs.search}; got {late}.")
@@ -264,7 +270,7 @@ def _run_trial(study: Study, trial: Trial, trainings: Trainings) -> None:
     if rungs.is_stopped:
         trainings.forget(number)
     target = ground.targets[trial.target]
-    best = best_trial(study.results(), ground, target)
+    best = next(iter(best_trials(study.results(), ground, target)), None)
     log.info(
         "Trial %d: %s %.4f after %d of %d epochs%s",
         number,
@@ -276,17 +282,21 @@ def _run_trial(study: Study, trial: Trial, trainings: Trainings) -> None:
     )
 
 
-def _finish(study: Study, trainings: Trainings, costs: Estimator, recipe: str, seed: int) -> dict[str, Outcome]:
-    """Fine-tune the best trial that uses each budget, give each the best of them within it, and train the source on."""
-    ground, results, totals = study.ground, study.results(), study.totals()
+def _finish(
+    study: Study, trainings: Trainings, costs: Estimator, recipe: str, seed: int, finalists: int
+) -> dict[str, Outcome]:
+    """Fine-tune the finalists of each budget, give each budget the best of all within it, and train the source on."""
+    ground, results = study.ground, study.results()
     source = ground.places[0].space
     baseline = trainings.train_baseline()
-    picked = [_best(results, ground, target) for target in ground.targets]
-    finetuned = {best.number: trainings.finetune(ground, best.genes, best.number) for best in dict.fromkeys(picked)}
+    picked = [_finalists(results, ground, target, finalists) for target in ground.targets]
+    trained_on = dict.fromkeys(chain.from_iterable(picked))
+    finetuned = {best.number: trainings.finetune(ground, best.genes, best.number) for best in trained_on}
+    totals = {**study.totals(), "finetuned": len(finetuned)}
     outcomes = {}
     for target, own in zip(ground.targets, picked, strict=True):
         # Now that they are trained to the end, a smaller network that is better serves a larger budget, too.
-        within = [best for best in dict.fromkeys(picked) if best is own or ground.meets(best.genes, target)]
+        within = [best for best in trained_on if best in own or ground.meets(best.genes, target)]
         best = max(within, key=lambda best: finetuned[best.number].value)
         tuned = finetuned[best.number]
         place, budgets = ground.place(best.genes), target.budgets[ground.index(best.genes)]
@@ -317,14 +327,14 @@ def _finish(study: Study, trainings: Trainings, costs: Estimator, recipe: str, s
     return outcomes
 
 
-def _best(results: Sequence[Result], ground: Ground, target: Target) -> Result:
-    best = best_trial(results, ground, target)
-    if best is None:
+def _finalists(results: Sequence[Result], ground: Ground, target: Target, count: int) -> list[Result]:
+    best = best_trials(results, ground, target, count)
+    if not best:
         raise RuntimeError(
             f"No trial within the budget {target.label} was trained to the end. HINT: more trials, fewer rungs, or a"
             " smaller learning rate where metrics are not finite."
         )
-    if not ground.is_verified(best.genes, target):
+    if not ground.is_verified(best[0].genes, target):
         log.warning(
             "The device's backend prices all trials over the budget %s, which they keep by the estimate. HINT: more "
             "trials, or ask for a little less.",

@@ -84,6 +84,7 @@ def test_several_budgets_and_sizes_in_one_study(tmp_path):
         variants=[{}, {"dropout": 0.1}],
         search=Evolution(trials=3, population=2, rungs=[1]),
         epochs=Epochs(source=1, search=2, finetune=1),
+        finalists=2,
     )
     assert list(results) == ["0.8x", "0.6x"]
     estimator = Estimator.load("analytic_array", lanes=8)
@@ -93,7 +94,7 @@ def test_several_budgets_and_sizes_in_one_study(tmp_path):
         assert result["baseline"]["latency_ms"] * float(label[:-1]) == pytest.approx(result["budget"]["latency_ms"])
         assert result["subnet"]["latency_ms"] <= result["budget"]["latency_ms"]
         assert result["subnet"]["metric"]["split"] == "test"
-        assert list(result["search"]) == ["seconds", "steps", "images", "trials", "rejected", "pruned"]
+        assert list(result["search"]) == ["seconds", "steps", "images", "trials", "rejected", "pruned", "finetuned"]
         assert result["search"]["trials"] == 3
         # Two steps an epoch, of 16 images; a trial that was stopped took one epoch of two.
         assert result["search"]["steps"] == 3 * 4 - 2 * result["search"]["pruned"]
@@ -107,6 +108,7 @@ def test_several_budgets_and_sizes_in_one_study(tmp_path):
     study = study_of(tmp_path)
     kept = {path.stem for path in (tmp_path / "checkpoints").glob("trial-*.ckpt")}
     assert kept == {f"trial-{trial.number}" for trial in study.trials if trial.state.name == "COMPLETE"}
+    assert result["search"]["finetuned"] == len(list((tmp_path / "checkpoints").glob("finetune-*.ckpt")))
 
 
 def test_from_scratch_by_nsga2_with_a_study_elsewhere(tmp_path):
@@ -262,6 +264,7 @@ def test_killed_and_started_again_in_two_processes(tmp_path):
         ({"image_sizes": [32, 32]}, "must differ"),
         ({"variants": [{"colour": 1}]}, "does not take the variant {'colour': 1}"),
         ({"teaching": {"feature_weight": 1.0}, "epochs": Epochs(0, 1, 1)}, "`teaching` needs a trained source"),
+        ({"finalists": 0}, "`finalists` must be at least 1; got 0"),
         ({"taught_by": "me"}, "`taught_by` must be one of source, baseline, best; got 'me'"),
         ({"storage": "/dev/null/study"}, "cannot be read and written"),
     ],

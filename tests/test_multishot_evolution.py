@@ -11,7 +11,7 @@ import torch
 from conftest import LinearEstimator, small_network
 
 from lightning_nas.search.aging import Evolution, Result, is_promoted, parents
-from lightning_nas.search.best_trial import best_trial
+from lightning_nas.search.best_trial import best_trials
 from lightning_nas.search.domination import non_dominated_rank, survivors
 from lightning_nas.search.ground import Ground, Place, targets_of
 from lightning_nas.search.owner import Owner
@@ -112,6 +112,10 @@ def trials_of(ground, *values, target=0):
     return [Result(n, g, 1, v, ground.cost(g), True) for n, (g, v) in enumerate(zip(found, values, strict=True))]
 
 
+def best(results, ground, target, count=1):
+    return [result.number for result in best_trials(results, ground, target, count)]
+
+
 def test_the_best_trial_is_complete_within_the_budget_and_uses_it(two_sizes):
     ground = ground_of(two_sizes, "0.8x", "0.4x")
     large, small = ground.targets
@@ -119,10 +123,20 @@ def test_the_best_trial_is_complete_within_the_budget_and_uses_it(two_sizes):
     tiny = replace(trials_of(ground, 0.9, target=1)[0], number=3)
     stopped = replace(results[2], number=4, value=0.99, is_complete=False)
     # The small one has the highest value after a brief training, and is for those who ask for as little.
-    assert best_trial([*results, tiny, stopped], ground, large).number == 1
-    assert best_trial([*results, tiny, stopped], ground, small).number == 3
-    assert best_trial([tiny], ground, large).number == 3
-    assert best_trial([*results, stopped], ground, small) is None
+    assert best([*results, tiny, stopped], ground, large) == [1]
+    assert best([*results, tiny, stopped], ground, small) == [3]
+    assert best([tiny], ground, large) == [3]
+    assert best([*results, stopped], ground, small) == []
+
+
+def test_further_ones_are_of_other_places(two_sizes):
+    ground = ground_of(two_sizes, "0.8x")
+    large, (target,) = trials_of(ground, 0.5, 0.6, 0.55, 0.58), ground.targets
+    small = [replace(result, genes=(1, *result.genes[1:]), number=result.number + 4) for result in large[:3]]
+    results = [*large[1:], *small]
+    assert best(results, ground, target) == [1]
+    # Images of the small size do not use the budget, and the best of them is the other finalist all the same.
+    assert best(results, ground, target, 2) == best(results, ground, target, 3) == [1, 5]
 
 
 def test_what_the_backend_prices_over_the_budget_is_no_best_trial_where_another_is(two_sizes):
@@ -130,9 +144,9 @@ def test_what_the_backend_prices_over_the_budget_is_no_best_trial_where_another_
     results = trials_of(ground, 0.5, 0.6, 0.55)
     over = ground.decode(results[1].genes)
     measured = replace(ground, verify_ms=lambda architecture: 1e9 if architecture == over else 0.0)
-    assert best_trial(results, measured, ground.targets[0]).number == 2
+    assert best(results, measured, ground.targets[0]) == [2]
     hopeless = replace(ground, verify_ms=lambda architecture: 1e9)
-    assert best_trial(results, hopeless, ground.targets[0]).number == 1
+    assert best(results, hopeless, ground.targets[0], 2) == [1]
 
 
 @pytest.mark.parametrize("num_started", [0, 1, 9])

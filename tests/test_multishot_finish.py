@@ -21,16 +21,18 @@ LABELS = ("0.8x", "0.5x")
 @pytest.fixture(scope="module")
 def ground():
     space = space_of(small_network(), zeros(1, 3, 32, 32))
-    places = (Place("32", {}, space, cost_tables(space, LinearEstimator())),)
+    tables = cost_tables(space, LinearEstimator())
+    places = tuple(Place("32", {"output_stride": stride}, space, tables) for stride in (8, 4))
     requests = {x: {"latency_ms": x, "parameter_bytes": None, "peak_activation_bytes": None} for x in LABELS}
-    return Ground(places, 1, targets_of(places, requests, 0.9))
+    return Ground(places, 2, targets_of(places, requests, 0.9))
 
 
-def finish(ground, brief, final):
+def finish(ground, brief, final, variants=(0, 0, 0), finalists=1):
     """Return which trial each budget gets, and which were trained on: two for the first budget, one for the second."""
     settings, results = Evolution(40, population=99), []
-    for number, (target, value) in enumerate(zip((0, 0, 1), brief, strict=True)):
-        genes = propose(ground, ground.targets[target], [], [], 1, settings, np.random.default_rng(number)).genes
+    for number, (target, value, variant) in enumerate(zip((0, 0, 1), brief, variants, strict=True)):
+        _, _, *nodes = propose(ground, ground.targets[target], [], [], 1, settings, np.random.default_rng(number)).genes
+        genes = (0, variant, *nodes)
         results.append(Result(number, genes, 1, value, ground.cost(genes), True))
     trained = []
 
@@ -49,7 +51,8 @@ def finish(ground, brief, final):
         data_name="",
         teacher_name="source",
     )
-    outcomes = _finish(study, trainings, LinearEstimator(), "multishot", 0)
+    outcomes = _finish(study, trainings, LinearEstimator(), "multishot", 0, finalists)
+    assert outcomes[LABELS[0]].search["finetuned"] == len(trained)
     return [outcomes[label].subnet for label in LABELS], trained
 
 
@@ -60,3 +63,12 @@ def test_each_budget_has_the_best_trial_that_uses_it_trained_on(ground):
 
 def test_a_smaller_network_that_is_better_in_the_end_serves_a_larger_budget(ground):
     assert finish(ground, brief=(0.5, 0.6, 0.7), final=(0.9, 0.7, 0.8)) == ([2, 2], [1, 2])
+
+
+def test_finalists_are_of_several_places_and_the_best_in_the_end_is_kept(ground):
+    brief, final, variants = (0.6, 0.7, 0.5), (0.9, 0.8, 0.7), (0, 1, 0)
+    # The second trial looks better at first. The third is the only one within the second budget.
+    assert finish(ground, brief, final, variants) == ([1, 2], [1, 2])
+    assert finish(ground, brief, final, variants, finalists=2) == ([0, 2], [1, 0, 2])
+    # Both are of one place, so that there is one finalist.
+    assert finish(ground, brief, final, finalists=2) == ([1, 2], [1, 2])

@@ -185,13 +185,16 @@ def test_data_is_named_and_seeds_share_a_command(tmp_path: Path) -> None:
 
 
 def test_cost_of_searches_side_by_side(tmp_path: Path) -> None:
-    multishot = {"seconds": 600.0, "steps": 900, "trials": 20}
+    multishot = {"seconds": 600.0, "steps": 900, "trials": 20, "finetuned": 3}
     for number, budget in enumerate((1.0, 2.0)):
         limit = {"latency_ms": budget}
         write_run(tmp_path / "task" / f"single{number}", make_result(budget=limit))
         write_run(tmp_path / "task" / f"multi{number}", make_result(budget=limit, recipe="multi", search=multishot))
     page = results_page(tmp_path / "task")
-    assert "| digits | npu | both (V3) | 2 | - | 300 | 0 |\n| multi | npu | both (V3) | 2 | 20 | 900 | 10 |" in page
+    assert (
+        "| digits | npu | both (V3) | 2 | - | 300 | 0 |\n| multi | npu | both (V3) | 2 | 20, 3 fine-tuned | 900 | 10 |"
+        in page
+    )
 
 
 @pytest.mark.parametrize(
