@@ -68,7 +68,8 @@ def results_page(folder: str | Path) -> str:
         *_rivals(groups),
         "## What the search took",
         "Steps of the supernet, which models of several budgets can share, or of all trials of a multishot search. "
-        "What comes before and after, the source and fine-tuning, is as long for both. One step is one batch.",
+        "What comes before and after, the source and fine-tuning of a model, is as long for both; networks that were "
+        "fine-tuned beyond the models come on top. One step is one batch.",
         markdown_table(*_search_table(groups)),
         *_fused(groups),
         *_pictures(groups, folder),
