@@ -334,6 +334,8 @@ def _finalists(results: Sequence[Result], ground: Ground, target: Target, count:
             f"No trial within the budget {target.label} was trained to the end. HINT: more trials, fewer rungs, or a"
             " smaller learning rate where metrics are not finite."
         )
+    names = "; ".join(f"trial {result.number}, {ground.place(result.genes)}" for result in best)
+    log.info("Finalists for %s, %d of %d asked for: %s", target.label, len(best), count, names)
     if not ground.is_verified(best[0].genes, target):
         log.warning(
             "The device's backend prices all trials over the budget %s, which they keep by the estimate. HINT: more "
