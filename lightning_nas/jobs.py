@@ -301,8 +301,7 @@ def _best_refitted(
 
 def _validation_loss(module: pl.LightningModule, data: Any) -> float:
     """Return the mean loss of `module` on the validation data, in evaluation mode."""
-    quiet = quiet_copy(module)
-    with evaluating(module):
+    with evaluating(module), quiet_copy(module) as quiet:
         losses = [task_loss(quiet, batch, index) for index, batch in enumerate(data.val_dataloader())]
     return float(torch.stack(losses).mean())
 

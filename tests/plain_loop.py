@@ -151,19 +151,16 @@ def plain_loop(network, context, scaler, accumulate, batches):
         batches: For each process its batches of an epoch.
 
     Returns:
-        The network, trained.
+        The network, trained, and the logits.
     """
     replicas = [network, *(copy.deepcopy(network) for _ in batches[1:])]
     supernet = network.supernet
     budgets = space_budgets(supernet.space, LinearEstimator(), {"latency_ms": "0.6x"})
     search = Search(supernet, budgets, SearchSettings(every=2))
-    own = {id(row) for row in supernet.logits}
     for replica in replicas:
         replica.supernet.use_batch_statistics(True)
-    weights = torch.optim.SGD(
-        [p for p in network.parameters() if id(p) not in own], lr=1e-2, momentum=0.9, weight_decay=1e-3
-    )
-    logits = torch.optim.Adam(supernet.logits, 0.05, betas=(0.5, 0.999))
+    weights = torch.optim.SGD(network.parameters(), lr=1e-2, momentum=0.9, weight_decay=1e-3)
+    logits = torch.optim.Adam(search.logits, 0.05, betas=(0.5, 0.999))
     total, step, scored, pending, read = EPOCHS * len(batches[0]) // accumulate, 0, None, None, []
     for _ in range(EPOCHS):
         for number, parts in enumerate(zip(*batches, strict=True)):
@@ -187,8 +184,8 @@ def plain_loop(network, context, scaler, accumulate, batches):
             if scaler is not None:
                 scaler.unscale_(weights)
             if pending is not None:
-                gradients = torch.autograd.grad(search.objective(*pending), supernet.logits)
-                for row, gradient in zip(supernet.logits, gradients, strict=True):
+                gradients = torch.autograd.grad(search.objective(*pending), search.logits)
+                for row, gradient in zip(search.logits, gradients, strict=True):
                     row.grad = gradient
                 logits.step()
                 logits.zero_grad()
@@ -205,7 +202,7 @@ def plain_loop(network, context, scaler, accumulate, batches):
                 replica.zero_grad()
             share(replicas, torch.nn.Module.parameters)
             step += 1
-    return network
+    return network, search.logits
 
 
 def compare(network, batch, samples, context):
@@ -236,6 +233,6 @@ def average_gradients(replicas):
 
 
 def largest_difference(network, other):
-    """Return how far two networks' parameters, the logits among them, are apart."""
+    """Return how far two networks' parameters are apart."""
     pairs = zip(network.parameters(), other.parameters(), strict=True)
     return max(float((a - b).detach().abs().max()) for a, b in pairs)

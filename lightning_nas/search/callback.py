@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import lightning.pytorch as pl
@@ -18,12 +19,14 @@ from ..space.spec import Architecture
 from ..supernet.sliced_step import SlicedStep
 from ..supernet.supernet import find_supernet
 from .ablation import Choices
-from .budget import Budgets, confirm
+from .budget import Budgets, check_requested, confirm, warn_unserved
 from .engine import Search
 from .extension import extend, is_last_epoch
 from .finish import derive_subnet
 from .frontier import FrontierSubnet, frontier_subnets
-from .inherited import CALIBRATION_BATCHES, InheritedLoss, calibration_batches, held_out_batches
+from .inherited import InheritedLoss
+from .loaders import CALIBRATION_BATCHES, Loaders, UserFit
+from .probe import LossFunction
 from .progress import Progress
 from .ranking import rank
 from .readiness import Readiness, measure_readiness, report_readiness
@@ -31,11 +34,13 @@ from .sandwich import add_gradients
 from .score import Score
 from .settings import SearchSettings, SelectionSettings
 from .tables import space_budgets, warn_off_grid
-from .trainers import refuse_strategy, refuse_unaware, take_from_optimizers, total_steps
+from .trainers import refuse_strategy, refuse_unaware, total_steps
+from .validated import VALIDATED, validated_nodes
 
 __all__ = ["ArchitectureSearch"]
 
 _COSTS = ("latency_ms", "parameter_bytes", "peak_activation_bytes")
+_FIGURES = ("entropy", "skipped", *_COSTS[:2], *(f"{cost}_multiplier" for cost in _COSTS[:2]))
 
 
 class ArchitectureSearch(Callback):
@@ -46,8 +51,14 @@ class ArchitectureSearch(Callback):
     are compared on the coming batch (forward passes only), and the gradient of that score, with the exact gradient of
     the penalty on the expected cost, a function of the logits only, goes to them in `on_before_optimizer_step`.
 
-    Gradient clipping, learning rate schedules and weight averaging of the user do not touch the logits; a callback that
-    averages weights goes before this one. The reported loss stays the task's. Resume with it: it keeps the logits.
+    Freezing, gradient clipping, learning rate schedules and weight averaging of the user do not touch the logits,
+    which are no parameters of the module; a callback that averages weights goes before this one. Comparisons leave no
+    trace in the module: what its step counts, collects or logs is put back. Resume with the callback: it keeps the
+    logits.
+
+    Each validation runs one network, see `validate`, and its latency is logged as ``nas/validated_latency_ms``. By
+    default that is the most probable one within the budget, another as the search goes on: `ModelCheckpoint` and
+    `EarlyStopping` then compare different networks.
 
     Args:
         estimator: What architectures cost: an `Estimator`, or the name of a shipped device.
@@ -76,10 +87,17 @@ class ArchitectureSearch(Callback):
         trials: How many of the best are trained briefly, each for `trial_epochs`, before one is chosen; 0 for none.
         trial_epochs: Epochs of each of these trainings.
         strategy: ``rloo``, as above, or another to compare with, such as ``darts``: see `STRATEGIES`.
+        loss: Gives the loss of module and batch where subnets are compared, for a module whose `training_step` is not
+            to be run for that; the weights are trained by `training_step` either way.
+        validate: Which network validations run: the ``current`` best one, or the same all the time: the ``source`` or
+            the ``smallest`` within the budgets.
+        progress_bar: What the progress bar shows of the search: the expected cost of each budget by its name
+            (``latency_ms``), its ``latency_ms_multiplier`` (how hard the search is pressed towards it), ``entropy``
+            (how undecided the choices are, from 1 to 0), ``skipped`` (steps without finite losses). All are logged.
         seed: Seed of every draw.
 
     Raises:
-        ValueError: A budget or a setting that is not valid, or, at the start of `fit`, a budget out of reach.
+        ValueError: A budget or a setting that is not valid, or none; or, at the start of `fit`, a budget out of reach.
 
     Example::
 
@@ -113,6 +131,9 @@ class ArchitectureSearch(Callback):
         trials: int = 0,
         trial_epochs: int = 1,
         strategy: str = "rloo",
+        loss: LossFunction | None = None,
+        validate: str = "current",
+        progress_bar: Sequence[str] = ("latency_ms", "entropy"),
         seed: int = 0,
     ) -> None:
         super().__init__()
@@ -124,7 +145,13 @@ class ArchitectureSearch(Callback):
             candidates, evaluations, random_subnets, steps, size_weight, not_ready, trials, trial_epochs
         )
         self.requested = dict(zip(_COSTS, (latency, parameter_bytes, peak_activation_bytes), strict=True))
+        check_requested(self.requested, serves)
+        if validate not in VALIDATED:
+            raise ValueError(f"`validate` must be one of {', '.join(VALIDATED)}; got {validate!r}.")
+        if unknown := set(progress_bar) - set(_FIGURES):
+            raise ValueError(f"`progress_bar` can hold {', '.join(_FIGURES)}; got {', '.join(sorted(unknown))}.")
         self.serves, self.choices, self.errors = tuple(serves), choices, errors
+        self.loss, self.validate, self.progress_bar = loss, validate, tuple(progress_bar)
         self.budgets: Budgets | None = None
         self.search: Search | None = None
         self.readiness: Readiness | None = None
@@ -138,8 +165,8 @@ class ArchitectureSearch(Callback):
         self._pending: Score | None = None
         self._others: tuple[Any, int, list[tuple[int, ...]]] | None = None  # batch, its number, further paths
         self._recent: deque[Any] = deque(maxlen=CALIBRATION_BATCHES)  # for batch norm before a subnet is evaluated
-        self._module: pl.LightningModule | None = None
-        self._trainer: pl.Trainer | None = None
+        self._fit: UserFit | None = None
+        self._validated: tuple[int, ...] | None = None
 
     @property
     def architecture(self) -> Architecture:
@@ -168,17 +195,19 @@ class ArchitectureSearch(Callback):
         supernet = find_supernet(pl_module)
         self.budgets = space_budgets(supernet.space, self.estimator, self.requested, self.serves, self.choices)
         warn_off_grid(supernet.space, self.estimator.lanes)
-        self.search = Search(supernet, self.budgets, self.settings, self.errors)
+        previous, self.search = self.search, Search(supernet, self.budgets, self.settings, self.errors)
+        if previous is not None and previous.supernet is supernet:
+            # Another fit of the same module goes on where the last one ended.
+            self.search.load_state_dict(previous.state_dict())
+            self._progress = replace(self._progress, scored_step=-1, ranked=[])
         rank_zero_info(self.search.announcement())
 
     @override
     def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         search = self._started()
         refuse_unaware(trainer, self.settings.method)
-        self._module, self._trainer = pl_module, trainer
         self._max_epochs = trainer.max_epochs
-        take_from_optimizers(trainer, search.supernet.logits)
-        self._optimizer = torch.optim.Adam(search.supernet.logits, self.settings.lr, (self.settings.beta1, 0.999))
+        self._optimizer = torch.optim.Adam(search.logits, self.settings.lr, (self.settings.beta1, 0.999))
         self._sliced = SlicedStep(pl_module)
         self._sliced.attach(trainer.optimizers)
         search.supernet.use_batch_statistics(True)
@@ -192,6 +221,8 @@ class ArchitectureSearch(Callback):
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int
     ) -> None:
         search, step, total = self._started(), trainer.global_step, total_steps(trainer)
+        if self._fit is None or self._fit.trainer is not trainer:
+            self._fit = UserFit(trainer, pl_module, Loaders.of(trainer), self.loss).with_comparable_batches()
         if self._progress.start_loss is None:
             nodes = [search.supernet.space.reference_nodes]
             self._progress.start_loss = float(self._evaluator().on_batch(nodes, batch, batch_idx))
@@ -222,7 +253,7 @@ class ArchitectureSearch(Callback):
         self._progress.observed += self._pending.observed
         self._pending = None
         for name, value in self._recorded(trainer.global_step).items():
-            pl_module.log(name, value, prog_bar=name.count("/") == 1)
+            pl_module.log(name, value, prog_bar=name.removeprefix("nas/") in self.progress_bar)
 
     @override
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
@@ -233,10 +264,17 @@ class ArchitectureSearch(Callback):
 
     @override
     def on_validation_batch_start(self, trainer: pl.Trainer, *arguments: Any) -> None:
-        # Not earlier: by now a callback that averages weights has put them, and averaged logits, in place.
-        if self.search is not None and self._recent and arguments[2:] in ((0,), (0, 0)):
-            self.search.supernet.restore_logits()
-            self._evaluator().prepare(self.search.best())
+        # Not earlier: by now a callback that averages weights has put them in place.
+        if self.search is not None and self._fit is not None and self._recent and arguments[2:] in ((0,), (0, 0)):
+            self._validated = validated_nodes(self.search, self.validate)
+            self._evaluator().prepare(self._validated)
+
+    @override
+    def on_validation_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        if self._validated is not None:
+            architecture = self._started().supernet.space.decode(self._validated)
+            pl_module.log("nas/validated_latency_ms", self.estimator.latency_ms(architecture))
+            self._validated = None
 
     @override
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
@@ -248,7 +286,7 @@ class ArchitectureSearch(Callback):
         search = self._started()
         if self._sliced is not None:
             self._sliced.detach()
-        search.supernet.restore_logits()
+        self._remember_loaders(trainer, pl_module)
         loss = self._evaluator(held_out=True)
         if loss.num_batches:
             self.readiness = self._measured(loss)
@@ -303,7 +341,8 @@ class ArchitectureSearch(Callback):
         supernet = self._started().supernet
         requested = dict(zip(_COSTS, (latency, parameter_bytes, peak_activation_bytes), strict=True))
         budgets = space_budgets(supernet.space, self.estimator, requested, choices=self.choices)
-        search = Search(supernet, budgets, self.settings, self.errors, keep_logits=True)
+        warn_unserved(self._started().budgets, budgets)
+        search = Search(supernet, budgets, self.settings, self.errors, self._started().logits)
         ranked = self._rank(search, self._evaluator(held_out=True))
         self._promised |= dict.fromkeys(ranked, budgets)
         return [supernet.space.decode(nodes) for nodes in ranked]
@@ -349,12 +388,11 @@ class ArchitectureSearch(Callback):
             ValueError: `module` is neither the trained module nor a part of it.
         """
         search, space = self._started(), self._started().supernet.space
-        assert self._module is not None
-        assert self._trainer is not None
+        assert self._fit is not None
         chosen = self.find(**budgets)[0] if budgets else architecture
         nodes = self._chosen() if chosen is None else space.encode(chosen)
         confirm(self._promised.get(nodes, search.budgets), self.estimator, space.decode(nodes))
-        return derive_subnet(self._trainer, self._module, module, nodes, num_batches)
+        return derive_subnet(self._fit, module, nodes, num_batches)
 
     def _started(self) -> Search:
         if self.search is None:
@@ -366,11 +404,17 @@ class ArchitectureSearch(Callback):
 
     def _evaluator(self, held_out: bool = False) -> InheritedLoss:
         """Return what evaluates subnets; with the batches they are compared on, which takes reading a loader."""
-        assert self._trainer is not None
-        assert self._module is not None
-        batches = held_out_batches(self._trainer, self._recent) if held_out else ()
-        recent = calibration_batches(self._trainer, self._module, self._recent) if held_out else list(self._recent)
-        return InheritedLoss(self._trainer, self._module, self._started().supernet, recent, batches)
+        assert self._fit is not None
+        fit, supernet = self._fit, self._started().supernet
+        batches = fit.loaders.held_out_batches(self._recent) if held_out else ()
+        recent = fit.calibration_batches(self._recent) if held_out else list(self._recent)
+        return InheritedLoss(fit.trainer, fit.module, supernet, recent, batches, fit.loss)
+
+    def _remember_loaders(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Keep what is read after the fit: validation data may have been loaded since its start."""
+        if self._fit is None or self._fit.trainer is not trainer:
+            # A finished training was resumed: it had no step.
+            self._fit = UserFit(trainer, pl_module, Loaders.of(trainer), self.loss).with_comparable_batches()
 
     def _recorded(self, step: int) -> dict[str, float]:
         """Add the search's figures to the history and return them."""
@@ -380,9 +424,9 @@ class ArchitectureSearch(Callback):
         return metrics
 
     def _rank(self, search: Search, loss: InheritedLoss) -> list[tuple[int, ...]]:
-        assert self._trainer is not None
+        assert self._fit is not None
         search.size_scale = self.readiness.size_scale if self.readiness else 0.0
-        given = search, self.estimator, loss, self.selection, self._progress.observed, self._trainer, self._recorded
+        given = search, self.estimator, loss, self.selection, self._progress.observed, self._fit, self._recorded
         ranked, self._progress.observed = rank(*given)
         return ranked
 
@@ -390,7 +434,6 @@ class ArchitectureSearch(Callback):
         return measure_readiness(self._started(), self.estimator, loss.halves, self._progress.start_loss)
 
     def _restore(self) -> None:
-        self._started().supernet.keep_logits()
         if not self._state or self._optimizer is None:
             return
         state, self._state = self._state, {}

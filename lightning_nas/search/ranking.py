@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-import lightning.pytorch as pl
-
 from ..estimator.estimator import Estimator
 from .decoupled import learn_logits
 from .engine import Search
 from .inherited import InheritedLoss
+from .loaders import UserFit
 from .selection import select
 from .settings import SelectionSettings
 from .trials import train_briefly
@@ -27,7 +26,7 @@ def rank(
     loss: InheritedLoss,
     settings: SelectionSettings,
     observed: Observed,
-    trainer: pl.Trainer,
+    fit: UserFit,
     record: Callable[[int], dict[str, float]],
 ) -> tuple[list[Nodes], Observed]:
     """Return subnets within the budgets of a search, the best first, and all that was observed.
@@ -38,10 +37,10 @@ def rank(
         loss: Evaluates them; with no batch to do so, the most probable come first.
         settings: How many are compared.
         observed: What an earlier phase two has observed: it serves every budget, and there is no other then.
-        trainer: The user's, whose loggers take the figures of each step.
+        fit: What was searched; the loggers of its Trainer take the figures of each step.
         record: Gives these figures, from the number of the step.
     """
-    show = trainer.is_global_zero
+    trainer, show = fit.trainer, fit.trainer.is_global_zero
 
     def watch(step: int) -> None:
         # The training is over: its module logs no more, the loggers themselves do.
@@ -54,4 +53,4 @@ def rank(
     if search.settings.phases == "decoupled" and not observed:
         observed = learn_logits(search, loss.on_held_out, settings.steps, watch, show)
     ranked = select(search, estimator, loss, settings, observed, show).ranked
-    return (train_briefly(trainer, ranked, settings, loss.held_out) if settings.trials else ranked), observed
+    return (train_briefly(fit, ranked, settings, loss.held_out) if settings.trials else ranked), observed
