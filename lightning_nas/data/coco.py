@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Sequence
-from functools import partial
 from pathlib import Path
 from typing import Any, get_args
 
@@ -74,7 +73,7 @@ class CocoDataModule(DetectionDataModule):
             self.name = f"{self.root.name}, tested on {added} too"
         class_names, splits = _read_folder(self.root, self.extra_roots, extra_test)
         super().__init__(
-            {split: partial(tuple, records) for split, records in splits.items()},
+            splits,
             class_names,
             image_size,
             batch_size,

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import partial
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
@@ -86,7 +85,7 @@ class VocDetectionDataModule(DetectionDataModule):
         self.root = Path(root).expanduser()
         splits = _read_folder(self.root, str(year), download)
         super().__init__(
-            {split: partial(tuple, records) for split, records in splits.items()},
+            splits,
             CLASS_NAMES,
             image_size,
             batch_size,
