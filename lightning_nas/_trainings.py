@@ -15,7 +15,7 @@ import lightning.pytorch as pl
 import torch
 from torch import Tensor, nn
 
-from ._inputs import data_name, network_settings, training_images
+from ._inputs import data_name, inputs_and_outputs, network_settings, prepare, training_images
 from ._phases import Averaging, Fit, Phases, source_phases
 from ._rungs import Rungs
 from ._teacher import TaughtBy, Teacher, better_teacher
@@ -107,6 +107,18 @@ class Trainings:
     def data_name(self) -> str:
         """What is trained on."""
         return data_name(self._modules[0])
+
+    def interface(self, genes: Genes) -> dict[str, Any]:
+        """Return what whoever deploys the network of these genes has to know of the data."""
+        return inputs_and_outputs(self._modules[genes[0]])
+
+    def prepare(self) -> None:
+        """Say which classes and splits were found, and open all image files before anything is trained.
+
+        Raises:
+            ValueError: Image files are missing, damaged or no images.
+        """
+        prepare(self._modules)
 
     @property
     def key(self) -> str:

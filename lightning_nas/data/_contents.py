@@ -42,11 +42,11 @@ def contents_text(name: str, class_names: Sequence[str], splits: Mapping[Split, 
         1 dog       3
         all         5
     """
-    labels = [f"{index} {class_name}" for index, class_name in enumerate(class_names)][:MAX_CLASSES]
-    hidden = len(class_names) - len(labels)
-    more = [f"... and {hidden} more classes"] if hidden > 0 else []
+    shown, hidden = class_names[:MAX_CLASSES], len(class_names) - MAX_CLASSES
+    more = [f"and {hidden} more"] if hidden > 0 else []
     if not splits:
-        return "\n".join([f"Data '{name}', {len(class_names)} classes: {', '.join(labels)}", *more])
+        return f"Data '{name}', {len(class_names)} classes: {', '.join([*shown, *more])}"
+    labels = [f"{index} {class_name}" for index, class_name in enumerate(shown)]
     width = max(map(len, [*labels, "all"]))
     rows = [
         "".join([f"{label:<{width}}", *(f"{split.num_of_class[index]:>8}" for split in splits.values())])

@@ -153,7 +153,9 @@ def _write(cache: Path, folder: Path, files: Mapping[str, Stamp]) -> None:
     try:
         write_text(cache, json.dumps({"folder": str(folder), "files": files}))
     except OSError as error:
-        logger.warning("Which images are good could not be kept in '%s' (%s): the next run opens them again.", cache, error)
+        logger.warning(
+            "Which images are good could not be kept in '%s' (%s): the next run opens them again.", cache, error
+        )
 
 
 def _text(bad: Sequence[str], num_files: int) -> str:
