@@ -126,6 +126,7 @@ def write_run(run_dir: Path, outcome: Outcome) -> dict[str, Any]:
         "data": outcome.data_name,
         "fusing": _fusing(costs, outcome.source),
         "finished": time.strftime("%Y-%m-%d"),
+        **outcome.interface,
     }
     write_text(run_dir / "run.json", json.dumps(described_run, indent=1))
     write_text(run_dir / "result.json", json.dumps(result, indent=1))
@@ -161,7 +162,6 @@ def _result(outcome: Outcome) -> dict[str, Any]:
         **({"comparisons": compared} if compared else {}),
         **_verified_memory(outcome),
         "search": outcome.search,
-        **outcome.interface,
         "versions": versions(),
     }
 

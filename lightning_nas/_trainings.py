@@ -44,11 +44,13 @@ class Finetuned:
         module: Its LightningModule.
         value: Its metric on the validation data, by which it is chosen.
         metric: Its metric on the test data, as records have it.
+        interface: What whoever deploys it has to know of the data, at its size of images.
     """
 
     module: Any
     value: float
     metric: Mapping[str, Any]
+    interface: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass
@@ -107,10 +109,6 @@ class Trainings:
     def data_name(self) -> str:
         """What is trained on."""
         return data_name(self._modules[0])
-
-    def interface(self, genes: Genes) -> dict[str, Any]:
-        """Return what whoever deploys the network of these genes has to know of the data."""
-        return inputs_and_outputs(self._modules[genes[0]])
 
     def prepare(self) -> None:
         """Say which classes and splits were found, and open all image files before anything is trained.
@@ -242,7 +240,8 @@ class Trainings:
         phases = self._phases[genes[0]]
         trainer = phases.fit(f"finetune-{number}", module, self.epochs.finetune, averaging=self.averaging).trainer
         judged = trainer.validate(module, datamodule=phases.data, verbose=False, weights_only=True)[0]
-        return Finetuned(module, judged[self.key], phases.test(trainer, module))
+        metric = phases.test(trainer, module)
+        return Finetuned(module, judged[self.key], metric, inputs_and_outputs(phases.data))
 
     def train_baseline(self) -> dict[str, Any]:
         """Train the source on, for as long as a trial and its fine-tuning, and see which of the two teaches.

@@ -324,7 +324,7 @@ def _finish(
             epochs=vars(trainings.epochs),
             data_name=trainings.data_name,
             taught_by=trainings.teacher_name,
-            interface=trainings.interface(best.genes),
+            interface=tuned.interface,
         )
     return outcomes
 

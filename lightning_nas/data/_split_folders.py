@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from ._splits import Split
 
-__all__ = ["folder_names", "named_splits", "split_of"]
+__all__ = ["folder_names", "named_splits", "spelled_splits", "split_of"]
 
 SPELLINGS: dict[Split, tuple[str, ...]] = {
     "train": ("train", "training", "trn"),
@@ -42,18 +42,16 @@ def split_of(name: str) -> Split | None:
     return None
 
 
-def named_splits(root: Path, names: Iterable[str]) -> dict[Split, str]:
-    """Return the folder of each split among folders of `root`; nothing where none of the names means a split.
+def spelled_splits(root: Path, names: Iterable[str]) -> dict[Split, str]:
+    """Return which of the folders of `root` is which split; those that mean none are left out.
 
     Args:
         root: Where the folders are, for messages.
-        names: Names of those that count.
+        names: Their names.
 
     Raises:
-        ValueError: Some of the names mean a split and others do not, two mean the same one, or `train` or `val` is
-            missing.
+        ValueError: Two mean the same split.
     """
-    names = list(names)
     found: dict[Split, str] = {}
     for name in names:
         split = split_of(name)
@@ -65,6 +63,21 @@ def named_splits(root: Path, names: Iterable[str]) -> dict[Split, str]:
                 " them, or move one of them elsewhere."
             )
         found[split] = name
+    return found
+
+
+def named_splits(root: Path, names: Sequence[str]) -> dict[Split, str]:
+    """Return the folder of each split among folders of `root`; nothing where none of the names means a split.
+
+    Args:
+        root: Where the folders are, for messages.
+        names: Names of those that count.
+
+    Raises:
+        ValueError: Some of the names mean a split and others do not, two mean the same one, or `train` or `val` is
+            missing.
+    """
+    found = spelled_splits(root, names)
     others = [name for name in names if name not in found.values()]
     if found and others:
         raise ValueError(
