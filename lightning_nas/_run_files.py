@@ -9,7 +9,7 @@ import re
 import sys
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, cast, get_args
@@ -69,6 +69,8 @@ class Outcome:
         epochs: How long each part trained.
         data_name: What it was trained on.
         taught_by: What the subnet began from and imitated: the source or the baseline.
+        interface: What whoever deploys the subnet has to know of the data: names of the classes, in the order of its
+            outputs, and what is done to an image before it.
     """
 
     recipe: str
@@ -90,6 +92,7 @@ class Outcome:
     epochs: Mapping[str, int]
     data_name: str
     taught_by: str = "source"
+    interface: Mapping[str, Any] = field(default_factory=dict)
 
 
 def write_run(run_dir: Path, outcome: Outcome) -> dict[str, Any]:
@@ -123,6 +126,7 @@ def write_run(run_dir: Path, outcome: Outcome) -> dict[str, Any]:
         "data": outcome.data_name,
         "fusing": _fusing(costs, outcome.source),
         "finished": time.strftime("%Y-%m-%d"),
+        **outcome.interface,
     }
     write_text(run_dir / "run.json", json.dumps(described_run, indent=1))
     write_text(run_dir / "result.json", json.dumps(result, indent=1))

@@ -15,7 +15,7 @@ import lightning.pytorch as pl
 import torch
 from torch import Tensor, nn
 
-from ._inputs import data_name, network_settings, training_images
+from ._inputs import data_name, inputs_and_outputs, network_settings, prepare, training_images
 from ._phases import Averaging, Fit, Phases, source_phases
 from ._rungs import Rungs
 from ._teacher import TaughtBy, Teacher, better_teacher
@@ -44,11 +44,13 @@ class Finetuned:
         module: Its LightningModule.
         value: Its metric on the validation data, by which it is chosen.
         metric: Its metric on the test data, as records have it.
+        interface: What whoever deploys it has to know of the data, at its size of images.
     """
 
     module: Any
     value: float
     metric: Mapping[str, Any]
+    interface: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass
@@ -107,6 +109,14 @@ class Trainings:
     def data_name(self) -> str:
         """What is trained on."""
         return data_name(self._modules[0])
+
+    def prepare(self) -> None:
+        """Say which classes and splits were found, and open all image files before anything is trained.
+
+        Raises:
+            ValueError: Image files are missing, damaged or no images.
+        """
+        prepare(self._modules)
 
     @property
     def key(self) -> str:
@@ -230,7 +240,8 @@ class Trainings:
         phases = self._phases[genes[0]]
         trainer = phases.fit(f"finetune-{number}", module, self.epochs.finetune, averaging=self.averaging).trainer
         judged = trainer.validate(module, datamodule=phases.data, verbose=False, weights_only=True)[0]
-        return Finetuned(module, judged[self.key], phases.test(trainer, module))
+        metric = phases.test(trainer, module)
+        return Finetuned(module, judged[self.key], metric, inputs_and_outputs(phases.data))
 
     def train_baseline(self) -> dict[str, Any]:
         """Train the source on, for as long as a trial and its fine-tuning, and see which of the two teaches.

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from ._inputs import data_name, network_settings, training_images
+from ._inputs import data_name, inputs_and_outputs, network_settings, prepare, training_images
 from ._modes import evaluating
 from ._phases import Averaging, Phases, shared_phases, source_phases
 from ._run_files import Compared, Outcome, summary, write_run
@@ -171,6 +171,7 @@ def search_and_finetune(
     count = math.prod(map(len, searched_options(full, callback.choices)))
     log.info("Budgets and what the space of %.3g architectures can reach:\n%s", count, format_reach(budgets))
     others = comparison_architectures(comparisons, full, costs, budgets, seed)
+    prepare([data])
 
     wanted = {
         "budgets": requested,
@@ -270,6 +271,7 @@ def search_and_finetune(
         epochs=vars(epochs),
         data_name=data_name(data),
         taught_by=teacher_name,
+        interface=inputs_and_outputs(data),
     )
     result = write_run(run_dir, outcome)
     log.info("%s\nWritten to %s", summary(result), run_dir)

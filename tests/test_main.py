@@ -68,7 +68,11 @@ def test_recipe_from_start_to_result(tmp_path, recipe):
     cost = ["latency_ms", "verified_latency_ms", "parameter_bytes", "peak_activation_bytes", "macs", "metric"]
     assert list(result["subnet"]) == list(result["baseline"]) == cost
     assert (result["recipe"], result["device"], result["seed"]) == (recipe, "ethos_u85_1024", 3)
-    taught_by = json.loads((folder / "run.json").read_text()).get("taught_by")
+    described = json.loads((folder / "run.json").read_text())
+    assert len(described["classes"]) == {"detection": 10, "segmentation": 11}.get(result["task"], 10)
+    assert described["preprocessing"]["image_size"] == [32, 32]
+    assert re.search(r"Data 'digit.*', 1[01] classes: .*0, 1, 2", done.stdout)
+    taught_by = described.get("taught_by")
     assert taught_by in ("source", "baseline")
     told = re.search(r"The (\w+) teaches the subnet; on validation images ([\d.e-]+), then ([\d.e-]+)", done.stdout)
     assert (told is not None) == (recipe in ("detection", "digits", "segmentation"))

@@ -101,6 +101,9 @@ def test_several_budgets_and_sizes_in_one_study(tmp_path):
         assert result["search"]["images"] == 16 * result["search"]["steps"]
         architecture = Architecture.from_json((folder / "architecture.json").read_text())
         assert architecture.input_size[1] in (40, 32)
+        described = json.loads((folder / "run.json").read_text())
+        assert described["preprocessing"]["image_size"] == list(architecture.input_size[1:])
+        assert described["classes"] == [str(digit) for digit in range(10)]
         assert estimator.latency_ms(architecture) == pytest.approx(result["subnet"]["latency_ms"])
         assert json.loads((folder / "architecture.json").read_text())["network"]["num_classes"] == 10
         assert sum(p.numel() for p in load_subnet(folder).parameters()) > 0

@@ -5,11 +5,10 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Sequence
-from functools import partial
 from pathlib import Path
 from typing import Any, get_args
 
-from ._annotations import AnnotatedImage, checked_records, warn_of_unseen
+from ._annotations import AnnotatedImage, AnnotatedSource, checked_splits, warn_of_unseen
 from .detection import DetectionDataModule
 from .detection_augment import DetectionAugmentation
 from .detection_batches import DetectionRecord
@@ -74,7 +73,7 @@ class CocoDataModule(DetectionDataModule):
             self.name = f"{self.root.name}, tested on {added} too"
         class_names, splits = _read_folder(self.root, self.extra_roots, extra_test)
         super().__init__(
-            {split: partial(tuple, records) for split, records in splits.items()},
+            splits,
             class_names,
             image_size,
             batch_size,
@@ -102,14 +101,15 @@ def _read_folder(
         if not file.is_file():
             raise ValueError(f"A COCO data set must have annotations/{file.name}; there is no '{file}'.")
     class_names, train = _read_split(root, "train")
-    splits: dict[Split, tuple[DetectionRecord, ...]] = {"train": train}
+    sources: dict[Split, list[AnnotatedSource]] = {"train": [train]}
     for split, file in files.items():
         if split != "train" and file.is_file():
-            splits[split] = _read_split(root, split, class_names)[1]
+            sources[split] = [_read_split(root, split, class_names)[1]]
     for folder in extra_roots:
-        splits["train"] += _read_split(folder, "train", class_names)[1]
+        sources["train"].append(_read_split(folder, "train", class_names)[1])
         if extra_test:
-            splits["test"] += _read_split(folder, "val", class_names)[1]
+            sources["test"].append(_read_split(folder, "val", class_names)[1])
+    splits = checked_splits(sources)
     warn_of_unseen(splits["train"], class_names, files["train"])
     return class_names, splits
 
@@ -118,10 +118,8 @@ def _annotation_file(root: Path, split: Split) -> Path:
     return root / "annotations" / f"instances_{split}.json"
 
 
-def _read_split(
-    root: Path, split: Split, expected: tuple[str, ...] = ()
-) -> tuple[tuple[str, ...], tuple[DetectionRecord, ...]]:
-    """Return class names, those expected where there are any, and records of one split."""
+def _read_split(root: Path, split: Split, expected: tuple[str, ...] = ()) -> tuple[tuple[str, ...], AnnotatedSource]:
+    """Return class names, those expected where there are any, and what the file of one split says."""
     file = _annotation_file(root, split)
     content = _load(file)
     categories = _categories(content, file)
@@ -129,7 +127,7 @@ def _read_split(
     if differing := sorted(set(class_names) ^ set(categories.values())):
         raise ValueError(f"All splits must have the same categories; '{file}' differs in {', '.join(differing)}.")
     labels = {key: class_names.index(name) for key, name in categories.items()}
-    return class_names, checked_records(_annotated_images(content, labels, file, root / "images" / split), file)
+    return class_names, AnnotatedSource(file, tuple(_annotated_images(content, labels, file, root / "images" / split)))
 
 
 def _load(file: Path) -> dict[str, list[dict[str, Any]]]:

@@ -11,6 +11,7 @@ from torchvision.datasets.folder import IMG_EXTENSIONS
 
 from ._mask_data import MaskFilesData, checked_size
 from ._mask_files import IGNORE, Labels, Pair
+from ._split_folders import folder_names, spelled_splits
 from .digit_masks import DigitMasksDataModule
 from .digits import Split
 
@@ -22,11 +23,12 @@ class MaskFolderDataModule(MaskFilesData):
 
     Masks are grey or have a palette; a pixel's value is its class, and 255 counts for nothing. ``root/labels.json``
     may name the classes, ``{"ignore_index": 255, "classes": [{"id": 0, "name": "sky"}, ...]}``; without it there are as
-    many as the masks ask for. Without ``test`` folders the images of ``val`` are the test images too, with a warning.
+    many as the masks ask for. Splits may be spelled in other usual ways, such as ``training`` and ``validation``.
+    Without ``test`` folders the images of ``val`` are the test images too, with a warning.
 
-    Everything is checked when this is made. Masks without a labelled pixel are kept, and classes that no mask of a
-    split holds are no mistake: a warning tells of both. A mask of another size than its image is resized to the nearest
-    pixel where the proportions agree.
+    All masks are checked when this is made, and all files opened once before the training. Masks without a labelled
+    pixel are kept, and classes that no mask of a split holds are no mistake: a warning tells of both. A mask of another
+    size than its image is resized to the nearest pixel where the proportions agree.
 
     Args:
         root: Folder of the data set.
@@ -84,21 +86,25 @@ def mask_data(
 
 
 def _scan(root: Path) -> dict[Split, tuple[Pair, ...]]:
-    for name in ("images", "masks"):
+    images, masks = (_split_folders(root / name) for name in ("images", "masks"))
+    for name, folders in (("images", images), ("masks", masks)):
         for split in ("train", "val"):
-            if not (root / name / split).is_dir():
+            if split not in folders:
                 raise ValueError(
                     f"'{root}' must have the folders images/ and masks/ with train/ and val/ in each; "
                     f"it lacks {name}/{split}."
                 )
-    if (root / "images" / "test").is_dir() != (root / "masks" / "test").is_dir():
+    if ("test" in images) != ("test" in masks):
         raise ValueError(f"'{root}' must have images/test and masks/test, or neither; it has one of them.")
     splits: tuple[Split, ...] = ("train", "val", "test")
-    return {
-        split: _pairs(root / "images" / split, root / "masks" / split)
-        for split in splits
-        if (root / "images" / split).is_dir()
-    }
+    return {split: _pairs(images[split], masks[split]) for split in splits if split in images}
+
+
+def _split_folders(folder: Path) -> dict[Split, Path]:
+    """Return the folder of each split."""
+    if not folder.is_dir():
+        return {}
+    return {split: folder / name for split, name in spelled_splits(folder, folder_names(folder)).items()}
 
 
 def _pairs(images: Path, masks: Path) -> tuple[Pair, ...]:
