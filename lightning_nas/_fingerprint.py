@@ -107,8 +107,8 @@ def keep_fingerprint(run_dir: Path, file: str, settings: Mapping[str, Any], is_b
         known = json.loads(path.read_text(encoding="utf-8"))
         if differing := difference_text(known, json.loads(json.dumps(wanted))):
             raise ValueError(
-                f"{run_dir} holds a run of other settings: {differing}. HINT: continue it with its own, which are in its"
-                " .hydra/overrides.yaml, or give another hydra.run.dir."
+                f"{run_dir} holds a run of other settings: {differing}. HINT: continue it with its own, which are in"
+                " its .hydra/overrides.yaml, or give another hydra.run.dir."
             )
     write_text(path, json.dumps(wanted, indent=1, sort_keys=True))
 

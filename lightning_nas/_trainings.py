@@ -302,7 +302,9 @@ class Trainings:
         self._seed()
         try:
             return self.network(num_classes=self._modules[0].num_classes, **variant)
-        except TypeError as error:
+        except (TypeError, ValueError) as error:
+            if not variant:
+                raise
             raise ValueError(f"The network does not take the variant {dict(variant)}: {error}.") from error
 
     def _calibration(self, size: int) -> Tensor:

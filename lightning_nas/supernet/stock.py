@@ -74,10 +74,12 @@ def _read(file: Path) -> dict[str, Tensor]:
         is_safe = file.suffix == ".safetensors"
         state = load_file(file) if is_safe else torch.load(file, map_location="cpu", weights_only=True)
     except (OSError, RuntimeError, ValueError, EOFError, KeyError, SafetensorError, UnpicklingError) as error:
-        reason = str(error).strip().partition("\n")[0] or type(error).__name__
+        # Of a pickle, PyTorch says how to load it unsafely.
+        is_pickle = isinstance(error, UnpicklingError)
+        reason = "it holds more than tensors" if is_pickle else str(error).strip().partition("\n")[0]
         raise ValueError(
             f"The file of weights {str(file)!r} cannot be read, it is damaged or of another kind: {reason}"
-        ) from (error)
+        ) from error
     if not (isinstance(state, Mapping) and state and all(isinstance(value, Tensor) for value in state.values())):
         raise ValueError(
             f"The file of weights {str(file)!r} must hold a state_dict, tensors by name; it holds a"
