@@ -282,5 +282,5 @@ def test_a_run_of_another_search_is_not_continued(tmp_path):
     run(tmp_path, search=Evolution(trials=1))
     with pytest.raises(ValueError, match=r"is of another search: `budgets.*` was .*"):
         run(tmp_path, latency="0.95x")
-    with pytest.raises(ValueError, match="another space, seed, length or budget"):
+    with pytest.raises(ValueError, match="holds a run of other settings: `finetune` was 1, here it is 2"):
         run(tmp_path, search=Evolution(trials=1), epochs=Epochs(1, 1, 2))

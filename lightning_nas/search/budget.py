@@ -20,6 +20,7 @@ __all__ = [
     "Budgets",
     "check_requested",
     "confirm",
+    "excess",
     "feasibility",
     "format_reach",
     "is_kept_by_backend",
@@ -50,6 +51,8 @@ class Budgets:
         forbidden: Tables of the combinations that may not be chosen: they cannot fit the peak activation budget, or are
             not searched.
         peak_activation_bytes: That budget, or None.
+        peak_reference: The source network's peak, where there is such a budget.
+        peak_maximum: The largest peak in the space, likewise.
         serves: Other latencies, in milliseconds, that the same training has to serve.
         fixed: Those tables of `forbidden` that say what is not searched.
     """
@@ -61,6 +64,8 @@ class Budgets:
     peak_activation_bytes: float | None = None
     serves: tuple[float, ...] = ()
     fixed: tuple[CostTable, ...] = ()
+    peak_reference: float = math.nan
+    peak_maximum: float = math.inf
 
     @property
     def unfit(self) -> tuple[CostTable, ...]:
@@ -169,15 +174,16 @@ def feasibility(
     """
     check_requested(budgets)
     given = {name: value for name, value in budgets.items() if value is not None}
-    peak: float | None = None
+    peak, peak_reference, peak_maximum = None, math.nan, math.inf
     fixed, options = fixed_choices(space, choices), searched_options(space, choices)
     forbidden = fixed
     limits, reaches, references = [], [], []
     for name, value in given.items():
         table = tables[name]
         if name == "peak_activation_bytes":
-            reference = _peak(table, space.reference_nodes)
-            peak = resolve_budget(value, reference, name)
+            peak_reference = _peak(table, space.reference_nodes)
+            peak_maximum = max(float(factor.cost.max()) for factor in restricted(table, options).factors)
+            peak = resolve_budget(value, peak_reference, name)
             forbidden = (*fixed, _too_large(table, peak))
             continue
         references.append(table.exact(space.reference_nodes))
@@ -190,7 +196,16 @@ def feasibility(
                 f"The budget {limit.name}={limit.budget:.6g} is below what the space can reach{alone}: "
                 f"{span.minimum:.6g} (minimum) to {span.maximum:.6g} (maximum)."
             )
-    found = Budgets(tuple(limits), tuple(reaches), tuple(references), forbidden, peak, fixed=fixed)
+    found = Budgets(
+        tuple(limits),
+        tuple(reaches),
+        tuple(references),
+        forbidden,
+        peak,
+        fixed=fixed,
+        peak_reference=peak_reference,
+        peak_maximum=peak_maximum,
+    )
     _check_together(found, tables)
     return found
 
@@ -222,10 +237,22 @@ def is_kept_by_backend(
 
 
 def confirm(budgets: Budgets, estimator: Estimator, architecture: Architecture) -> None:
-    """Check the promise on an architecture itself, not on the table that the solver saw.
+    """Check the promise on an architecture itself: no network is derived of one that this has not let pass.
 
     Raises:
-        RuntimeError: It costs more than a budget.
+        RuntimeError: It costs more than a budget, by the estimator or by the device's backend, where that is here.
+    """
+    if over := excess(budgets, estimator, architecture):
+        raise RuntimeError(f"The derived network has {over}.")
+
+
+def excess(budgets: Budgets, estimator: Estimator, architecture: Architecture) -> str:
+    """Return what of an architecture is over which budget, in words; nothing where it keeps them all.
+
+    Args:
+        budgets: What it has to cost.
+        estimator: What it costs, and what measures it whole, where the device's backend is here.
+        architecture: The architecture, whose costs are not read from the table that a solver saw.
     """
     memory = estimator.memory(architecture)
     costs = {"latency_ms": estimator.latency_ms(architecture), "parameter_bytes": float(memory.parameter_bytes)}
@@ -236,7 +263,14 @@ def confirm(budgets: Budgets, estimator: Estimator, architecture: Architecture) 
     for name, budget in bounds:
         # The table adds the same figures in another order.
         if costs[name] > budget * (1 + 1e-9):
-            raise RuntimeError(f"The derived network has {name}={costs[name]:.6g}, over its budget {budget:.6g}.")
+            return f"{name}={costs[name]:.6g}, over its budget {budget:.6g}"
+    if is_kept_by_backend(budgets.limits, estimator.verify_ms, architecture):
+        return ""
+    measured_ms, budget = estimator.verify_ms(architecture), dict(bounds)["latency_ms"]
+    return (
+        f"latency_ms={measured_ms:.6g} by the backend of {estimator.device.name}, over its budget {budget:.6g}, which"
+        " it keeps by the estimate. HINT: ask for a little less"
+    )
 
 
 def _check_together(budgets: Budgets, tables: dict[str, CostTable]) -> None:
