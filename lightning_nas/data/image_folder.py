@@ -21,6 +21,7 @@ from typing_extensions import override
 from lightning_nas.data._batches import BatchAugmentation, BatchedImages
 from lightning_nas.data._decode import DECODE_THREADS, open_image, rgb
 from lightning_nas.data._splits import Split, Splits
+from lightning_nas.data._walk import files_below, is_left_over
 
 __all__ = ["ImageFolderDataModule"]
 
@@ -176,16 +177,14 @@ def _joined(first: _Files | None, second: _Files) -> _Files:
 
 
 def _folder_names(folder: Path) -> list[str]:
-    return sorted(entry.name for entry in folder.iterdir() if entry.is_dir() and not entry.name.startswith("."))
+    return sorted(entry.name for entry in folder.iterdir() if entry.is_dir() and not is_left_over(entry.name))
 
 
 def _list_classes(folder: Path) -> dict[str, list[Path]]:
     """Return the sorted image paths of each class."""
     classes = {}
     for name in _folder_names(folder):
-        files = sorted((folder / name).rglob("*"))
-        # macOS leaves "._x.jpg" beside "x.jpg".
-        images = [file for file in files if file.suffix.lower() in IMG_EXTENSIONS and not file.name.startswith(".")]
+        images = files_below(folder / name, IMG_EXTENSIONS)
         if not images:
             raise ValueError(f"Each class needs an image ({', '.join(IMG_EXTENSIONS)}); '{folder / name}' has none.")
         classes[name] = images

@@ -11,6 +11,7 @@ from torchvision.datasets.folder import IMG_EXTENSIONS
 
 from ._mask_data import MaskFilesData, checked_size
 from ._mask_files import IGNORE, Labels, Pair
+from ._walk import files_below
 from .digit_masks import DigitMasksDataModule
 from .digits import Split
 
@@ -117,13 +118,11 @@ def _pairs(images: Path, masks: Path) -> tuple[Pair, ...]:
 def _by_name(folder: Path, extensions: Sequence[str]) -> dict[str, Path]:
     """Return the files in a folder by their names without the ending, in order."""
     found: dict[str, Path] = {}
-    for path in sorted(folder.rglob("*")):
-        # macOS leaves "._x.png" beside "x.png".
-        if path.suffix.lower() in extensions and not path.name.startswith("."):
-            name = path.relative_to(folder).with_suffix("").as_posix()
-            if name in found:
-                raise ValueError(f"'{found[name]}' and '{path}' are two images of one name, and there is one mask.")
-            found[name] = path
+    for path in files_below(folder, extensions):
+        name = path.relative_to(folder).with_suffix("").as_posix()
+        if name in found:
+            raise ValueError(f"'{found[name]}' and '{path}' are two images of one name, and there is one mask.")
+        found[name] = path
     return found
 
 
