@@ -9,13 +9,16 @@ from functools import partial
 from pathlib import Path
 
 import lightning as L
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import DataLoader
 from typing_extensions import override
 
 from ._batches import IMAGENET_MEAN, IMAGENET_STD, BatchAugmentation, SeededBatches
-from ._mask_files import IGNORE, Labels, Pair, Size, check_labels, count_ids, decode_all, decode_some, found_labels
+from ._labels import IGNORE, Labels, check_labels
+from ._mask_files import Pair, Size, count_ids, decode_all, decode_some
 from ._splits import STAGES, Split, Splits
 
 __all__ = ["MaskFilesData", "MaskedImages", "checked_size"]
@@ -76,7 +79,8 @@ class MaskFilesData(L.LightningDataModule):
     Args:
         root: Folder of the data set.
         files: Images and masks of each split. Without ``test`` those of ``val`` are the test images too.
-        labels: What the ids in masks mean; None for as many classes as there are ids.
+        labels: What the ids in masks mean, or a function that says it, given how many pixels of each id each mask of
+            a split has.
         image_size: Height and width that images and masks are resized to, in pixels; one number for both.
         mask_size: Those of the masks for validation and test, where networks for several image sizes are compared;
             None for `image_size`.
@@ -96,7 +100,7 @@ class MaskFilesData(L.LightningDataModule):
         self,
         root: Path,
         files: Mapping[Split, Sequence[Pair]],
-        labels: Labels | None,
+        labels: Labels | Callable[[Mapping[Split, NDArray[np.int64]]], Labels],
         image_size: int | Sequence[int] = (192, 256),
         batch_size: int = 16,
         num_workers: int = 0,
@@ -122,11 +126,11 @@ class MaskFilesData(L.LightningDataModule):
         # Masks are read here, so that the number of classes is known before the network is built, and what is wrong
         # with the test images before the training.
         counts = {split: count_ids(pairs) for split, pairs in files.items()}
-        self._labels = labels or found_labels(counts)
+        self._labels = labels if isinstance(labels, Labels) else labels(counts)
         if not 2 <= self.num_classes <= IGNORE:
             raise ValueError(f"Masks must have 2 to {IGNORE} classes; those of '{root}' have {self.num_classes}.")
         for split, pairs in files.items():
-            check_labels(f"'{root}' ({split})", pairs, counts[split], self._labels)
+            check_labels(f"'{root}' ({split})", [pair.mask for pair in pairs], counts[split], self._labels)
 
     @property
     def num_classes(self) -> int:
