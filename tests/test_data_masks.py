@@ -208,7 +208,7 @@ def break_train(root: Path) -> None:
         (break_mode, r"val/0.png' must hold one label id a pixel, grey or with a palette; its mode is RGB"),
         (break_file, r"val/0.png' must be a readable image"),
         (break_labels, r"labels.json' must be of the form"),
-        (break_numbering, r"labels.json' must number its classes 0, 1, 2 and so on.*; it has 1, 2, and ignores 255"),
+        (break_numbering, r"train/0.png' has the label ids 0; known are 1, 2, and 255 for .* HINT: `classes="),
         (break_train, r"\(train\) has a labelled pixel, such as '.*train/0.png'"),
         (lambda root: (root / "masks/test/1.png").unlink(), r"images/test/1.png' has no mask: there is no '.*1.png'"),
         (lambda root: (root / "images/test/1.png").unlink(), r"masks/test/1.png' has no image: there is no '.*1.jpg'"),
@@ -248,7 +248,7 @@ def test_settings_out_of_range_are_refused(tmp_path: Path) -> None:
     for number in range(4):
         for split in SPLITS:
             save_mask(root / "masks" / split / f"{number}.png", halves(0, 0))
-    with pytest.raises(ValueError, match=f"2 to 255 classes; those of '{root}' have 1"):
+    with pytest.raises(ValueError, match=f"ids of at least two classes; those of '{root}' have 0. HINT"):
         small(root)
 
 

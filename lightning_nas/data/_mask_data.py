@@ -19,7 +19,8 @@ from typing_extensions import override
 from ._batches import IMAGENET_MEAN, IMAGENET_STD, BatchAugmentation, SeededBatches
 from ._contents import SplitContents
 from ._file_check import naming_all
-from ._mask_files import IGNORE, Labels, Pair, Size, check_labels, count_ids, decode_all, decode_some, found_labels
+from ._labels import IGNORE, Labels, check_labels
+from ._mask_files import Pair, Size, count_ids, decode_all, decode_some
 from ._preprocessing import Preprocessing
 from ._splits import Split, Splits
 
@@ -81,7 +82,8 @@ class MaskFilesData(L.LightningDataModule):
     Args:
         root: Folder of the data set.
         files: Images and masks of each split. Without ``test`` those of ``val`` are the test images too.
-        labels: What the ids in masks mean; None for as many classes as there are ids.
+        labels: What the ids in masks mean, or a function that says it, given how many pixels of each id each mask of
+            a split has.
         image_size: Height and width that images and masks are resized to, in pixels; one number for both.
         mask_size: Those of the masks for validation and test, where networks for several image sizes are compared;
             None for `image_size`.
@@ -101,7 +103,7 @@ class MaskFilesData(L.LightningDataModule):
         self,
         root: Path,
         files: Mapping[Split, Sequence[Pair]],
-        labels: Labels | None,
+        labels: Labels | Callable[[Mapping[Split, NDArray[np.int64]]], Labels],
         image_size: int | Sequence[int] = (192, 256),
         batch_size: int = 16,
         num_workers: int = 0,
@@ -127,11 +129,11 @@ class MaskFilesData(L.LightningDataModule):
         # with the test images before the training.
         with naming_all(path for split in paths.values() for path in split):
             counts = {split: count_ids(pairs) for split, pairs in files.items()}
-        self._labels = labels or found_labels(counts)
+        self._labels = labels if isinstance(labels, Labels) else labels(counts)
         if not 2 <= self.num_classes <= IGNORE:
             raise ValueError(f"Masks must have 2 to {IGNORE} classes; those of '{root}' have {self.num_classes}.")
         for split, pairs in files.items():
-            check_labels(f"'{root}' ({split})", pairs, counts[split], self._labels)
+            check_labels(f"'{root}' ({split})", [pair.mask for pair in pairs], counts[split], self._labels)
         self._contents = {split: _contents(counts[split], self._labels) for split in files}
 
     @property

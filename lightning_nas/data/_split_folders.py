@@ -7,6 +7,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from ._splits import Split
+from ._walk import is_left_over
 
 __all__ = ["folder_names", "named_splits", "spelled_splits", "split_of"]
 
@@ -20,8 +21,8 @@ FILLERS = ("set", "split", "data", "dataset", "image", "images", "img", "imgs", 
 
 
 def folder_names(folder: Path) -> list[str]:
-    """Return the names of the folders in a folder, in order, without hidden ones."""
-    return sorted(entry.name for entry in folder.iterdir() if entry.is_dir() and not entry.name.startswith("."))
+    """Return the names of the folders in a folder, in order, without what systems leave."""
+    return sorted(entry.name for entry in folder.iterdir() if entry.is_dir() and not is_left_over(entry.name))
 
 
 def split_of(name: str) -> Split | None:

@@ -24,6 +24,7 @@ from lightning_nas.data._decode import DECODE_THREADS, open_image, rgb
 from lightning_nas.data._preprocessing import Preprocessing
 from lightning_nas.data._split_folders import folder_names, named_splits, split_of
 from lightning_nas.data._splits import Split, Splits
+from lightning_nas.data._walk import files_below
 
 __all__ = ["ImageFolderDataModule"]
 
@@ -217,17 +218,11 @@ def _joined(first: _Files | None, second: _Files) -> _Files:
     return second if first is None else _Files(first.paths + second.paths, first.labels + second.labels)
 
 
-def _is_image(file: Path) -> bool:
-    # macOS leaves "._x.jpg" beside "x.jpg".
-    return file.suffix.lower() in IMG_EXTENSIONS and not file.name.startswith(".")
-
-
 def _list_classes(folder: Path) -> dict[str, list[Path]]:
     """Return the sorted image paths of each class."""
     classes = {}
     for name in folder_names(folder):
-        files = sorted((folder / name).rglob("*"))
-        images = [file for file in files if _is_image(file)]
+        images = files_below(folder / name, IMG_EXTENSIONS)
         if not images:
             raise ValueError(f"Each class needs an image ({', '.join(IMG_EXTENSIONS)}); '{folder / name}' has none.")
         classes[name] = images
