@@ -187,7 +187,7 @@ def _scan(root: Path) -> tuple[tuple[str, ...], dict[Split, _Files]]:
 
 
 def _has_image(folder: Path) -> bool:
-    return any(_is_image(file) for file in folder.rglob("*"))
+    return bool(files_below(folder, IMG_EXTENSIONS))
 
 
 def _check_classes(root: Path, names: Sequence[str]) -> None:

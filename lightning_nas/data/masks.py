@@ -27,9 +27,9 @@ class MaskFolderDataModule(MaskFilesData):
 
     Masks are grey or have a palette; a pixel's value is an id. What ids mean is said by `classes` and `ignored`, or by
     ``root/labels.json``, ``{"ignore_index": 255, "classes": [{"id": 0, "name": "sky"}, ...]}``, whose ``ignore_index``
-    may be a list, or null. Without either each id is a class, and 255 counts for nothing. Splits may be spelled in other
-    usual ways, such as ``training`` and ``validation``. Without ``test`` folders the images of ``val`` are the test
-    images too, with a warning.
+    may be a list, or null. Without either each id is a class, and 255 counts for nothing. Splits may be spelled in
+    other usual ways, such as ``training`` and ``validation``. Without ``test`` folders the images of ``val`` are the
+    test images too, with a warning.
 
     All masks are checked when this is made, and all files opened once before the training. Masks without a labelled
     pixel are kept, and classes that no mask of a split holds are no mistake: a warning tells of both. It is a mistake
