@@ -9,7 +9,8 @@ import pytest
 from lightning_nas.estimator.measurements import read_measurements
 from lightning_nas.estimator.subgraph import Subgraph
 
-NAMES = "kind,height,width,in_channels,hidden_channels,out_channels,kernel,stride,residual,latency_ms".split(",")
+SHAPE = ["height", "width", "in_channels", "hidden_channels", "out_channels", "kernel", "stride", "residual"]
+NAMES = ["kind", *SHAPE, "latency_ms"]
 VALUES = [
     ["conv", "8", "8", "8", "", "8", "3", "1", "0", "0.5"],
     ["ds", "8", "8", "16", "", "16", "3", "1", "1", "0.25"],

@@ -10,8 +10,8 @@ One line a subgraph (a block, or a single operator, see `Subgraph`), with these 
 * ``network``, optional: lines with the same name are the parts, in order, of one network that was measured whole. Its
   latency stands in each of them, or in one and the others are empty.
 
-Names of columns are read whatever their case. Other columns are ignored, and that is logged: so is the index that pandas
-writes, which has no name. Lines in which all is empty are left out.
+Names of columns are read whatever their case. Other columns are ignored, and that is logged, such as the index that
+pandas writes. Lines in which all is empty are left out.
 """
 
 from __future__ import annotations
