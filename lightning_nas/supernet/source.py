@@ -199,10 +199,6 @@ def _timm_modules(model: EfficientNet, prefix: str) -> dict[str, nn.Module]:
             continue
         if type(module) not in (InvertedResidual, DepthwiseSeparableConv):
             raise ValueError(f"Block {path!r} is a {type(module).__name__}; supported are {SUPPORTED}.")
-        if not isinstance(module.se, nn.Identity):
-            raise ValueError(f"Block {path!r} has squeeze-and-excitation, which is not supported; use {SUPPORTED}.")
-        if not isinstance(module.aa, nn.Identity) or getattr(module, "conv_s2d", None) is not None:
-            raise ValueError(f"Block {path!r} has anti-aliasing or space-to-depth, which is not supported.")
         found[path] = module
     return found
 
@@ -215,7 +211,7 @@ def _block(path: str, module: nn.Module) -> SourceBlock:
     if isinstance(module, TorchvisionInvertedResidual):
         acts, drop_path = [unit[2] for unit in module.conv[:-2]], None
     else:
-        _check_timm_norms(path, [norm for _, norm in parts])
+        _check_timm_block(path, module, [norm for _, norm in parts])
         acts, drop_path = [cast(nn.Module, norm.act) for _, norm in parts[:-1]], cast(nn.Module, module.drop_path)
     _check_activations(path, acts)
     expansion = parts[-1][0].in_channels / parts[0][0].in_channels
@@ -248,7 +244,11 @@ def _check_conv(where: str, conv: nn.Conv2d, norm: nn.BatchNorm2d, depthwise: bo
         )
 
 
-def _check_timm_norms(path: str, norms: Sequence[nn.BatchNorm2d]) -> None:
+def _check_timm_block(path: str, module: nn.Module, norms: Sequence[nn.BatchNorm2d]) -> None:
+    if not isinstance(module.se, nn.Identity):
+        raise ValueError(f"Block {path!r} has squeeze-and-excitation, which is not supported; use {SUPPORTED}.")
+    if not isinstance(module.aa, nn.Identity) or getattr(module, "conv_s2d", None) is not None:
+        raise ValueError(f"Block {path!r} has anti-aliasing or space-to-depth, which is not supported.")
     drops = any(not isinstance(getattr(norm, "drop", None), nn.Identity) for norm in norms)
     if drops or not isinstance(norms[-1].act, nn.Identity):
         raise ValueError(f"Block {path!r} has dropout behind a norm or ends with an activation; that is not supported.")
