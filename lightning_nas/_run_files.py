@@ -15,6 +15,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, cast, get_args
 
+import numpy as np
 import torch
 from safetensors.torch import save_file
 from torch import nn
@@ -255,13 +256,20 @@ def _command(arguments: Sequence[str]) -> str:
 
 def _block_costs(estimator: Estimator, architecture: Architecture) -> list[BlockCost]:
     parts = parts_of(architecture)
-    costs = [_block_cost(part, ms) for part, ms in zip(parts, estimator.predict_ms(parts), strict=True)]
+    costs = [_block_cost(part, ms) for part, ms in zip(parts, _shares(estimator.predict_ms(parts)), strict=True)]
     if not architecture.tail:
         return costs
     count = 1 + len(architecture.blocks)  # the stem and the blocks
     tail, last = costs[count:], costs[count - 1]
     total = sum(cost.latency_ms for cost in tail)
     return [*costs[:count], replace(last, name="tail", kind="head", in_width=last.out_width, latency_ms=total)]
+
+
+def _shares(latency_ms: np.ndarray) -> np.ndarray:
+    """Return latencies of the same sum of which none is negative, as what networks have in common may be."""
+    positive = np.maximum(latency_ms, 0)
+    shares: np.ndarray = positive * max(latency_ms.sum(), 0) / max(positive.sum(), 1e-12)
+    return shares
 
 
 def _block_cost(part: Subgraph, latency_ms: float) -> BlockCost:
