@@ -193,7 +193,7 @@ def test_what_would_be_lost_is_refused_and_the_network_is_as_it_was(change, mess
 def test_a_quantizable_network_is_refused():
     network = quantizable_mobilenet_v2(num_classes=4, width_mult=0.25)
     before = snapshot(network)
-    with pytest.raises(ValueError, match="'features.1' is a QuantizableInvertedResidual"):
+    with pytest.raises(ValueError, match=r"'features\.1' is a QuantizableInvertedResidual"):
         supernet_from(network, IMAGE)
     assert all(map(same, before.values(), snapshot(network).values()))
 
