@@ -18,7 +18,7 @@ from typing_extensions import override
 
 from ._batches import IMAGENET_MEAN, IMAGENET_STD, BatchAugmentation, SeededBatches
 from ._labels import IGNORE, Labels, check_labels
-from ._mask_files import Pair, Size, count_ids, decode_all, decode_some
+from ._mask_files import Pair, Size, count_ids, decode_all, decode_some, oriented
 from ._splits import STAGES, Split, Splits
 
 __all__ = ["MaskFilesData", "MaskedImages", "checked_size"]
@@ -122,7 +122,7 @@ class MaskFilesData(L.LightningDataModule):
         self.mask_size = self.image_size if mask_size is None else checked_size(mask_size, "mask_size")
         self.cache_limit_bytes = cache_limit_bytes
         self._augment = BatchAugmentation(min_crop_area, flip, color_jitter)
-        self._files = files
+        self._files = files = oriented(root, files)
         # Masks are read here, so that the number of classes is known before the network is built, and what is wrong
         # with the test images before the training.
         counts = {split: count_ids(pairs) for split, pairs in files.items()}
