@@ -9,11 +9,10 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
-__all__ = ["DECODE_THREADS", "UnreadableImageError", "open_image", "rgb", "upright_size"]
+__all__ = ["DECODE_THREADS", "UnreadableImageError", "open_image", "rgb"]
 
 # Enough to hide the reads; PIL decodes and resizes outside Python's lock.
 DECODE_THREADS = 4
-ORIENTATION = 0x0112
 
 
 class UnreadableImageError(ValueError):
@@ -60,10 +59,3 @@ def rgb(image: Image.Image) -> Image.Image:
         canvas = Image.new("RGBA", image.size, "white")
         return Image.alpha_composite(canvas, image.convert("RGBA")).convert("RGB")
     return image.convert("RGB")
-
-
-def upright_size(file: Image.Image) -> tuple[int, int]:
-    """Return height and width of an image once it is turned as its EXIF orientation says."""
-    width, height = file.size
-    # Orientations 5 to 8 are those that swap the sides.
-    return (width, height) if file.getexif().get(ORIENTATION, 1) >= 5 else (height, width)

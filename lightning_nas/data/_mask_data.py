@@ -20,7 +20,7 @@ from ._batches import IMAGENET_MEAN, IMAGENET_STD, BatchAugmentation, SeededBatc
 from ._contents import SplitContents
 from ._file_check import naming_all
 from ._labels import IGNORE, Labels, check_labels
-from ._mask_files import Pair, Size, count_ids, decode_all, decode_some
+from ._mask_files import Pair, Size, count_ids, decode_all, decode_some, oriented
 from ._preprocessing import Preprocessing
 from ._splits import Split, Splits
 
@@ -124,7 +124,7 @@ class MaskFilesData(L.LightningDataModule):
         self.mask_size = self.image_size if mask_size is None else checked_size(mask_size, "mask_size")
         self.cache_limit_bytes = cache_limit_bytes
         self._augment = BatchAugmentation(min_crop_area, flip, color_jitter)
-        self._files = files
+        self._files = files = oriented(root, files)
         # Masks are read here, so that the number of classes is known before the network is built, and what is wrong
         # with the test images before the training.
         with naming_all(path for split in paths.values() for path in split):

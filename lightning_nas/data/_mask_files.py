@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -15,10 +15,12 @@ from numpy.typing import NDArray
 from PIL import Image, ImageOps
 from torch import Tensor
 
-from ._decode import DECODE_THREADS, open_image, rgb, upright_size
+from ._decode import DECODE_THREADS, open_image, rgb
 from ._labels import IGNORE, Labels
+from ._orientation import Orientation, decided, orientation_of, similar
+from ._splits import Split
 
-__all__ = ["Pair", "Size", "count_ids", "decode_all", "decode_some"]
+__all__ = ["Pair", "Size", "count_ids", "decode_all", "decode_some", "oriented"]
 
 Size = tuple[int, int]
 """Height and width in pixels."""
@@ -31,10 +33,29 @@ class Pair:
     Attributes:
         image: Path of the image, of any mode.
         mask: Path of the mask, whose pixels are ids: grey or with a palette.
+        as_stored: Whether the mask is of the image's pixels as they are stored, not as its EXIF orientation turns them.
     """
 
     image: Path
     mask: Path
+    as_stored: bool = False
+
+
+def oriented(root: Path, files: Mapping[Split, Sequence[Pair]]) -> dict[Split, list[Pair]]:
+    """Return the pairs with what their masks' sizes tell of images that are turned by their EXIF orientation.
+
+    Args:
+        root: Folder of the data set, for messages.
+        files: The pairs of each split.
+
+    Raises:
+        ValueError: A file cannot be read.
+    """
+    pairs = [pair for split in files.values() for pair in split]
+    with ThreadPoolExecutor(DECODE_THREADS) as pool:
+        orientations, told = zip(*pool.map(_told, pairs), strict=True)
+    stored = iter(decided([pair.image for pair in pairs], orientations, told, f"'{root}'"))
+    return {split: [replace(pair, as_stored=next(stored)) for pair in own] for split, own in files.items()}
 
 
 def count_ids(pairs: Sequence[Pair]) -> NDArray[np.int64]:
@@ -71,18 +92,29 @@ def _decode(pair: Pair, size: Size, mask_size: Size, table: NDArray[np.uint8]) -
     with open_image(pair.image) as file:
         # JPEG can skip most of the work for a small copy; twice the size keeps the result sharp.
         file.draft("RGB", (2 * max(size), 2 * max(size)))
-        image = rgb(ImageOps.exif_transpose(file)).resize(size[::-1], Image.Resampling.BILINEAR)
+        turned = file if pair.as_stored else ImageOps.exif_transpose(file)
+        image = rgb(turned).resize(size[::-1], Image.Resampling.BILINEAR)
     mask = Image.fromarray(table[_ids(pair.mask)]).resize(mask_size[::-1], Image.Resampling.NEAREST)
     return torch.from_numpy(np.array(image)).permute(2, 0, 1), torch.from_numpy(np.array(mask))
 
 
+def _told(pair: Pair) -> tuple[Orientation, bool | None]:
+    """Return how an image is stored, and whether its mask is of the pixels as stored, None where it does not tell."""
+    with open_image(pair.image) as file:
+        orientation = orientation_of(file)
+    if orientation.turn == 1:
+        return orientation, False
+    with open_image(pair.mask) as file:
+        return orientation, orientation.told_by((file.height, file.width))
+
+
 def _count(pair: Pair) -> NDArray[np.int64]:
     with open_image(pair.image) as file:
-        height, width = upright_size(file)
+        orientation = orientation_of(file)
+    height, width = orientation.stored if pair.as_stored else orientation.upright
     ids = _ids(pair.mask)
     rows, columns = ids.shape
-    # As if the mask were the image made smaller or larger, and rounded to whole pixels.
-    if abs(columns * height - rows * width) > max(height, width):
+    if not similar((rows, columns), (height, width)):
         raise ValueError(
             f"'{pair.mask}' must have the proportions of its image '{pair.image.name}'; "
             f"it is {columns}x{rows} and the image {width}x{height} pixels."

@@ -28,7 +28,8 @@ class DetectionDataModule(L.LightningDataModule):
 
     A batch is ``(images, targets)``: images (N, 3, H, W), float32, normalised by ImageNet's mean and deviation, in
     channels-last memory format; targets a list of N dicts with ``boxes`` (n, 4), left, top, right and bottom in pixels
-    of H x W, float32, and ``labels`` (n,), int64. There may be images without objects.
+    of H x W, float32, and ``labels`` (n,), int64; also what COCO's measure asks for, see `Target`. There may be images
+    without objects.
 
     Without a ``test`` split the images of ``val`` are the test images too, with a warning.
 
