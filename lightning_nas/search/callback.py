@@ -64,7 +64,8 @@ class ArchitectureSearch(Callback):
     Freezing, gradient clipping, learning rate schedules and weight averaging of the user do not touch the logits,
     which are no parameters of the module; a callback that averages weights goes before this one. Comparisons leave no
     trace in the module: what its step counts, collects or logs is put back. Resume with the callback: it keeps the
-    logits.
+    logits. A checkpoint holds the largest weights of each kind of block, those of the fused kind being most of it, and
+    what the optimizer keeps of them; the derived subnet's has its own alone.
 
     Each validation runs one network, see `validate`, and its latency is logged as ``nas/validated_latency_ms``. By
     default that is the most probable one within the budget, another as the search goes on: `ModelCheckpoint` and
