@@ -76,6 +76,14 @@ def test_reads_splits(tmp_path: Path) -> None:
     assert torch.equal(masks, torch.from_numpy(halves(1, 2, (16, 24))))
 
 
+def test_splits_are_told_however_they_are_spelled(tmp_path: Path) -> None:
+    data = small(make(tmp_path, ("Training", "validation", "TEST")))
+    assert {split: content.num_of_class for split, content in data.contents.items()} == dict.fromkeys(SPLITS, (2, 2, 4))
+    make(tmp_path, ("dev",))
+    with pytest.raises(ValueError, match=r"images' must have one folder a split; 'dev' and 'validation' both mean val"):
+        small(tmp_path)
+
+
 def test_labels_file_names_classes_and_what_is_ignored(tmp_path: Path) -> None:
     root = make(tmp_path)
     write_labels(root, ("x", "y"), ignored=2)

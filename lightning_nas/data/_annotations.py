@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,10 +14,12 @@ import torch
 from numpy.typing import NDArray
 
 from ._decode import DECODE_THREADS, open_image
+from ._file_check import naming_all
 from ._orientation import Orientation, decided, orientation_of
+from ._splits import Split
 from .detection_batches import DetectionRecord
 
-__all__ = ["AnnotatedImage", "checked_records", "warn_of_unseen"]
+__all__ = ["AnnotatedImage", "AnnotatedSource", "checked_records", "checked_splits", "warn_of_unseen"]
 
 logger = logging.getLogger(__name__)
 
@@ -49,6 +51,37 @@ class AnnotatedImage:
     labels: tuple[int, ...]
     crowds: tuple[bool, ...] = ()
     areas: tuple[float, ...] = ()
+
+
+@dataclass(frozen=True)
+class AnnotatedSource:
+    """What an annotation file says.
+
+    Attributes:
+        file: The file.
+        images: Its images.
+        written: How the file has a box: by its right and bottom, or by its width and height.
+    """
+
+    file: Path
+    images: tuple[AnnotatedImage, ...]
+    written: Literal["xyxy", "xywh"] = "xyxy"
+
+
+def checked_splits(splits: Mapping[Split, Sequence[AnnotatedSource]]) -> dict[Split, tuple[DetectionRecord, ...]]:
+    """Return the records of each split, those of all its sources, as `checked_records` does.
+
+    Args:
+        splits: What the annotation files of each split say.
+
+    Raises:
+        ValueError: Image files are missing, or unreadable: all of these are named. Or no box is left in a file.
+    """
+    with naming_all(image.path for parts in splits.values() for part in parts for image in part.images):
+        return {
+            split: tuple(record for part in parts for record in checked_records(part.images, part.file, part.written))
+            for split, parts in splits.items()
+        }
 
 
 def checked_records(

@@ -6,11 +6,10 @@ import json
 import logging
 import math
 from collections.abc import Sequence
-from functools import partial
 from pathlib import Path
 from typing import Any, get_args
 
-from ._annotations import AnnotatedImage, checked_records, warn_of_unseen
+from ._annotations import AnnotatedImage, AnnotatedSource, checked_splits, warn_of_unseen
 from .detection import DetectionDataModule
 from .detection_augment import DetectionAugmentation
 from .detection_batches import DetectionRecord
@@ -85,7 +84,7 @@ class CocoDataModule(DetectionDataModule):
             self.name = f"{self.root.name}, tested on {added} too"
         class_names, splits = _read_folder(self.root, self.extra_roots, extra_test)
         super().__init__(
-            {split: partial(tuple, records) for split, records in splits.items()},
+            splits,
             class_names,
             image_size,
             batch_size,
@@ -116,14 +115,15 @@ def _read_folder(
                 "name as COCO's own."
             )
     class_names, train = _read_split(root, files["train"])
-    splits: dict[Split, tuple[DetectionRecord, ...]] = {"train": train}
+    sources: dict[Split, list[AnnotatedSource]] = {"train": [train]}
     for split, file in files.items():
         if split != "train" and file.is_file():
-            splits[split] = _read_split(root, file, class_names)[1]
+            sources[split] = [_read_split(root, file, class_names)[1]]
     for folder in extra_roots:
-        splits["train"] += _read_split(folder, _annotation_file(folder, "train"), class_names)[1]
+        sources["train"].append(_read_split(folder, _annotation_file(folder, "train"), class_names)[1])
         if extra_test:
-            splits["test"] += _read_split(folder, _annotation_file(folder, "val"), class_names)[1]
+            sources["test"].append(_read_split(folder, _annotation_file(folder, "val"), class_names)[1])
+    splits = checked_splits(sources)
     warn_of_unseen(splits["train"], class_names, files["train"])
     return class_names, splits
 
@@ -147,10 +147,8 @@ def _image_folder(root: Path, file: Path) -> Path:
     return beside if beside.is_dir() and not (root / "images" / name).is_dir() else root / "images" / name
 
 
-def _read_split(
-    root: Path, file: Path, expected: tuple[str, ...] = ()
-) -> tuple[tuple[str, ...], tuple[DetectionRecord, ...]]:
-    """Return class names, those expected where there are any, and records of one split."""
+def _read_split(root: Path, file: Path, expected: tuple[str, ...] = ()) -> tuple[tuple[str, ...], AnnotatedSource]:
+    """Return class names, those expected where there are any, and what the file of one split says."""
     content = _load(file)
     categories = _categories(content, file)
     class_names = expected or tuple(categories.values())
@@ -158,7 +156,7 @@ def _read_split(
         raise ValueError(f"All splits must have the same categories; '{file}' differs in {', '.join(differing)}.")
     labels = {key: class_names.index(name) for key, name in categories.items()}
     images = _annotated_images(content, labels, file, _image_folder(root, file))
-    return class_names, checked_records(images, file, "xywh")
+    return class_names, AnnotatedSource(file, tuple(images), "xywh")
 
 
 def _load(file: Path) -> dict[str, list[dict[str, Any]]]:

@@ -14,6 +14,7 @@ from torchvision.datasets.folder import IMG_EXTENSIONS
 from ._labels import Labels, check_ignored, found_labels, label_settings, named_labels
 from ._mask_data import MaskFilesData, checked_size
 from ._mask_files import Pair
+from ._split_folders import folder_names, spelled_splits
 from ._walk import files_below
 from .digit_masks import DigitMasksDataModule
 from .digits import Split
@@ -26,13 +27,14 @@ class MaskFolderDataModule(MaskFilesData):
 
     Masks are grey or have a palette; a pixel's value is an id. What ids mean is said by `classes` and `ignored`, or by
     ``root/labels.json``, ``{"ignore_index": 255, "classes": [{"id": 0, "name": "sky"}, ...]}``, whose ``ignore_index``
-    may be a list, or null. Without either each id is a class, and 255 counts for nothing. Without ``test`` folders the
-    images of ``val`` are the test images too, with a warning.
+    may be a list, or null. Without either each id is a class, and 255 counts for nothing. Splits may be spelled in
+    other usual ways, such as ``training`` and ``validation``. Without ``test`` folders the images of ``val`` are the
+    test images too, with a warning.
 
-    Everything is checked when this is made. Masks without a labelled pixel are kept, and classes that no mask of a
-    split holds are no mistake: a warning tells of both. It is a mistake where all labelled pixels of a split are of one
-    class, and where pixels are ignored while a class has none in any mask. A mask of another size than its image is
-    resized to the nearest pixel where the proportions agree.
+    All masks are checked when this is made, and all files opened once before the training. Masks without a labelled
+    pixel are kept, and classes that no mask of a split holds are no mistake: a warning tells of both. It is a mistake
+    where all labelled pixels of a split are of one class, and where pixels are ignored while a class has none in any
+    mask. A mask of another size than its image is resized to the nearest pixel where the proportions agree.
 
     Args:
         root: Folder of the data set.
@@ -111,21 +113,25 @@ def mask_data(
 
 
 def _scan(root: Path) -> dict[Split, tuple[Pair, ...]]:
-    for name in ("images", "masks"):
+    images, masks = (_split_folders(root / name) for name in ("images", "masks"))
+    for name, folders in (("images", images), ("masks", masks)):
         for split in ("train", "val"):
-            if not (root / name / split).is_dir():
+            if split not in folders:
                 raise ValueError(
                     f"'{root}' must have the folders images/ and masks/ with train/ and val/ in each; "
                     f"it lacks {name}/{split}."
                 )
-    if (root / "images" / "test").is_dir() != (root / "masks" / "test").is_dir():
+    if ("test" in images) != ("test" in masks):
         raise ValueError(f"'{root}' must have images/test and masks/test, or neither; it has one of them.")
     splits: tuple[Split, ...] = ("train", "val", "test")
-    return {
-        split: _pairs(root / "images" / split, root / "masks" / split)
-        for split in splits
-        if (root / "images" / split).is_dir()
-    }
+    return {split: _pairs(images[split], masks[split]) for split in splits if split in images}
+
+
+def _split_folders(folder: Path) -> dict[Split, Path]:
+    """Return the folder of each split."""
+    if not folder.is_dir():
+        return {}
+    return {split: folder / name for split, name in spelled_splits(folder, folder_names(folder)).items()}
 
 
 def _pairs(images: Path, masks: Path) -> tuple[Pair, ...]:

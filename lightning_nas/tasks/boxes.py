@@ -11,9 +11,9 @@ __all__ = ["Target", "pick"]
 Target = dict[str, Tensor]
 """``boxes`` (n, 4), xyxy in pixels, and ``labels`` (n,); of detections also ``scores`` (n,).
 
-The truth may have ``iscrowd`` (n,), not 0 for regions of many objects that are not told apart. By ``area`` (n,) COCO's
-measure tells small from large objects: the square pixels of each. ``scale`` (2,) is how many of these pixels one of the
-boxes is, across and down.
+The truth may have ``iscrowd`` (n,), not 0 for regions of many objects that are not told apart; then also ``area`` (n,)
+and ``scale`` (2,), by which COCO's measure tells small from large objects: the square pixels of each, and how many
+pixels these are counted in are one of the boxes, across and down.
 """
 
 # COCO's measure looks at the 100 surest of an image.

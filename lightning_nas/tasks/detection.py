@@ -15,6 +15,7 @@ from torchmetrics.detection import MeanAveragePrecision
 from typing_extensions import override
 
 from .boxes import Target
+from .metric import TaskMetric
 from .optimizing import OptimizerName, Optimizing
 from .teaching import Teacher, check_teaching
 
@@ -51,8 +52,8 @@ class Detection(L.LightningModule):
         ValueError: A setting is out of range.
     """
 
-    metric: ClassVar[tuple[str, str]] = ("AP50", "test_ap50")
-    """What it is judged by: the name, and what it is logged as on the test split."""
+    metric: ClassVar[TaskMetric] = TaskMetric("AP50", "ap50")
+    """What it is judged by."""
 
     def __init__(
         self,
