@@ -81,7 +81,7 @@ def test_bad_folders_are_refused(tmp_path: Path) -> None:
         VocDetectionDataModule(tmp_path)
     with pytest.raises(ValueError, match=r"`year` must be one of 2007, .*; got 2013"):
         VocDetectionDataModule(tmp_path, year=2013)
-    with pytest.raises(ValueError, match=r"train_0\.xml': the classes are aeroplane, .*; got unicorn"):
+    with pytest.raises(ValueError, match=r"the classes are aeroplane, .*; got unicorn, such .*_\d\.xml'. HINT"):
         VocDetectionDataModule(make(tmp_path, objects=(("unicorn", (1, 1, 9, 9), 0),)))
     make(tmp_path)
     folder = tmp_path / "VOCdevkit" / "VOC2012"
@@ -92,6 +92,19 @@ def test_bad_folders_are_refused(tmp_path: Path) -> None:
         (folder / "Annotations" / "train_1.xml").write_text(text)
         with pytest.raises(ValueError, match=r"train_1\.xml' must be a VOC annotation"):
             VocDetectionDataModule(tmp_path)
+
+
+def test_classes_of_ones_own_are_named(tmp_path: Path) -> None:
+    make(tmp_path, objects=(("crack", (11, 21, 50, 40), 0), ("rust", (1, 1, 9, 9), 0)))
+    with pytest.raises(ValueError, match=r"train\.txt': the classes are crack; got rust, such as in '.*train_\d\.xml'"):
+        VocDetectionDataModule(tmp_path, class_names=["crack"])
+    with pytest.raises(ValueError, match="`class_names` must be different names; got crack, crack"):
+        VocDetectionDataModule(tmp_path, class_names=["crack", "crack"])
+    conf = OmegaConf.merge({"seed": 2}, {"data": OmegaConf.load(CONF / "voc.yaml")})
+    data = instantiate(conf.data, root=str(tmp_path), image_size=64, class_names=["rust", "crack"])
+    data.setup("validate")
+    assert (data.num_classes, data.class_names) == (2, ("rust", "crack"))
+    assert data.val_dataloader().dataset[0][1]["labels"].tolist() == [1, 0]
 
 
 def test_configuration(tmp_path: Path) -> None:

@@ -124,10 +124,10 @@ class MaskFilesData(L.LightningDataModule):
         self.mask_size = self.image_size if mask_size is None else checked_size(mask_size, "mask_size")
         self.cache_limit_bytes = cache_limit_bytes
         self._augment = BatchAugmentation(min_crop_area, flip, color_jitter)
-        self._files = files = oriented(root, files)
         # Masks are read here, so that the number of classes is known before the network is built, and what is wrong
         # with the test images before the training.
         with naming_all(path for split in paths.values() for path in split):
+            self._files = files = oriented(root, files)
             counts = {split: count_ids(pairs) for split, pairs in files.items()}
         self._labels = labels if isinstance(labels, Labels) else labels(counts)
         if not 2 <= self.num_classes <= IGNORE:

@@ -41,9 +41,11 @@ CLASS_NAMES = (
     "tvmonitor",
 )
 
+Box = tuple[float, float, float, float]
+
 
 class VocDetectionDataModule(DetectionDataModule):
-    """Pascal VOC's 20 classes, in the layout of torchvision's ``VOCDetection``.
+    """Pascal VOC's 20 classes, or others, in the layout of torchvision's ``VOCDetection``.
 
     Its images ``train`` and ``val`` are those of this module; the test images are ``test`` where the year has them on
     disk (2007), else ``val`` with a warning. Objects marked as difficult are no training objects; in ``val`` and
@@ -62,6 +64,7 @@ class VocDetectionDataModule(DetectionDataModule):
         zoom_out: Largest factor by which half of the training images are shrunk; 1 shrinks none.
         color_jitter: Largest relative change of brightness, contrast and saturation of training images.
         cache_limit_bytes: Splits that take more memory on the canvas are read from files again in every epoch.
+        class_names: Names of the classes of one's own set in this layout; None for Pascal VOC's.
 
     Raises:
         ValueError: A setting is out of range, or the folder is not in the layout above.
@@ -81,12 +84,16 @@ class VocDetectionDataModule(DetectionDataModule):
         zoom_out: float = 2.0,
         color_jitter: float = 0.2,
         cache_limit_bytes: int = 2**31,
+        class_names: Sequence[str] | None = None,
     ) -> None:
         self.root = Path(root).expanduser()
-        splits = _read_folder(self.root, str(year), download)
+        names = CLASS_NAMES if class_names is None else tuple(class_names)
+        if not names or len(set(names)) < len(names):
+            raise ValueError(f"`class_names` must be different names; got {', '.join(names) or 'none'}.")
+        splits = _read_folder(self.root, str(year), download, names)
         super().__init__(
             splits,
-            CLASS_NAMES,
+            names,
             image_size,
             batch_size,
             num_workers,
@@ -96,7 +103,9 @@ class VocDetectionDataModule(DetectionDataModule):
         )
 
 
-def _read_folder(root: Path, year: str, download: bool) -> dict[Split, tuple[DetectionRecord, ...]]:
+def _read_folder(
+    root: Path, year: str, download: bool, class_names: tuple[str, ...]
+) -> dict[Split, tuple[DetectionRecord, ...]]:
     """Return the records of each split that the folder has."""
     years = [name for name in DATASET_YEAR_DICT if name.isdigit()]
     if year not in years:
@@ -106,24 +115,44 @@ def _read_folder(root: Path, year: str, download: bool) -> dict[Split, tuple[Det
     names: list[Split] = ["train", "val"]
     if year == "2007" and (download or (lists / "test.txt").is_file()):
         names.append("test")
-    splits = checked_splits({split: [_read_split(root, year, split, download)] for split in names})
-    warn_of_unseen(splits["train"], CLASS_NAMES, lists / "train.txt")
+    splits = checked_splits({split: [_read_split(root, year, split, download, class_names)] for split in names})
+    warn_of_unseen(splits["train"], class_names, lists / "train.txt")
     return splits
 
 
-def _read_split(root: Path, year: str, split: Split, download: bool) -> AnnotatedSource:
+def _read_split(root: Path, year: str, split: Split, download: bool, class_names: tuple[str, ...]) -> AnnotatedSource:
     file = root / DATASET_YEAR_DICT[year]["base_dir"] / "ImageSets" / "Main" / f"{split}.txt"
     if not (download or file.is_file()):
         raise ValueError(
             f"`root` must hold Pascal VOC {year}; there is no '{file}'. HINT: download=True downloads it into `root`."
         )
     files = VOCDetection(root, year, split, download=download and not file.is_file())
-    pairs = zip(files.images, files.annotations, strict=True)
-    images = (_read_annotation(Path(xml), Path(image), split == "train") for image, xml in pairs)
+    contents = [_read_annotation(Path(xml), split == "train") for xml in files.annotations]
+    unknown = {
+        name: xml
+        for xml, (_, objects) in zip(files.annotations, contents, strict=True)
+        for name, _ in objects
+        if name not in class_names
+    }
+    if unknown:
+        raise ValueError(
+            f"'{file}': the classes are {', '.join(class_names)}; got {', '.join(sorted(unknown))}, such as in "
+            f"'{next(iter(unknown.values()))}'. HINT: `class_names=[...]` names those of a set of one's own."
+        )
+    images = (
+        AnnotatedImage(
+            Path(image),
+            size,
+            tuple(box for _, box in objects),
+            tuple(class_names.index(name) for name, _ in objects),
+        )
+        for image, (size, objects) in zip(files.images, contents, strict=True)
+    )
     return AnnotatedSource(file, tuple(images))
 
 
-def _read_annotation(xml: Path, image: Path, drop_difficult: bool) -> AnnotatedImage:
+def _read_annotation(xml: Path, drop_difficult: bool) -> tuple[tuple[int, int] | None, list[tuple[str, Box]]]:
+    """Return height and width, None where the file does not say them, and name and box of each object."""
     try:
         content = VOCDetection.parse_voc_xml(ElementTree.parse(xml).getroot())["annotation"]
         size = (int(content["size"]["height"]), int(content["size"]["width"])) if "size" in content else None
@@ -132,14 +161,11 @@ def _read_annotation(xml: Path, image: Path, drop_difficult: bool) -> AnnotatedI
     except (OSError, ElementTree.ParseError, KeyError, TypeError, ValueError) as error:
         raise ValueError(f"'{xml}' must be a VOC annotation; reading it failed: {error!r}.") from error
     kept = [(name, box) for name, box, difficult in objects if not (difficult and drop_difficult)]
-    if unknown := sorted({name for name, _ in kept} - set(CLASS_NAMES)):
-        raise ValueError(f"'{xml}': the classes are {', '.join(CLASS_NAMES)}; got {', '.join(unknown)}.")
-    labels = tuple(CLASS_NAMES.index(name) for name, _ in kept)
     # A size of zeros is how some tools say that they do not know it.
-    return AnnotatedImage(image, size if size and min(size) > 0 else None, tuple(box for _, box in kept), labels)
+    return size if size and min(size) > 0 else None, kept
 
 
-def _read_object(entry: dict[str, Any]) -> tuple[str, tuple[float, float, float, float], bool]:
+def _read_object(entry: dict[str, Any]) -> tuple[str, Box, bool]:
     """Return name, box and whether it is difficult."""
     left, top, right, bottom = (float(entry["bndbox"][name]) for name in ("xmin", "ymin", "xmax", "ymax"))
     # VOC counts pixels from 1, and its right and bottom pixels belong to the object.
