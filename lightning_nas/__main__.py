@@ -23,6 +23,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from ._files import write_text
 from ._malloc import keep_freed_memory
+from ._settings import check_settings
 
 __all__ = ["main", "recipes"]
 
@@ -61,11 +62,13 @@ def _run(config: DictConfig) -> Any:
     single = HydraConfig.get().mode == RunMode.RUN
     try:
         return _job(config)
-    except (*USER_ERRORS, InstantiationException, OmegaConfBaseException) as error:
-        if not single or log.isEnabledFor(logging.DEBUG):
-            raise
+    except Exception as error:
         cause = _cause(error)
-        if not isinstance(cause, USER_ERRORS) or _is_bug(cause):
+        if not single:
+            # Hydra shows the error of one job; each has a log of its own.
+            log.error("This job failed: %s: %s", type(cause).__name__, " ".join(str(cause).split()))
+            raise
+        if log.isEnabledFor(logging.DEBUG) or not isinstance(cause, USER_ERRORS) or _is_bug(cause):
             raise
         _remove_if_unused(Path(HydraConfig.get().runtime.output_dir))
         _fail(str(cause))
@@ -85,6 +88,7 @@ def _job(config: DictConfig) -> Any:
             return json.loads(finished.read_text(encoding="utf-8"))["metric"]
         if _can_share(config):
             config.shared_dir = str(Path(hydra_config.sweep.dir) / "shared")
+    check_settings(OmegaConf.to_container(config, resolve=True))
     # The job's parts are built first: whatever is wrong with the data or an option is said before any training.
     job = instantiate(config, _partial_=True, _convert_="all")
     result = job()

@@ -40,7 +40,7 @@ class Mark:
 
     Attributes:
         x: Latency.
-        y: Metric; more is better.
+        y: Metric.
         series: What it is, such as ``baseline`` or ``both (V3)``; each has a colour and a shape.
         label: Text beside it, or nothing.
         tip: What shows when the pointer rests on it.
@@ -57,8 +57,12 @@ class Mark:
     is_single: bool = False
 
 
-def pareto_front(marks: Sequence[Mark]) -> list[Mark]:
+def pareto_front(marks: Sequence[Mark], larger_is_better: bool = True) -> list[Mark]:
     """Return those of the marks, single seeds apart, that no other one beats, the fastest first.
+
+    Args:
+        marks: The networks.
+        larger_is_better: Whether more is better of the metric.
 
     Example::
 
@@ -67,14 +71,22 @@ def pareto_front(marks: Sequence[Mark]) -> list[Mark]:
         ['a', 'c']
     """
     front: list[Mark] = []
-    for mark in sorted((mark for mark in _drawable(marks) if not mark.is_single), key=lambda mark: (mark.x, -mark.y)):
-        if not front or mark.y > front[-1].y:
+    sign = 1.0 if larger_is_better else -1.0
+    means = [mark for mark in _drawable(marks) if not mark.is_single]
+    for mark in sorted(means, key=lambda mark: (mark.x, -sign * mark.y)):
+        if not front or sign * mark.y > sign * front[-1].y:
             front.append(mark)
     return front
 
 
 def pareto_chart(
-    title: str, marks: Sequence[Mark], *, x_label: str, y_label: str, size: tuple[int, int] = (1036, 440)
+    title: str,
+    marks: Sequence[Mark],
+    *,
+    x_label: str,
+    y_label: str,
+    size: tuple[int, int] = (1036, 440),
+    larger_is_better: bool = True,
 ) -> str:
     """Return the chart as SVG.
 
@@ -84,6 +96,7 @@ def pareto_chart(
         x_label: Name and unit of the latency.
         y_label: Name of the metric.
         size: Width and height in pixels, without further rows of the legend.
+        larger_is_better: Whether more is better of the metric.
 
     Example::
 
@@ -98,7 +111,7 @@ def pareto_chart(
     heights = [mark.y + side * mark.deviation for mark in marks for side in (-1, 1)]
     ends = [min(xs, default=0.0) - room, max(xs, default=1.0) + room]
     x_axis, y_axis, body = frame(title, ends, heights, x_label, y_label, size, top)
-    front = [(x_axis(mark.x), y_axis(mark.y)) for mark in pareto_front(marks)]
+    front = [(x_axis(mark.x), y_axis(mark.y)) for mark in pareto_front(marks, larger_is_better)]
     if front:
         body.append(_staircase(front, x_axis.end))
     # Single seeds lie below the means.

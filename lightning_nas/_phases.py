@@ -12,25 +12,25 @@ from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import lightning.pytorch as pl
 import torch
 from filelock import FileLock
 from lightning.pytorch.callbacks import Checkpoint
+from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from typing_extensions import override
 
 from ._files import write_text
+from ._fingerprint import described_network, described_trainer, keep_fingerprint, plain
+from .tasks.metric import metric_of
 
-__all__ = ["Averaging", "Fit", "KeepLast", "Phases", "plain", "shared_phases", "source_phases"]
+__all__ = ["Averaging", "Fit", "KeepLast", "Phases", "shared_phases", "source_phases"]
 
 log = logging.getLogger(__name__)
 
-_SHOWN = ("enable_", "log_every", "accelerator", "devices", "num_sanity")
 Averaging = Callable[[], pl.Callback]
 """Makes a callback that averages weights while they are trained, such as Lightning's ``EMAWeightAveraging``."""
-
-_SIMPLE = (str, int, float, bool, tuple, list, Path)
 
 
 class KeepLast(Checkpoint):
@@ -52,6 +52,10 @@ class KeepLast(Checkpoint):
         self._has_ended = False
 
     @override
+    def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self._started = time.monotonic()
+
+    @override
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         self._started = time.monotonic()
         self._has_ended = False
@@ -64,13 +68,13 @@ class KeepLast(Checkpoint):
 
     @override
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        now = time.monotonic()
-        self.seconds, self._started = self.seconds + now - self._started, now
+        self._count()
         trainer.save_checkpoint(self.path)
 
     @override
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        # What callbacks found at the end, such as the search's candidates, belongs to the state too.
+        # What callbacks found at the end, such as the search's candidates, belongs to the state too, and took its time.
+        self._count()
         self._has_ended = True
         trainer.save_checkpoint(self.path)
 
@@ -89,6 +93,10 @@ class KeepLast(Checkpoint):
                 self.path.parent.parent,
             )
 
+    def _count(self) -> None:
+        now = time.monotonic()
+        self.seconds, self._started = self.seconds + now - self._started, now
+
     @override
     def state_dict(self) -> dict[str, Any]:
         return {"seconds": self.seconds, "has_ended": self._has_ended}
@@ -101,11 +109,12 @@ class KeepLast(Checkpoint):
 
 @dataclass(frozen=True)
 class Fit:
-    """A finished training: its trainer, the seconds it took over all its parts, its optimizer steps."""
+    """A finished training: its trainer, the seconds it took over all its parts, its optimizer steps, its epochs."""
 
     trainer: pl.Trainer
     seconds: float
     steps: int
+    epochs: int
 
 
 class Phases:
@@ -140,7 +149,9 @@ class Phases:
         self.data = data
         self.seed = seed
         self.is_shared = is_shared
-        self._check(fingerprint)
+        # Where nothing was trained yet there is nothing to be continued.
+        is_begun = any((run_dir / "checkpoints").glob("*.ckpt"))
+        keep_fingerprint(run_dir, "checkpoints/fingerprint.json", fingerprint, is_begun)
 
     def fit(
         self,
@@ -160,7 +171,7 @@ class Phases:
         )
         resumed = path if path.exists() else None
         trainer.fit(module, datamodule=self.data, ckpt_path=resumed, weights_only=True)
-        return Fit(trainer, keep.seconds, trainer.global_step)
+        return Fit(trainer, keep.seconds, trainer.global_step, trainer.current_epoch)
 
     def train(
         self, name: str, module: pl.LightningModule, epochs: int, averaging: Averaging | None = None
@@ -171,15 +182,27 @@ class Phases:
     def test(self, trainer: pl.Trainer, module: pl.LightningModule) -> dict[str, Any]:
         """Return the metric of what a Trainer trained, on the test split."""
         figures = trainer.test(module, datamodule=self.data, verbose=False, weights_only=True)[0]
-        name, key = cast(tuple[str, str], module.metric)
-        # A hundredth means little on few images, so pages say how many they are.
-        return {"name": name, "value": figures[key], "split": "test", "num_images": _num_images(trainer)}
+        metric = metric_of(module)
+        if metric.test_key not in figures:
+            raise MisconfigurationException(_not_logged(metric.test_key, module, figures, "test_step"))
+        return {
+            "name": metric.name,
+            "value": figures[metric.test_key],
+            "larger_is_better": metric.larger_is_better,
+            "split": "test",
+            # A hundredth means little on few images, so pages say how many they are.
+            "num_images": _num_images(trainer),
+        }
 
     def validate(self, trainer: pl.Trainer, module: pl.LightningModule) -> float:
         """Return the value of the metric on the validation split; NaN where the Trainer is to read nothing of it."""
         figures = trainer.validate(module, datamodule=self.data, verbose=False, weights_only=True)
-        _, key = cast(tuple[str, str], module.metric)
-        return float(figures[0].get(key.replace("test", "val", 1), math.nan)) if figures else math.nan
+        key = metric_of(module).val_key
+        if not figures or not sum(trainer.num_val_batches):
+            return math.nan
+        if key not in figures[0]:
+            raise MisconfigurationException(_not_logged(key, module, figures[0], "validation_step"))
+        return float(figures[0][key])
 
     def alone(self) -> AbstractContextManager[Any]:
         """Let no other process train in this directory meanwhile; it waits for its turn, and then finds the result."""
@@ -193,16 +216,6 @@ class Phases:
             write_text(path, text)
         return path.read_text(encoding="utf-8") == text
 
-    def _check(self, fingerprint: dict[str, Any]) -> None:
-        path = self.run_dir / "checkpoints" / "fingerprint.json"
-        text = json.dumps(fingerprint, indent=1, sort_keys=True)
-        if path.exists() and path.read_text(encoding="utf-8") != text:
-            raise ValueError(
-                f"{self.run_dir} holds a run of another space, seed, length or budget; continue it with the settings "
-                "in its .hydra/overrides.yaml, or give another hydra.run.dir."
-            )
-        write_text(path, text)
-
 
 def shared_phases(root: Path, run: Phases, settings: Mapping[str, Any]) -> Phases:
     """Return the trainings that all runs with equal settings share, in a folder of `root` that is named after these.
@@ -212,10 +225,7 @@ def shared_phases(root: Path, run: Phases, settings: Mapping[str, Any]) -> Phase
         run: Trainings of one run.
         settings: What the trainings depend on.
     """
-    # What is shown and where it runs changes no weight; precision, clipping and limits do.
-    options = getattr(run.make_trainer, "keywords", {})
-    kept = {key: value for key, value in options.items() if not key.startswith(_SHOWN)}
-    described = plain({**settings, "trainer": kept}, whole_paths=True)
+    described = plain({**settings, "trainer": described_trainer(run.make_trainer)}, whole_paths=True)
     digest = hashlib.sha256(json.dumps(described, sort_keys=True).encode()).hexdigest()[:12]
     folder = root / f"{type(run.data).__name__}-{digest}"
     return Phases(folder, run.make_trainer, run.make_logger, run.data, run.seed, described, is_shared=True)
@@ -232,11 +242,10 @@ def source_phases(
         network: Makes the source.
         task: Makes its LightningModule.
         epochs: How long it trains.
-        variant: Keywords of `network` beside its own. A partial of a partial does not always show those of both.
+        variant: Keywords of `network` beside its own.
     """
-    keywords = {**network.keywords, **(variant or {})}
     settings = {
-        "network": partial(network.func, **keywords),
+        "network": described_network(network, variant),
         "task": task,
         "data": run.data,
         "seed": run.seed,
@@ -245,29 +254,12 @@ def source_phases(
     return shared_phases(root, run, settings)
 
 
-def plain(value: Any, whole_paths: bool = False) -> Any:
-    """Return what can be written as JSON and says what a setting is.
-
-    Args:
-        value: A setting, or settings in any nesting.
-        whole_paths: Whether to tell folders of one name apart; without, machines that keep them in different places
-            agree.
-    """
-    told = partial(plain, whole_paths=whole_paths)
-    if isinstance(value, Mapping):
-        return {str(key): told(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [told(item) for item in value]
-    if isinstance(value, partial):
-        return [f"{value.func.__module__}.{value.func.__qualname__}", told(value.keywords)]
-    if isinstance(value, pl.LightningDataModule):
-        # Its augmentation is private in most, and yet changes what is trained.
-        known = {name: item for name, item in vars(value).items() if isinstance(item, _SIMPLE) or _is_frozen(item)}
-        return [type(value).__name__, told(known)]
-    if isinstance(value, Path) or (isinstance(value, str) and value.startswith(("/", "~", "."))):
-        path = Path(value).expanduser()
-        return str(path.resolve()) if whole_paths else path.name
-    return value if isinstance(value, str | int | float | bool | None) else repr(value)
+def _not_logged(key: str, module: pl.LightningModule, figures: Mapping[str, float], step: str) -> str:
+    logged = ", ".join(sorted(figures)) or "nothing"
+    return (
+        f"{type(module).__name__} is judged by {key!r}, which it does not log; it logs {logged}. HINT:"
+        f" `self.log({key!r}, ...)` in `{step}`."
+    )
 
 
 def _num_images(trainer: pl.Trainer) -> int | None:
@@ -277,9 +269,3 @@ def _num_images(trainer: pl.Trainer) -> int | None:
     if not isinstance(dataset, Sized) or batch_size is None:
         return None
     return int(min(len(dataset), sum(trainer.num_test_batches) * batch_size))
-
-
-def _is_frozen(value: Any) -> bool:
-    """Return whether a value is settings: what can change holds more than those."""
-    params = getattr(value, "__dataclass_params__", None)
-    return params is not None and bool(params.frozen)

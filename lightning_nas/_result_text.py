@@ -6,6 +6,8 @@ import statistics
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from .tasks.metric import is_larger_better
+
 __all__ = [
     "COST_FIELDS",
     "budget_text",
@@ -55,7 +57,8 @@ def metric_text(metric: Mapping[str, Any]) -> str:
         'AP50 (test, 75 images)'
     """
     images = f", {metric['num_images']} images" if metric.get("num_images") else ""
-    return f"{metric['name']} ({metric['split']}{images})"
+    direction = "" if is_larger_better(metric) else ", less is better"
+    return f"{metric['name']} ({metric['split']}{images}{direction})"
 
 
 def budget_text(result: Result) -> str:

@@ -10,6 +10,7 @@ from typing import Any
 
 from ._recorded import Run
 from ._result_text import spread_text
+from .tasks.metric import is_larger_better
 
 __all__ = ["Rival", "RivalPoint", "rivals", "rivals_of", "verdict_text"]
 
@@ -43,7 +44,7 @@ class Rival:
         kind: Its name in `rivals_of`.
         latency_ms: Mean latency.
         values: Its metric in each run that has it.
-        leads: The subnet's metric minus its, in each of those runs.
+        leads: By how much the subnet's metric is better than its, in each of those runs.
         num_runs: Number of runs that were compared with it.
     """
 
@@ -74,20 +75,26 @@ def rivals_of(result: Mapping[str, Any]) -> dict[str, RivalPoint]:
 def rivals(runs: Sequence[Run]) -> list[Rival]:
     """Return the other networks of a group of runs."""
     found = [rivals_of(run.result) for run in runs]
-    subnets = [run.result["subnet"]["metric"]["value"] for run in runs]
+    metrics = [run.result["subnet"]["metric"] for run in runs]
+    # So that more is better, of the subnet and of the others.
+    signs = [1.0 if is_larger_better(metric) else -1.0 for metric in metrics]
     named = []
     for name in dict.fromkeys(name for points in found for name in points):
-        pairs = [(points[name], subnet) for points, subnet in zip(found, subnets, strict=True) if name in points]
-        counts = sorted({point.count for point, _ in pairs})
+        pairs = [
+            (points[name], sign, sign * metric["value"])
+            for points, sign, metric in zip(found, signs, metrics, strict=True)
+            if name in points
+        ]
+        counts = sorted({point.count for point, *_ in pairs})
         of = f" (mean of {'-'.join(map(str, counts))})" if counts[-1] > 1 else ""
-        measured = [(point.value, subnet) for point, subnet in pairs if point.value is not None]
+        measured = [(point.value, sign, score) for point, sign, score in pairs if point.value is not None]
         named.append(
             Rival(
                 name=name + of,
                 kind=name,
-                latency_ms=statistics.fmean(point.latency_ms for point, _ in pairs),
-                values=tuple(value for value, _ in measured),
-                leads=tuple(subnet - value for value, subnet in measured),
+                latency_ms=statistics.fmean(point.latency_ms for point, *_ in pairs),
+                values=tuple(value for value, *_ in measured),
+                leads=tuple(score - sign * value for value, sign, score in measured),
                 num_runs=len(pairs),
             )
         )

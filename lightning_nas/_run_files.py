@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
+import logging
 import math
 import platform
 import re
 import sys
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, cast, get_args
@@ -23,6 +24,7 @@ from ._architecture_svg import BlockKind
 from ._files import write_text
 from .comparisons import fused_everywhere, fused_where_faster
 from .estimator import Estimator
+from .estimator.measure.backend import why_unavailable
 from .estimator.subgraph import Subgraph
 from .estimator.tail import parts_of
 from .report import BlockCost, write_architecture_svg, write_report
@@ -30,7 +32,9 @@ from .search.budget import Budgets
 from .space.spec import Architecture
 from .space.timm_strings import to_timm
 
-__all__ = ["Compared", "Outcome", "summary", "versions", "write_run"]
+__all__ = ["Compared", "Outcome", "log_hints", "summary", "versions", "write_run"]
+
+log = logging.getLogger(__name__)
 
 # Folders of a path wherever it begins: behind the key, or in a list.
 _FOLDERS = re.compile(r"(?<=[=\[,])(?:~|\.{1,2})?/?(?:[^/,\[\]=]*/)+(?=[^/,\]])")
@@ -62,7 +66,9 @@ class Outcome:
         chosen: The subnet's architecture.
         subnet: The subnet, fine-tuned.
         source_metric: Name, value and split of the baseline's figure.
-        subnet_metric: The same of the subnet's.
+        source_steps: Optimizer steps by which the source was trained on.
+        subnet_metric: Name, value and split of the subnet's figure.
+        subnet_steps: Optimizer steps of its fine-tuning; in multishot search with those of the trial that it goes on.
         compared: Other networks of the same budget.
         search: Seconds and steps of the search.
         history: What the search logged.
@@ -70,6 +76,8 @@ class Outcome:
         epochs: How long each part trained.
         data_name: What it was trained on.
         taught_by: What the subnet began from and imitated: the source or the baseline.
+        interface: What whoever deploys the subnet has to know of the data: names of the classes, in the order of its
+            outputs, and what is done to an image before it.
     """
 
     recipe: str
@@ -83,7 +91,9 @@ class Outcome:
     chosen: Architecture
     subnet: nn.Module
     source_metric: Mapping[str, Any]
+    source_steps: int
     subnet_metric: Mapping[str, Any]
+    subnet_steps: int
     compared: Sequence[Compared]
     search: Mapping[str, float]
     history: Sequence[Mapping[str, float]]
@@ -91,6 +101,7 @@ class Outcome:
     epochs: Mapping[str, int]
     data_name: str
     taught_by: str = "source"
+    interface: Mapping[str, Any] = field(default_factory=dict)
 
 
 def write_run(run_dir: Path, outcome: Outcome) -> dict[str, Any]:
@@ -124,6 +135,7 @@ def write_run(run_dir: Path, outcome: Outcome) -> dict[str, Any]:
         "data": outcome.data_name,
         "fusing": _fusing(costs, outcome.source),
         "finished": time.strftime("%Y-%m-%d"),
+        **outcome.interface,
     }
     write_text(run_dir / "run.json", json.dumps(described_run, indent=1))
     write_text(run_dir / "result.json", json.dumps(result, indent=1))
@@ -144,6 +156,12 @@ def summary(result: Mapping[str, Any]) -> str:
     return "\n".join([*lines, f"Latency saved: {saved:.1%}"])
 
 
+def log_hints(costs: Estimator) -> None:
+    """Say once, at the end of a run, what would tell more than it could."""
+    if reason := why_unavailable(costs.device):
+        log.info("HINT: nothing was compiled or measured whole. %s", reason)
+
+
 def _result(outcome: Outcome) -> dict[str, Any]:
     costs = outcome.costs
     compared = {other.name: _cost(costs, other.architecture, other.metric) for other in outcome.compared}
@@ -153,8 +171,8 @@ def _result(outcome: Outcome) -> dict[str, Any]:
         "device": costs.device.name,
         "seed": outcome.seed,
         "budget": _budget(outcome.budgets, outcome.requested),
-        "baseline": _cost(costs, outcome.source, outcome.source_metric),
-        "subnet": _cost(costs, outcome.chosen, outcome.subnet_metric),
+        "baseline": {**_cost(costs, outcome.source, outcome.source_metric), "steps": outcome.source_steps},
+        "subnet": {**_cost(costs, outcome.chosen, outcome.subnet_metric), "steps": outcome.subnet_steps},
         **({} if outcome.choices == "both" else {"choices": outcome.choices}),
         **({"comparisons": compared} if compared else {}),
         **_verified_memory(outcome),
@@ -178,6 +196,15 @@ def _verified_memory(outcome: Outcome) -> dict[str, Any]:
     named = (("baseline", outcome.source), ("subnet", outcome.chosen))
     figures = {name: outcome.costs.verify(architecture) for name, architecture in named}
     found = {name: figure.sram_bytes for name, figure in figures.items() if figure is not None and figure.sram_bytes}
+    most = outcome.budgets.peak_activation_bytes
+    if found.get("subnet", 0) > most:
+        log.warning(
+            "The backend of %s uses %d bytes of fast memory for the subnet, its own buffers among them: more than the"
+            " budget peak_activation_bytes=%d, which bounds live activations.",
+            outcome.costs.device.name,
+            found["subnet"],
+            most,
+        )
     return {"verified_sram_bytes": found} if found else {}
 
 

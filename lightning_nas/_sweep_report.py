@@ -27,6 +27,7 @@ from ._result_text import (
 from ._results_page import GROUP_HEAD, group_cells, rivals_table, verdicts
 from ._rivals import rivals, rivals_of
 from ._sweep import Sweep, read_sweep, same_settings
+from .tasks.metric import is_larger_better
 
 __all__ = ["write_sweep_report"]
 
@@ -194,13 +195,19 @@ def _by_device(runs: Sequence[Run]) -> dict[str, list[Run]]:
 def _chart(device: str, runs: Sequence[Run]) -> str:
     metric = runs[0].result["subnet"]["metric"]
     name = metric_text(metric)
-    return pareto_chart(f"{name} on {device}", _marks(runs), x_label="latency, estimated (ms)", y_label=name)
+    return pareto_chart(
+        f"{name} on {device}",
+        _marks(runs),
+        x_label="latency, estimated (ms)",
+        y_label=name,
+        larger_is_better=is_larger_better(metric),
+    )
 
 
 def _front_lines(runs: Sequence[Run]) -> list[str]:
     lines = []
     for device, same in _by_device(runs).items():
-        front = pareto_front(_marks(same))
+        front = pareto_front(_marks(same), is_larger_better(same[0].result["subnet"]["metric"]))
         lines.append(f"* **{device}**, the fastest first: " + "; ".join(mark.tip for mark in front) + ".")
     return lines
 

@@ -9,6 +9,7 @@ from typing import Literal, cast, get_args
 import lightning.pytorch as pl
 
 from ._phases import Phases
+from .tasks.metric import metric_of
 
 __all__ = ["TaughtBy", "Teacher", "better_teacher", "check_taught_by"]
 
@@ -40,7 +41,7 @@ def better_teacher(
     if taught_by != "best":
         return cast(Teacher, taught_by)
     before, after = (phases.validate(trainer, module) for module in (source, baseline))
-    better: Teacher = "baseline" if after > before else "source"
+    better: Teacher = "baseline" if metric_of(baseline).is_better(after, than=before) else "source"
     log.info("The %s teaches the subnet; on validation images %.4g, then %.4g", better, before, after)
     if math.isnan(after):
         log.warning(

@@ -15,7 +15,8 @@ import lightning.pytorch as pl
 import torch
 from torch import Tensor, nn
 
-from ._inputs import data_name, network_settings, training_images
+from ._early import try_data, try_tasks, try_trainer
+from ._inputs import data_name, inputs_and_outputs, network_settings, prepare, training_images
 from ._phases import Averaging, Fit, Phases, source_phases
 from ._rungs import Rungs
 from ._teacher import TaughtBy, Teacher, better_teacher
@@ -28,6 +29,7 @@ from .search.tables import cost_tables
 from .supernet import derive, option_errors, sort_channels, space_of, supernet_from
 from .supernet.source import named_blocks
 from .supernet.subnet import supernet_with
+from .tasks.metric import TaskMetric, metric_of
 
 __all__ = ["Finetuned", "Trainings"]
 
@@ -44,11 +46,15 @@ class Finetuned:
         module: Its LightningModule.
         value: Its metric on the validation data, by which it is chosen.
         metric: Its metric on the test data, as records have it.
+        steps: Optimizer steps since the network that it began from: of the trial, where that goes on, and fine-tuning.
+        interface: What whoever deploys it has to know of the data, at its size of images.
     """
 
     module: Any
     value: float
     metric: Mapping[str, Any]
+    steps: int
+    interface: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass
@@ -108,11 +114,18 @@ class Trainings:
         """What is trained on."""
         return data_name(self._modules[0])
 
+    def prepare(self) -> None:
+        """Say which classes and splits were found, and open all image files before anything is trained.
+
+        Raises:
+            ValueError: Image files are missing, damaged or no images.
+        """
+        prepare(self._modules)
+
     @property
-    def key(self) -> str:
-        """What the metric on the validation data is logged as."""
-        name: str = self._task(self._sources[0]).metric[1]
-        return name.replace("test", "val", 1)
+    def metric(self) -> TaskMetric:
+        """What trials are compared by."""
+        return metric_of(self._task(self._sources[0]))
 
     def places(self, costs: Estimator, space: Mapping[str, Any]) -> tuple[Place, ...]:
         """Build the data and the source of every size and variant, and return what can be chosen there.
@@ -143,6 +156,17 @@ class Trainings:
                 found = space_of(source, example, **{"lanes": costs.lanes, **space})
                 places.append(Place(name, variant, found, cost_tables(found, costs)))
         return tuple(places)
+
+    def try_parts(self, trainer: Callable[..., pl.Trainer]) -> None:
+        """Make once what is made late, so that what is wrong with it is said before anything is written.
+
+        Raises:
+            ValueError: A setting of the task, the Trainer or the data is not valid.
+        """
+        try_trainer(trainer, self.averaging)
+        options = {"teaching": self.teaching, "search_task": self.search_task, "finetune_task": self.finetune_task}
+        try_tasks(self.task, self._sources[0], self._modules[0].num_classes, **options)
+        try_data(self._modules)
 
     def open(
         self,
@@ -211,7 +235,7 @@ class Trainings:
         self._seed()
         network, taught = self._build(ground, genes, self._sources)
         module = taught(network=network, **self.search_task)
-        rungs = Rungs(self.key, report)
+        rungs = Rungs(self.metric.val_key, report)
         fit = self._phases[genes[0]].fit(f"trial-{number}", module, self.epochs.search, [rungs])
         return fit, rungs, network
 
@@ -219,35 +243,38 @@ class Trainings:
         """Train a finished trial on, or anew from the baseline where that teaches, and judge it."""
         self._seed()
         network, taught = self._build(ground, genes, self._teachers)
+        steps = 0
         if self.teacher_name == "source":
-            trained = self._trained(number)
-            if trained is None:  # another machine's
-                network = self.train(ground, genes, number)[2]
+            saved = self._trained(number)
+            if saved is None:  # another machine's
+                fit, _, network = self.train(ground, genes, number)
+                steps = fit.steps
             else:
-                taught(network=network, **self.search_task).load_state_dict(trained)
+                taught(network=network, **self.search_task).load_state_dict(saved["state_dict"])
+                steps = saved["global_step"]
         self._seed()
         module = taught(network=network, **self.finetune_task)
         phases = self._phases[genes[0]]
-        trainer = phases.fit(f"finetune-{number}", module, self.epochs.finetune, averaging=self.averaging).trainer
-        judged = trainer.validate(module, datamodule=phases.data, verbose=False, weights_only=True)[0]
-        return Finetuned(module, judged[self.key], phases.test(trainer, module))
+        tuned = phases.fit(f"finetune-{number}", module, self.epochs.finetune, averaging=self.averaging)
+        value, metric = phases.validate(tuned.trainer, module), phases.test(tuned.trainer, module)
+        return Finetuned(module, value, metric, steps + tuned.steps, inputs_and_outputs(phases.data))
 
-    def train_baseline(self) -> dict[str, Any]:
+    def train_baseline(self) -> tuple[dict[str, Any], int]:
         """Train the source on, for as long as a trial and its fine-tuning, and see which of the two teaches.
 
         Returns:
-            The baseline's metric on the test data.
+            The baseline's metric on the test data, and the optimizer steps that it took.
         """
         self._seed()
         phases, epochs = self._phases[0], self.epochs.search + self.epochs.finetune
         baseline = self._task(deepcopy(self._sources[0]), **self.finetune_task)
-        trainer = phases.fit("baseline", baseline, epochs, averaging=self.averaging).trainer
+        trained = phases.fit("baseline", baseline, epochs, averaging=self.averaging)
         before = self._task(deepcopy(self._sources[0]))
-        self.teacher_name = better_teacher(self.taught_by, phases, trainer, before, baseline)
+        self.teacher_name = better_teacher(self.taught_by, phases, trained.trainer, before, baseline)
         if self.teacher_name == "baseline":
             self._teachers = [baseline.network, *deepcopy(self._sources[1:])]
             _give_weights(baseline.network, self._teachers[1:])
-        return phases.test(trainer, baseline)
+        return phases.test(trained.trainer, baseline), trained.steps
 
     def forget(self, number: int) -> None:
         """Remove the checkpoint of a trial that is not needed any more."""
@@ -256,14 +283,14 @@ class Trainings:
     def _checkpoint(self, number: int) -> Path:
         return self._phases[0].run_dir / "checkpoints" / f"trial-{number}.ckpt"
 
-    def _trained(self, number: int) -> dict[str, Tensor] | None:
-        """Return the state of a trial's module where its checkpoint is here, and of its end."""
+    def _trained(self, number: int) -> dict[str, Any] | None:
+        """Return the checkpoint of a trial where it is here, and of its end."""
         path = self._checkpoint(number)
         if not path.exists():
             return None
-        saved = torch.load(path, map_location="cpu", weights_only=True)
+        saved: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
         is_whole = saved["callbacks"][Rungs.__qualname__]["epochs"] == self.epochs.search
-        return saved["state_dict"] if is_whole else None
+        return saved if is_whole else None
 
     def _build(
         self, ground: Ground, genes: Genes, sources: Sequence[nn.Module]
@@ -285,7 +312,9 @@ class Trainings:
         self._seed()
         try:
             return self.network(num_classes=self._modules[0].num_classes, **variant)
-        except TypeError as error:
+        except (TypeError, ValueError) as error:
+            if not variant:
+                raise
             raise ValueError(f"The network does not take the variant {dict(variant)}: {error}.") from error
 
     def _calibration(self, size: int) -> Tensor:

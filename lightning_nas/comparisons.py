@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from .estimator import Estimator
-from .search.budget import Budgets
+from .search.budget import Budgets, confirm, excess, is_kept_by_backend
 from .search.removal import possible_options
 from .search.sampling import draw_near
 from .space.curate import round_to_lanes
@@ -30,6 +30,7 @@ log = logging.getLogger(__name__)
 
 NUM_RANDOM = 3
 _STEPS = 200
+_MAX_MEASURED = 16
 # Random subnets use the budget up, too, or they would be compared at less latency.
 _BAND = (0.95, 1.0)
 
@@ -54,7 +55,7 @@ def comparison_architectures(
         if name not in get_args(Comparison):
             raise ValueError(f"`comparisons` can hold {', '.join(get_args(Comparison))}; got {name!r}.")
         if name == "random":
-            drawn = _random(space, budgets, seed)
+            drawn = _random(space, costs, budgets, seed)
             found |= {f"random {number}": architecture for number, architecture in enumerate(drawn, start=1)}
         else:
             source = space.decode(space.reference_nodes)
@@ -64,6 +65,8 @@ def comparison_architectures(
                 log.warning("No network of the kind %r keeps the budgets: there is nothing to compare with.", name)
             else:
                 found[name] = scaled
+    for architecture in found.values():
+        confirm(budgets, costs, architecture)
     return found
 
 
@@ -105,19 +108,9 @@ def _scaled(
     start: Architecture, space: SearchSpace, costs: Estimator, budgets: Budgets, lanes: int
 ) -> Architecture | None:
     """Return the widest network of one ratio that keeps the budgets, if any."""
-    for step in range(_STEPS, 0, -1):
-        scaled = _with_ratio(start, space, step / _STEPS, lanes)
-        if _keeps(scaled, costs, budgets):
-            return scaled
-    return None
-
-
-def _keeps(architecture: Architecture, costs: Estimator, budgets: Budgets) -> bool:
-    memory = costs.memory(architecture)
-    figures = {"latency_ms": costs.latency_ms(architecture), "parameter_bytes": memory.parameter_bytes}
-    within = all(figures[limit.name] <= limit.budget for limit in budgets.limits)
-    most = budgets.peak_activation_bytes
-    return within and (most is None or memory.peak_activation_bytes <= most)
+    # Steps of equal widths are one network, which is looked at once.
+    steps = (_with_ratio(start, space, step / _STEPS, lanes) for step in range(_STEPS, 0, -1))
+    return next((scaled for scaled in dict.fromkeys(steps) if not excess(budgets, costs, scaled)), None)
 
 
 def _with_ratio(start: Architecture, space: SearchSpace, ratio: float, lanes: int) -> Architecture:
@@ -144,17 +137,25 @@ def _fused_at(architecture: Architecture, number: int) -> Architecture:
     return replace(architecture, stages=tuple(stages))
 
 
-def _random(space: SearchSpace, budgets: Budgets, seed: int) -> list[Architecture]:
+def _random(space: SearchSpace, costs: Estimator, budgets: Budgets, seed: int) -> list[Architecture]:
     possible = possible_options(space.node_sizes, budgets.limits, budgets.forbidden)
     generator = torch.Generator().manual_seed(seed)
+    if not budgets.limits:
+        log.warning("Random subnets use up a budget on latency or parameters; there is none: no random ones.")
+        return []
     limit = budgets.limits[0]
     found: dict[tuple[int, ...], None] = {}
+    over: set[tuple[int, ...]] = set()  # by the device's backend, which takes a second to say so
     for _ in range(100 * NUM_RANDOM):
         nodes = draw_near(limit.table, limit.budget, _BAND, generator, possible)
-        costs = [other.table.exact(nodes) <= other.budget for other in budgets.limits]
+        within = [other.table.exact(nodes) <= other.budget for other in budgets.limits]
         fits = not any(max(table.parts(nodes)) > 0 for table in budgets.forbidden)
-        if all(costs) and fits:
+        if not (all(within) and fits) or nodes in found or nodes in over:
+            continue
+        if is_kept_by_backend(budgets.limits, costs.verify_ms, space.decode(nodes)):
             found[nodes] = None
-        if len(found) == NUM_RANDOM:
+        else:
+            over.add(nodes)
+        if len(found) == NUM_RANDOM or len(over) == _MAX_MEASURED:
             break
     return [space.decode(nodes) for nodes in found]

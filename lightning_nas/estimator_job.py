@@ -17,6 +17,7 @@ from typing import Any
 
 from ._estimator_report import estimator_page
 from ._files import write_text
+from ._fingerprint import described_device, keep_fingerprint
 from ._run_files import versions
 from .estimator import Device, Estimator, Subgraph, available_devices, measure
 from .estimator.correction import format_correction
@@ -25,7 +26,7 @@ from .estimator.error import format_error
 from .estimator.files import DEFAULT_LANES, TARGETS
 from .estimator.granularity import best_granularity
 from .estimator.judge import judge
-from .estimator.measure.backend import BACKENDS, SPLIT, Backend, available_backend, open_backend
+from .estimator.measure.backend import BACKENDS, SPLIT, Backend, available_backend, open_backend, why_unavailable
 from .estimator.measure.device_table import measure_device
 from .estimator.measurements import COLUMNS, Measurements, read_measurements, to_row
 from .estimator.share import SUFFIX, pack, unpacked
@@ -110,7 +111,8 @@ def build_estimator(
     with _source(device, backend, settings, lanes) as source:
         curves = curve_subgraphs(staircase_width) if staircase_width is not None else []
         measures = _open(source.device, backend is not None, bool(curves or num_networks))
-        table = _started(run_dir, source, backend is not None)
+        begun = {"device": described_device(device), "backend": backend, "settings": settings, "seed": seed}
+        table = _started(run_dir, source, backend is not None, begun)
 
     log.info("Lanes")
     chip = Device.load(table.with_suffix(".json"))
@@ -245,11 +247,12 @@ def _open(chip: Device, is_required: bool, is_wanted: bool) -> Backend | None:
         return None
     measures_here = available_backend(chip)
     if measures_here is None:
-        log.warning("Neither whole networks nor the staircase are measured: nothing here measures %s.", chip.name)
+        reason = why_unavailable(chip) or f"nothing here measures {chip.name}."
+        log.warning("Neither whole networks nor the staircase are measured: %s", reason)
     return measures_here
 
 
-def _started(run_dir: Path, source: _Source, is_measured: bool) -> Path:
+def _started(run_dir: Path, source: _Source, is_measured: bool, settings: Mapping[str, Any]) -> Path:
     """Return the table of the run, beside its device: that of a run to be continued, or a copy of what there is."""
     chip = source.device
     table, described = (run_dir / f"{chip.name}{suffix}" for suffix in (".csv", ".json"))
@@ -260,6 +263,8 @@ def _started(run_dir: Path, source: _Source, is_measured: bool) -> Path:
                 f"{run_dir} holds measurements of another {chip.name!r}, with backend={known.backend} and"
                 f" {dict(known.settings)}; continue it with those, or give another hydra.run.dir."
             )
+    keep_fingerprint(run_dir, "fingerprint.json", settings, is_begun=described.exists())
+    if described.exists():
         return table
     run_dir.mkdir(parents=True, exist_ok=True)
     if source.table is not None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import logging
 import math
+import time
 from collections.abc import Callable, Mapping, Sequence
 from copy import deepcopy
 from dataclasses import asdict, dataclass
@@ -17,17 +18,20 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from ._inputs import data_name, network_settings, training_images
+from ._early import check_at_least, try_data, try_tasks, try_trainer
+from ._fingerprint import described_device, described_network, described_trainer, plain
+from ._inputs import data_name, inputs_and_outputs, network_settings, prepare, training_images
 from ._modes import evaluating
 from ._phases import Averaging, Phases, shared_phases, source_phases
-from ._run_files import Compared, Outcome, summary, write_run
+from ._run_files import Compared, Outcome, log_hints, summary, write_run
 from ._run_pictures import write_run_picture
+from ._settings import check_arguments
 from ._teacher import TaughtBy, Teacher, better_teacher, check_taught_by
 from .comparisons import Comparison, comparison_architectures, inherit
 from .estimator import Estimator
 from .search import ArchitectureSearch
 from .search.ablation import searched_options
-from .search.budget import format_reach
+from .search.budget import confirm, format_reach
 from .search.probe import quiet_copy, task_loss
 from .search.tables import space_budgets
 from .space.spec import Architecture, SearchSpace
@@ -144,7 +148,8 @@ def search_and_finetune(
         The content of result.json.
 
     Raises:
-        ValueError: A setting that is not valid or a budget out of reach; before any training.
+        ValueError: A setting that is not valid, a budget out of reach or none that binds; before any training.
+        RuntimeError: What the search found costs more than a budget, by the estimator or the device's backend.
     """
     requested = {
         "latency_ms": latency,
@@ -152,6 +157,12 @@ def search_and_finetune(
         "peak_activation_bytes": peak_activation_bytes,
     }
     check_taught_by(taught_by)
+    check_at_least(
+        num_refitted=(num_refitted, 1),
+        num_calibration_batches=(num_calibration_batches, 1),
+        num_trial_images=(num_trial_images, 0),
+    )
+    check_arguments(space_of, space, "space")
     run_dir = Path(output_dir)
     pl.seed_everything(seed, workers=True, verbose=False)
     example = torch.zeros(1, *data.input_size)
@@ -171,30 +182,46 @@ def search_and_finetune(
     count = math.prod(map(len, searched_options(full, callback.choices)))
     log.info("Budgets and what the space of %.3g architectures can reach:\n%s", count, format_reach(budgets))
     others = comparison_architectures(comparisons, full, costs, budgets, seed)
+    prepare([data])
 
     wanted = {
         "budgets": requested,
         "choices": callback.choices,
-        "device": device,
+        "device": described_device(device),
         "selection": asdict(callback.selection),
     }
-    trained = {"space": full.to_json(), "seed": seed, "epochs": vars(epochs)}
-    run = Phases(run_dir, trainer, logger, data, seed, {**trained, **wanted, "taught_by": taught_by})
+    trained = {
+        "space": full.to_json(),
+        "seed": seed,
+        "epochs": vars(epochs),
+        "network": described_network(network),
+        "task": task,
+        "teaching": teaching,
+        "search_task": search_task,
+        "finetune_task": finetune_task,
+        "averaging": averaging,
+        "search": asdict(callback.settings),
+        "serves": callback.serves,
+        "num_calibration_batches": num_calibration_batches,
+        "num_trial_images": num_trial_images,
+        "data": data,
+    }
+    rest = {
+        "taught_by": taught_by,
+        "estimator": estimator,
+        "num_refitted": num_refitted,
+        "comparisons": list(comparisons),
+        "trainer": described_trainer(trainer),
+    }
+    fingerprint = plain({**trained, **wanted, **rest}, whole_paths=True)
+    try_trainer(trainer, averaging)
+    tried = {"teaching": teaching, "search_task": search_task, "finetune_task": finetune_task}
+    try_tasks(task, source, data.num_classes, **tried)
+    try_data([data])
+    run = Phases(run_dir, trainer, logger, data, seed, fingerprint)
     origin = shared = run
     if shared_dir is not None:
-        settings = {
-            "network": network.keywords,
-            "task": task,
-            "teaching": teaching,
-            "search_task": search_task,
-            "finetune_task": finetune_task,
-            "averaging": averaging,
-            "search": asdict(callback.settings),
-            "serves": callback.serves,
-            "images": [num_calibration_batches, num_trial_images],
-            "data": data,
-        }
-        shared = shared_phases(Path(shared_dir), run, {**trained, **settings})
+        shared = shared_phases(Path(shared_dir), run, trained)
         origin = source_phases(Path(shared_dir), run, network, task, epochs.source)
     own = full.decode(full.reference_nodes)
 
@@ -208,21 +235,28 @@ def search_and_finetune(
     supernet = _sorted_supernet(source, example, full)
     start, untrained = source, deepcopy(supernet)
     images = training_images(data, num_calibration_batches)
+    watch = _Watch()
     if num_trial_images:
-        callback.errors = option_errors(untrained, images[:num_trial_images])
+        with watch:
+            callback.errors = option_errors(untrained, images[:num_trial_images])
     teacher = derive(supernet, full.reference_nodes)
     taught = partial(task, num_classes=data.num_classes, **(teaching or {}))
     blocks = [path for path, _ in named_blocks(teacher)]
     module = taught(network=supernet, teacher=teacher, feature_modules=blocks, **(search_task or {}))
     with shared.alone():
         fit = shared.fit("search", module, epochs.search, [callback])
-        candidates = callback.candidates if shared.claim("search", wanted) else callback.find(**_named(requested))
+        with watch:
+            candidates = callback.candidates if shared.claim("search", wanted) else callback.find(**_named(requested))
+            for architecture in candidates[:num_refitted]:
+                confirm(budgets, costs, architecture)
 
     log.info("3/4 Training the source on, for comparison")
     pl.seed_everything(seed, workers=True, verbose=False)
     with shared.alone():
         baseline = task(network=deepcopy(source), num_classes=data.num_classes, **(finetune_task or {}))
-        going_on = shared.fit("baseline", baseline, epochs.search + epochs.finetune, averaging=averaging)
+        # A search that was not ready may have trained for longer than was planned; so does the baseline.
+        length = fit.epochs + epochs.finetune
+        going_on = shared.fit("baseline", baseline, length, averaging=averaging)
         baseline_metric = shared.test(going_on.trainer, baseline)
         before = task(network=deepcopy(source), num_classes=data.num_classes)
         teacher_name = better_teacher(taught_by, shared, going_on.trainer, before, baseline)
@@ -234,11 +268,13 @@ def search_and_finetune(
     log.info("4/4 Fine-tuning the subnet%s", f", and {', '.join(others)}" if others else "")
     # The map that a classifier pools is imitated by itself; of other networks it has to be named.
     judged = partial(taught, teacher=teacher, feature_modules=blocks[-1:] if full.tail else ())
-    chosen, subnet = _best_refitted(candidates[:num_refitted], untrained, teacher, images, judged, data)
+    with watch:
+        chosen, subnet = _best_refitted(candidates[:num_refitted], untrained, teacher, images, judged, data)
     log.info("Found %s, %.4g ms", chosen, costs.latency_ms(chosen))
     finetuned = partial(taught, feature_modules=blocks, **(finetune_task or {}))
     tuned = finetuned(network=subnet, teacher=teacher)
-    subnet_metric = run.train("finetune", tuned, epochs.finetune, averaging)
+    tuning = run.fit("finetune", tuned, epochs.finetune, averaging=averaging)
+    subnet_metric = run.test(tuning.trainer, tuned)
     write_run_picture(run_dir, tuned, data, show_images)
     compared = []
     for name, architecture in others.items():
@@ -262,18 +298,35 @@ def search_and_finetune(
         chosen=chosen,
         subnet=cast(nn.Module, tuned.network),
         source_metric=baseline_metric,
+        source_steps=going_on.steps,
         subnet_metric=subnet_metric,
+        subnet_steps=tuning.steps,
         compared=compared,
-        search={"seconds": round(fit.seconds, 1), "steps": fit.steps},
+        search={"seconds": round(fit.seconds + watch.seconds, 1), "steps": fit.steps},
         history=callback.history,
         network=network_settings(network, data.num_classes),
         epochs=vars(epochs),
         data_name=data_name(data),
         taught_by=teacher_name,
+        interface=inputs_and_outputs(data),
     )
     result = write_run(run_dir, outcome)
     log.info("%s\nWritten to %s", summary(result), run_dir)
+    log_hints(costs)
     return result
+
+
+class _Watch:
+    """Adds up the seconds that are spent within it."""
+
+    def __init__(self) -> None:
+        self.seconds = 0.0
+
+    def __enter__(self) -> None:
+        self._started = time.monotonic()
+
+    def __exit__(self, *error: object) -> None:
+        self.seconds += time.monotonic() - self._started
 
 
 def _named(requested: Mapping[str, float | str | None]) -> dict[str, float | str | None]:
@@ -301,8 +354,7 @@ def _best_refitted(
 
 def _validation_loss(module: pl.LightningModule, data: Any) -> float:
     """Return the mean loss of `module` on the validation data, in evaluation mode."""
-    quiet = quiet_copy(module)
-    with evaluating(module):
+    with evaluating(module), quiet_copy(module) as quiet:
         losses = [task_loss(quiet, batch, index) for index, batch in enumerate(data.val_dataloader())]
     return float(torch.stack(losses).mean())
 

@@ -15,18 +15,23 @@ from typing import Any
 import lightning.pytorch as pl
 from torch import nn
 
-from ._phases import Averaging, plain
-from ._run_files import Outcome, summary, write_run
+from ._early import check_at_least
+from ._fingerprint import described_device, described_network, described_trainer, plain
+from ._phases import Averaging
+from ._run_files import Outcome, log_hints, summary, write_run
+from ._settings import check_arguments
 from ._teacher import TaughtBy, check_taught_by
 from ._trainings import Trainings
 from .estimator import Estimator
 from .jobs import Epochs
 from .search.aging import Evolution, Result
 from .search.best_trial import best_trials
-from .search.budget import confirm, format_reach
+from .search.budget import Budgets, confirm, format_reach
 from .search.ground import Ground, Target, targets_of
 from .search.study import Study
 from .search.trial import LostTrialError, Trial
+from .supernet import space_of
+from .tasks.metric import TaskMetric
 
 __all__ = ["evolve_and_finetune"]
 
@@ -94,8 +99,8 @@ def evolve_and_finetune(
         device: Name of a shipped device, or the path of a table.
         estimator: Makes the estimator of `device`.
         search: How trials are proposed and stopped.
-        task: Makes the LightningModule of a network and `num_classes`; its `metric` is the name and the logged test key
-            of a figure of which more is better.
+        task: Makes the LightningModule of a network and `num_classes`; its `metric` is a
+            `lightning_nas.tasks.metric.TaskMetric`.
         trainer: Makes the Trainer of `max_epochs`, `callbacks` and `logger`.
         logger: Makes the logger of `save_dir` and `version`.
         epochs: How long the source, each trial (``search``) and fine-tuning take.
@@ -125,13 +130,20 @@ def evolve_and_finetune(
 
     Raises:
         ImportError: Optuna is not installed.
-        ValueError: A setting that is not valid, a budget out of reach at every size, or a study of another search;
-            before any training.
+        ValueError: A setting that is not valid, a budget out of reach at every size or none that binds, or a study of
+            another search; before any training.
+        RuntimeError: The best trial costs more than a budget, by the estimator or the device's backend.
     """
     run_dir = Path(output_dir)
     pl.seed_everything(seed, workers=True, verbose=False)
     requests = _requests(latency, budgets, parameter_bytes, peak_activation_bytes)
-    _check(search, epochs, len(requests), finalists)
+    _check(search, epochs, len(requests))
+    check_at_least(
+        finalists=(finalists, 1),
+        num_calibration_batches=(num_calibration_batches, 1),
+        num_trial_images=(num_trial_images, 0),
+    )
+    check_arguments(space_of, space, "space")
     check_taught_by(taught_by)
     costs = estimator(device)
     trainings = Trainings(
@@ -153,25 +165,34 @@ def evolve_and_finetune(
     targets = targets_of(places, requests, search.floor)
     ground = Ground(places, len(trainings.variants), targets, cache(costs.verify_ms))
     _log_reach(ground)
+    trainings.prepare()
     spaces = "".join(place.space.to_json() for place in places)
     record = plain(
         {
-            "device": device,
+            "device": described_device(device),
             "budgets": requests,
             "epochs": {"source": epochs.source, "search": epochs.search},
             "search": {name: getattr(search, name) for name in ("sampler", "rungs", "eta")},
             "seed": seed,
             "data": data,
-            "network": network,
+            "network": described_network(network),
             "task": {"all": task, "search": search_task, "teaching": teaching},
+            "estimator": estimator,
+            "metric": vars(trainings.metric),
+            "num_calibration_batches": num_calibration_batches,
+            "num_trial_images": num_trial_images,
+            "trainer": described_trainer(trainer),
             "spaces": hashlib.sha256(spaces.encode()).hexdigest()[:12],
         }
     )
-    study = Study(storage or run_dir / "study.journal", ground, search, record, seed)
+    trainings.try_parts(trainer)
+    study = Study(storage or run_dir / "study.journal", ground, search, record, seed, trainings.metric.larger_is_better)
     finetuning = {
+        # Of one machine, whose folders of one name are told apart.
+        "data": plain(data, whole_paths=True),
         "finetune": epochs.finetune,
-        "finetune_task": plain(finetune_task or {}),
-        "averaging": plain(averaging),
+        "finetune_task": finetune_task or {},
+        "averaging": averaging,
         "taught_by": taught_by,
     }
     shared = None if shared_dir is None else Path(shared_dir)
@@ -194,6 +215,7 @@ def evolve_and_finetune(
                 folder.mkdir(parents=True, exist_ok=True)
                 results[label] = write_run(folder, outcome)
                 log.info("%s: %s\n%s\nWritten to %s", label, outcome.chosen, summary(results[label]), folder)
+            log_hints(costs)
     except KeyboardInterrupt:
         log.warning("Interrupted. To go on, repeat the command with hydra.run.dir=%s", run_dir)
         raise
@@ -218,9 +240,7 @@ def _requests(
     return requests
 
 
-def _check(search: Evolution, epochs: Epochs, num_budgets: int, finalists: int) -> None:
-    if finalists < 1:
-        raise ValueError(f"`finalists` must be at least 1; got {finalists}.")
+def _check(search: Evolution, epochs: Epochs, num_budgets: int) -> None:
     late = [rung for rung in search.rungs if rung >= epochs.search]
     if late:
         raise ValueError(f"`rungs` must be before the end of a trial, `epochs.search` = {epochs.search}; got {late}.")
@@ -288,8 +308,11 @@ def _finish(
     """Fine-tune the finalists of each budget, give each budget the best of all within it, and train the source on."""
     ground, results = study.ground, study.results()
     source = ground.places[0].space
-    baseline = trainings.train_baseline()
     picked = [_finalists(results, ground, target, finalists) for target in ground.targets]
+    for target, own in zip(ground.targets, picked, strict=True):
+        for best in own:
+            confirm(_budgets_of(ground, target, best), costs, ground.decode(best.genes))
+    baseline, steps = trainings.train_baseline()
     trained_on = dict.fromkeys(chain.from_iterable(picked))
     finetuned = {best.number: trainings.finetune(ground, best.genes, best.number) for best in trained_on}
     totals = {**study.totals(), "finetuned": len(finetuned)}
@@ -297,10 +320,9 @@ def _finish(
     for target, own in zip(ground.targets, picked, strict=True):
         # Now that they are trained to the end, a smaller network that is better serves a larger budget, too.
         within = [best for best in trained_on if best in own or ground.meets(best.genes, target)]
-        best = max(within, key=lambda best: finetuned[best.number].value)
+        best = max(within, key=lambda best: trainings.metric.score(finetuned[best.number].value))
         tuned = finetuned[best.number]
-        place, budgets = ground.place(best.genes), target.budgets[ground.index(best.genes)]
-        assert budgets is not None, "a trial within the budgets is at a place that can meet them"
+        place, budgets = ground.place(best.genes), _budgets_of(ground, target, best)
         chosen = ground.decode(best.genes)
         confirm(budgets, costs, chosen)
         outcomes[target.label] = Outcome(
@@ -315,14 +337,17 @@ def _finish(
             chosen=chosen,
             subnet=tuned.module.network,
             source_metric=baseline,
+            source_steps=steps,
             subnet_metric=tuned.metric,
+            subnet_steps=tuned.steps,
             compared=(),
             search=totals,
-            history=_history(results, trainings.key),
+            history=_history(results, trainings.metric),
             network={**trainings.network_settings, **place.variant},
             epochs=vars(trainings.epochs),
             data_name=trainings.data_name,
             taught_by=trainings.teacher_name,
+            interface=tuned.interface,
         )
     return outcomes
 
@@ -336,20 +361,20 @@ def _finalists(results: Sequence[Result], ground: Ground, target: Target, count:
         )
     names = "; ".join(f"trial {result.number}, {ground.place(result.genes)}" for result in best)
     log.info("Finalists for %s, %d of %d asked for: %s", target.label, len(best), count, names)
-    if not ground.is_verified(best[0].genes, target):
-        log.warning(
-            "The device's backend prices all trials over the budget %s, which they keep by the estimate. HINT: more "
-            "trials, or ask for a little less.",
-            target.label,
-        )
     return best
 
 
-def _history(results: Sequence[Result], key: str) -> list[dict[str, float]]:
+def _budgets_of(ground: Ground, target: Target, result: Result) -> Budgets:
+    budgets = target.budgets[ground.index(result.genes)]
+    assert budgets is not None, "a trial within the budgets is at a place that can meet them"
+    return budgets
+
+
+def _history(results: Sequence[Result], metric: TaskMetric) -> list[dict[str, float]]:
     """Return the metric of each complete trial, and the best so far, for the curves of the report."""
-    history: list[dict[str, float]] = []
+    key, history = metric.val_key, list[dict[str, float]]()
     for result in results:
         if result.is_complete:
-            best = max([result.value, *(record[f"best_{key}"] for record in history[-1:])])
+            best = metric.best(result.value, *(record[f"best_{key}"] for record in history[-1:]))
             history.append({"step": float(result.number), key: result.value, f"best_{key}": best})
     return history

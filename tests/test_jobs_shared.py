@@ -6,7 +6,7 @@ import commands
 import pytest
 from PIL import Image
 
-from lightning_nas._phases import plain
+from lightning_nas._fingerprint import plain
 from lightning_nas.data.digit_detection import DigitDetectionDataModule
 from lightning_nas.data.image_folder import ImageFolderDataModule
 

@@ -14,6 +14,7 @@ from lightning_nas.search.ground import Ground, Place, targets_of
 from lightning_nas.search.proposing import propose
 from lightning_nas.search.tables import cost_tables
 from lightning_nas.supernet import space_of
+from lightning_nas.tasks.metric import TaskMetric
 
 LABELS = ("0.8x", "0.5x")
 
@@ -39,13 +40,13 @@ def finish(ground, brief, final, variants=(0, 0, 0), finalists=1):
     def finetune(ground, genes, number):
         trained.append(number)
         module = SimpleNamespace(network=number)
-        return Finetuned(module, final[number], {"name": "mIoU", "value": final[number], "split": "test"})
+        return Finetuned(module, final[number], {"name": "mIoU", "value": final[number], "split": "test"}, steps=0)
 
     study = SimpleNamespace(ground=ground, results=lambda: results, totals=dict)
     trainings = SimpleNamespace(
-        train_baseline=dict,
+        train_baseline=lambda: ({}, 0),
         finetune=finetune,
-        key="val",
+        metric=TaskMetric("mIoU", "miou"),
         network_settings={},
         epochs=SimpleNamespace(),
         data_name="",

@@ -13,6 +13,7 @@ from torch import nn
 from torch.utils.data import DataLoader, IterableDataset
 
 from lightning_nas._phases import Phases, _num_images, source_phases
+from lightning_nas.tasks.metric import TaskMetric
 from lightning_nas.tasks.segmentation import Segmentation
 from lightning_nas.tasks.segmenter import segmenter
 
@@ -37,7 +38,7 @@ def test_the_images_of_the_test_split_are_counted_where_the_loader_tells(tmp_pat
 class Judged(BoringModel):
     """It has norms, whose statistics are averaged too, and stops in an epoch where that is asked for."""
 
-    metric = "loss", "y"
+    metric = TaskMetric("loss", "y")
 
     def __init__(self, stop_in=None):
         super().__init__()
@@ -49,7 +50,7 @@ class Judged(BoringModel):
             raise RuntimeError("stop")
 
     def test_step(self, batch, batch_idx):
-        self.log("y", super().test_step(batch, batch_idx)["y"])
+        self.log("test_y", super().test_step(batch, batch_idx)["y"])
 
 
 class Rows(pl.LightningDataModule):
@@ -92,7 +93,7 @@ def test_averaged_weights_are_those_of_an_uninterrupted_training(tmp_path):
 
 
 class Scored(BoringModel):
-    metric = "score", "test_score"
+    metric = TaskMetric("score", "score")
 
     def __init__(self, score):
         super().__init__()

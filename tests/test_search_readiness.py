@@ -76,6 +76,19 @@ def test_a_trained_supernet_is_ready(search):
     assert 0.8 < found.progress < 2 / (2 - source) + 0.2
 
 
+def test_one_good_subnet_among_many_bad_ones_makes_no_supernet_ready(search):
+    seen = []
+
+    def halves(nodes):
+        source = nodes == search.supernet.space.reference_nodes
+        seen.append(nodes)
+        return torch.full((2,), 1.0 if source or len(seen) == 1 else 2.9 + worth(nodes))
+
+    found = measure_readiness(search, LinearEstimator(), halves, 3.0)
+    assert found.progress < 0.2
+    assert any("of the source network's progress" in reason for reason in found.reasons)
+
+
 @pytest.mark.parametrize("losses", ["alike", "small", "noise"])
 def test_each_way_of_not_being_ready_is_told(search, losses):
     estimator, space = LinearEstimator(), search.supernet.space

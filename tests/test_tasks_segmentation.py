@@ -12,6 +12,7 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from lightning_nas.tasks.classification import Classification
 from lightning_nas.tasks.distillation import distillation_loss, feature_loss
+from lightning_nas.tasks.metric import TaskMetric
 from lightning_nas.tasks.miou import MeanIoU
 from lightning_nas.tasks.mixup import paste
 from lightning_nas.tasks.segmentation import Segmentation, mask_loss
@@ -48,8 +49,8 @@ def quiet(model: Segmentation) -> Segmentation:
 
 
 def test_what_tasks_are_judged_by() -> None:
-    assert Segmentation.metric == ("mIoU", "test_miou")
-    assert Classification.metric == ("accuracy", "test_acc")
+    assert Segmentation.metric == TaskMetric("mIoU", "miou")
+    assert Classification.metric == TaskMetric("accuracy", "acc")
 
 
 def test_trains_and_logs() -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import importlib.metadata
 import logging
-import os
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -13,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from lightning_nas._files import cache_folder
 from lightning_nas.estimator.device import ANALYTIC, TABLE_ONLY, Device
 from lightning_nas.estimator.interval import Errors
 from lightning_nas.estimator.measurements import Measurements
@@ -123,5 +123,4 @@ def cache_path(table: Path) -> Path:
     """Return where the regressor of a table is kept: a name for its content and for what fitted it."""
     key = hashlib.sha256(table.read_bytes())
     key.update(f"{VERSION} {importlib.metadata.version('scikit-learn')} {np.__version__}".encode())
-    folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "lightning_nas"
-    return folder / f"{table.stem}-{key.hexdigest()[:16]}.npz"
+    return cache_folder() / f"{table.stem}-{key.hexdigest()[:16]}.npz"

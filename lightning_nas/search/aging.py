@@ -77,9 +77,10 @@ class Result:
         number: Its number in the study.
         genes: What was trained.
         epochs: How long.
-        value: Its metric on the validation data then; more is better.
+        value: Its metric on the validation data then.
         cost: Its cost by the first budget, such as its latency in milliseconds.
         is_complete: Whether it was trained to the end.
+        larger_is_better: Whether more is better of the metric.
     """
 
     number: int
@@ -88,11 +89,17 @@ class Result:
     value: float
     cost: float
     is_complete: bool
+    larger_is_better: bool = True
+
+    @property
+    def score(self) -> float:
+        """The metric so that more is better."""
+        return self.value if self.larger_is_better else -self.value
 
     @property
     def fitness(self) -> tuple[int, float]:
         """What is compared: a trial that was stopped is worse than those that were let go on."""
-        return self.epochs, self.value
+        return self.epochs, self.score
 
 
 def parents(results: Sequence[Result], settings: Evolution, rng: np.random.Generator) -> tuple[Genes, Genes]:
@@ -119,20 +126,21 @@ def parents(results: Sequence[Result], settings: Evolution, rng: np.random.Gener
     return alive[first].genes, alive[second].genes
 
 
-def is_promoted(value: float, others: Sequence[float], eta: float) -> bool:
+def is_promoted(value: float, others: Sequence[float], eta: float, larger_is_better: bool = True) -> bool:
     """Return whether a value is among the best 1/eta of all that reached its rung; the best always is.
 
     Args:
-        value: The metric of a trial at the rung; more is better.
+        value: The metric of a trial at the rung.
         others: Those of the other trials that reached it.
         eta: Reduction factor.
+        larger_is_better: Whether more is better of the metric.
 
     Example::
 
         >>> is_promoted(0.5, [], eta=3), is_promoted(0.5, [0.6], eta=3), is_promoted(0.5, [0.6, 0.1, 0.2], eta=2)
         (True, False, True)
     """
-    better = sum(other > value for other in others)
+    better = sum(other > value if larger_is_better else other < value for other in others)
     return better < max(1.0, (len(others) + 1) / eta)
 
 

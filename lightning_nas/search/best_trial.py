@@ -27,7 +27,7 @@ def best_trials(results: Sequence[Result], ground: Ground, target: Target, count
         The trials; none where none is within the budgets.
     """
     within = [r for r in results if r.is_complete and ground.is_within(r.genes, target, floored=False)]
-    within.sort(key=lambda r: (ground.is_within(r.genes, target), r.value, -r.number), reverse=True)
+    within.sort(key=lambda r: (ground.is_within(r.genes, target), r.score, -r.number), reverse=True)
     best: dict[int, Result] = {}
     for result in within:
         place = ground.index(result.genes)

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import logging
 import math
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -15,8 +16,22 @@ from ..space.spec import Architecture, SearchSpace
 from .ablation import Choices, fixed_choices, restricted, searched_options
 from .solve import Limit, Reach, cheapest, reach
 
-__all__ = ["Budgets", "confirm", "feasibility", "format_reach", "is_kept_by_backend", "resolve_budget"]
+__all__ = [
+    "Budgets",
+    "check_requested",
+    "confirm",
+    "excess",
+    "feasibility",
+    "format_reach",
+    "is_kept_by_backend",
+    "resolve_budget",
+    "warn_unserved",
+]
 
+log = logging.getLogger(__name__)
+
+# Paths near a latency are trained with it, see `SearchSettings.band`.
+_NEAR = 0.1
 BYTE_UNITS = {"b": 1, "kb": 10**3, "mb": 10**6, "kib": 2**10, "mib": 2**20}
 FORMS = {
     "latency_ms": "milliseconds (8.0) or a part of the source network's latency ('0.5x')",
@@ -36,6 +51,8 @@ class Budgets:
         forbidden: Tables of the combinations that may not be chosen: they cannot fit the peak activation budget, or are
             not searched.
         peak_activation_bytes: That budget, or None.
+        peak_reference: The source network's peak, where there is such a budget.
+        peak_maximum: The largest peak in the space, likewise.
         serves: Other latencies, in milliseconds, that the same training has to serve.
         fixed: Those tables of `forbidden` that say what is not searched.
     """
@@ -47,6 +64,8 @@ class Budgets:
     peak_activation_bytes: float | None = None
     serves: tuple[float, ...] = ()
     fixed: tuple[CostTable, ...] = ()
+    peak_reference: float = math.nan
+    peak_maximum: float = math.inf
 
     @property
     def unfit(self) -> tuple[CostTable, ...]:
@@ -99,6 +118,42 @@ def resolve_budget(value: float | str, reference: float, name: str) -> float:
     return number
 
 
+def check_requested(requested: Mapping[str, float | str | None], serves: Sequence[float | str] = ()) -> None:
+    """Refuse budgets that cannot be right for any network.
+
+    Args:
+        requested: What the user gave, by the name of the cost; None where there is no budget on it.
+        serves: Other latencies that the same training has to serve.
+
+    Raises:
+        ValueError: One is not a positive number of a known form, or there is none.
+    """
+    given = [(name, value) for name, value in requested.items() if value is not None]
+    if not given:
+        raise ValueError(f"Give at least one budget of {', '.join(FORMS)}; got none.")
+    for name, value in [*given, *(("latency_ms", value) for value in serves)]:
+        resolve_budget(value, 1.0, name)
+
+
+def warn_unserved(trained: Budgets, asked: Budgets) -> None:
+    """Warn where a latency is asked for that is outside of those that a training served.
+
+    Args:
+        trained: The budgets of the training.
+        asked: The budgets that its weights are to be used for.
+    """
+    served = sorted(limit.budget for limit in trained.trained if limit.name == "latency_ms")
+    for limit in asked.limits if served else ():
+        if limit.name == "latency_ms" and not served[0] * (1 - _NEAR) <= limit.budget <= served[-1] * (1 + _NEAR):
+            log.warning(
+                "Latencies of %.6g to %.6g ms were trained for, and %.6g ms is asked for: the weights there saw few"
+                " steps, or none. HINT: name it in `serves` before the training.",
+                served[0],
+                served[-1],
+                limit.budget,
+            )
+
+
 def feasibility(
     space: SearchSpace,
     tables: dict[str, CostTable],
@@ -117,18 +172,18 @@ def feasibility(
         ValueError: No budget at all, one that is not valid, or budgets that no member meets; the message says what
             the space can reach.
     """
+    check_requested(budgets)
     given = {name: value for name, value in budgets.items() if value is not None}
-    if not given:
-        raise ValueError(f"Give at least one budget of {', '.join(FORMS)}; got none.")
-    peak: float | None = None
+    peak, peak_reference, peak_maximum = None, math.nan, math.inf
     fixed, options = fixed_choices(space, choices), searched_options(space, choices)
     forbidden = fixed
     limits, reaches, references = [], [], []
     for name, value in given.items():
         table = tables[name]
         if name == "peak_activation_bytes":
-            reference = _peak(table, space.reference_nodes)
-            peak = resolve_budget(value, reference, name)
+            peak_reference = _peak(table, space.reference_nodes)
+            peak_maximum = max(float(factor.cost.max()) for factor in restricted(table, options).factors)
+            peak = resolve_budget(value, peak_reference, name)
             forbidden = (*fixed, _too_large(table, peak))
             continue
         references.append(table.exact(space.reference_nodes))
@@ -141,7 +196,16 @@ def feasibility(
                 f"The budget {limit.name}={limit.budget:.6g} is below what the space can reach{alone}: "
                 f"{span.minimum:.6g} (minimum) to {span.maximum:.6g} (maximum)."
             )
-    found = Budgets(tuple(limits), tuple(reaches), tuple(references), forbidden, peak, fixed=fixed)
+    found = Budgets(
+        tuple(limits),
+        tuple(reaches),
+        tuple(references),
+        forbidden,
+        peak,
+        fixed=fixed,
+        peak_reference=peak_reference,
+        peak_maximum=peak_maximum,
+    )
     _check_together(found, tables)
     return found
 
@@ -173,10 +237,22 @@ def is_kept_by_backend(
 
 
 def confirm(budgets: Budgets, estimator: Estimator, architecture: Architecture) -> None:
-    """Check the promise on an architecture itself, not on the table that the solver saw.
+    """Check the promise on an architecture itself: no network is derived of one that this has not let pass.
 
     Raises:
-        RuntimeError: It costs more than a budget.
+        RuntimeError: It costs more than a budget, by the estimator or by the device's backend, where that is here.
+    """
+    if over := excess(budgets, estimator, architecture):
+        raise RuntimeError(f"The derived network has {over}.")
+
+
+def excess(budgets: Budgets, estimator: Estimator, architecture: Architecture) -> str:
+    """Return what of an architecture is over which budget, in words; nothing where it keeps them all.
+
+    Args:
+        budgets: What it has to cost.
+        estimator: What it costs, and what measures it whole, where the device's backend is here.
+        architecture: The architecture, whose costs are not read from the table that a solver saw.
     """
     memory = estimator.memory(architecture)
     costs = {"latency_ms": estimator.latency_ms(architecture), "parameter_bytes": float(memory.parameter_bytes)}
@@ -187,7 +263,14 @@ def confirm(budgets: Budgets, estimator: Estimator, architecture: Architecture) 
     for name, budget in bounds:
         # The table adds the same figures in another order.
         if costs[name] > budget * (1 + 1e-9):
-            raise RuntimeError(f"The derived network has {name}={costs[name]:.6g}, over its budget {budget:.6g}.")
+            return f"{name}={costs[name]:.6g}, over its budget {budget:.6g}"
+    if is_kept_by_backend(budgets.limits, estimator.verify_ms, architecture):
+        return ""
+    measured_ms, budget = estimator.verify_ms(architecture), dict(bounds)["latency_ms"]
+    return (
+        f"latency_ms={measured_ms:.6g} by the backend of {estimator.device.name}, over its budget {budget:.6g}, which"
+        " it keeps by the estimate. HINT: ask for a little less"
+    )
 
 
 def _check_together(budgets: Budgets, tables: dict[str, CostTable]) -> None:

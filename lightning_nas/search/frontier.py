@@ -76,7 +76,7 @@ def frontier_subnets(
         sampled, advantages = [nodes for nodes, _ in observed], [value for _, value in observed]
         scores = utilities(sampled, advantages, search.supernet.space.node_sizes)
     else:
-        scores = [row.detach().cpu().double().numpy() for row in search.supernet.logits]
+        scores = [row.detach().cpu().double().numpy() for row in search.logits]
     points = frontier(scores, greatest, list(limits.values()), search.budgets.forbidden, count)
     found: list[FrontierSubnet] = []
     for point in sorted(points, key=lambda point: point.cost):

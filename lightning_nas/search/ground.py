@@ -15,6 +15,7 @@ from torch import Tensor
 from ..estimator.table import CostTable
 from ..space.spec import Architecture, DepthMultiplier, SearchSpace
 from .aging import Genes
+from .binding import check_binding
 from .budget import Budgets, feasibility, is_kept_by_backend, resolve_budget
 from .sampling import kept_weights, nearness
 from .solve import usable_part
@@ -176,7 +177,8 @@ def targets_of(
         floor: Which part of the first budget is to be used.
 
     Raises:
-        ValueError: A budget that is not valid, none at all, or one that no member meets at any place.
+        ValueError: A budget that is not valid, none at all, one that no member meets at any place, or none that binds
+            anything at any.
     """
     return tuple(_target(places, label, requested, floor) for label, requested in requests.items())
 
@@ -202,6 +204,7 @@ def _target(places: Sequence[Place], label: str, requested: Mapping[str, float |
             raise ValueError(next(iter(reasons.values())))
         lines = [f"At {place}: {reason}" for place, reason in reasons.items()]
         raise ValueError("\n".join(["The budgets are out of reach everywhere.", *lines]))
+    check_binding([budgets for budgets in found if budgets is not None])
     return Target(label, requested, tuple(found), tuple(_floor(budgets, floor) for budgets in found))
 
 

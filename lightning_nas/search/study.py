@@ -38,6 +38,7 @@ class Study:
         settings: How to propose.
         record: What must be the same for the study to be continued, in builtins.
         seed: Seed of the proposals.
+        larger_is_better: Whether more is better of the metric that trials report.
 
     Raises:
         ImportError: Optuna is not installed.
@@ -45,14 +46,22 @@ class Study:
     """
 
     def __init__(
-        self, storage: str | Path, ground: Ground, settings: Evolution, record: Mapping[str, Any], seed: int
+        self,
+        storage: str | Path,
+        ground: Ground,
+        settings: Evolution,
+        record: Mapping[str, Any],
+        seed: int,
+        larger_is_better: bool = True,
     ) -> None:
         self.ground = ground
         self.settings = settings
         self.seed = seed
         self.owner = Owner.here()
         self._parameters = ground.parameters()
-        directions = ["maximize"] if settings.sampler == "evolution" else ["maximize", "minimize"]
+        self._larger_is_better = larger_is_better
+        wanted = "maximize" if larger_is_better else "minimize"
+        directions = [wanted] if settings.sampler == "evolution" else [wanted, "minimize"]
         self._is_exhausted = False
         self._study = open_study(storage, directions, {**record, "options": self._parameters})
         category = load_optuna().distributions.CategoricalDistribution
@@ -114,9 +123,8 @@ class Study:
         is_complete = trial.state.name == "COMPLETE"
         epochs = attributes["epochs"] if is_complete else max(rungs)
         value = trial.values[0] if is_complete else rungs[epochs]
-        return Result(
-            attributes.get("origin", trial.number), genes, epochs, value, self.ground.cost(genes), is_complete
-        )
+        number, cost = attributes.get("origin", trial.number), self.ground.cost(genes)
+        return Result(number, genes, epochs, value, cost, is_complete, self._larger_is_better)
 
     def _enqueue_next(self, trials: Sequence[FrozenTrial]) -> bool:
         """Propose for the target with the fewest trials; return whether there was anything to propose."""
@@ -169,7 +177,7 @@ class Study:
     def _ask(self) -> Trial | None:
         """Start a trial that was enqueued; None where it is one too many, or another process has just started it."""
         asked = self._study.ask(self._distributions)
-        trial = Trial(self._study, asked, self.settings)
+        trial = Trial(self._study, asked, self.settings, self._larger_is_better)
         before = [other for other in self._counted(self._trials()) if other.number < asked.number]
         genes = asked.user_attrs.get("genes")
         try:

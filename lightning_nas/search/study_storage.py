@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
+
+from .._fingerprint import difference_text
 
 if TYPE_CHECKING:
     import optuna
@@ -15,7 +17,6 @@ __all__ = ["load_optuna", "open_study"]
 
 _NAME = "lightning-nas"
 _RECORD = "record"
-_MAX_NAMED = 4
 
 
 def load_optuna() -> ModuleType:
@@ -68,10 +69,9 @@ def open_study(storage: str | Path, directions: Sequence[str], record: Mapping[s
     known = study.user_attrs.get(_RECORD)
     if known is None and not study.get_trials(deepcopy=False):
         study.set_user_attr(_RECORD, wanted)
-    elif differing := list(_differing(known or {}, wanted)):
-        more = f"; and {len(differing) - _MAX_NAMED} more" if len(differing) > _MAX_NAMED else ""
+    elif differing := difference_text(known or {}, wanted):
         raise ValueError(
-            f"The study {str(storage)!r} is of another search: {'; '.join(differing[:_MAX_NAMED])}{more}."
+            f"The study {str(storage)!r} is of another search: {differing}."
             " HINT: continue it with its own settings, or give another `storage`."
         )
     return study
@@ -102,13 +102,3 @@ def _drop_torn_line(path: Path) -> None:
                 file.truncate(content.rfind(b"\n") + 1)
     finally:
         lock.release()
-
-
-def _differing(known: Mapping[str, Any], wanted: Mapping[str, Any], path: str = "") -> Iterator[str]:
-    """Yield for each setting that differs what it was and what it is."""
-    for key in dict.fromkeys([*wanted, *known]):
-        was, here = known.get(key), wanted.get(key)
-        if isinstance(was, dict) and isinstance(here, dict):
-            yield from _differing(was, here, f"{path}{key}.")
-        elif was != here:
-            yield f"`{path}{key}` was {was!r}, here it is {here!r}"

@@ -15,6 +15,7 @@ from ..estimator.subgraph import Subgraph
 from ..estimator.table import CostTable, cost_table
 from ..space.spec import SearchSpace
 from .ablation import Choices
+from .binding import check_binding
 from .budget import Budgets, feasibility
 
 __all__ = ["cost_tables", "space_budgets", "warn_off_grid"]
@@ -48,10 +49,11 @@ def space_budgets(
         choices: What is searched.
 
     Raises:
-        ValueError: A budget that is not valid or cannot be met.
+        ValueError: A budget that is not valid or cannot be met, or none that binds anything.
     """
     tables = cost_tables(space, estimator)
     budgets = feasibility(space, tables, requested, choices)
+    check_binding([budgets])
     if serves and requested.get("latency_ms") is None:
         raise ValueError(f"`serves` names other latencies than the budget's; there is no latency budget. Got {serves}.")
     # Each is looked at as a budget of its own, so that what is out of reach is said before the training.
@@ -60,17 +62,18 @@ def space_budgets(
 
 
 def warn_off_grid(space: SearchSpace, lanes: int) -> None:
-    """Warn of widths, but the source's own, that do not fill the lanes of the device."""
-    for multiplier in space.multipliers:
-        off = {w for row in multiplier.widths[:-1] for w in row if w % lanes}
-        if off:
-            log.warning(
-                "Widths %s of %s do not fill the %d lanes of the device. HINT: build the space with "
-                "`space_of(model, example_input, lanes=estimator.lanes)`.",
-                sorted(off),
-                multiplier,
-                lanes,
-            )
+    """Warn, once, of widths, but the source's own, that do not fill the lanes of the device."""
+    off = {
+        multiplier: {w for row in multiplier.widths[:-1] for w in row if w % lanes} for multiplier in space.multipliers
+    }
+    named = "; ".join(f"{sorted(widths)} of {multiplier}" for multiplier, widths in off.items() if widths)
+    if named:
+        log.warning(
+            "Widths do not fill the %d lanes of the device: %s. HINT: `space = space_of(model, example_input,"
+            " lanes=estimator.lanes)`, then `supernet_from(model, example_input, space)`.",
+            lanes,
+            named,
+        )
 
 
 def _parameter_bytes(parts: Sequence[Subgraph]) -> NDArray[np.float64]:

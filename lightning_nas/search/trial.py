@@ -31,12 +31,16 @@ class Trial:
         study: Where it is written.
         asked: The trial there.
         settings: Rungs, and how long a process may be silent.
+        larger_is_better: Whether more is better of the metric.
     """
 
-    def __init__(self, study: optuna.Study, asked: optuna.Trial, settings: Evolution) -> None:
+    def __init__(
+        self, study: optuna.Study, asked: optuna.Trial, settings: Evolution, larger_is_better: bool = True
+    ) -> None:
         self._study = study
         self._asked = asked
         self._settings = settings
+        self._larger_is_better = larger_is_better
         self._state = load_optuna().trial.TrialState
 
     @property
@@ -81,7 +85,7 @@ class Trial:
             return True
         rungs = {**self._asked.user_attrs.get("rungs", {}), str(epoch): value}
         self.write(rungs=rungs)
-        return is_promoted(value, self._others(str(epoch)), self._settings.eta)
+        return is_promoted(value, self._others(str(epoch)), self._settings.eta, self._larger_is_better)
 
     def finish(self, value: float, epochs: int, is_pruned: bool, figures: Mapping[str, float]) -> None:
         """Write the result.

@@ -101,11 +101,10 @@ BLOCKS: dict[Kind, type[ElasticBlock]] = {"ibn": ElasticIBN, "fused": ElasticFus
 class ChoiceBlock(OfOneSpace):
     """One block position: a maximal weight for each kind, of which the active option runs a slice.
 
-    Only the active option is computed, so a step costs what the sampled subnet costs. `logits` score the options;
-    the forward pass does not use them.
+    Only the active option is computed, so a step costs what the sampled subnet costs.
 
     Attributes:
-        options: What can run, in the order of `logits`.
+        options: What can run.
         candidates: One elastic block a kind.
         active: The option that runs now.
         out_width: The output channels that it gives now.
@@ -136,7 +135,6 @@ class ChoiceBlock(OfOneSpace):
         self.active = choice.options[0]
         self.out_width = out_width
         self.mixture: Callable[[ChoiceBlock, Tensor], Tensor] | None = None
-        self.logits = nn.Parameter(torch.zeros(len(choice.options)))
         self.drop_path = drop_path or nn.Identity()
         self.candidates = nn.ModuleDict()
         for kind in dict.fromkeys(option.kind for option in choice.options):
@@ -163,10 +161,6 @@ class ChoiceBlock(OfOneSpace):
     def elastic_blocks(self) -> list[tuple[Kind, ElasticBlock]]:
         """Return the kinds with their elastic blocks."""
         return [(cast(Kind, kind), cast(ElasticBlock, block)) for kind, block in self.candidates.items()]
-
-    def probabilities(self) -> Tensor:
-        """Return the probability of each option, shape (num_options,)."""
-        return self.logits.float().softmax(0)
 
     def extra_repr(self) -> str:
         """Show the options."""

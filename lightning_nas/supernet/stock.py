@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any
 
 import timm
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 from torchvision.models import MobileNet_V2_Weights, get_model
@@ -25,7 +28,8 @@ def stock_network(name: str, num_classes: int, weights: str | Path | None = None
         **options: Further arguments of the network, such as ``width_mult`` (torchvision) or ``drop_rate`` (timm).
 
     Raises:
-        ValueError: An unknown name, or weights that are of another network.
+        ValueError: An unknown name, options that the network does not take, or weights that are damaged or of another
+            network.
         FileNotFoundError: There is no such file of weights.
 
     Example::
@@ -38,7 +42,7 @@ def stock_network(name: str, num_classes: int, weights: str | Path | None = None
         raise FileNotFoundError(f"There is no file of weights at {str(file)!r}; give a .pth, .pt or .safetensors file.")
     download = weights == "imagenet"
     if name == "mobilenet_v2":
-        network = get_model(name, num_classes=num_classes, **options)
+        network = _torchvision_network(name, num_classes, options)
         if download:
             _load(network, MobileNet_V2_Weights.DEFAULT.get_state_dict(progress=True), "torchvision's ImageNet weights")
     elif timm.is_model(name):
@@ -51,6 +55,13 @@ def stock_network(name: str, num_classes: int, weights: str | Path | None = None
     return network.to(memory_format=torch.channels_last)
 
 
+def _torchvision_network(name: str, num_classes: int, options: dict[str, Any]) -> nn.Module:
+    try:
+        return get_model(name, num_classes=num_classes, **options)
+    except TypeError as error:
+        raise ValueError(f"torchvision's {name} does not take the options {options}: {error}.") from error
+
+
 def _timm_network(name: str, download: bool, num_classes: int, options: dict[str, Any]) -> nn.Module:
     try:
         return timm.create_model(name, pretrained=download, num_classes=num_classes, **options)
@@ -59,9 +70,22 @@ def _timm_network(name: str, download: bool, num_classes: int, options: dict[str
 
 
 def _read(file: Path) -> dict[str, Tensor]:
-    if file.suffix == ".safetensors":
-        return load_file(file)
-    return torch.load(file, map_location="cpu", weights_only=True)
+    try:
+        is_safe = file.suffix == ".safetensors"
+        state = load_file(file) if is_safe else torch.load(file, map_location="cpu", weights_only=True)
+    except (OSError, RuntimeError, ValueError, EOFError, KeyError, SafetensorError, UnpicklingError) as error:
+        # Of a pickle, PyTorch says how to load it unsafely.
+        is_pickle = isinstance(error, UnpicklingError)
+        reason = "it holds more than tensors" if is_pickle else str(error).strip().partition("\n")[0]
+        raise ValueError(
+            f"The file of weights {str(file)!r} cannot be read, it is damaged or of another kind: {reason}"
+        ) from error
+    if not (isinstance(state, Mapping) and state and all(isinstance(value, Tensor) for value in state.values())):
+        raise ValueError(
+            f"The file of weights {str(file)!r} must hold a state_dict, tensors by name; it holds a"
+            f" {type(state).__name__}. HINT: torch.save(network.state_dict(), PATH)."
+        )
+    return dict(state)
 
 
 def _load(network: nn.Module, state: dict[str, Tensor], origin: str) -> None:

@@ -14,6 +14,7 @@ from torchmetrics.classification import MulticlassAccuracy
 from typing_extensions import override
 
 from .distillation import distillation_loss
+from .metric import TaskMetric
 from .mixup import mix
 from .optimizing import OptimizerName, Optimizing
 from .teaching import Teacher, check_teaching
@@ -58,8 +59,8 @@ class Classification(L.LightningModule):
         torch.Size([2, 3])
     """
 
-    metric: ClassVar[tuple[str, str]] = ("accuracy", "test_acc")
-    """What it is judged by: the name, and what it is logged as on the test split."""
+    metric: ClassVar[TaskMetric] = TaskMetric("accuracy", "acc")
+    """What it is judged by."""
 
     def __init__(
         self,

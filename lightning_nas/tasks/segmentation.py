@@ -14,6 +14,7 @@ from torch.nn import functional
 from typing_extensions import override
 
 from .distillation import distillation_loss
+from .metric import TaskMetric
 from .miou import IGNORE, MeanIoU
 from .mixup import paste
 from .optimizing import OptimizerName, Optimizing
@@ -63,8 +64,8 @@ class Segmentation(L.LightningModule):
         (torch.Size([2, 5, 4, 4]), torch.Size([2, 8, 8]))
     """
 
-    metric: ClassVar[tuple[str, str]] = ("mIoU", "test_miou")
-    """What it is judged by: the name, and what it is logged as on the test split."""
+    metric: ClassVar[TaskMetric] = TaskMetric("mIoU", "miou")
+    """What it is judged by."""
 
     class_weights: Tensor | None
 

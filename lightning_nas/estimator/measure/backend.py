@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib
-import logging
 from collections.abc import Iterator, Sequence
 from typing import Protocol, runtime_checkable
 
@@ -21,9 +20,8 @@ __all__ = [
     "UnsupportedError",
     "available_backend",
     "open_backend",
+    "why_unavailable",
 ]
-
-_log = logging.getLogger(__name__)
 
 BACKENDS = ("vela", "zigzag", "onnxruntime", "torch", "analytic")
 
@@ -83,22 +81,29 @@ def open_backend(device: Device) -> Backend:
 
 
 def available_backend(device: Device) -> Backend | None:
-    """Return the backend that measures what the table of a device is of; None where nothing here can, which is logged.
+    """Return the backend that measures what the table of a device is of; None where nothing here can.
 
     What counts or simulates does so anywhere; what times this machine says nothing about another one. Of closed forms
-    there is nothing to measure.
+    there is nothing to measure. `why_unavailable` says why there is none.
     """
+    return _backend_or_reason(device)[0]
+
+
+def why_unavailable(device: Device) -> str:
+    """Return why a device that has a backend cannot be measured here, in a sentence; nothing where it can."""
+    return _backend_or_reason(device)[1]
+
+
+def _backend_or_reason(device: Device) -> tuple[Backend | None, str]:
     if device.backend in (TABLE_ONLY, ANALYTIC):
-        return None
+        return None, ""
     try:
         backend = open_backend(device)
     except (ImportError, FileNotFoundError) as error:
         # Devices are shared without the files that only their backends need.
-        _log.info("%s cannot be measured here: %s", device.name, error)
-        return None
+        return None, f"{device.name} cannot be measured here: {error}"
     here = backend.versions().get("processor")
     there = device.record.get("measured_by", {}).get("processor", here)
     if here != there:
-        _log.info("%s cannot be measured here: it is %s, and this machine is %s.", device.name, there, here)
-        return None
-    return backend
+        return None, f"{device.name} cannot be measured here: it is {there}, and this machine is {here}."
+    return backend, ""

@@ -1,0 +1,76 @@
+"""What a job makes late is made once before it writes anything, so that what is wrong with it is said at once."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import lightning.pytorch as pl
+from torch import nn
+
+from ._phases import Averaging
+from ._settings import check_arguments
+from .tasks.metric import metric_of
+
+__all__ = ["check_at_least", "try_data", "try_tasks", "try_trainer"]
+
+
+def check_at_least(**bounds: tuple[int, int]) -> None:
+    """Refuse numbers that are too small, given as number and least value by name.
+
+    Raises:
+        ValueError: One of them is below its least value.
+    """
+    for name, (number, least) in bounds.items():
+        if number < least:
+            raise ValueError(f"`{name}` must be at least {least}; got {number}.")
+
+
+def try_tasks(
+    task: Callable[..., Any], network: nn.Module, num_classes: int, **variants: Mapping[str, Any] | None
+) -> None:
+    """Make a task's module with each of several groups of options, which are named after the job's settings.
+
+    Args:
+        task: Makes the module of a network and `num_classes`.
+        network: The network.
+        num_classes: Number of classes.
+        variants: Groups of options.
+
+    Raises:
+        ValueError: The task does not take them.
+        TypeError: It does not say what it is judged by.
+    """
+    metric_of(task(network=network, num_classes=num_classes))
+    for name, options in variants.items():
+        check_arguments(task, options or {}, name)
+        try:
+            task(network=network, num_classes=num_classes, **(options or {}))
+        except (ValueError, TypeError) as error:
+            raise ValueError(f"`{name}` is not valid: {error}") from error
+
+
+def try_trainer(trainer: Callable[..., pl.Trainer], averaging: Averaging | None) -> None:
+    """Make a Trainer and what averages weights.
+
+    Raises:
+        ValueError: They do not take their settings.
+    """
+    callbacks = [] if averaging is None else [averaging()]
+    trainer(max_epochs=1, callbacks=callbacks, logger=False)
+
+
+def try_data(data: Sequence[Any]) -> None:
+    """Set data up, and make its loaders.
+
+    Args:
+        data: Datamodules.
+
+    Raises:
+        ValueError: They do not take their settings.
+    """
+    for module in data:
+        module.prepare_data()
+        module.setup("fit")
+        for loader in (module.train_dataloader, module.val_dataloader):
+            loader()

@@ -1,0 +1,128 @@
+"""Whether settings from a YAML file or a command line are of the types that what they are for is annotated with."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import is_dataclass
+from functools import partial
+from pathlib import Path
+from types import NoneType, UnionType
+from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
+
+from hydra.utils import get_object
+
+__all__ = ["check_arguments", "check_settings"]
+
+_TARGET = "_target_"
+_HYDRA = (_TARGET, "_partial_", "_recursive_", "_convert_", "_args_", "hydra")
+_WORDS = {
+    int: "a whole number",
+    float: "a number",
+    bool: "true or false",
+    str: "text",
+    Path: "a path",
+    NoneType: "null",
+}
+_UNIONS = (Union, UnionType)
+
+
+def check_settings(config: Any, path: str = "") -> None:
+    """Check the arguments of every ``_target_`` in a config, at any depth, before anything is made of it.
+
+    Args:
+        config: The config in builtins, interpolations resolved.
+        path: Where it stands, for messages.
+
+    Raises:
+        ValueError: A value is of a wrong type, or there is no such setting.
+    """
+    if isinstance(config, list):
+        for number, item in enumerate(config):
+            check_settings(item, f"{path}[{number}]")
+    if not isinstance(config, dict):
+        return
+    given = {str(key): value for key, value in config.items() if key not in _HYDRA}
+    if isinstance(config.get(_TARGET), str):
+        made = {key for key, value in given.items() if isinstance(value, dict) and _TARGET in value}
+        check_arguments(get_object(config[_TARGET]), {key: given[key] for key in given.keys() - made}, path)
+    for key, value in given.items():
+        check_settings(value, f"{path}.{key}".lstrip("."))
+
+
+def check_arguments(function: Callable[..., Any], arguments: Mapping[str, Any], path: str = "") -> None:
+    """Check arguments against the annotations of what they are for; what is not annotated is not checked.
+
+    Args:
+        function: A function or a class, or a partial of one.
+        arguments: By name.
+        path: What comes before their names in messages.
+
+    Raises:
+        ValueError: A value is of a wrong type, or there is no such argument.
+
+    Example::
+
+        >>> def train(lr: float, epochs: int = 1) -> None: ...
+        >>> check_arguments(train, {"lr": 1, "epochs": 2}, "task")
+        >>> check_arguments(train, {"lr": "high"}, "task")
+        Traceback (most recent call last):
+        ValueError: `task.lr` must be a number; got 'high'.
+    """
+    while isinstance(function, partial):
+        function = function.func
+    prefix = f"{path}." if path else ""
+    try:
+        parameters = inspect.signature(function).parameters
+        is_plain = not inspect.isclass(function) or is_dataclass(function)
+        hints = get_type_hints(function if is_plain else function.__init__)
+    except (NameError, TypeError, ValueError, AttributeError):
+        return  # another package's, which says nothing or what cannot be read here
+    takes_any = any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values())
+    for name in sorted(arguments):
+        if name not in parameters and not takes_any:
+            known = ", ".join(parameter for parameter in parameters if parameter != "self")
+            raise ValueError(f"There is no setting `{prefix}{name}`; there are: {known}.")
+        hint = hints.get(name, Any) if name in parameters else Any
+        # A default of None says that it may be None, whatever the annotation forgets.
+        is_default = name in parameters and arguments[name] is None and parameters[name].default is None
+        if not (is_default or _fits(arguments[name], hint)):
+            raise ValueError(f"`{prefix}{name}` must be {_words(hint)}; got {arguments[name]!r}.")
+
+
+def _fits(value: Any, hint: Any) -> bool:
+    """Return whether a value may be of an annotated type; where that is not one of YAML's, it may."""
+    origin, inner = get_origin(hint), get_args(hint)
+    if origin in _UNIONS:
+        return any(_fits(value, item) for item in inner)
+    if origin is Literal:
+        return any(value == item and type(value) is type(item) for item in inner)
+    if hint is float:
+        return isinstance(value, int | float) and not isinstance(value, bool)
+    if hint is int:
+        return isinstance(value, int) and not isinstance(value, bool)
+    if hint is Path:
+        return isinstance(value, str | Path)
+    if hint in (bool, str, NoneType):
+        return isinstance(value, hint)
+    if not inspect.isclass(origin):
+        return True
+    if issubclass(origin, Mapping):
+        return isinstance(value, Mapping)
+    if issubclass(origin, Collection):
+        items = inner[0] if inner else Any
+        return isinstance(value, list | tuple) and all(_fits(item, items) for item in value)
+    return True
+
+
+def _words(hint: Any) -> str:
+    origin, inner = get_origin(hint), get_args(hint)
+    if origin in _UNIONS:
+        return " or ".join(dict.fromkeys(_words(item) for item in inner))
+    if origin is Literal:
+        return f"one of {', '.join(map(str, inner))}"
+    if inspect.isclass(origin) and issubclass(origin, Mapping):
+        return "settings by name"
+    if inspect.isclass(origin) and issubclass(origin, Collection):
+        return f"a list of {_words(inner[0])} each" if inner else "a list"
+    return _WORDS.get(hint, getattr(hint, "__name__", str(hint)))
