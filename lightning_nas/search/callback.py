@@ -64,7 +64,8 @@ class ArchitectureSearch(Callback):
     Freezing, gradient clipping, learning rate schedules and weight averaging of the user do not touch the logits,
     which are no parameters of the module; a callback that averages weights goes before this one. Comparisons leave no
     trace in the module: what its step counts, collects or logs is put back. Resume with the callback: it keeps the
-    logits.
+    logits. A checkpoint holds the largest weights of each kind of block, those of the fused kind being most of it, and
+    what the optimizer keeps of them; the derived subnet's has its own alone.
 
     Each validation runs one network, see `validate`, and its latency is logged as ``nas/validated_latency_ms``. By
     default that is the most probable one within the budget, another as the search goes on: `ModelCheckpoint` and
@@ -192,7 +193,7 @@ class ArchitectureSearch(Callback):
 
     @property
     def readiness(self) -> Readiness | None:
-        """How ready the supernet was when its training ended; None before, and where there was nothing to measure on."""
+        """How ready the supernet was when its training ended; None before, and where nothing was held out."""
         found = self._progress.readiness
         return None if found is None else Readiness(**found)
 
@@ -254,8 +255,8 @@ class ArchitectureSearch(Callback):
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int
     ) -> None:
         search, step, total = self._started(), trainer.global_step, total_steps(trainer)
-        if self._fit is None or self._fit.trainer is not trainer:
-            self._fit = UserFit(trainer, pl_module, Loaders.of(trainer), self.loss).with_comparable_batches()
+        self._remember_loaders(trainer, pl_module)
+        assert self._fit is not None
         if not self._progress.num_values and self._fit.loaders.validation is not None:
             self._measure_start(batch, total)
         if search.is_due(step, total) and step != self._progress.scored_step:
@@ -335,6 +336,8 @@ class ArchitectureSearch(Callback):
         # Resumed from the end of its last epoch, a training has no end of its own: nothing was chosen yet.
         if not self._progress.ranked:
             self.on_train_end(trainer, pl_module)
+        elif self._fit is None or self._fit.trainer is not trainer:
+            self._fit = UserFit(trainer, pl_module, Loaders.of(trainer), self.loss)
 
     @override
     def state_dict(self) -> dict[str, Any]:
@@ -446,9 +449,8 @@ class ArchitectureSearch(Callback):
         return InheritedLoss(fit.trainer, fit.module, supernet, recent, batches, fit.loss)
 
     def _remember_loaders(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Keep what is read after the fit: validation data may have been loaded since its start."""
+        """Keep what is read after the fit, of the fit that runs now."""
         if self._fit is None or self._fit.trainer is not trainer:
-            # A finished training was resumed: it had no step.
             self._fit = UserFit(trainer, pl_module, Loaders.of(trainer), self.loss).with_comparable_batches()
 
     def _recorded(self, step: int) -> dict[str, float]:
@@ -475,8 +477,10 @@ class ArchitectureSearch(Callback):
         search, effort = self._started(), readiness_efforts(self._affordable(), loss)[1]
         same = Effort(len(self._progress.start), 1, self._progress.start_batches)
         progress = progress_since(search, dict(self._progress.start), lambda nodes: loss(nodes, same))
-        options = {"anchors": effort.num_subnets, "show": self._fit.trainer.is_global_zero}
-        return measure_readiness(search, self.estimator, lambda nodes: loss.halves(nodes, effort), progress, **options)
+        show = self._fit.trainer.is_global_zero
+        return measure_readiness(
+            search, self.estimator, lambda nodes: loss.halves(nodes, effort), progress, effort.num_subnets, show
+        )
 
     def _measure_start(self, batch: Any, total: int) -> None:
         """Keep the losses of the source and of some subnets before the training, on what they are compared on after."""

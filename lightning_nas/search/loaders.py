@@ -151,7 +151,9 @@ class UserFit:
         if recent or self.loaders.training is None:
             return list(recent)
         with isolate_rng():
-            return list(self.training_batches(CALIBRATION_BATCHES))
+            batches = list(self.training_batches(CALIBRATION_BATCHES))
+            # As many as a training that was not interrupted has seen last, in several epochs if need be.
+            return (batches * CALIBRATION_BATCHES)[:CALIBRATION_BATCHES]
 
 
 def _single(loaders: Any) -> DataLoader[Any] | None:

@@ -14,13 +14,13 @@ __all__ = ["needed_steps", "needed_training"]
 
 
 def needed_steps(search: Search) -> int:
-    """Return the steps after which every option within the budgets was trained in `MIN_STEPS`, whatever is preferred."""
+    """Return the steps after which every option within the budgets was trained in `MIN_STEPS` of them."""
     pairs = zip(search.shares(), search.trained, strict=True)
     return math.ceil(MIN_STEPS / min(float(row[here].min()) for row, here in pairs))
 
 
 def needed_training(trainer: pl.Trainer, search: Search) -> str:
-    """Return in words how long a supernet has to be trained, in epochs of the Trainer's loader, and how long it will be.
+    """Return in words how long a supernet has to be trained, in epochs of the Trainer's loader, and how long it is.
 
     Args:
         trainer: The user's, at the start of its training.

@@ -32,7 +32,7 @@ class Progress:
     start_batches: int = 0
     ranked: list[Nodes] = field(default_factory=list)
     observed: list[tuple[Nodes, float]] = field(default_factory=list)
-    readiness: dict[str, float] | None = None
+    readiness: dict[str, Any] | None = None
     warnings: list[str] = field(default_factory=list)
 
     def restart(self, keep_observed: bool) -> None:

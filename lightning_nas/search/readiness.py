@@ -69,8 +69,8 @@ class Readiness:
 
     Attributes:
         steps: In how many steps the option that was trained least was trained.
-        progress: How far the mean held-out loss of some subnets within the budget fell during the training, as a part of
-            the way from where it began to the source network's, from 0 to 1, see `progress_of`; NaN where no losses
+        progress: How far the mean held-out loss of some subnets within the budget fell during the training, as a part
+            of the way from where it began to the source network's, from 0 to 1, see `progress_of`; NaN where no losses
             from the start are known.
         stability: Kendall's tau of those subnets' losses between two halves of the held-out batches; NaN with one.
         size_bias: Kendall's tau of those subnets' losses and their parameters: above 0, the larger seem the worse. A
