@@ -4,8 +4,8 @@
     python tests/benchmarks/search_step.py report
 
 ``measure`` trains supernets with the callback, in a Trainer, and in rounds between its steps plain networks in Trainers
-of their own. It takes about seven minutes on two quiet cores and records ``search_step.json`` beside this file;
-``report`` writes ``search_step.md`` from that. The ratios and their goals:
+of their own. It takes about seven minutes on two quiet cores and records ``search_step.json`` beside this file, each
+figure as soon as it is known; ``report`` writes ``search_step.md`` from what is recorded. The ratios and their goals:
 
 * a step on one sampled path through the supernet (weights only) over a step of the same subnets alone: 1.05;
 * a step of weights and architecture, over a step of the largest single network of the space: 0.95;
@@ -21,6 +21,7 @@ import importlib.metadata
 import json
 import os
 import platform
+import shutil
 import statistics
 import subprocess
 import sys
@@ -210,35 +211,60 @@ def added_mib(command):
 
 
 def measure(options):
-    """Measure all parts, each in a process of its own, and record them."""
+    """Measure all parts, each in a process of its own, and record each as it comes."""
     common = ["--threads", options.threads, "--rounds", options.rounds]
     ours = [sys.executable, __file__, "part"]
-    cases = {}
-    for name in CASES:
-        timed = {part: measured([*ours, name, part, *common]) for part in TIMES}
-        added = {what: added_mib([*ours, name, f"memory_{what}", *common]) for what in ("search", *EXTREMES)}
-        cases[name] = {**timed, "memory_mib": added}
     record = {
         "processor": processor(),
         "threads": options.threads,
         "versions": {name: importlib.metadata.version(name) for name in ("torch", "torchvision", "lightning")},
-        "cases": cases,
-        "peers": measure_peers(options.peers, common),
+        "cases": {name: {} for name in CASES},
+        "peers": {},
     }
-    RECORD.write_text(json.dumps(record, indent=1) + "\n")
+
+    def keep():
+        part = RECORD.with_suffix(".part")
+        part.write_text(json.dumps(record, indent=1) + "\n")
+        part.replace(RECORD)
+
+    for name, case in record["cases"].items():
+        for part in TIMES:
+            case[part] = measured([*ours, name, part, *common])
+            keep()
+        for what in ("search", *EXTREMES):
+            case.setdefault("memory_mib", {})[what] = added_mib([*ours, name, f"memory_{what}", *common])
+            keep()
+    for name, peer in measured_peers(options.peers, common):
+        record["peers"][name] = peer
+        keep()
 
 
-def measure_peers(python, common):
-    """Return the peers' figures, or why there are none."""
+def measured_peers(python, common):
+    """Yield the peers with their figures, or why there are none: one that fails is left out, and the others stay."""
     if python is None:
-        return {name: {"skipped": "no environment with peers was given"} for name in PEERS}
+        yield from ((name, {"skipped": "no environment with peers was given"}) for name in PEERS)
+        return
     script = [python, HERE / "search_step_peers.py"]
-    found = {name: measured([*script, name, *common]) for name in PEERS}
-    present = [name for name, peer in found.items() if "skipped" not in peer]
-    alone = {kind: added_mib([*script, f"memory_{kind}", *common]) for kind in EXTREMES} if present else {}
-    for name in present:
-        found[name]["memory_mib"] = {"search": added_mib([*script, f"memory_{name}", *common]), **alone}
-    return found
+    alone = {}
+    for name in PEERS:
+        try:
+            found = measured([*script, name, *common])
+            if "skipped" not in found:
+                added = {"search": added_mib([*script, f"memory_{name}", *common])}
+                alone = alone or {kind: added_mib([*script, f"memory_{kind}", *common]) for kind in EXTREMES}
+                found["memory_mib"] = {**added, **alone}
+        except (RuntimeError, OSError, ValueError) as error:
+            found = {"skipped": str(error).strip().splitlines()[-1]}
+            sys.stdout.write(f"    left out: {found['skipped']}\n")
+        yield name, found
+
+
+def executable(text):
+    """Return the path of a program, which is said to be missing before anything is measured."""
+    found = shutil.which(text)
+    if found is None:
+        raise argparse.ArgumentTypeError(f"there is no program {text}")
+    return Path(found)
 
 
 def processor():
@@ -278,10 +304,13 @@ def report():
         ("search_every_step", "search", "weights and architecture in every step / largest network"),
     )
     for name, case in record["cases"].items():
-        for part, goal, text in rows:
+        for part, goal, text in (row for row in rows if row[0] in case):
             reached = "yes" if case[part]["ratio"]["median"] <= GOALS[goal] else "no"
             lines.append(f"| {name} | {text} | {shown(case[part])} | {GOALS[goal]} | {reached} |")
-        ratio, added = memory_ratio(case["memory_mib"]), case["memory_mib"]
+        added = case.get("memory_mib", {})
+        if not {"search", *EXTREMES} <= set(added):
+            continue
+        ratio = memory_ratio(added)
         mib = f"{added['search']:.0f} of {max(added[kind] for kind in EXTREMES):.0f} MiB"
         reached = "yes" if ratio <= GOALS["memory"] else "no"
         text = "added peak memory / largest network's"
@@ -291,8 +320,10 @@ def report():
 
 
 def peer_lines(record):
-    """Return the comparison with the peers on the toy's blocks."""
+    """Return the comparison with the peers on the toy's blocks; nothing where none was measured."""
     toy = record["cases"]["toy"]
+    if not record["peers"]:
+        return []
     lines = [
         "The same blocks in other libraries: what each does with a batch by default, over a training step of the",
         "largest network in the same process, and likewise the memory added.",
@@ -317,7 +348,7 @@ def main():
     commands = parser.add_subparsers(dest="command", required=True)
     commands.add_parser("report")
     measuring, part = commands.add_parser("measure"), commands.add_parser("part")
-    measuring.add_argument("--peers", type=Path, help="the Python of an environment that has them")
+    measuring.add_argument("--peers", type=executable, help="the Python of an environment that has them")
     part.add_argument("case", choices=CASES)
     part.add_argument("part", choices=(*TIMES, *(f"memory_{what}" for what in ("search", *EXTREMES))))
     for command in (measuring, part):

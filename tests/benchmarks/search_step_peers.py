@@ -7,15 +7,17 @@ It runs in an environment of its own, since NNI's requirements are of 2023::
     peers/bin/pip install --no-deps nni==3.0
     peers/bin/pip install astor cloudpickle colorama json_tricks nvidia-ml-py pandas prettytable psutil PythonWebHDFS \\
         pyyaml requests responses schema scipy "typeguard<4.1.3" websockets
-    peers/bin/pip install networkx git+https://github.com/eml-eda/plinio
+    peers/bin/pip install networkx tdigest git+https://github.com/eml-eda/plinio
     python tests/benchmarks/search_step.py measure --peers peers/bin/python
 
-A peer that is not installed is left out of the record, with the reason. A step is what the peer does with a batch by
-default, weights and architecture: NNI in its own evaluator and Trainer; PLiNIO, whose users write the loop, in a step
-that adds its cost to the loss, as its manual says. NNI gets no budget: its profilers would come on top.
+A peer that is not installed, or cannot be imported, is left out of the record, with the reason. A step is what the peer
+does with a batch by default, weights and architecture: NNI in its own evaluator and Trainer; PLiNIO, whose users write
+the loop, in a step that adds its cost to the loss, as its manual says. NNI gets no budget: its profilers would come on
+top.
 """
 
 import argparse
+import importlib
 import importlib.metadata
 import importlib.util
 import json
@@ -108,8 +110,14 @@ def train(peer, steps):
 
 def missing(peer):
     """Return why a peer cannot be measured, or nothing."""
-    package = "nni" if peer in STRATEGIES else "plinio"
-    return None if importlib.util.find_spec(package) else f"{package} is not installed"
+    package, module = ("nni", "nni.nas.strategy") if peer in STRATEGIES else ("plinio", "plinio.methods.supernet")
+    if not importlib.util.find_spec(package):
+        return f"{package} is not installed"
+    try:
+        importlib.import_module(module)
+    except Exception as error:  # what the import of another's package may raise is not known
+        return f"{package} cannot be imported: {error}"
+    return None
 
 
 def version(peer):
