@@ -2,8 +2,6 @@
 
 import copy
 from contextlib import contextmanager, nullcontext
-from functools import partial
-from unittest import mock
 
 import lightning.pytorch as pl
 import torch
@@ -14,7 +12,6 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from lightning_nas.search.callback import ArchitectureSearch
 from lightning_nas.search.engine import Search
-from lightning_nas.search.readiness import measure_readiness
 from lightning_nas.search.settings import SearchSettings
 from lightning_nas.search.tables import space_budgets
 from lightning_nas.supernet import space_of, supernet_from
@@ -91,9 +88,7 @@ def searching(**options):
 def fit(module, search, tmp_path, callbacks=(), trainer=pl.Trainer, ckpt_path=None, data=None, val=None, **options):
     options = {"max_epochs": EPOCHS, "enable_checkpointing": bool(callbacks), **options}
     trainer = trainer(callbacks=[search, *callbacks], default_root_dir=tmp_path, **QUIET, **options)
-    # Whether a supernet is ready has tests of its own, and takes as long as all of the training here.
-    with mock.patch("lightning_nas.search.callback.measure_readiness", partial(measure_readiness, anchors=2)):
-        trainer.fit(module, data or loader(), val or loader(), ckpt_path=ckpt_path)
+    trainer.fit(module, data or loader(), val or loader(), ckpt_path=ckpt_path)
     return trainer
 
 

@@ -87,6 +87,7 @@ class Estimator:
         self._kinds = kinds & OPERATOR_KINDS if device.is_split else kinds
         self._coverage = Coverage(seen)
         looked_up = measurements if exact else {}
+        self._verified: dict[Architecture, Figures | None] = {}
         self._known = {part: device.correction * figures.latency_ms for part, figures in looked_up.items()}
         self._looked_up = frozenset(looked_up)
 
@@ -267,9 +268,14 @@ class Estimator:
         return None if figures is None else figures.latency_ms
 
     def verify(self, network: nn.Module | Architecture, example_input: Tensor | None = None) -> Figures | None:
-        """Measure the latency and the fast memory of the whole network likewise."""
+        """Measure the latency and the fast memory of the whole network likewise; an architecture once."""
+        if isinstance(network, Architecture) and network in self._verified:
+            return self._verified[network]
         backend = available_backend(self.device)
-        return None if backend is None else backend.measure_network(self._network(network, example_input))
+        figures = None if backend is None else backend.measure_network(self._network(network, example_input))
+        if isinstance(network, Architecture):
+            self._verified[network] = figures
+        return figures
 
     def measured_share(self, parts: Iterable[Subgraph]) -> float:
         """Return which share of the latency of a network is measured rather than predicted."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import asdict
 from typing import Any
 
 import lightning.pytorch as pl
@@ -20,16 +20,26 @@ from ..supernet.sliced_step import SlicedStep
 from ..supernet.supernet import find_supernet
 from .ablation import Choices
 from .budget import Budgets, check_requested, confirm, warn_unserved
+from .effort import Effort, num_values, training_cost
 from .engine import Search
 from .extension import extend, is_last_epoch
 from .finish import derive_subnet
 from .frontier import FrontierSubnet, frontier_subnets
+from .heard import heard_warnings
 from .inherited import InheritedLoss
 from .loaders import CALIBRATION_BATCHES, Loaders, UserFit
+from .needed import needed_training
 from .probe import LossFunction
 from .progress import Progress
 from .ranking import rank
-from .readiness import Readiness, measure_readiness, report_readiness
+from .readiness import (
+    Readiness,
+    measure_readiness,
+    progress_since,
+    readiness_efforts,
+    report_readiness,
+    start_losses,
+)
 from .sandwich import add_gradients
 from .score import Score
 from .settings import SearchSettings, SelectionSettings
@@ -54,7 +64,8 @@ class ArchitectureSearch(Callback):
     Freezing, gradient clipping, learning rate schedules and weight averaging of the user do not touch the logits,
     which are no parameters of the module; a callback that averages weights goes before this one. Comparisons leave no
     trace in the module: what its step counts, collects or logs is put back. Resume with the callback: it keeps the
-    logits.
+    logits. A checkpoint holds the largest weights of each kind of block, those of the fused kind being most of it, and
+    what the optimizer keeps of them; the derived subnet's has its own alone.
 
     Each validation runs one network, see `validate`, and its latency is logged as ``nas/validated_latency_ms``. By
     default that is the most probable one within the budget, another as the search goes on: `ModelCheckpoint` and
@@ -86,6 +97,9 @@ class ArchitectureSearch(Callback):
         size_weight: What many parameters count beside a low inherited loss, see `SelectionSettings`; 0 for nothing.
         trials: How many of the best are trained briefly, each for `trial_epochs`, before one is chosen; 0 for none.
         trial_epochs: Epochs of each of these trainings.
+        effort: Forward passes of readiness and of the comparison of candidates together, at most, as a part of those of
+            the training, where a backward pass counts as two. In a short training fewer are compared, on fewer batches;
+            None for no limit.
         strategy: ``rloo``, as above, or another to compare with, such as ``darts``: see `STRATEGIES`.
         loss: Gives the loss of module and batch where subnets are compared, for a module whose `training_step` is not
             to be run for that; the weights are trained by `training_step` either way.
@@ -130,6 +144,7 @@ class ArchitectureSearch(Callback):
         size_weight: float = 0.5,
         trials: int = 0,
         trial_epochs: int = 1,
+        effort: float | None = 0.5,
         strategy: str = "rloo",
         loss: LossFunction | None = None,
         validate: str = "current",
@@ -142,7 +157,7 @@ class ArchitectureSearch(Callback):
             warmup, every, samples, lr, prior=prior, phases=phases, strategy=strategy, seed=seed
         )
         self.selection = SelectionSettings(
-            candidates, evaluations, random_subnets, steps, size_weight, not_ready, trials, trial_epochs
+            candidates, evaluations, random_subnets, steps, size_weight, not_ready, trials, trial_epochs, effort
         )
         self.requested = dict(zip(_COSTS, (latency, parameter_bytes, peak_activation_bytes), strict=True))
         check_requested(self.requested, serves)
@@ -154,7 +169,6 @@ class ArchitectureSearch(Callback):
         self.loss, self.validate, self.progress_bar = loss, validate, tuple(progress_bar)
         self.budgets: Budgets | None = None
         self.search: Search | None = None
-        self.readiness: Readiness | None = None
         self.history: list[dict[str, float]] = []
         self._promised: dict[tuple[int, ...], Budgets] = {}  # what was found for other budgets than the search's
         self._progress = Progress()
@@ -178,6 +192,17 @@ class ArchitectureSearch(Callback):
         return self._started().supernet.space.decode(self._chosen())
 
     @property
+    def readiness(self) -> Readiness | None:
+        """How ready the supernet was when its training ended; None before, and where nothing was held out."""
+        found = self._progress.readiness
+        return None if found is None else Readiness(**found)
+
+    @property
+    def warnings(self) -> list[str]:
+        """What was warned of when the training ended."""
+        return list(self._progress.warnings)
+
+    @property
     def candidates(self) -> list[Architecture]:
         """The compared architectures, of the lowest inherited loss first; `derive` takes any of them.
 
@@ -195,11 +220,11 @@ class ArchitectureSearch(Callback):
         supernet = find_supernet(pl_module)
         self.budgets = space_budgets(supernet.space, self.estimator, self.requested, self.serves, self.choices)
         warn_off_grid(supernet.space, self.estimator.lanes)
-        previous, self.search = self.search, Search(supernet, self.budgets, self.settings, self.errors)
-        if previous is not None and previous.supernet is supernet:
-            # Another fit of the same module goes on where the last one ended.
-            self.search.load_state_dict(previous.state_dict())
-            self._progress = replace(self._progress, scored_step=-1, ranked=[])
+        # A fit that goes on with the same supernet keeps what was learnt and counted.
+        if self.search is not None and self.search.supernet is supernet:
+            self._state = self.state_dict()
+        self._optimizer = None
+        self.search = Search(supernet, self.budgets, self.settings, self.errors)
         rank_zero_info(self.search.announcement())
 
     @override
@@ -217,20 +242,29 @@ class ArchitectureSearch(Callback):
         self._restore()
 
     @override
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        rank_zero_info(needed_training(trainer, self._started()))
+
+    @override
+    def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        # What was found for earlier weights; while weights train first, all that was observed is of those.
+        self._progress.restart(keep_observed=self.settings.phases == "joint")
+
+    @override
     def on_train_batch_start(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int
     ) -> None:
         search, step, total = self._started(), trainer.global_step, total_steps(trainer)
-        if self._fit is None or self._fit.trainer is not trainer:
-            self._fit = UserFit(trainer, pl_module, Loaders.of(trainer), self.loss).with_comparable_batches()
-        if self._progress.start_loss is None:
-            nodes = [search.supernet.space.reference_nodes]
-            self._progress.start_loss = float(self._evaluator().on_batch(nodes, batch, batch_idx))
+        self._remember_loaders(trainer, pl_module)
+        assert self._fit is not None
+        if not self._progress.num_values and self._fit.loaders.validation is not None:
+            self._measure_start(batch, total)
         if search.is_due(step, total) and step != self._progress.scored_step:
             self._progress.scored_step = step
             self._pending = self._evaluator().score(search, batch, batch_idx, step / total)
         others = search.begin_step(step, total)
         self._others = (batch, batch_idx, others) if others else None
+        self._progress.num_values += num_values(batch) * (1 + len(others))
         self._recent.append(batch)
 
     @override
@@ -287,11 +321,13 @@ class ArchitectureSearch(Callback):
         if self._sliced is not None:
             self._sliced.detach()
         self._remember_loaders(trainer, pl_module)
-        loss = self._evaluator(held_out=True)
-        if loss.num_batches:
-            self.readiness = self._measured(loss)
-            report_readiness(self.readiness, self.selection.not_ready)
-        self._progress.ranked = self._rank(search, loss)
+        with heard_warnings() as self._progress.warnings:
+            loss = self._evaluator(held_out=True)
+            if loss.num_batches:
+                found = self._measured(loss)
+                self._progress.readiness = asdict(found)
+                report_readiness(found, self.selection.not_ready)
+            self._progress.ranked = self._rank(search, loss)
         search.supernet.activate(self._chosen())
         rank_zero_info(f"Found {self.architecture}")
 
@@ -300,6 +336,8 @@ class ArchitectureSearch(Callback):
         # Resumed from the end of its last epoch, a training has no end of its own: nothing was chosen yet.
         if not self._progress.ranked:
             self.on_train_end(trainer, pl_module)
+        elif self._fit is None or self._fit.trainer is not trainer:
+            self._fit = UserFit(trainer, pl_module, Loaders.of(trainer), self.loss)
 
     @override
     def state_dict(self) -> dict[str, Any]:
@@ -411,9 +449,8 @@ class ArchitectureSearch(Callback):
         return InheritedLoss(fit.trainer, fit.module, supernet, recent, batches, fit.loss)
 
     def _remember_loaders(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Keep what is read after the fit: validation data may have been loaded since its start."""
+        """Keep what is read after the fit, of the fit that runs now."""
         if self._fit is None or self._fit.trainer is not trainer:
-            # A finished training was resumed: it had no step.
             self._fit = UserFit(trainer, pl_module, Loaders.of(trainer), self.loss).with_comparable_batches()
 
     def _recorded(self, step: int) -> dict[str, float]:
@@ -427,11 +464,36 @@ class ArchitectureSearch(Callback):
         assert self._fit is not None
         search.size_scale = self.readiness.size_scale if self.readiness else 0.0
         given = search, self.estimator, loss, self.selection, self._progress.observed, self._fit, self._recorded
-        ranked, self._progress.observed = rank(*given)
+        ranked, self._progress.observed = rank(*given, self._affordable())
         return ranked
 
+    def _affordable(self, num_values: float | None = None) -> float | None:
+        """Return what readiness may cost, and the comparison as much again; None for no limit."""
+        effort, trained = self.selection.effort, self._progress.num_values if num_values is None else num_values
+        return None if effort is None or not trained else 0.5 * effort * training_cost(trained)
+
     def _measured(self, loss: InheritedLoss) -> Readiness:
-        return measure_readiness(self._started(), self.estimator, loss.halves, self._progress.start_loss)
+        assert self._fit is not None
+        search, effort = self._started(), readiness_efforts(self._affordable(), loss)[1]
+        same = Effort(len(self._progress.start), 1, self._progress.start_batches)
+        progress = progress_since(search, dict(self._progress.start), lambda nodes: loss(nodes, same))
+        show = self._fit.trainer.is_global_zero
+        return measure_readiness(
+            search, self.estimator, lambda nodes: loss.halves(nodes, effort), progress, effort.num_subnets, show
+        )
+
+    def _measure_start(self, batch: Any, total: int) -> None:
+        """Keep the losses of the source and of some subnets before the training, on what they are compared on after."""
+        assert self._fit is not None
+        search, fit = self._started(), self._fit
+        held_out = fit.loaders.held_out_batches(())
+        if held_out:
+            loss = InheritedLoss(fit.trainer, fit.module, search.supernet, [batch], held_out, fit.loss)
+            cost = self._affordable(total * fit.trainer.accumulate_grad_batches * num_values(batch))
+            effort = readiness_efforts(cost, loss)[0]
+            self._progress.start_batches = effort.num_held_out
+            found = start_losses(search, lambda nodes: loss(nodes, effort), effort.num_subnets)
+            self._progress.start = list(found.items())
 
     def _restore(self) -> None:
         if not self._state or self._optimizer is None:

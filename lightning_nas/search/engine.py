@@ -158,6 +158,11 @@ class Search:
         """Let the supernet run the mixture of all options by their gates."""
         self.supernet.mix(gates, shared=self.settings.method.is_shared)
 
+    def shares(self) -> list[NDArray[np.float64]]:
+        """Return for each node in which part of the steps each option is trained, see `TrainingPaths.shares`."""
+        with torch.no_grad():
+            return self._paths.shares([row.cpu().double().numpy() for row in self.probabilities()])
+
     @property
     def least_trained(self) -> int:
         """In how many steps the least trained of the options within the budgets was trained."""

@@ -14,6 +14,7 @@ from .._modes import evaluating, in_evaluation
 from ..supernet.derive import recalibrate
 from ..supernet.elastic import ElasticBatchNorm2d
 from ..supernet.supernet import Supernet
+from .effort import Effort, num_values, spread
 from .engine import Search
 from .loaders import prepared
 from .probe import LossFunction, attached_loss, quiet_copy, sampled_losses, task_loss
@@ -58,10 +59,24 @@ class InheritedLoss:
         """How many batches there are to evaluate on."""
         return len(self._held_out)
 
-    def prepare(self, nodes: tuple[int, ...]) -> None:
+    @property
+    def num_calibration(self) -> int:
+        """How many batches there are to recalibrate on."""
+        return len(self._calibration)
+
+    @property
+    def sizes(self) -> tuple[float, float]:
+        """Numbers in a calibration batch and in a held-out batch, on average."""
+        return _mean_size(self._calibration), _mean_size(self._held_out)
+
+    def prepare(self, nodes: tuple[int, ...], num_batches: int | None = None) -> None:
         """Let a subnet run with running statistics of its own, from recent training batches.
 
         Validation data often comes sorted by class: a batch's own statistics would then hide what tells the classes.
+
+        Args:
+            nodes: The subnet.
+            num_batches: How many of the training batches; by default all.
         """
         self._supernet.activate(nodes)
         self._supernet.use_batch_statistics(False)
@@ -69,24 +84,30 @@ class InheritedLoss:
             recalibrate(
                 self._module,
                 lambda item: task_loss(quiet, item[1], item[0]),
-                enumerate(self._calibration),
+                enumerate(spread(self._calibration, num_batches or len(self._calibration))),
                 ElasticBatchNorm2d,
             )
 
-    def __call__(self, nodes: tuple[int, ...]) -> float:
-        """Return the mean loss of a subnet on the held-out batches that give one, over all processes."""
-        return float(self._reduced(self._by_batch(nodes).mean()))
+    def __call__(self, nodes: tuple[int, ...], effort: Effort | None = None) -> float:
+        """Return the mean loss of a subnet on the held-out batches that give one, over all processes.
 
-    def halves(self, nodes: tuple[int, ...]) -> Tensor:
+        Args:
+            nodes: The subnet.
+            effort: On how much it is evaluated; by default on all.
+        """
+        return float(self._reduced(self._by_batch(nodes, effort).mean()))
+
+    def halves(self, nodes: tuple[int, ...], effort: Effort | None = None) -> Tensor:
         """Return the mean loss on every other held-out batch, and on those between: shape (2,); NaN for none."""
-        losses = self._by_batch(nodes)
+        losses = self._by_batch(nodes, effort)
         return self._reduced(torch.stack([losses[0::2].mean(), losses[1::2].mean()]))
 
-    def _by_batch(self, nodes: tuple[int, ...]) -> Tensor:
-        self.prepare(nodes)
+    def _by_batch(self, nodes: tuple[int, ...], effort: Effort | None) -> Tensor:
+        self.prepare(nodes, effort.num_calibration if effort else None)
+        held_out = spread(self._held_out, effort.num_held_out if effort else len(self._held_out))
         context = self._trainer.precision_plugin.forward_context
         with evaluating(self._module), self._quiet() as quiet, context():
-            given = [attached_loss(quiet, batch, index) for index, batch in enumerate(self._held_out)]
+            given = [attached_loss(quiet, batch, index) for index, batch in enumerate(held_out)]
         self._supernet.use_batch_statistics(True)
         losses = [loss.float() for loss in given if loss is not None]
         return torch.stack(losses or [torch.tensor(torch.nan, device=self._module.device)])
@@ -139,3 +160,7 @@ class InheritedLoss:
     def _reduced(self, losses: Tensor) -> Tensor:
         reduced: Tensor = self._trainer.strategy.reduce(losses, reduce_op="mean")
         return reduced
+
+
+def _mean_size(batches: Sequence[Any]) -> float:
+    return sum(map(num_values, batches)) / max(1, len(batches))

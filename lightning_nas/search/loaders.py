@@ -9,6 +9,7 @@ from itertools import islice
 from typing import Any, Literal
 
 import lightning.pytorch as pl
+import torch
 from lightning.fabric.utilities import move_data_to_device
 from lightning.pytorch.utilities import CombinedLoader
 from lightning.pytorch.utilities.seed import isolate_rng
@@ -90,6 +91,8 @@ class Loaders:
         """Return what subnets are compared on: the first batches of the validation loader, or else recent ones."""
         if self.validation is not None:
             with isolate_rng():
+                # A loader that shuffles gives the same batches at the start and at the end.
+                torch.manual_seed(0)
                 found = list(islice(iter(self.validation), min(self.num_validation_batches, most)))
             if found:
                 return found
@@ -148,7 +151,9 @@ class UserFit:
         if recent or self.loaders.training is None:
             return list(recent)
         with isolate_rng():
-            return list(self.training_batches(CALIBRATION_BATCHES))
+            batches = list(self.training_batches(CALIBRATION_BATCHES))
+            # As many as a training that was not interrupted has seen last, in several epochs if need be.
+            return (batches * CALIBRATION_BATCHES)[:CALIBRATION_BATCHES]
 
 
 def _single(loaders: Any) -> DataLoader[Any] | None:
