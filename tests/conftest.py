@@ -1,6 +1,7 @@
 """Fixtures: an estimator without a table, and a supernet small enough for quick fits."""
 
 from dataclasses import dataclass
+from functools import partial
 from types import SimpleNamespace
 
 import numpy as np
@@ -8,7 +9,9 @@ import pytest
 import torch
 from torchvision.models import MobileNetV2
 
+from lightning_nas.estimator import trees
 from lightning_nas.estimator.subgraph import subgraphs
+from lightning_nas.search import callback
 from lightning_nas.space.spec import HEAD, STEM
 from lightning_nas.supernet import space_of, supernet_from
 
@@ -69,6 +72,18 @@ def estimator():
 @pytest.fixture
 def images():
     return torch.rand(8, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+
+
+@pytest.fixture
+def few_anchors(monkeypatch):
+    """Whether a supernet is ready has tests of its own, and takes longer than a whole small training."""
+    monkeypatch.setattr(callback, "measure_readiness", partial(callback.measure_readiness, anchors=2))
+
+
+@pytest.fixture
+def few_trees(monkeypatch):
+    """How well trees fit has tests of its own; fitting three hundred takes seconds, and is done for every fold."""
+    monkeypatch.setattr(trees, "_LARGER_STEPS", {"max_iter": 60, "learning_rate": 0.4})
 
 
 @pytest.fixture

@@ -23,6 +23,7 @@ from lightning_nas.estimator.subgraph import Subgraph
 from lightning_nas.estimator.trace import trace
 from lightning_nas.estimator_job import build_estimator
 
+pytestmark = pytest.mark.usefixtures("few_trees")
 HEADER = "kind,height,width,in_channels,hidden_channels,out_channels,kernel,stride,residual,latency_ms"
 
 

@@ -11,6 +11,7 @@ from lightning_nas.estimator.measurements import Figures, MeasuredNetwork
 from lightning_nas.estimator.parity import Parity
 from lightning_nas.estimator.subgraph import Subgraph
 
+pytestmark = pytest.mark.usefixtures("few_trees")
 CONVS = {Subgraph("conv", 8, 8, width, width, width, 3): Figures(width * width * 1e-4) for width in range(8, 250, 8)}
 
 

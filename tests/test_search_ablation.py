@@ -12,6 +12,9 @@ from lightning_nas.search.settings import SearchSettings
 from lightning_nas.search.tables import cost_tables, space_budgets
 
 
+pytestmark = pytest.mark.usefixtures("few_anchors")
+
+
 def parts(space, nodes):
     count = len(space.multipliers)
     return nodes[:count], nodes[count:]
@@ -22,9 +25,9 @@ def parts(space, nodes):
 def test_only_what_is_searched_changes(supernet, estimator, tmp_path, choices, phases):
     space = supernet.supernet.space
     search = ArchitectureSearch(
-        estimator, latency="0.8x", choices=choices, phases=phases, steps=5, candidates=4, evaluations=8
+        estimator, latency="0.8x", choices=choices, phases=phases, steps=3, candidates=3, evaluations=6, random_subnets=1
     )
-    trainer(tmp_path, [search]).fit(Plain(supernet), loader(), loader())
+    trainer(tmp_path, [search], epochs=2).fit(Plain(supernet), loader(), loader())
     widths, blocks = parts(space, space.reference_nodes)
     for architecture in search.candidates:
         assert estimator.latency_ms(architecture) <= 0.8 * estimator.latency_ms(space.decode(space.reference_nodes))

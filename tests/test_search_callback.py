@@ -15,6 +15,7 @@ from lightning_nas.search.module import SearchModule
 from lightning_nas.search.settings import SearchSettings
 from lightning_nas.search.tables import space_budgets
 
+pytestmark = pytest.mark.usefixtures("few_anchors")
 QUIET = {"logger": False, "enable_progress_bar": False, "enable_model_summary": False, "accelerator": "cpu"}
 
 
@@ -50,6 +51,12 @@ def trainer(tmp_path, callbacks=(), epochs=4, **options):
     return pl.Trainer(max_epochs=epochs, default_root_dir=tmp_path, callbacks=list(callbacks), **QUIET, **options)
 
 
+def searching(estimator, **options):
+    """Return a search that is soon at its end, since what it compares there has tests of its own."""
+    few = {"every": 2, "candidates": 2, "evaluations": 0, "random_subnets": 0}
+    return ArchitectureSearch(estimator, **{"latency": "0.5x", **few, **options})
+
+
 def difference(a, b):
     return max((p - q).abs().max().item() for p, q in zip(a.parameters(), b.parameters(), strict=True))
 
@@ -67,7 +74,7 @@ def test_callback_equals_the_loss_written_out(supernet, estimator, tmp_path, pre
     implicit = Plain(copy.deepcopy(supernet))
     start = copy.deepcopy(supernet)
     trainer(tmp_path, precision=precision).fit(explicit, loader())
-    search = ArchitectureSearch(estimator, latency="0.5x", every=2, evaluations=0)
+    search = searching(estimator)
     trainer(tmp_path, [search], precision=precision).fit(implicit, loader())
     assert difference(explicit.network, implicit.network) == 0
     assert difference(start, implicit.network) > 1e-2
@@ -80,18 +87,18 @@ def test_callback_equals_the_loss_written_out(supernet, estimator, tmp_path, pre
 def test_resumed_equals_uninterrupted(supernet, estimator, tmp_path):
     whole = Plain(copy.deepcopy(supernet))
     resumed = Plain(copy.deepcopy(supernet))
-    trainer(tmp_path, [ArchitectureSearch(estimator, latency="0.5x", every=2, evaluations=0)]).fit(whole, loader())
+    trainer(tmp_path, [searching(estimator)]).fit(whole, loader())
 
     class StopAfterTwo(pl.Callback):
         def on_train_epoch_end(self, trainer, pl_module):
             trainer.should_stop = trainer.current_epoch == 1
 
     keep = ModelCheckpoint(tmp_path, filename="{epoch}", save_top_k=-1, save_last=True)
-    first = ArchitectureSearch(estimator, latency="0.5x", every=2, evaluations=0)
+    first = searching(estimator)
     trainer(tmp_path, [first, keep, StopAfterTwo()], enable_checkpointing=True).fit(resumed, loader())
     checkpoint = torch.load(tmp_path / "last.ckpt", weights_only=True)
     assert checkpoint["epoch"] == 1
-    second = ArchitectureSearch(estimator, latency="0.5x", every=2, evaluations=0)
+    second = searching(estimator)
     continued = Plain(copy.deepcopy(supernet))
     keep = ModelCheckpoint(tmp_path, save_top_k=-1)
     trainer(tmp_path, [second, keep], enable_checkpointing=True).fit(
@@ -104,8 +111,8 @@ def test_resumed_equals_uninterrupted(supernet, estimator, tmp_path):
 @pytest.mark.filterwarnings("ignore:Checkpoint directory", "ignore:Be aware that when using `ckpt_path`")
 @pytest.mark.parametrize("phases", ["joint", "decoupled"])
 def test_stopped_between_the_last_epoch_and_the_choice_it_chooses_the_same(supernet, estimator, tmp_path, phases):
-    options = {"latency": "0.5x", "every": 2, "evaluations": 0, "phases": phases, "steps": 20}
-    whole, stopped, resumed = (ArchitectureSearch(estimator, **options) for _ in range(3))
+    options = {"candidates": 4, "phases": phases, "steps": 5}
+    whole, stopped, resumed = (searching(estimator, **options) for _ in range(3))
     trainer(tmp_path, [whole]).fit(Plain(copy.deepcopy(supernet)), loader(), loader())
     # It is saved before the search ends, which is then stopped.
     keep = ModelCheckpoint(tmp_path, filename="last", save_on_train_epoch_end=True)
@@ -139,7 +146,7 @@ def test_resuming_for_another_budget_says_so(supernet, estimator, caplog):
 def test_derived_is_plain_and_within_the_budget(supernet, estimator, tmp_path, budget):
     module = Plain(supernet)
     reference = estimator.latency_ms(supernet.supernet.space.decode(supernet.supernet.space.reference_nodes))
-    search = ArchitectureSearch(estimator, latency=budget)
+    search = searching(estimator, latency=budget, candidates=4, evaluations=6, random_subnets=2)
     trainer(tmp_path, [search], epochs=2).fit(module, loader(), loader())
     derived = search.derive(module)
     assert type(derived) is Plain
@@ -152,7 +159,7 @@ def test_derived_is_plain_and_within_the_budget(supernet, estimator, tmp_path, b
 
 def test_weights_only_during_warm_up(supernet, estimator, tmp_path):
     module = Plain(supernet)
-    search = ArchitectureSearch(estimator, latency="0.5x", warmup=0.99, evaluations=0)
+    search = searching(estimator, warmup=0.99)
     trainer(tmp_path, [search], epochs=1).fit(module, loader())
     assert all((logits == 0).all() for logits in search.search.logits)
 
@@ -195,7 +202,7 @@ def test_module_without_supernet_is_refused(network, estimator, tmp_path):
 
 def test_progress_is_told_in_a_line_and_logged_by_choice(supernet, estimator, tmp_path, caplog):
     search, module = (
-        ArchitectureSearch(estimator, latency="0.6x", every=2, candidates=1, evaluations=0),
+        searching(estimator, latency="0.6x", candidates=1),
         Plain(supernet),
     )
     run = trainer(tmp_path, [search])
@@ -223,7 +230,7 @@ def test_the_users_random_numbers_are_not_drawn_from_while_it_trains(supernet, e
             self.states = []
 
     first, last = Watch(), Watch()
-    search = ArchitectureSearch(estimator, latency="0.6x", every=1, candidates=1, evaluations=0)
+    search = searching(estimator, latency="0.6x", every=1, candidates=1)
     trainer(tmp_path, [first, search, last]).fit(Plain(supernet), loader(), loader())
     assert search.history
     assert all(torch.equal(a, b) for a, b in zip(first.states, last.states, strict=True))

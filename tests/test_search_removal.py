@@ -91,9 +91,10 @@ class Plain(pl.LightningModule):
         return torch.optim.SGD(self.parameters(), 0.01)
 
 
+@pytest.mark.usefixtures("few_anchors")
 def test_the_log_says_which(supernet, estimator, images, tmp_path, caplog):
     _, latency = tight(supernet, estimator)
-    search = ArchitectureSearch(estimator, latency=latency)
+    search = ArchitectureSearch(estimator, latency=latency, candidates=2, evaluations=0, random_subnets=1)
     quiet = {"logger": False, "enable_progress_bar": False, "enable_checkpointing": False, "accelerator": "cpu"}
     trainer = pl.Trainer(max_epochs=1, callbacks=[search], default_root_dir=tmp_path, **quiet)
     with caplog.at_level("INFO"):

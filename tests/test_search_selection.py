@@ -25,6 +25,7 @@ from lightning_nas.search.solve import Limit
 from lightning_nas.search.tables import space_budgets
 from lightning_nas.search.utility import utilities
 
+pytestmark = pytest.mark.usefixtures("few_anchors")
 SIZES = (3, 4, 2, 3)
 RNG = np.random.default_rng(0)
 WORTH = [RNG.normal(size=size) for size in SIZES]

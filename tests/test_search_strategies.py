@@ -20,6 +20,7 @@ from lightning_nas.search.strategy import STRATEGIES
 from lightning_nas.search.tables import space_budgets
 from lightning_nas.search.trainers import refuse_unaware
 
+pytestmark = pytest.mark.usefixtures("few_anchors")
 QUIET = {"logger": False, "enable_progress_bar": False, "enable_model_summary": False, "accelerator": "cpu"}
 
 

@@ -165,6 +165,7 @@ def test_heads_are_sliced_with_the_backbone_and_priced(backbone, head):
     assert narrow < 0.7 * full
 
 
+@pytest.mark.usefixtures("few_anchors")
 def test_a_search_finds_a_detector_within_the_budget(tmp_path):
     estimator = Estimator.load("ethos_u85_1024")
     module = Detection(supernet_from(small("fcos"), torch.zeros(1, 3, *SIZE)), 1)
