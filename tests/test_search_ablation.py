@@ -11,7 +11,6 @@ from lightning_nas.search.engine import Search
 from lightning_nas.search.settings import SearchSettings
 from lightning_nas.search.tables import cost_tables, space_budgets
 
-
 pytestmark = pytest.mark.usefixtures("few_anchors")
 
 
@@ -25,7 +24,14 @@ def parts(space, nodes):
 def test_only_what_is_searched_changes(supernet, estimator, tmp_path, choices, phases):
     space = supernet.supernet.space
     search = ArchitectureSearch(
-        estimator, latency="0.8x", choices=choices, phases=phases, steps=3, candidates=3, evaluations=6, random_subnets=1
+        estimator,
+        latency="0.8x",
+        choices=choices,
+        phases=phases,
+        steps=3,
+        candidates=3,
+        evaluations=6,
+        random_subnets=1,
     )
     trainer(tmp_path, [search], epochs=2).fit(Plain(supernet), loader(), loader())
     widths, blocks = parts(space, space.reference_nodes)
