@@ -73,11 +73,11 @@ def mask_data(
         (11, (3, 64, 64))
     """
     if root is not None:
-        size = image_size or (192, 256)
+        size = (192, 256) if image_size is None else image_size
         return MaskFolderDataModule(root, size, min_crop_area=min_crop_area, mask_size=mask_size, **options)
     if mask_size is not None:
         raise ValueError(f"`mask_size` is of the masks in `root`, which is not given; got {mask_size}.")
-    height, width = checked_size(image_size or 64)
+    height, width = checked_size(64 if image_size is None else image_size)
     if height != width:
         raise ValueError(f"Digit scenes are square; got `image_size` {height}x{width}. HINT: `data.root` is not set.")
     return DigitMasksDataModule(image_size=height, **options)
