@@ -126,6 +126,8 @@ def _networks(verdict: Verdict) -> str:
 
 def _findings(verdict: Verdict) -> Iterator[str]:
     networks = verdict.networks
+    if verdict.refusal is not None:
+        yield verdict.refusal
     named = {"estimates": networks and networks.intervals, "predictions": networks and networks.predicted_intervals}
     for name, intervals in named.items():
         if intervals:
@@ -178,7 +180,9 @@ def _by_kind(rows: Parity) -> dict[str, list[tuple[float, float]]]:
 
 
 def _points(parity: Parity) -> list[tuple[float, float]]:
-    return list(zip(parity.true_ms.tolist(), parity.predicted_ms.tolist(), strict=True))
+    """Return what is drawn on logarithmic axes; a bad fit may find less than nothing."""
+    least = parity.true_ms.min() / 10
+    return list(zip(parity.true_ms.tolist(), np.maximum(parity.predicted_ms, least).tolist(), strict=True))
 
 
 def _errors(groups: Mapping[str, Figures]) -> str:

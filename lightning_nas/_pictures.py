@@ -85,7 +85,9 @@ def draw_detections(
         names = [f"{_name(class_names, int(label))}: {score:.2f}" for label, score in zip(labels, scores, strict=True)]
         image = _boxed(image, true["boxes"].detach().cpu() * scale, _TRUTH, 2)
         image = _boxed(image, boxes * scale, _FOUND, 2)
-        true_names = [_name(class_names, int(label)) for label in true["labels"]]
+        crowds = true.get("iscrowd", torch.zeros_like(true["labels"])).tolist()
+        labelled = zip(true["labels"], crowds, strict=True)
+        true_names = [_name(class_names, int(label)) + (" (crowd)" if crowd else "") for label, crowd in labelled]
         image = _named(image, true["boxes"].detach().cpu() * scale, true_names, _TRUTH, below=True)
         drawn.append(_named(image, boxes * scale, names, _FOUND, below=False))
     legend: Legend = [("found, with its score", _FOUND), ("truth", _TRUTH)]

@@ -10,11 +10,12 @@ import re
 import sys
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, cast, get_args
 
+import numpy as np
 import torch
 from safetensors.torch import save_file
 from torch import nn
@@ -75,6 +76,8 @@ class Outcome:
         epochs: How long each part trained.
         data_name: What it was trained on.
         taught_by: What the subnet began from and imitated: the source or the baseline.
+        interface: What whoever deploys the subnet has to know of the data: names of the classes, in the order of its
+            outputs, and what is done to an image before it.
     """
 
     recipe: str
@@ -98,6 +101,7 @@ class Outcome:
     epochs: Mapping[str, int]
     data_name: str
     taught_by: str = "source"
+    interface: Mapping[str, Any] = field(default_factory=dict)
 
 
 def write_run(run_dir: Path, outcome: Outcome) -> dict[str, Any]:
@@ -131,6 +135,7 @@ def write_run(run_dir: Path, outcome: Outcome) -> dict[str, Any]:
         "data": outcome.data_name,
         "fusing": _fusing(costs, outcome.source),
         "finished": time.strftime("%Y-%m-%d"),
+        **outcome.interface,
     }
     write_text(run_dir / "run.json", json.dumps(described_run, indent=1))
     write_text(run_dir / "result.json", json.dumps(result, indent=1))
@@ -251,13 +256,20 @@ def _command(arguments: Sequence[str]) -> str:
 
 def _block_costs(estimator: Estimator, architecture: Architecture) -> list[BlockCost]:
     parts = parts_of(architecture)
-    costs = [_block_cost(part, ms) for part, ms in zip(parts, estimator.predict_ms(parts), strict=True)]
+    costs = [_block_cost(part, ms) for part, ms in zip(parts, _shares(estimator.predict_ms(parts)), strict=True)]
     if not architecture.tail:
         return costs
     count = 1 + len(architecture.blocks)  # the stem and the blocks
     tail, last = costs[count:], costs[count - 1]
     total = sum(cost.latency_ms for cost in tail)
     return [*costs[:count], replace(last, name="tail", kind="head", in_width=last.out_width, latency_ms=total)]
+
+
+def _shares(latency_ms: np.ndarray) -> np.ndarray:
+    """Return latencies of the same sum of which none is negative, as what networks have in common may be."""
+    positive = np.maximum(latency_ms, 0)
+    shares: np.ndarray = positive * max(latency_ms.sum(), 0) / max(positive.sum(), 1e-12)
+    return shares
 
 
 def _block_cost(part: Subgraph, latency_ms: float) -> BlockCost:

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from ._early import try_data, try_tasks, try_trainer
-from ._inputs import data_name, network_settings, training_images
+from ._inputs import data_name, inputs_and_outputs, network_settings, prepare, training_images
 from ._phases import Averaging, Fit, Phases, source_phases
 from ._rungs import Rungs
 from ._teacher import TaughtBy, Teacher, better_teacher
@@ -47,12 +47,14 @@ class Finetuned:
         value: Its metric on the validation data, by which it is chosen.
         metric: Its metric on the test data, as records have it.
         steps: Optimizer steps since the network that it began from: of the trial, where that goes on, and fine-tuning.
+        interface: What whoever deploys it has to know of the data, at its size of images.
     """
 
     module: Any
     value: float
     metric: Mapping[str, Any]
     steps: int
+    interface: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass
@@ -111,6 +113,14 @@ class Trainings:
     def data_name(self) -> str:
         """What is trained on."""
         return data_name(self._modules[0])
+
+    def prepare(self) -> None:
+        """Say which classes and splits were found, and open all image files before anything is trained.
+
+        Raises:
+            ValueError: Image files are missing, damaged or no images.
+        """
+        prepare(self._modules)
 
     @property
     def metric(self) -> TaskMetric:
@@ -247,8 +257,8 @@ class Trainings:
         module = taught(network=network, **self.finetune_task)
         phases = self._phases[genes[0]]
         tuned = phases.fit(f"finetune-{number}", module, self.epochs.finetune, averaging=self.averaging)
-        value = phases.validate(tuned.trainer, module)
-        return Finetuned(module, value, phases.test(tuned.trainer, module), steps + tuned.steps)
+        value, metric = phases.validate(tuned.trainer, module), phases.test(tuned.trainer, module)
+        return Finetuned(module, value, metric, steps + tuned.steps, inputs_and_outputs(phases.data))
 
     def train_baseline(self) -> tuple[dict[str, Any], int]:
         """Train the source on, for as long as a trial and its fine-tuning, and see which of the two teaches.

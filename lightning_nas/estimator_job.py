@@ -100,7 +100,8 @@ def build_estimator(
         The content of result.json.
 
     Raises:
-        ValueError: No such device, a table that is not valid, or settings that do not fit; before any work.
+        ValueError: No such device, a table that is not valid, or settings that do not fit, before any work; or whole
+            networks are off to one side, and no correction mends that: there is a report then, and nothing to use.
         ImportError: The packages of the backend are not installed.
     """
     bounds = (("num_subgraphs", num_subgraphs, 20), ("num_networks", num_networks, 0), ("num_folds", num_folds, 2))
@@ -161,8 +162,10 @@ def build_estimator(
         "file": f"{chip.name}{SUFFIX}",
         "versions": versions(),
     }
-    _write(table, chip, result, backend is not None)
     write_text(run_dir / "report.html", estimator_page(result, verdict, staircase))
+    if verdict.refusal is not None:
+        raise ValueError(f"{verdict.refusal} Network by network: {run_dir / 'report.html'}")
+    _write(table, chip, result, backend is not None)
     write_text(run_dir / "result.json", json.dumps(result, indent=1))
     log.info("%s\nWritten to %s", _summary(result, verdict), run_dir)
     return result

@@ -20,7 +20,7 @@ from tqdm import tqdm
 
 from ._early import check_at_least, try_data, try_tasks, try_trainer
 from ._fingerprint import described_device, described_network, described_trainer, plain
-from ._inputs import data_name, network_settings, training_images
+from ._inputs import data_name, inputs_and_outputs, network_settings, prepare, training_images
 from ._modes import evaluating
 from ._phases import Averaging, Phases, shared_phases, source_phases
 from ._run_files import Compared, Outcome, log_hints, summary, write_run
@@ -182,6 +182,7 @@ def search_and_finetune(
     count = math.prod(map(len, searched_options(full, callback.choices)))
     log.info("Budgets and what the space of %.3g architectures can reach:\n%s", count, format_reach(budgets))
     others = comparison_architectures(comparisons, full, costs, budgets, seed)
+    prepare([data])
 
     wanted = {
         "budgets": requested,
@@ -307,6 +308,7 @@ def search_and_finetune(
         epochs=vars(epochs),
         data_name=data_name(data),
         taught_by=teacher_name,
+        interface=inputs_and_outputs(data),
     )
     result = write_run(run_dir, outcome)
     log.info("%s\nWritten to %s", summary(result), run_dir)
@@ -352,8 +354,7 @@ def _best_refitted(
 
 def _validation_loss(module: pl.LightningModule, data: Any) -> float:
     """Return the mean loss of `module` on the validation data, in evaluation mode."""
-    quiet = quiet_copy(module)
-    with evaluating(module):
+    with evaluating(module), quiet_copy(module) as quiet:
         losses = [task_loss(quiet, batch, index) for index, batch in enumerate(data.val_dataloader())]
     return float(torch.stack(losses).mean())
 

@@ -165,6 +165,7 @@ def evolve_and_finetune(
     targets = targets_of(places, requests, search.floor)
     ground = Ground(places, len(trainings.variants), targets, cache(costs.verify_ms))
     _log_reach(ground)
+    trainings.prepare()
     spaces = "".join(place.space.to_json() for place in places)
     record = plain(
         {
@@ -346,6 +347,7 @@ def _finish(
             epochs=vars(trainings.epochs),
             data_name=trainings.data_name,
             taught_by=trainings.teacher_name,
+            interface=tuned.interface,
         )
     return outcomes
 

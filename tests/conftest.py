@@ -52,6 +52,15 @@ def small_network(num_classes=4):
     return MobileNetV2(num_classes=num_classes, inverted_residual_setting=SETTING, dropout=0.0)
 
 
+@pytest.fixture(autouse=True, scope="session")
+def _own_cache_of_images(tmp_path_factory):
+    """Keep what is found of images in a folder of the tests, not in the user's cache."""
+    folder = tmp_path_factory.mktemp("cache")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("lightning_nas.data._file_check.cache_folder", lambda: folder)
+        yield
+
+
 @pytest.fixture
 def estimator():
     return LinearEstimator()

@@ -2,8 +2,6 @@
 
 import copy
 from contextlib import contextmanager, nullcontext
-from functools import partial
-from unittest import mock
 
 import lightning.pytorch as pl
 import torch
@@ -14,7 +12,6 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from lightning_nas.search.callback import ArchitectureSearch
 from lightning_nas.search.engine import Search
-from lightning_nas.search.readiness import measure_readiness
 from lightning_nas.search.settings import SearchSettings
 from lightning_nas.search.tables import space_budgets
 from lightning_nas.supernet import space_of, supernet_from
@@ -91,9 +88,7 @@ def searching(**options):
 def fit(module, search, tmp_path, callbacks=(), trainer=pl.Trainer, ckpt_path=None, data=None, val=None, **options):
     options = {"max_epochs": EPOCHS, "enable_checkpointing": bool(callbacks), **options}
     trainer = trainer(callbacks=[search, *callbacks], default_root_dir=tmp_path, **QUIET, **options)
-    # Whether a supernet is ready has tests of its own, and takes as long as all of the training here.
-    with mock.patch("lightning_nas.search.callback.measure_readiness", partial(measure_readiness, anchors=2)):
-        trainer.fit(module, data or loader(), val or loader(), ckpt_path=ckpt_path)
+    trainer.fit(module, data or loader(), val or loader(), ckpt_path=ckpt_path)
     return trainer
 
 
@@ -151,19 +146,17 @@ def plain_loop(network, context, scaler, accumulate, batches):
         batches: For each process its batches of an epoch.
 
     Returns:
-        The network, trained.
+        The network, trained, and the logits.
     """
     replicas = [network, *(copy.deepcopy(network) for _ in batches[1:])]
     supernet = network.supernet
     budgets = space_budgets(supernet.space, LinearEstimator(), {"latency_ms": "0.6x"})
     search = Search(supernet, budgets, SearchSettings(every=2))
-    own = {id(row) for row in supernet.logits}
+    multipliers = [0.0] * len(budgets.limits)
     for replica in replicas:
         replica.supernet.use_batch_statistics(True)
-    weights = torch.optim.SGD(
-        [p for p in network.parameters() if id(p) not in own], lr=1e-2, momentum=0.9, weight_decay=1e-3
-    )
-    logits = torch.optim.Adam(supernet.logits, 0.05, betas=(0.5, 0.999))
+    weights = torch.optim.SGD(network.parameters(), lr=1e-2, momentum=0.9, weight_decay=1e-3)
+    logits = torch.optim.Adam(search.logits, 0.05, betas=(0.5, 0.999))
     total, step, scored, pending, read = EPOCHS * len(batches[0]) // accumulate, 0, None, None, []
     for _ in range(EPOCHS):
         for number, parts in enumerate(zip(*batches, strict=True)):
@@ -187,12 +180,16 @@ def plain_loop(network, context, scaler, accumulate, batches):
             if scaler is not None:
                 scaler.unscale_(weights)
             if pending is not None:
-                gradients = torch.autograd.grad(search.objective(*pending), supernet.logits)
-                for row, gradient in zip(supernet.logits, gradients, strict=True):
+                loss = objective(search, multipliers, *pending)
+                gradients = torch.autograd.grad(loss, search.logits)
+                for row, gradient in zip(search.logits, gradients, strict=True):
                     row.grad = gradient
                 logits.step()
                 logits.zero_grad()
-                search.update_multipliers()
+                # Above its budget a cost presses harder from step to step, below it less.
+                excesses = [float(excess.detach()) for excess in relative_excesses(search)]
+                pairs = zip(multipliers, excesses, strict=True)
+                multipliers = [multiplier + search.settings.eta * excess for multiplier, excess in pairs]
                 pending = None
             with kept(network, weights, read):
                 if scaler is None:
@@ -205,7 +202,24 @@ def plain_loop(network, context, scaler, accumulate, batches):
                 replica.zero_grad()
             share(replicas, torch.nn.Module.parameters)
             step += 1
-    return network
+    return network, search.logits
+
+
+def relative_excesses(search):
+    """Return how far each expected cost is above its budget, as a part of it."""
+    probabilities = search.probabilities()
+    return [limit.table.expected(probabilities) / limit.budget - 1 for limit in search.budgets.limits]
+
+
+def objective(search, multipliers, samples, losses):
+    """Return the loss of the logits: leave-one-out REINFORCE, and an augmented Lagrangian of each budget."""
+    probabilities, losses = search.probabilities(), losses.float()
+    others = (losses.sum() - losses) / (len(losses) - 1)
+    scores = [torch.stack([row[node] for row, node in zip(probabilities, nodes, strict=True)]) for nodes in samples]
+    surrogate = ((losses - others) * torch.stack([score.log().sum() for score in scores])).mean()
+    pairs = zip(relative_excesses(search), multipliers, strict=True)
+    penalties = [excess * multiplier + search.settings.rho / 2 * excess**2 for excess, multiplier in pairs]
+    return surrogate + torch.stack(penalties).sum().float()
 
 
 def compare(network, batch, samples, context):
@@ -236,6 +250,6 @@ def average_gradients(replicas):
 
 
 def largest_difference(network, other):
-    """Return how far two networks' parameters, the logits among them, are apart."""
+    """Return how far two networks' parameters are apart."""
     pairs = zip(network.parameters(), other.parameters(), strict=True)
     return max(float((a - b).detach().abs().max()) for a, b in pairs)

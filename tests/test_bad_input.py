@@ -144,10 +144,16 @@ def test_a_budget_out_of_reach_on_resume_stops_before_anything_is_done(tmp_path,
 @pytest.mark.parametrize(
     ("options", "place"),
     [
-        ({"kernels": (3,)}, r": `network\.features\.1\.logits` is \(2,\) there and \(1,\) here"),
+        (
+            {"kernels": (3,)},
+            r": `network\.features\.1\.candidates\.ds\..* is \(32, 1, 5, 5\) there and \(32, 1, 3, 3\) here",
+        ),
         ({"kernels": (3, 7)}, r": `network\.features\.1\.candidates\.ds\..* is \(32, 1, 5, 5\) there"),
-        ({"kernels": (3, 5), "kinds": ("ibn",)}, r": `network\.features\.2\.logits`"),
-        ({"kernels": (3, 5), "ratios": (1.0,)}, r": `network\.supernet\.multipliers\.1\.logits`"),
+        (
+            {"kernels": (3, 5), "kinds": ("ibn",)},
+            r": `network\.features\.2\.candidates\.fused\..*` is .* there and not here",
+        ),
+        ({"kernels": (3, 5), "ratios": (1.0,)}, r"\. "),
         ({"kernels": (3, 5), "ratios": (0.25, 0.75, 1.0)}, r"\. "),
     ],
     ids=["fewer-kernels", "other-kernels", "one-kind", "no-widths", "other-widths"],

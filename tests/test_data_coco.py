@@ -233,9 +233,10 @@ def test_boxes_are_clipped_and_useless_ones_dropped(tmp_path: Path, caplog: pyte
 
     targets = targets_of(plain(make(tmp_path, change), image_size=(60, 80)))
     assert targets[0]["boxes"].tolist() == [[10, 20, 50, 40], [60, 0, 80, 20]]
-    assert [len(target["boxes"]) for target in targets] == [2, 1, 1, 0]
+    assert [len(target["boxes"]) for target in targets] == [2, 1, 2, 0]
+    assert targets[2]["iscrowd"].tolist() == [0, 1]
     assert targets[3]["boxes"].shape == (0, 4)
-    assert "3 of 7 boxes are dropped, 2 without area and 1 wholly outside" in caplog.text
+    assert "3 of 8 boxes are dropped, 2 without area and 1 wholly outside" in caplog.text
     assert "[90.0, 0.0, 100.0, 10.0] of 0.png" in caplog.text
     assert len([record for record in caplog.records if record.levelno >= logging.WARNING]) == 1
 

@@ -176,6 +176,63 @@ def test_train_without_val_is_refused(tmp_path: Path) -> None:
         ImageFolderDataModule(make_splits(tmp_path, ("train", "test")))
 
 
+@pytest.mark.parametrize(
+    "spelled",
+    [
+        ("Train", "Val", "Test"),
+        ("training", "validation", "testing"),
+        ("TRAIN", "valid", "eval"),
+        ("train_images", "dev", "Evaluation"),
+        ("trainset", "Val_Set", "test set"),
+        ("train2017", "val2017", "test2017"),
+    ],
+)
+def test_splits_are_told_however_they_are_spelled(tmp_path: Path, spelled: tuple[str, str, str]) -> None:
+    for count, split in enumerate(spelled, start=1):
+        make_splits(tmp_path, (split,), count)
+    save(tmp_path / "annotations.png")
+    (tmp_path / "labels").mkdir()
+    data = ImageFolderDataModule(tmp_path, image_size=16)
+    assert data.class_names == ("cat", "dog")
+    assert {split: content.num_of_class for split, content in data.contents.items()} == {
+        "train": (1, 1),
+        "val": (2, 2),
+        "test": (3, 3),
+    }
+
+
+@pytest.mark.parametrize(
+    ("splits", "message"),
+    [
+        (("val",), r"it lacks train \(read: 'val' as val\)"),
+        (("Train", "Test"), r"it lacks val \(read: 'Test' as test, 'Train' as train\)"),
+        (("train", "val", "dev"), "'dev' and 'val' both mean val"),
+        (("train", "val", "test", "Testing"), "'Testing' and 'test' both mean test"),
+        (("train", "val", "cat", "dog"), "'train', 'val' looks like a split, and 'cat', 'dog' does not"),
+        (("Training", "holdout2", "unlabelled"), "'unlabelled' does not"),
+    ],
+)
+def test_what_looks_like_splits_and_cannot_be_told_is_refused(tmp_path: Path, splits: tuple, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        ImageFolderDataModule(make_splits(tmp_path, splits))
+
+
+def test_splits_inside_of_classes_are_refused(tmp_path: Path) -> None:
+    for name in ("cat", "dog"):
+        for number in range(5):
+            save(tmp_path / name / "train" / f"{number}.png")
+            save(tmp_path / name / "Test" / f"{number}.png")
+    with pytest.raises(ValueError, match=r"cat' must hold images of one class.* the folder 'Test', which looks like a"):
+        ImageFolderDataModule(tmp_path)
+
+
+def test_classes_whose_names_hold_that_of_a_split_are_classes(tmp_path: Path) -> None:
+    for name in ("train station", "test_tube", "validator"):
+        for number in range(3):
+            save(tmp_path / name / f"{number}.png")
+    assert ImageFolderDataModule(tmp_path).class_names == ("test_tube", "train station", "validator")
+
+
 def test_class_without_images_is_refused(tmp_path: Path) -> None:
     root = make_splits(tmp_path)
     (root / "train" / "emu").mkdir()

@@ -76,6 +76,14 @@ def test_reads_splits(tmp_path: Path) -> None:
     assert torch.equal(masks, torch.from_numpy(halves(1, 2, (16, 24))))
 
 
+def test_splits_are_told_however_they_are_spelled(tmp_path: Path) -> None:
+    data = small(make(tmp_path, ("Training", "validation", "TEST")))
+    assert {split: content.num_of_class for split, content in data.contents.items()} == dict.fromkeys(SPLITS, (2, 2, 4))
+    make(tmp_path, ("dev",))
+    with pytest.raises(ValueError, match=r"images' must have one folder a split; 'dev' and 'validation' both mean val"):
+        small(tmp_path)
+
+
 def test_labels_file_names_classes_and_what_is_ignored(tmp_path: Path) -> None:
     root = make(tmp_path)
     write_labels(root, ("x", "y"), ignored=2)
@@ -200,7 +208,7 @@ def break_train(root: Path) -> None:
         (break_mode, r"val/0.png' must hold one label id a pixel, grey or with a palette; its mode is RGB"),
         (break_file, r"val/0.png' must be a readable image"),
         (break_labels, r"labels.json' must be of the form"),
-        (break_numbering, r"labels.json' must number its classes 0, 1, 2 and so on.*; it has 1, 2, and ignores 255"),
+        (break_numbering, r"train/0.png' has the label ids 0; known are 1, 2, and 255 for .* HINT: `classes="),
         (break_train, r"\(train\) has a labelled pixel, such as '.*train/0.png'"),
         (lambda root: (root / "masks/test/1.png").unlink(), r"images/test/1.png' has no mask: there is no '.*1.png'"),
         (lambda root: (root / "images/test/1.png").unlink(), r"masks/test/1.png' has no image: there is no '.*1.jpg'"),
@@ -240,7 +248,7 @@ def test_settings_out_of_range_are_refused(tmp_path: Path) -> None:
     for number in range(4):
         for split in SPLITS:
             save_mask(root / "masks" / split / f"{number}.png", halves(0, 0))
-    with pytest.raises(ValueError, match=f"2 to 255 classes; those of '{root}' have 1"):
+    with pytest.raises(ValueError, match=f"ids of at least two classes; those of '{root}' have 0. HINT"):
         small(root)
 
 

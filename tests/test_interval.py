@@ -4,13 +4,18 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+import torch
+from conftest import small_network
 
+from lightning_nas.estimator import available_devices, regressor, trees
+from lightning_nas.estimator.analytic import AnalyticArray
 from lightning_nas.estimator.device import Device
 from lightning_nas.estimator.estimator import Estimator
 from lightning_nas.estimator.interval import LEVELS, Errors
-from lightning_nas.estimator.measurements import Figures, MeasuredNetwork
+from lightning_nas.estimator.measurements import Figures
 from lightning_nas.estimator.regressor import Regressor
 from lightning_nas.estimator.subgraph import Subgraph
+from lightning_nas.estimator.trees import Trees
 
 WIDTHS = range(8, 264, 8)
 
@@ -94,14 +99,43 @@ def test_errors_of_different_parts_cancel_and_those_of_equal_parts_do_not(estima
 
 def test_intervals_outlive_the_cache(tmp_path):
     rows = noisy_rows()
-    regressor = Regressor.fit(list(rows), np.array([row.latency_ms for row in rows.values()]))
-    regressor.save(tmp_path / "fit.npz")
+    fitted = Regressor.fit(list(rows), np.array([row.latency_ms for row in rows.values()]))
+    fitted.save(tmp_path / "fit.npz")
     again = Regressor.load(tmp_path / "fit.npz")
-    assert np.array_equal(again.errors.widths, regressor.errors.widths)
+    assert np.array_equal(again.errors.widths, fitted.errors.widths)
 
 
-def test_a_table_of_networks_alone_has_no_interval_for_parts():
-    networks = {str(a): MeasuredNetwork((conv(a), conv(b)), Figures(a + b)) for a in WIDTHS for b in (8, 64)}
-    estimator = Estimator(Device("own", "csv", 8), {}, networks=networks)
-    with pytest.raises(ValueError, match=r"is not known.*HINT.*estimator error"):
-        estimator.total_interval_ms([conv(8)])
+def test_a_table_of_stock_operators_alone_says_that_its_errors_are_not_known():
+    rows = {Subgraph("add", size, size, 8, 8, 8): Figures(size * 1e-3) for size in range(1, 41)}
+    estimator = Estimator(Device("own", "csv", 8), rows)
+    unseen = [Subgraph("add", 50, 50, 8, 8, 8)]
+    assert estimator.predict_ms(unseen)[0] > 0
+    with pytest.raises(ValueError, match=r"is not known.*HINT.*estimator error.*rows of stem, conv"):
+        estimator.total_interval_ms(unseen)
+
+
+def test_a_table_that_trees_alone_are_fitted_to_has_intervals(monkeypatch):
+    monkeypatch.setattr(regressor, "_MAX_SMOOTH", 0)
+    estimator = Estimator(Device("own", "csv", 8), noisy_rows())
+    assert (estimator.regressor.choice, estimator.regressor.errors) == ("trees", None)
+    (latency_ms,) = estimator.predict_ms([conv(60)])
+    ((low, high),) = estimator.interval_ms([conv(60)])
+    assert 0.05 < (high - low) / 2 / latency_ms < 0.6
+
+
+def test_every_shipped_device_and_every_closed_form_has_intervals(monkeypatch):
+    monkeypatch.setitem(trees._LARGER_STEPS, "max_iter", 20)
+    model, image = small_network().eval(), torch.zeros(1, 3, 64, 64)
+    for name in available_devices():
+        loaded = Estimator.load(name)
+        rows = dict(list(loaded._fitted_rows().items())[::40])
+        # Fitted to a few rows by a few trees: how far those are off is recorded.
+        few = Regressor("trees", Trees.fit(list(rows), np.array(list(rows.values()))), None, {}) if rows else None
+        estimator = Estimator(loaded.device, loaded.measurements, few)
+        low, high = estimator.latency_interval_ms(model, image)
+        assert 0 < low < estimator.latency_ms(model, image) < high < 2 * low, name
+    own = Estimator(AnalyticArray(lanes=16, rows=8, columns=8).device("my_chip"))
+    low, high = own.latency_interval_ms(model, image)
+    assert 0 < low < own.latency_ms(model, image) < high < 2 * low
+    narrow = own.latency_interval_ms(model, image, level=0.5)
+    assert low < narrow[0] < narrow[1] < high

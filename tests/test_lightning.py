@@ -72,8 +72,8 @@ with_averages = pytest.mark.skipif(EMA is None, reason="this version of lightnin
 @pytest.mark.parametrize("precision", ["fp32", "bf16", "fp16"])
 def test_it_equals_a_plain_loop(tmp_path, precision, accumulate, resumed):
     options, context, scaler = plugin(precision)
-    module = Plain()
-    expected = plain_loop(copy.deepcopy(module.network), context, scaler, accumulate, [list(loader())])
+    module, search = Plain(), searching(warmup=0.25)
+    expected, logits = plain_loop(copy.deepcopy(module.network), context, scaler, accumulate, [list(loader())])
     options["accumulate_grad_batches"] = accumulate
     if resumed:
         # In the middle of the second epoch, between two optimizer steps.
@@ -81,11 +81,13 @@ def test_it_equals_a_plain_loop(tmp_path, precision, accumulate, resumed):
         fit(copy.deepcopy(module), searching(warmup=0.25), tmp_path, [saved], data=Stateful(), **options)
         options = {**plugin(precision)[0], "accumulate_grad_batches": accumulate}
         path = tmp_path / f"step={12 // accumulate}.ckpt"
-        fit(module, searching(warmup=0.25), tmp_path, ckpt_path=path, data=Stateful(), **options)
+        fit(module, search, tmp_path, ckpt_path=path, data=Stateful(), **options)
     else:
-        fit(module, searching(warmup=0.25), tmp_path, **options)
+        fit(module, search, tmp_path, **options)
     assert largest_difference(module.network, expected) <= 1e-6
-    assert max(float(row.detach().abs().max()) for row in expected.supernet.logits) > 0
+    pairs = list(zip(logits, search.search.logits, strict=True))
+    assert max(float((row - found).detach().abs().max()) for row, found in pairs) <= 1e-6
+    assert max(float(row.detach().abs().max()) for row in logits) > 0
 
 
 @pytest.mark.parametrize(
@@ -150,7 +152,7 @@ def test_averaged_weights_are_validated_and_derived(tmp_path, averages_first):
     # The logits are the search's own: averaged ones would have hardly left the start.
     assert search.architecture == alone.architecture
     assert search.find("0.5x") == alone.find("0.5x")
-    logits = zip(module.network.supernet.logits, other.network.supernet.logits, strict=True)
+    logits = zip(search.search.logits, alone.search.logits, strict=True)
     assert all(torch.equal(row, learnt) for row, learnt in logits)
 
 

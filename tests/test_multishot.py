@@ -101,6 +101,9 @@ def test_several_budgets_and_sizes_in_one_study(tmp_path):
         assert result["search"]["images"] == 16 * result["search"]["steps"]
         architecture = Architecture.from_json((folder / "architecture.json").read_text())
         assert architecture.input_size[1] in (40, 32)
+        described = json.loads((folder / "run.json").read_text())
+        assert described["preprocessing"]["image_size"] == list(architecture.input_size[1:])
+        assert described["classes"] == [str(digit) for digit in range(10)]
         assert estimator.latency_ms(architecture) == pytest.approx(result["subnet"]["latency_ms"])
         assert json.loads((folder / "architecture.json").read_text())["network"]["num_classes"] == 10
         assert sum(p.numel() for p in load_subnet(folder).parameters()) > 0
@@ -195,30 +198,47 @@ def test_options_are_tried_on_images_once_before_the_first_trial(tmp_path, monke
 LONG = {"search": Evolution(trials=2, population=1), "epochs": Epochs(source=1, search=2, finetune=1)}
 # Importing takes longer than the trainings: it is done once, and each process is a fork of one that trained nothing.
 PROCESSES = """
-import os, pathlib, signal, sys, time
+import os, pathlib, signal, sys
 sys.path.insert(0, os.path.dirname({file!r}))
-from test_multishot import LONG, run
+import lightning.pytorch as pl
+from test_multishot import LONG, TRAINER, run
 
-def start(folder):
+class At(pl.Callback):
+    def __init__(self, epoch, act):
+        self.epoch, self.act = epoch, act
+
+    def on_train_batch_start(self, trainer, pl_module, batch, batch_idx):
+        # The second trial, from its checkpoint on.
+        if self.act and trainer.logger.version == "trial-1" and trainer.current_epoch == self.epoch:
+            act, self.act = self.act, None
+            act()
+
+def start(folder, act=None):
+    def trainer(callbacks, **options):
+        return pl.Trainer(callbacks=[*callbacks, At(1, act)], **TRAINER, **options)
+
     child = os.fork()
     if not child:
         try:
-            run(pathlib.Path(folder), **LONG)
+            run(pathlib.Path(folder), **LONG, trainer=trainer)
         except BaseException as error:
             print(error, file=sys.stderr, flush=True)
             os._exit(1)
         os._exit(0)
     return child
 
-killed, straight = start("killed"), start("straight")
-while not os.path.exists("killed/checkpoints/trial-1.ckpt"):
-    assert os.waitpid(killed, os.WNOHANG) == (0, 0)
-    time.sleep(0.005)
-os.kill(killed, signal.SIGKILL)
-os.waitpid(killed, 0)
+def end(child):
+    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+
+killed, straight = start("killed", lambda: os.kill(os.getpid(), signal.SIGKILL)), start("straight")
+assert end(killed) == -signal.SIGKILL
+assert os.path.exists("killed/checkpoints/trial-1.ckpt")
 assert not os.path.exists("killed/result.json")
-for child in (straight, start("killed"), start("killed")):
-    assert os.waitpid(child, 0)[1] == 0
+has_begun, begins = os.pipe()
+first = start("killed", lambda: os.write(begins, b"!"))
+os.close(begins)
+assert os.read(has_begun, 1)
+assert [end(child) for child in (straight, first, start("killed"))] == [0, 0, 0]
 """
 
 

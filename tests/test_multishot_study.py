@@ -6,6 +6,7 @@ import os
 import signal
 import sys
 import time
+from threading import Semaphore
 
 import pytest
 from test_multishot_evolution import LinearEstimator, ground_of, places
@@ -24,9 +25,9 @@ def ground():
     return ground_of(places(), "0.8x")
 
 
-def open_(path, ground, trials=6, **options):
+def open_(path, ground, trials=6, seed=0, **options):
     record = {"device": options.pop("device", "linear"), "search": {"eta": 3}}
-    return Study(path, ground, Evolution(trials, population=2, **options), record, seed=0)
+    return Study(path, ground, Evolution(trials, population=2, **options), record, seed)
 
 
 def value_of(genes):
@@ -130,12 +131,45 @@ def test_a_trial_of_another_machine_is_waited_for_until_it_is_silent(tmp_path, g
     assert [result.number for result in here.results()] == [0]
 
 
-def test_a_process_that_lives_gives_signs_of_it(tmp_path, ground):
-    study = open_(tmp_path / "study.journal", ground, trials=1, stale_seconds=0.5)
-    other = open_(tmp_path / "study.journal", ground, trials=1, stale_seconds=0.5)
-    with study.next().training():
-        time.sleep(1.0)
+class Paces:
+    """An event whose waits run out when the test says so, not with time."""
+
+    def __init__(self):
+        self.is_set, self.asked, self.paced, self.seconds = False, Semaphore(0), Semaphore(0), []
+
+    def wait(self, seconds):
+        self.seconds.append(seconds)
+        self.asked.release()
+        assert self.paced.acquire(timeout=60)
+        return self.is_set
+
+    def set(self):
+        self.is_set = True
+        self.paced.release()
+
+    def pace(self):
+        """Let one wait run out, and what follows it be done."""
+        self.paced.release()
+        assert self.asked.acquire(timeout=60)
+
+
+def test_a_process_that_lives_gives_signs_of_it(tmp_path, ground, monkeypatch):
+    now, paces = [1_000_000.0], Paces()
+    monkeypatch.setattr(time, "time", lambda: now[0])
+    monkeypatch.setattr("lightning_nas.search.trial.Event", lambda: paces)
+    study, other = (open_(tmp_path / "study.journal", ground, trials=1, stale_seconds=100) for _ in range(2))
+    trial = study.next()
+    with trial.training():
+        assert paces.asked.acquire(timeout=60)
+        for _ in range(3):
+            # It waits for less than what passes for silence, and gives a sign then.
+            assert paces.seconds[-1] < 100
+            now[0] += 90
+            paces.pace()
+        now[0] += 90
         assert other.next() is None
+        now[0] += 20
+        assert other.next().genes == trial.genes
 
 
 def test_a_trial_that_fails_is_left_to_the_next(tmp_path, ground):
@@ -153,6 +187,24 @@ def test_what_diverges_counts_but_is_not_chosen(tmp_path, ground):
     trial.finish(float("nan"), 1, True, FIGURES)
     assert study.next() is None
     assert study.results() == []
+
+
+@pytest.mark.parametrize("seed", [0, 1], ids=["the same proposal", "another proposal"])
+def test_of_two_that_saw_room_for_one_more_trial_one_starts_it(tmp_path, ground, seed):
+    path = tmp_path / "study.journal"
+    slow, fast = (open_(path, ground, trials=2, seed=seed) for seed in (seed, 0))
+    slow.next()
+    started = []
+    propose = slow._enqueue_next
+
+    def late(trials):
+        started.append(fast.next())
+        return propose(trials)
+
+    slow._enqueue_next = late
+    assert slow.next() is None
+    assert [trial.number for trial in started] == [1]
+    assert slow.totals()["trials"] == slow.num_running() == 2
 
 
 def test_processes_share_a_study(tmp_path, ground):

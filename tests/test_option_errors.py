@@ -66,9 +66,9 @@ def test_the_prior_follows_the_errors_it_is_given(setting, estimator) -> None:
     handle = supernet.supernet
     budgets = space_budgets(handle.space, estimator, {"latency_ms": "0.8x"})
     search = Search(handle, budgets, SearchSettings(prior=2.0), errors)
-    for logits, error in zip(handle.logits, errors, strict=True):
+    for logits, error in zip(search.logits, errors, strict=True):
         assert logits.detach().argsort().tolist() == error.argsort(descending=True).tolist()
-    blocks = [logits.detach() for logits in handle.logits][len(handle.space.multipliers) :]
+    blocks = [logits.detach() for logits in search.logits][len(handle.space.multipliers) :]
     spread = torch.stack([block.max() - block.min() for block in blocks]).mean()
     assert float(spread) == pytest.approx(2.0)
     assert search.candidates(1) == [search.best()]

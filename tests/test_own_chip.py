@@ -230,7 +230,7 @@ def test_whole_networks_alone_are_enough(tmp_path):
     assert regressor.choice == "additive"
     assert regressor.predict_ms([unseen]).tolist() == estimator.regressor.predict_ms([unseen]).tolist()
     error = judge(estimator, 0).error
-    assert list(error) == ["networks"]
+    assert list(error) == ["networks", "interval"]
     assert error["networks"]["mape"] < 0.02
 
 
@@ -260,6 +260,7 @@ def test_parts_that_say_nothing_of_networks_correct_nothing(tmp_path, caplog):
     assert "times the sum of their parts, which is not corrected" in caplog.text
     assert verdict.estimator.device.correction == 1
     assert verdict.error["networks"]["mape"] > 0.5
+    assert "below what those took" in verdict.refusal
 
 
 @pytest.mark.parametrize(

@@ -71,8 +71,9 @@ def test_callback_equals_the_loss_written_out(supernet, estimator, tmp_path, pre
     trainer(tmp_path, [search], precision=precision).fit(implicit, loader())
     assert difference(explicit.network, implicit.network) == 0
     assert difference(start, implicit.network) > 1e-2
-    logits = [(a - b).abs().max() for a, b in zip(start.supernet.logits, implicit.network.supernet.logits, strict=True)]
-    assert max(logits) > 1e-2
+    pairs = list(zip(explicit.search.logits, search.search.logits, strict=True))
+    assert all(torch.equal(a, b) for a, b in pairs)
+    assert max(row.detach().abs().max() for row, _ in pairs) > 1e-2
 
 
 @pytest.mark.filterwarnings("ignore:Checkpoint directory")
@@ -153,7 +154,7 @@ def test_weights_only_during_warm_up(supernet, estimator, tmp_path):
     module = Plain(supernet)
     search = ArchitectureSearch(estimator, latency="0.5x", warmup=0.99, evaluations=0)
     trainer(tmp_path, [search], epochs=1).fit(module, loader())
-    assert all((logits == 0).all() for logits in supernet.supernet.logits)
+    assert all((logits == 0).all() for logits in search.search.logits)
 
 
 @pytest.mark.parametrize(
@@ -163,15 +164,28 @@ def test_weights_only_during_warm_up(supernet, estimator, tmp_path):
         (-1.0, "positive number"),
         ("nan", "positive number"),
         ("fast", "positive number"),
-        ("0.01x", "minimum"),
+        ("half", "positive number"),
     ],
 )
-def test_bad_budgets_stop_before_training(supernet, estimator, tmp_path, budget, message):
-    before = copy.deepcopy(supernet)
-    search = ArchitectureSearch(estimator, latency=budget)
+def test_bad_budgets_are_refused_by_the_constructor(estimator, budget, message):
     with pytest.raises(ValueError, match=message):
+        ArchitectureSearch(estimator, latency=budget)
+
+
+def test_a_budget_out_of_reach_stops_before_training(supernet, estimator, tmp_path):
+    before = copy.deepcopy(supernet)
+    search = ArchitectureSearch(estimator, latency="0.01x")
+    with pytest.raises(ValueError, match="minimum"):
         trainer(tmp_path, [search]).fit(Plain(supernet), loader())
     assert difference(before, supernet) == 0
+
+
+@pytest.mark.parametrize(
+    ("budgets", "message"), [({}, "at least one budget"), ({"latency": "0.5x", "serves": [0]}, "0")]
+)
+def test_no_budget_and_a_bad_one_among_those_served_are_refused_at_once(estimator, budgets, message):
+    with pytest.raises(ValueError, match=message):
+        ArchitectureSearch(estimator, **budgets)
 
 
 def test_module_without_supernet_is_refused(network, estimator, tmp_path):

@@ -9,7 +9,7 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from lightning_nas.search.callback import ArchitectureSearch
 from lightning_nas.search.engine import Search
-from lightning_nas.search.readiness import MIN_STEPS, measure_readiness
+from lightning_nas.search.readiness import MIN_STEPS, measure_readiness, progress_of, progress_since, start_losses
 from lightning_nas.search.settings import SearchSettings
 from lightning_nas.search.tables import space_budgets
 
@@ -67,13 +67,32 @@ def worth(nodes):
     return 0.01 * sum(nodes)
 
 
+def measured(search, losses, start, estimator=None):
+    """Measure a search by what `losses` gives for each subnet, of which each had the loss `start` before."""
+    at_start = start_losses(search, lambda nodes: start, 9)
+    progress = progress_since(search, at_start, lambda nodes: float(losses(nodes).nanmean()))
+    return measure_readiness(search, estimator or LinearEstimator(), losses, progress)
+
+
 def test_a_trained_supernet_is_ready(search):
-    found = measure_readiness(search, LinearEstimator(), lambda n: torch.full((2,), 1.0 + worth(n)), 3.0)
+    found = measured(search, lambda n: torch.full((2,), 1.0 + worth(n)), 3.0)
     assert found.reasons == []
     assert found.steps == MIN_STEPS
     assert found.stability == pytest.approx(1.0)
-    source = worth(search.supernet.space.reference_nodes)
-    assert 0.8 < found.progress < 2 / (2 - source) + 0.2
+    assert 0.8 < found.progress <= 1
+
+
+def test_one_good_subnet_among_many_bad_ones_makes_no_supernet_ready(search):
+    seen = {}
+
+    def halves(nodes):
+        source = nodes == search.supernet.space.reference_nodes
+        good = seen.setdefault(nodes, len(seen)) == 1
+        return torch.full((2,), 1.0 if source or good else 2.9 + worth(nodes))
+
+    found = measured(search, halves, 3.0)
+    assert found.progress < 0.2
+    assert any("of the way" in reason for reason in found.reasons)
 
 
 @pytest.mark.parametrize("losses", ["alike", "small", "noise"])
@@ -88,32 +107,43 @@ def test_each_way_of_not_being_ready_is_told(search, losses):
             return torch.full((2,), 1.0 if nodes == space.reference_nodes else 2.0 + worth(nodes))
         return torch.full((2,), 1e-5 * estimator.memory(space.decode(nodes)).parameter_bytes)
 
-    found = measure_readiness(search, estimator, halves, 3.0)
+    found = measured(search, halves, 3.0, estimator)
     (reason,) = found.reasons
-    said = {"noise": "two halves", "alike": "of the source network's progress", "small": "the larger of the subnets"}
+    said = {"noise": "two halves", "alike": "of the way", "small": "the larger of the subnets"}
     assert said[losses] in reason
     search.num_trained[1][0] = 3
-    assert (
-        "an option was trained in 3 steps only, of at least 100"
-        in measure_readiness(search, estimator, halves, 3.0).reasons[0]
-    )
+    assert "an option was trained in 3 steps only, of at least 100" in measured(search, halves, 3.0).reasons[0]
 
 
 def test_without_a_second_batch_or_a_start_nothing_is_claimed(search):
-    found = measure_readiness(search, LinearEstimator(), lambda n: torch.tensor([1.0 + worth(n), torch.nan]), None)
+    found = measure_readiness(search, LinearEstimator(), lambda n: torch.tensor([1.0 + worth(n), torch.nan]))
     assert found.reasons == []
     assert str(found).count("nan") == 2
 
 
+@pytest.mark.parametrize(
+    ("case", "before", "after", "goal", "expected"),
+    [
+        ("random weights that learnt", 2.3, 0.75, 0.72, 0.98),
+        ("a trained source that the search made worse", 4.2, 0.86, 1.1, 1.0),
+        ("subnets that came nowhere", 2.3, 2.4, 1.0, 0.0),
+        ("a source that hardly learnt", 2.31, 1.8, 2.3, 0.0),
+        ("half of the way", 3.0, 2.0, 1.0, 0.5),
+    ],
+)
+def test_progress_compares_like_with_like_and_stays_between_nothing_and_all(case, before, after, goal, expected):
+    assert progress_of(before, after, goal) == pytest.approx(expected, abs=0.01), case
+
+
 def test_a_supernet_that_learnt_nothing_made_no_progress(search):
-    found = measure_readiness(search, LinearEstimator(), lambda n: torch.full((2,), 3.0 + worth(n)), 2.0)
+    found = measured(search, lambda n: torch.full((2,), 3.0 + worth(n)), 3.0)
     assert found.progress == 0.0
-    assert any("made 0%" in reason for reason in found.reasons)
+    assert any("came 0%" in reason for reason in found.reasons)
 
 
 def test_measuring_draws_nothing_from_the_search(search):
     before = search.generator.get_state()
-    measure_readiness(search, LinearEstimator(), lambda n: torch.ones(2), 3.0)
+    measure_readiness(search, LinearEstimator(), lambda n: torch.ones(2))
     assert torch.equal(search.generator.get_state(), before)
 
 

@@ -47,7 +47,7 @@ def test_the_best_after_training_comes_first(supernet, estimator, tmp_path, monk
 
     monkeypatch.setattr(Plain, "training_step", counted)
     held_out = search._evaluator(held_out=True).held_out
-    order = train_briefly(fit, ranked, SelectionSettings(trials=2, trial_epochs=3), held_out)
+    order = train_briefly(search._fit, ranked, SelectionSettings(trials=2, trial_epochs=3), held_out)
     assert sorted(order[:2]) == sorted(ranked[:2])
     assert order[2:] == ranked[2:]
     # Four batches, three epochs, two subnets.

@@ -45,7 +45,7 @@ def test_a_path_steps_as_the_subnet_alone_does(supernet, images, targets, name):
     handle.use_batch_statistics(True)
     alone = derive(supernet, narrow).train()
     train(alone, OPTIMIZERS[name](alone.parameters()), images, targets)
-    optimizer = OPTIMIZERS[name]([p for n, p in supernet.named_parameters() if not n.endswith("logits")])
+    optimizer = OPTIMIZERS[name](supernet.parameters())
     SlicedStep(supernet).attach([optimizer])
     handle.activate(narrow)
     train(supernet, optimizer, images, targets)
@@ -58,7 +58,7 @@ def test_a_path_steps_as_the_subnet_alone_does(supernet, images, targets, name):
 def test_what_was_not_sampled_keeps_its_weights_and_its_state(supernet, images, targets, name):
     handle = supernet.supernet
     full, narrow = paths(handle.space)
-    optimizer = OPTIMIZERS[name]([p for n, p in supernet.named_parameters() if not n.endswith("logits")])
+    optimizer = OPTIMIZERS[name](supernet.parameters())
     sliced = SlicedStep(supernet)
     sliced.attach([optimizer])
     # All of it gets momentum first.

@@ -31,7 +31,7 @@ def randomised(network: nn.Module, example: Tensor) -> nn.Module:
 def random_nodes(network: nn.Module, count: int = 3) -> list[tuple[int, ...]]:
     rng = np.random.default_rng(0)
     space = network.supernet.space
-    sizes = [len(row) for row in network.supernet.logits]
+    sizes = space.node_sizes
     found = [tuple(int(rng.integers(size)) for size in sizes) for _ in range(count)]
     return [space.reference_nodes, tuple(0 for _ in sizes), *found]
 

@@ -7,13 +7,16 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 
-__all__ = ["DECODE_THREADS", "open_image", "rgb", "upright_size"]
+__all__ = ["DECODE_THREADS", "UnreadableImageError", "open_image", "rgb"]
 
 # Enough to hide the reads; PIL decodes and resizes outside Python's lock.
 DECODE_THREADS = 4
-ORIENTATION = 0x0112
+
+
+class UnreadableImageError(ValueError):
+    """A file is missing, damaged or no image."""
 
 
 @contextmanager
@@ -21,13 +24,23 @@ def open_image(path: Path) -> Iterator[Image.Image]:
     """Open an image; what fails inside the ``with`` fails because of the file.
 
     Raises:
-        ValueError: The file is missing, damaged or no image.
+        UnreadableImageError: The file is missing, damaged or no image.
     """
     try:
         with Image.open(path) as file:
             yield file
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise ValueError(f"'{path}' must be a readable image; reading it failed: {error}.") from error
+    except Exception as error:  # decoders raise what they like: struct.error, EOFError, KeyError
+        reason = _reason(error)
+        raise UnreadableImageError(f"'{path}' must be a readable image; reading it failed: {reason}.") from error
+
+
+def _reason(error: Exception) -> str:
+    """Return in words why reading a file failed, without its path, which is said beside it."""
+    if isinstance(error, UnidentifiedImageError):
+        return "it is no image"
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror
+    return str(error) or type(error).__name__
 
 
 def rgb(image: Image.Image) -> Image.Image:
@@ -46,10 +59,3 @@ def rgb(image: Image.Image) -> Image.Image:
         canvas = Image.new("RGBA", image.size, "white")
         return Image.alpha_composite(canvas, image.convert("RGBA")).convert("RGB")
     return image.convert("RGB")
-
-
-def upright_size(file: Image.Image) -> tuple[int, int]:
-    """Return height and width of an image once it is turned as its EXIF orientation says."""
-    width, height = file.size
-    # Orientations 5 to 8 are those that swap the sides.
-    return (width, height) if file.getexif().get(ORIENTATION, 1) >= 5 else (height, width)

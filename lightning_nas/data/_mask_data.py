@@ -9,14 +9,20 @@ from functools import partial
 from pathlib import Path
 
 import lightning as L
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import DataLoader
 from typing_extensions import override
 
 from ._batches import IMAGENET_MEAN, IMAGENET_STD, BatchAugmentation, SeededBatches
-from ._mask_files import IGNORE, Labels, Pair, Size, check_labels, count_ids, decode_all, decode_some, found_labels
-from ._splits import STAGES, Split, Splits
+from ._contents import SplitContents
+from ._file_check import naming_all
+from ._labels import IGNORE, Labels, check_labels
+from ._mask_files import Pair, Size, count_ids, decode_all, decode_some, oriented
+from ._preprocessing import Preprocessing
+from ._splits import Split, Splits
 
 __all__ = ["MaskFilesData", "MaskedImages", "checked_size"]
 
@@ -69,14 +75,15 @@ class MaskedImages(SeededBatches[tuple[Tensor, Tensor]]):
 
 
 class MaskFilesData(L.LightningDataModule):
-    """Images with masks in files, of which all are checked when this is made.
+    """Images with masks in files. Masks are checked when this is made, and all files opened before the training.
 
     Images of other proportions are stretched to `image_size`. Decoded splits are kept in memory where they fit.
 
     Args:
         root: Folder of the data set.
         files: Images and masks of each split. Without ``test`` those of ``val`` are the test images too.
-        labels: What the ids in masks mean; None for as many classes as there are ids.
+        labels: What the ids in masks mean, or a function that says it, given how many pixels of each id each mask of
+            a split has.
         image_size: Height and width that images and masks are resized to, in pixels; one number for both.
         mask_size: Those of the masks for validation and test, where networks for several image sizes are compared;
             None for `image_size`.
@@ -96,7 +103,7 @@ class MaskFilesData(L.LightningDataModule):
         self,
         root: Path,
         files: Mapping[Split, Sequence[Pair]],
-        labels: Labels | None,
+        labels: Labels | Callable[[Mapping[Split, NDArray[np.int64]]], Labels],
         image_size: int | Sequence[int] = (192, 256),
         batch_size: int = 16,
         num_workers: int = 0,
@@ -110,23 +117,24 @@ class MaskFilesData(L.LightningDataModule):
         super().__init__()
         self.batch_size = batch_size
         self.seed = seed
-        # A damaged test image is found before the training, hence all are decoded before it.
-        stages = {**STAGES, "fit": STAGES[None]}
-        self.splits = Splits(self._load, batch_size, num_workers, seed, f"'{root}'", "test" in files, stages)
+        paths = {split: [path for pair in pairs for path in (pair.image, pair.mask)] for split, pairs in files.items()}
+        self.splits = Splits(self._load, batch_size, num_workers, seed, f"'{root}'", "test" in files, paths)
         self.root = root
         self.image_size = checked_size(image_size)
         self.mask_size = self.image_size if mask_size is None else checked_size(mask_size, "mask_size")
         self.cache_limit_bytes = cache_limit_bytes
         self._augment = BatchAugmentation(min_crop_area, flip, color_jitter)
-        self._files = files
+        self._files = files = oriented(root, files)
         # Masks are read here, so that the number of classes is known before the network is built, and what is wrong
         # with the test images before the training.
-        counts = {split: count_ids(pairs) for split, pairs in files.items()}
-        self._labels = labels or found_labels(counts)
+        with naming_all(path for split in paths.values() for path in split):
+            counts = {split: count_ids(pairs) for split, pairs in files.items()}
+        self._labels = labels if isinstance(labels, Labels) else labels(counts)
         if not 2 <= self.num_classes <= IGNORE:
             raise ValueError(f"Masks must have 2 to {IGNORE} classes; those of '{root}' have {self.num_classes}.")
         for split, pairs in files.items():
-            check_labels(f"'{root}' ({split})", pairs, counts[split], self._labels)
+            check_labels(f"'{root}' ({split})", [pair.mask for pair in pairs], counts[split], self._labels)
+        self._contents = {split: _contents(counts[split], self._labels) for split in files}
 
     @property
     def num_classes(self) -> int:
@@ -142,6 +150,20 @@ class MaskFilesData(L.LightningDataModule):
     def input_size(self) -> tuple[int, int, int]:
         """Channels, height and width of one image."""
         return 3, *self.image_size
+
+    @property
+    def contents(self) -> dict[Split, SplitContents]:
+        """How many images each split has, and how many of them show each class."""
+        return self._contents
+
+    @property
+    def preprocessing(self) -> Preprocessing:
+        """What is done to an image before the network."""
+        return Preprocessing(self.image_size)
+
+    @override
+    def prepare_data(self) -> None:
+        self.splits.prepare()
 
     @override
     def setup(self, stage: str | None = None) -> None:
@@ -188,6 +210,12 @@ def checked_size(size: int | Sequence[int], name: str = "image_size") -> Size:
         raise ValueError(f"`{name}` must be height and width, each at least 8; got {sides}.")
     height, width = sides
     return height, width
+
+
+def _contents(counts: NDArray[np.int64], labels: Labels) -> SplitContents:
+    """Return what masks show, from how many pixels of each id each has."""
+    ids = [[number for number, own in labels.classes.items() if own == label] for label in range(len(labels.names))]
+    return SplitContents(len(counts), tuple(int(counts[:, own].any(axis=1).sum()) for own in ids))
 
 
 def _pick(images: Tensor, masks: Tensor, indices: list[int]) -> tuple[Tensor, Tensor]:

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -16,15 +15,12 @@ from numpy.typing import NDArray
 from PIL import Image, ImageOps
 from torch import Tensor
 
-from ._decode import DECODE_THREADS, open_image, rgb, upright_size
-from .digits import Split
+from ._decode import DECODE_THREADS, open_image, rgb
+from ._labels import IGNORE, Labels
+from ._orientation import Orientation, decided, orientation_of, similar
+from ._splits import Split
 
-__all__ = ["IGNORE", "Labels", "Pair", "Size", "check_labels", "count_ids", "decode_all", "decode_some", "found_labels"]
-
-logger = logging.getLogger(__name__)
-
-IGNORE = 255
-"""Label of the pixels that count for nothing."""
+__all__ = ["Pair", "Size", "count_ids", "decode_all", "decode_some", "oriented"]
 
 Size = tuple[int, int]
 """Height and width in pixels."""
@@ -37,45 +33,29 @@ class Pair:
     Attributes:
         image: Path of the image, of any mode.
         mask: Path of the mask, whose pixels are ids: grey or with a palette.
+        as_stored: Whether the mask is of the image's pixels as they are stored, not as its EXIF orientation turns them.
     """
 
     image: Path
     mask: Path
+    as_stored: bool = False
 
 
-@dataclass(frozen=True)
-class Labels:
-    """What the ids in masks mean.
+def oriented(root: Path, files: Mapping[Split, Sequence[Pair]]) -> dict[Split, list[Pair]]:
+    """Return the pairs with what their masks' sizes tell of images that are turned by their EXIF orientation.
 
-    Attributes:
-        names: Names of the classes.
-        classes: Which class each id is.
-        ignored: The id of the pixels that count for nothing.
+    Args:
+        root: Folder of the data set, for messages.
+        files: The pairs of each split.
 
-    Example::
-
-        >>> Labels(("pet", "background"), {1: 0, 2: 1}, ignored=3).table()[:5].tolist()
-        [255, 0, 1, 255, 255]
+    Raises:
+        ValueError: A file cannot be read.
     """
-
-    names: tuple[str, ...]
-    classes: Mapping[int, int] = field(default_factory=dict)
-    ignored: int = IGNORE
-
-    def table(self) -> NDArray[np.uint8]:
-        """Return the label of every id, shape (256,)."""
-        table = np.full(256, IGNORE, dtype=np.uint8)
-        for number, label in self.classes.items():
-            table[number] = label
-        return table
-
-
-def found_labels(counts: Mapping[Split, NDArray[np.int64]]) -> Labels:
-    """Return as many classes as the highest id in all masks asks for, without names of their own."""
-    total = sum(part.sum(axis=0) for part in counts.values())
-    ids = np.flatnonzero(np.asarray(total)[:IGNORE])
-    num_classes = int(ids.max()) + 1 if len(ids) else 0
-    return Labels(tuple(map(str, range(num_classes))), {number: number for number in range(num_classes)})
+    pairs = [pair for split in files.values() for pair in split]
+    with ThreadPoolExecutor(DECODE_THREADS) as pool:
+        orientations, told = zip(*pool.map(_told, pairs), strict=True)
+    stored = iter(decided([pair.image for pair in pairs], orientations, told, f"'{root}'"))
+    return {split: [replace(pair, as_stored=next(stored)) for pair in own] for split, own in files.items()}
 
 
 def count_ids(pairs: Sequence[Pair]) -> NDArray[np.int64]:
@@ -86,32 +66,6 @@ def count_ids(pairs: Sequence[Pair]) -> NDArray[np.int64]:
     """
     with ThreadPoolExecutor(DECODE_THREADS) as pool:
         return np.stack(list(pool.map(_count, pairs)))
-
-
-def check_labels(split: str, pairs: Sequence[Pair], counts: NDArray[np.int64], labels: Labels) -> None:
-    """Compare what the masks of a split hold with what it may mean, and warn of what is there in vain.
-
-    Raises:
-        ValueError: A mask has an id that means nothing, or no mask has a labelled pixel.
-    """
-    known = [*labels.classes, labels.ignored]
-    for pair, row in zip(pairs, counts, strict=True):
-        if strange := sorted(set(np.flatnonzero(row).tolist()) - set(known)):
-            raise ValueError(
-                f"'{pair.mask}' has the label ids {', '.join(map(str, strange))}; "
-                f"known are {_spans(sorted(labels.classes))}, and {labels.ignored} for pixels that are ignored."
-            )
-    means = np.zeros((256, len(labels.names)), dtype=np.int64)
-    means[list(labels.classes), list(labels.classes.values())] = 1
-    of_classes = counts @ means
-    empty = [pair.mask for pair, row in zip(pairs, of_classes, strict=True) if not row.any()]
-    if len(empty) == len(pairs):
-        raise ValueError(f"No mask of {split} has a labelled pixel, such as '{pairs[0].mask}'.")
-    if empty:
-        what = f"{len(empty)} of {len(pairs)} masks of {split}"
-        logger.warning("%s have no labelled pixel, such as '%s'; they are kept.", what, empty[0])
-    if missing := [name for name, count in zip(labels.names, of_classes.sum(axis=0), strict=True) if count == 0]:
-        logger.warning("No mask of %s has a pixel of %s.", split, ", ".join(missing))
 
 
 def decode_all(pairs: Sequence[Pair], size: Size, mask_size: Size, labels: Labels) -> tuple[Tensor, Tensor]:
@@ -138,18 +92,29 @@ def _decode(pair: Pair, size: Size, mask_size: Size, table: NDArray[np.uint8]) -
     with open_image(pair.image) as file:
         # JPEG can skip most of the work for a small copy; twice the size keeps the result sharp.
         file.draft("RGB", (2 * max(size), 2 * max(size)))
-        image = rgb(ImageOps.exif_transpose(file)).resize(size[::-1], Image.Resampling.BILINEAR)
+        turned = file if pair.as_stored else ImageOps.exif_transpose(file)
+        image = rgb(turned).resize(size[::-1], Image.Resampling.BILINEAR)
     mask = Image.fromarray(table[_ids(pair.mask)]).resize(mask_size[::-1], Image.Resampling.NEAREST)
     return torch.from_numpy(np.array(image)).permute(2, 0, 1), torch.from_numpy(np.array(mask))
 
 
+def _told(pair: Pair) -> tuple[Orientation, bool | None]:
+    """Return how an image is stored, and whether its mask is of the pixels as stored, None where it does not tell."""
+    with open_image(pair.image) as file:
+        orientation = orientation_of(file)
+    if orientation.turn == 1:
+        return orientation, False
+    with open_image(pair.mask) as file:
+        return orientation, orientation.told_by((file.height, file.width))
+
+
 def _count(pair: Pair) -> NDArray[np.int64]:
     with open_image(pair.image) as file:
-        height, width = upright_size(file)
+        orientation = orientation_of(file)
+    height, width = orientation.stored if pair.as_stored else orientation.upright
     ids = _ids(pair.mask)
     rows, columns = ids.shape
-    # As if the mask were the image made smaller or larger, and rounded to whole pixels.
-    if abs(columns * height - rows * width) > max(height, width):
+    if not similar((rows, columns), (height, width)):
         raise ValueError(
             f"'{pair.mask}' must have the proportions of its image '{pair.image.name}'; "
             f"it is {columns}x{rows} and the image {width}x{height} pixels."
@@ -167,16 +132,3 @@ def _ids(path: Path) -> NDArray[np.uint8]:
         strange = np.unique(values[(values > IGNORE) | (values < 0)]).tolist()
         raise ValueError(f"'{path}' has the label ids {', '.join(map(str, strange[:8]))}; ids are 0 to {IGNORE}.")
     return values.astype(np.uint8)
-
-
-def _spans(numbers: Sequence[int]) -> str:
-    """Write numbers briefly.
-
-    Example::
-
-        >>> _spans([0, 1, 2, 5]), _spans([0, 1, 2])
-        ('0, 1, 2, 5', '0 to 2')
-    """
-    if len(numbers) > 2 and numbers[-1] - numbers[0] == len(numbers) - 1:
-        return f"{numbers[0]} to {numbers[-1]}"
-    return ", ".join(map(str, numbers))

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Literal
 
 from torch.utils.data import DataLoader
 
 from lightning_nas.data._batches import SeededBatches, check_loading, image_loader
+from lightning_nas.data._file_check import check_files
 
-__all__ = ["STAGES", "Split", "Splits"]
+__all__ = ["Split", "Splits"]
 
 Split = Literal["train", "val", "test"]
 """Parts of a data set."""
@@ -30,7 +32,7 @@ STAGES: dict[str | None, tuple[Split, ...]] = {
 
 @dataclass
 class Splits:
-    """What a LightningDataModule hands its `setup` and its loaders to.
+    """What a LightningDataModule hands its `prepare_data`, its `setup` and its loaders to.
 
     Attributes:
         load: Returns the images of a split; called once a split.
@@ -39,7 +41,7 @@ class Splits:
         seed: Decides the shuffles.
         name: Of the data set, for what is said of it.
         has_test: Whether there is a test split; else the images of ``val`` are the test images too, with a warning.
-        stages: The splits that each stage needs.
+        files: The image files of each split, masks too. All are opened before the training.
         parts: What is loaded.
 
     Raises:
@@ -52,17 +54,33 @@ class Splits:
     seed: int
     name: str
     has_test: bool = True
-    stages: dict[str | None, tuple[Split, ...]] = field(default_factory=lambda: STAGES)
+    files: Mapping[Split, Sequence[Path]] = field(default_factory=dict)
     parts: dict[Split, SeededBatches[Any]] = field(default_factory=dict)
+    _is_checked: bool = False
 
     def __post_init__(self) -> None:
         check_loading(self.batch_size, self.num_workers, self.seed)
 
+    def prepare(self) -> None:
+        """Open the files of all splits, unless they were: a damaged one is found before the training, not behind it.
+
+        Raises:
+            ValueError: Files are missing, damaged or no images.
+        """
+        if not self._is_checked:
+            check_files(path for files in self.files.values() for path in files)
+        self._is_checked = True
+
     def setup(self, stage: str | None) -> None:
-        """Load what `stage` needs."""
+        """Load what `stage` needs.
+
+        Raises:
+            ValueError: Files are missing, damaged or no images.
+        """
+        self.prepare()
         if not self.has_test and stage in (None, "test"):
             logger.warning("%s has no `test` split; the images of `val` are the test images too.", self.name)
-        for split in self.stages[stage]:
+        for split in STAGES[stage]:
             source: Split = "val" if split == "test" and not self.has_test else split
             if source not in self.parts:
                 self.parts[source] = self.load(source)

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
+import logging
 import math
 from collections.abc import Sequence
-from functools import partial
 from pathlib import Path
 from typing import Any, get_args
 
-from ._annotations import AnnotatedImage, checked_records, warn_of_unseen
+from ._annotations import AnnotatedImage, AnnotatedSource, checked_splits, warn_of_unseen
 from .detection import DetectionDataModule
 from .detection_augment import DetectionAugmentation
 from .detection_batches import DetectionRecord
@@ -17,16 +17,26 @@ from .digits import Split
 
 __all__ = ["CocoDataModule"]
 
+logger = logging.getLogger(__name__)
+
+PREFIX = "instances_"
+LEAST_AREA = 1e-3
+
 
 class CocoDataModule(DetectionDataModule):
     """Images and boxes in COCO's format, for a detector.
 
-    The layout is ``root/annotations/instances_{train,val,test}.json`` and ``root/images/{train,val,test}/FILE``.
-    Without a file for ``test`` the images of ``val`` are the test images too, with a warning.
+    The layout is ``root/annotations/instances_{train,val,test}.json`` and ``root/images/{train,val,test}/FILE``, or
+    COCO's own: ``instances_train2017.json``, ``root/train2017/FILE`` and so on, of any year. Without a file for
+    ``test`` the images of ``val`` are the test images too, with a warning.
 
     All annotations and the headers of all images are read at once, so that mistakes come to light before any training.
-    Boxes are cut at the border of their image; those without area or wholly outside are dropped with a warning, crowds
-    without one. Images without a box are kept.
+    Boxes are cut at the border of their image; those without area or wholly outside are dropped with a warning. Images
+    without a box are kept.
+
+    What has ``iscrowd`` is no object: what is found there counts neither as right nor as wrong, in training too.
+    ``area`` tells small from large objects; without it that of the box does. ``ignore`` alone changes nothing, as in
+    COCO's own evaluation.
 
     Classes are the file's categories in the order of their ids. The batches are those of `DetectionDataModule`.
 
@@ -74,7 +84,7 @@ class CocoDataModule(DetectionDataModule):
             self.name = f"{self.root.name}, tested on {added} too"
         class_names, splits = _read_folder(self.root, self.extra_roots, extra_test)
         super().__init__(
-            {split: partial(tuple, records) for split, records in splits.items()},
+            splits,
             class_names,
             image_size,
             batch_size,
@@ -93,43 +103,60 @@ def _read_folder(
         if not folder.is_dir():
             found = "a file" if folder.exists() else "nothing"
             raise ValueError(f"A COCO data set must be a folder; there is {found} at '{folder}'.")
-    files: dict[Split, Path] = {split: _annotation_file(root, split) for split in get_args(Split)}
+    files = {split: _annotation_file(root, split) for split in get_args(Split)}
     if extra_test and not extra_roots:
         raise ValueError("`extra_test` takes the `val` images of `extra_roots`; there are none.")
     parts: tuple[Split, ...] = ("train", "val") if extra_test else ("train",)
     extra = [_annotation_file(folder, split) for folder in extra_roots for split in parts]
     for file in (files["train"], files["val"], *([files["test"]] if extra_test else []), *extra):
         if not file.is_file():
-            raise ValueError(f"A COCO data set must have annotations/{file.name}; there is no '{file}'.")
-    class_names, train = _read_split(root, "train")
-    splits: dict[Split, tuple[DetectionRecord, ...]] = {"train": train}
+            raise ValueError(
+                f"A COCO data set must have annotations/{file.name}; there is no '{file}', nor one with a year in its "
+                "name as COCO's own."
+            )
+    class_names, train = _read_split(root, files["train"])
+    sources: dict[Split, list[AnnotatedSource]] = {"train": [train]}
     for split, file in files.items():
         if split != "train" and file.is_file():
-            splits[split] = _read_split(root, split, class_names)[1]
+            sources[split] = [_read_split(root, file, class_names)[1]]
     for folder in extra_roots:
-        splits["train"] += _read_split(folder, "train", class_names)[1]
+        sources["train"].append(_read_split(folder, _annotation_file(folder, "train"), class_names)[1])
         if extra_test:
-            splits["test"] += _read_split(folder, "val", class_names)[1]
+            sources["test"].append(_read_split(folder, _annotation_file(folder, "val"), class_names)[1])
+    splits = checked_splits(sources)
     warn_of_unseen(splits["train"], class_names, files["train"])
     return class_names, splits
 
 
 def _annotation_file(root: Path, split: Split) -> Path:
-    return root / "annotations" / f"instances_{split}.json"
+    """Return the file of a split, whether or not it exists; COCO's own have a year in their names."""
+    plain = root / "annotations" / f"{PREFIX}{split}.json"
+    if plain.is_file():
+        return plain
+    dated = sorted((root / "annotations").glob(f"{PREFIX}{split}20[0-9][0-9].json"))
+    if len(dated) > 1:
+        names = ", ".join(file.name for file in dated)
+        raise ValueError(f"A COCO data set must have one file for {split}; '{root / 'annotations'}' has {names}.")
+    return dated[0] if dated else plain
 
 
-def _read_split(
-    root: Path, split: Split, expected: tuple[str, ...] = ()
-) -> tuple[tuple[str, ...], tuple[DetectionRecord, ...]]:
-    """Return class names, those expected where there are any, and records of one split."""
-    file = _annotation_file(root, split)
+def _image_folder(root: Path, file: Path) -> Path:
+    """Return the folder of the images of an annotation file: below ``images``, or as COCO has it, beside it."""
+    name = file.stem.removeprefix(PREFIX)
+    beside = root / name
+    return beside if beside.is_dir() and not (root / "images" / name).is_dir() else root / "images" / name
+
+
+def _read_split(root: Path, file: Path, expected: tuple[str, ...] = ()) -> tuple[tuple[str, ...], AnnotatedSource]:
+    """Return class names, those expected where there are any, and what the file of one split says."""
     content = _load(file)
     categories = _categories(content, file)
     class_names = expected or tuple(categories.values())
     if differing := sorted(set(class_names) ^ set(categories.values())):
         raise ValueError(f"All splits must have the same categories; '{file}' differs in {', '.join(differing)}.")
     labels = {key: class_names.index(name) for key, name in categories.items()}
-    return class_names, checked_records(_annotated_images(content, labels, file, root / "images" / split), file)
+    images = _annotated_images(content, labels, file, _image_folder(root, file))
+    return class_names, AnnotatedSource(file, tuple(images), "xywh")
 
 
 def _load(file: Path) -> dict[str, list[dict[str, Any]]]:
@@ -159,7 +186,7 @@ def _categories(content: dict[str, list[dict[str, Any]]], file: Path) -> dict[An
 def _annotated_images(
     content: dict[str, list[dict[str, Any]]], labels: dict[Any, int], file: Path, folder: Path
 ) -> list[AnnotatedImage]:
-    objects: dict[Any, list[tuple[tuple[float, float, float, float], int]]] = {}
+    objects: dict[Any, list[dict[str, Any]]] = {}
     for entry in content["images"]:
         _require(_is_image(entry), "images", entry, file)
         if entry["id"] in objects:
@@ -175,20 +202,38 @@ def _annotated_images(
             raise ValueError(
                 f"'{file}': annotation {entry.get('id')} is of category {category!r}; the categories are {listed}."
             )
-        if entry.get("iscrowd"):
-            continue
-        _require(_is_box(entry.get("bbox")), "annotations", entry, file)
-        left, top, width, height = entry["bbox"]
-        objects[image].append(((left, top, left + width, top + height), labels[category]))
+        _require(_are_numbers(entry.get("bbox"), 4), "annotations", entry, file)
+        _require(entry.get("area") is None or _are_numbers([entry["area"]], 1), "annotations", entry, file)
+        objects[image].append(entry)
+    if num_ignored := sum(bool(entry.get("ignore")) > bool(entry.get("iscrowd")) for entry in content["annotations"]):
+        logger.warning(
+            "'%s': %d annotations have `ignore` without `iscrowd`; they are objects like any other, as in COCO's own "
+            "evaluation.",
+            file,
+            num_ignored,
+        )
     return [
         AnnotatedImage(
             folder / entry["file_name"],
             (round(entry["height"]), round(entry["width"])) if entry.get("height") else None,
-            tuple(box for box, _ in objects[entry["id"]]),
-            tuple(label for _, label in objects[entry["id"]]),
+            tuple(_corners(one["bbox"]) for one in objects[entry["id"]]),
+            tuple(labels[one["category_id"]] for one in objects[entry["id"]]),
+            tuple(bool(one.get("iscrowd")) for one in objects[entry["id"]]),
+            tuple(_area(one) for one in objects[entry["id"]]),
         )
         for entry in content["images"]
     ]
+
+
+def _corners(box: Sequence[float]) -> tuple[float, float, float, float]:
+    left, top, width, height = box
+    return left, top, left + width, top + height
+
+
+def _area(entry: dict[str, Any]) -> float:
+    area: float = entry["bbox"][2] * entry["bbox"][3] if entry.get("area") is None else entry["area"]
+    # The measure takes an area of nothing for one that is not known.
+    return max(area, LEAST_AREA)
 
 
 def _is_image(entry: dict[str, Any]) -> bool:
@@ -198,11 +243,11 @@ def _is_image(entry: dict[str, Any]) -> bool:
     return sized and isinstance(entry.get("id"), int | str) and isinstance(entry.get("file_name"), str)
 
 
-def _is_box(box: Any) -> bool:
+def _are_numbers(values: Any, count: int) -> bool:
     return (
-        isinstance(box, list)
-        and len(box) == 4
-        and all(isinstance(side, int | float) and math.isfinite(side) for side in box)
+        isinstance(values, list)
+        and len(values) == count
+        and all(isinstance(value, int | float) and math.isfinite(value) for value in values)
     )
 
 
@@ -210,7 +255,7 @@ def _require(condition: bool, name: str, entry: dict[str, Any], file: Path) -> N
     if not condition:
         wanted = {
             "images": "`id`, `file_name`, and `height` and `width` of at least 1 or neither",
-            "annotations": "`image_id`, a whole number `category_id`, and `bbox` with four numbers",
+            "annotations": "`image_id`, a whole number `category_id`, `bbox` with four numbers, and `area` or none",
             "categories": "a whole number `id` and `name`",
         }
         raise ValueError(f"'{file}': each of `{name}` must have {wanted[name]}; got {str(entry)[:200]}.")

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 
 import lightning as L
 from torch import Tensor
 from torch.utils.data import DataLoader
 from typing_extensions import override
 
+from ._contents import SplitContents
 from ._letterbox import canvas_size
+from ._preprocessing import Preprocessing
 from ._splits import Split, Splits
 from .detection_augment import DetectionAugmentation
 from .detection_batches import DetectionBatches, DetectionRecord, Target
@@ -25,12 +28,14 @@ class DetectionDataModule(L.LightningDataModule):
 
     A batch is ``(images, targets)``: images (N, 3, H, W), float32, normalised by ImageNet's mean and deviation, in
     channels-last memory format; targets a list of N dicts with ``boxes`` (n, 4), left, top, right and bottom in pixels
-    of H x W, float32, and ``labels`` (n,), int64. There may be images without objects.
+    of H x W, float32, and ``labels`` (n,), int64; also what COCO's measure asks for, see `Target`. There may be images
+    without objects.
 
     Without a ``test`` split the images of ``val`` are the test images too, with a warning.
 
     Args:
-        records: Returns the records of each split.
+        records: The records of each split, or what makes them when a stage first needs them. The files of those that
+            are there are opened before the training.
         class_names: Names of the classes, in the order of their indices.
         image_size: Height and width of the canvas that images are fitted into, or one number for both.
         batch_size: Images a batch.
@@ -56,7 +61,7 @@ class DetectionDataModule(L.LightningDataModule):
 
     def __init__(
         self,
-        records: Mapping[Split, Callable[[], Sequence[DetectionRecord]]],
+        records: Mapping[Split, Sequence[DetectionRecord] | Callable[[], Sequence[DetectionRecord]]],
         class_names: Sequence[str],
         image_size: int | Sequence[int],
         batch_size: int = 16,
@@ -66,8 +71,13 @@ class DetectionDataModule(L.LightningDataModule):
         cache_limit_bytes: int = 2**31,
     ) -> None:
         super().__init__()
-        has_test = "test" in records
-        self.splits = Splits(self._load, batch_size, num_workers, seed, type(self).__name__, has_test)
+        self._made = {split: own for split, own in records.items() if not callable(own)}
+        files = {
+            split: [record.image for record in own if isinstance(record.image, Path)]
+            for split, own in self._made.items()
+        }
+        name, has_test = type(self).__name__, "test" in records
+        self.splits = Splits(self._load, batch_size, num_workers, seed, name, has_test, files)
         self.image_size = canvas_size(image_size)
         self.batch_size = batch_size
         self.seed = seed
@@ -91,6 +101,20 @@ class DetectionDataModule(L.LightningDataModule):
         """Channels, height and width of one image."""
         return 3, *self.image_size
 
+    @property
+    def contents(self) -> dict[Split, SplitContents]:
+        """How many images each split has, and how many of them show each class; nothing where they are not made yet."""
+        return {split: _contents(records, self.num_classes) for split, records in self._made.items()}
+
+    @property
+    def preprocessing(self) -> Preprocessing:
+        """What is done to an image before the network."""
+        return Preprocessing(self.image_size, "letterbox")
+
+    @override
+    def prepare_data(self) -> None:
+        self.splits.prepare()
+
     @override
     def setup(self, stage: str | None = None) -> None:
         self.splits.name = self._name()  # subclasses know their folder by now
@@ -110,7 +134,8 @@ class DetectionDataModule(L.LightningDataModule):
 
     def _load(self, split: Split) -> DetectionBatches:
         augment = self.augment if split == "train" else None
-        records = self._records[split]()
+        own = self._records[split]
+        records = own() if callable(own) else own
         part = DetectionBatches(records, self.image_size, augment, self.seed, self.cache_limit_bytes)
         if not part.is_cached:
             size = part.size_bytes >> 20
@@ -119,3 +144,11 @@ class DetectionDataModule(L.LightningDataModule):
 
     def _name(self) -> str:
         return f"'{self.root}'" if hasattr(self, "root") else type(self).__name__
+
+
+def _contents(records: Sequence[DetectionRecord], num_classes: int) -> SplitContents:
+    counts = [0] * num_classes
+    for record in records:
+        for label in set(record.labels.tolist()):
+            counts[label] += 1
+    return SplitContents(len(records), tuple(counts))

@@ -63,7 +63,7 @@ class DetectionAugmentation:
             raise ValueError(f"`color_jitter` must be at least 0 and below 1; got {self.color_jitter}.")
 
     def __call__(
-        self, image: Tensor, boxes: Tensor, labels: Tensor, canvas: tuple[int, int]
+        self, image: Tensor, boxes: Tensor, labels: Tensor, canvas: tuple[int, int], crowds: Tensor | None = None
     ) -> tuple[Tensor, Tensor, Tensor, tuple[int, int]]:
         """Return an augmented copy that fits into the canvas, and where it lies there.
 
@@ -72,6 +72,8 @@ class DetectionAugmentation:
             boxes: Left, top, right and bottom in pixels of the image, float32, (n, 4).
             labels: Classes, int64, (n,).
             canvas: Height and width that the image must fit into.
+            crowds: Whether each is a region of many objects, bool, (n,); a crop keeps what it shows of these. None
+                where none is.
 
         Returns:
             The image (3, h', w'), its m <= n boxes (m, 4) in its own pixels, their labels (m,), and its top and left on
@@ -80,7 +82,7 @@ class DetectionAugmentation:
         framed = tv_tensors.BoundingBoxes(boxes, format="XYXY", canvas_size=tuple(image.shape[-2:]))
         sample = (tv_tensors.Image(image), framed)
         if self.min_crop_area < 1:
-            sample = self._crop(*sample)
+            sample = self._crop(*sample, torch.zeros(len(boxes), dtype=torch.bool) if crowds is None else crowds)
         resized, place = self._resize(*sample, canvas)
         # Mirrored and recoloured last, as there are fewer pixels now; without the padding, which stays grey.
         finished = self._last({"image": resized[0], "boxes": resized[1], "labels": labels})
@@ -97,17 +99,17 @@ class DetectionAugmentation:
         )
 
     def _crop(
-        self, image: tv_tensors.Image, boxes: tv_tensors.BoundingBoxes
+        self, image: tv_tensors.Image, boxes: tv_tensors.BoundingBoxes, crowds: Tensor
     ) -> tuple[tv_tensors.Image, tv_tensors.BoundingBoxes]:
         centres = (boxes[:, :2] + boxes[:, 2:]).as_subclass(Tensor) / 2
         for _ in range(CROP_TRIALS):
             top, left, height, width = self._window(image.shape[-2], image.shape[-1])
             corner = torch.tensor([left, top])
             inside = ((centres >= corner) & (centres < corner + torch.tensor([width, height]))).all(dim=1)
-            if inside.any() or not len(centres):
+            if inside[~crowds].any() or crowds.all():
                 cropped = functional.crop(boxes, top, left, height, width)
                 # A box without area is what SanitizeBoundingBoxes takes away, with its label.
-                cropped[~inside] = 0
+                cropped[~(inside | crowds)] = 0
                 return functional.crop(image, top, left, height, width), cropped
         return image, boxes
 

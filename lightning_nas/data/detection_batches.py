@@ -12,11 +12,13 @@ import numpy as np
 import torch
 from PIL import Image, ImageOps
 from torch import Tensor
-from typing_extensions import TypedDict
+from torchvision.ops import box_area
+from typing_extensions import NotRequired, TypedDict
 
 from ._batches import IMAGENET_MEAN, IMAGENET_STD, SeededBatches
-from ._decode import DECODE_THREADS, open_image, rgb, upright_size
+from ._decode import DECODE_THREADS, open_image, rgb
 from ._letterbox import GREY, fit_size, scale_boxes
+from ._orientation import orientation_of
 from .detection_augment import DetectionAugmentation
 
 __all__ = ["DetectionBatches", "DetectionRecord", "Target"]
@@ -31,10 +33,18 @@ class Target(TypedDict):
     Attributes:
         boxes: Left, top, right and bottom in pixels of the canvas, float32, (n, 4).
         labels: Class indices, int64, (n,).
+        iscrowd: 1 for a region of many objects that are not told apart, else 0, int64, (n,).
+        area: Square pixels that each object covers of the annotated image, by which COCO's measure tells small from
+            large ones, float32, (n,). Augmented images have none.
+        scale: Pixels of the annotated image to one of the canvas, across and down, float32, (2,). Augmented images have
+            none.
     """
 
     boxes: Tensor
     labels: Tensor
+    iscrowd: Tensor
+    area: NotRequired[Tensor]
+    scale: NotRequired[Tensor]
 
 
 @dataclass(frozen=True, eq=False)
@@ -43,16 +53,26 @@ class DetectionRecord:
 
     Attributes:
         image: Its file, or RGB, uint8, (3, h, w).
-        size: Height and width of the image that the boxes count the pixels of. A file may have another size; if it is
-            also turned by its EXIF orientation, the size says whether the boxes are those of the turned image.
+        size: Height and width of the image that the boxes count the pixels of. A file may have another size.
         boxes: Left, top, right and bottom, float32, (n, 4).
         labels: Class indices, int64, (n,).
+        crowds: Whether each is a region of many objects that are not told apart, bool, (n,); None where none is.
+        areas: Square pixels that each covers, float32, (n,); None for those of the boxes.
+        as_stored: Whether the boxes are of the file's pixels as stored, not as its EXIF orientation turns them.
     """
 
     image: Path | Tensor
     size: tuple[int, int]
     boxes: Tensor
     labels: Tensor
+    crowds: Tensor | None = None
+    areas: Tensor | None = None
+    as_stored: bool = False
+
+    @property
+    def is_crowd(self) -> Tensor:
+        """Whether each is a region of many objects that are not told apart, bool, (n,)."""
+        return torch.zeros(len(self.labels), dtype=torch.bool) if self.crowds is None else self.crowds
 
 
 class DetectionBatches(SeededBatches[tuple[Tensor, Target]]):
@@ -120,14 +140,23 @@ class DetectionBatches(SeededBatches[tuple[Tensor, Target]]):
     def _paste(self, image: Tensor, record: DetectionRecord, ground: Tensor) -> Target:
         """Put an image on its canvas, and return where its objects are."""
         size = image.shape[-2], image.shape[-1]
-        boxes, labels = scale_boxes(record.boxes, record.size, size), record.labels
-        top = left = 0
+        boxes, crowds = scale_boxes(record.boxes, record.size, size), record.is_crowd
         if self.augment is not None:
-            image, boxes, labels, (top, left) = self.augment(image, boxes, labels, self.image_size)
-        elif (fitted := fit_size(size, self.image_size)) != size:
+            numbers = torch.arange(len(boxes))
+            image, boxes, kept, (top, left) = self.augment(image, boxes, numbers, self.image_size, crowds)
+            ground[:, top : top + image.shape[-2], left : left + image.shape[-1]] = image
+            boxes = boxes + torch.tensor([left, top, left, top])
+            return {"boxes": boxes, "labels": record.labels[kept], "iscrowd": crowds[kept].long()}
+        if (fitted := fit_size(size, self.image_size)) != size:
             image, boxes = _resize(image, fitted), scale_boxes(boxes, size, fitted)
-        ground[:, top : top + image.shape[-2], left : left + image.shape[-1]] = image
-        return {"boxes": boxes + torch.tensor([left, top, left, top]), "labels": labels}
+        ground[:, : image.shape[-2], : image.shape[-1]] = image
+        return {
+            "boxes": boxes,
+            "labels": record.labels,
+            "iscrowd": crowds.long(),
+            "area": box_area(record.boxes) if record.areas is None else record.areas,
+            "scale": torch.tensor([record.size[1] / fitted[1], record.size[0] / fitted[0]]),
+        }
 
     def _read(self, records: Sequence[DetectionRecord]) -> list[Tensor]:
         with ThreadPoolExecutor(DECODE_THREADS) as pool:
@@ -145,13 +174,12 @@ def _decode(record: DetectionRecord, bound: tuple[int, int]) -> Tensor:
     if isinstance(record.image, Tensor):
         return record.image
     with open_image(record.image) as file:
-        stored, size = (file.height, file.width), upright_size(file)
-        turn = record.size != stored or size == stored
-        size = size if turn else stored
+        orientation = orientation_of(file)
+        size = orientation.stored if record.as_stored else orientation.upright
         height, width = min(size, fit_size(size, bound))
         # JPEG can skip most of the work for a small copy; twice the size keeps the result sharp.
-        file.draft("RGB", (2 * width, 2 * height) if size == stored else (2 * height, 2 * width))
-        pixels = rgb(ImageOps.exif_transpose(file) if turn else file)
+        file.draft("RGB", (2 * width, 2 * height) if size == orientation.stored else (2 * height, 2 * width))
+        pixels = rgb(file if record.as_stored else ImageOps.exif_transpose(file))
         if pixels.size != (width, height):
             pixels = pixels.resize((width, height), Image.Resampling.BILINEAR)
     return torch.from_numpy(np.array(pixels)).permute(2, 0, 1)

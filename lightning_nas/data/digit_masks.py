@@ -12,6 +12,7 @@ from typing_extensions import override
 
 from ._batches import BatchAugmentation
 from ._mask_data import MaskedImages
+from ._preprocessing import Preprocessing
 from ._splits import Split, Splits
 from .digits import NUM_CLASSES, DigitScenes, Scenes
 
@@ -77,6 +78,11 @@ class DigitMasksDataModule(L.LightningDataModule):
     def input_size(self) -> tuple[int, int, int]:
         """Channels, height and width of one image."""
         return 3, self.scenes.image_size, self.scenes.image_size
+
+    @property
+    def preprocessing(self) -> Preprocessing:
+        """What is done to an image before the network."""
+        return Preprocessing((self.scenes.image_size, self.scenes.image_size))
 
     @override
     def setup(self, stage: str | None = None) -> None:

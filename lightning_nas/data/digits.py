@@ -17,6 +17,7 @@ from torch.utils.data import DataLoader
 from typing_extensions import override
 
 from lightning_nas.data._batches import BatchAugmentation, BatchedImages
+from lightning_nas.data._preprocessing import Preprocessing
 from lightning_nas.data._splits import Split, Splits
 
 __all__ = ["DigitScenes", "DigitsDataModule", "Scenes", "Split"]
@@ -248,6 +249,11 @@ class DigitsDataModule(L.LightningDataModule):
     def input_size(self) -> tuple[int, int, int]:
         """Channels, height and width of one image."""
         return 3, self.scenes.image_size, self.scenes.image_size
+
+    @property
+    def preprocessing(self) -> Preprocessing:
+        """What is done to an image before the network."""
+        return Preprocessing((self.scenes.image_size, self.scenes.image_size))
 
     @override
     def setup(self, stage: str | None = None) -> None:

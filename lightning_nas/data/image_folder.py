@@ -19,8 +19,12 @@ from torchvision.datasets.folder import IMG_EXTENSIONS
 from typing_extensions import override
 
 from lightning_nas.data._batches import BatchAugmentation, BatchedImages
+from lightning_nas.data._contents import SplitContents
 from lightning_nas.data._decode import DECODE_THREADS, open_image, rgb
+from lightning_nas.data._preprocessing import Preprocessing
+from lightning_nas.data._split_folders import folder_names, named_splits, split_of
 from lightning_nas.data._splits import Split, Splits
+from lightning_nas.data._walk import files_below
 
 __all__ = ["ImageFolderDataModule"]
 
@@ -40,8 +44,12 @@ class _Files:
 class ImageFolderDataModule(L.LightningDataModule):
     """Images in the layout ``root/{train,val,test}/<class>/*.jpg``, for a classifier.
 
-    Without a ``test`` folder the images of ``val`` are the test images too, with a warning. Without any of the three
-    folders, the folders in ``root`` are the classes and each is split 70/15/15, the same way for every seed.
+    Splits may be spelled in other usual ways (``Training``, ``valid``, ``dev``, ``TEST``, ``val_images``); what looks
+    like splits and cannot be told is refused. Without a ``test`` folder the images of ``val`` are the test images too,
+    with a warning. Without any folder of a split, the folders in ``root`` are the classes and each is split 70/15/15,
+    the same way for every seed.
+
+    All files of all splits are opened once before the training; a second run finds in the user's cache that they were.
 
     Images are decoded and resized once and kept in memory as bytes where they fit. Training images are cropped,
     mirrored and recoloured a batch at a time; all are normalised by ImageNet's mean and deviation.
@@ -90,7 +98,8 @@ class ImageFolderDataModule(L.LightningDataModule):
             extra = Path(extra_test_root).expanduser()
             self.name = f"{self.root.name}, tested on {extra.name} too"
             self._files["test"] = _joined(self._files.get("test"), _further(extra, self._class_names))
-        self.splits = Splits(self._load, batch_size, num_workers, seed, str(self.root), "test" in self._files)
+        paths = {split: files.paths for split, files in self._files.items()}
+        self.splits = Splits(self._load, batch_size, num_workers, seed, str(self.root), "test" in paths, paths)
 
     @property
     def num_classes(self) -> int:
@@ -106,6 +115,21 @@ class ImageFolderDataModule(L.LightningDataModule):
     def input_size(self) -> tuple[int, int, int]:
         """Channels, height and width of one image."""
         return 3, self.image_size, self.image_size
+
+    @property
+    def contents(self) -> dict[Split, SplitContents]:
+        """How many images each split has, of each class."""
+        counts = {split: np.bincount(files.labels, minlength=self.num_classes) for split, files in self._files.items()}
+        return {split: SplitContents(int(count.sum()), tuple(count.tolist())) for split, count in counts.items()}
+
+    @property
+    def preprocessing(self) -> Preprocessing:
+        """What is done to an image before the network."""
+        return Preprocessing((self.image_size, self.image_size))
+
+    @override
+    def prepare_data(self) -> None:
+        self.splits.prepare()
 
     @override
     def setup(self, stage: str | None = None) -> None:
@@ -132,7 +156,6 @@ class ImageFolderDataModule(L.LightningDataModule):
             images = _decode_all(files.paths, self.image_size)
             return BatchedImages(images.__getitem__, labels, augment, self.seed)
         logger.info("%s (%s) would take %d MiB: it is read again in every epoch.", self.root, split, size_bytes >> 20)
-        _check_headers(files.paths)
         return BatchedImages(partial(_decode_some, files.paths, self.image_size), labels, augment, self.seed)
 
 
@@ -141,16 +164,18 @@ def _scan(root: Path) -> tuple[tuple[str, ...], dict[Split, _Files]]:
     if not root.is_dir():
         found = "a file" if root.exists() else "nothing"
         raise ValueError(f"`root` must be a folder of images; there is {found} at '{root}'.")
-    folders = _folder_names(root)
+    folders = folder_names(root)
     if not folders:
         raise ValueError(f"`root` must hold train/, val/ and test/, or one folder a class; '{root}' has no folder.")
-    if not {"train", "val", "test"} & set(folders):
+    # Folders of something else, such as annotations, are neither classes nor splits; where there are no splits they
+    # are told that a class needs images.
+    named = named_splits(root, [name for name in folders if split_of(name) or _has_image(root / name)])
+    if not named:
+        _check_classes(root, folders)
         images = _list_classes(root)
         return tuple(images), _split(images, root)
-    if missing := {"train", "val"} - set(folders):
-        raise ValueError(f"'{root}' must have the folders train and val; it lacks {' and '.join(sorted(missing))}.")
-    names: tuple[Split, ...] = ("train", "val", "test")
-    splits = {split: _list_classes(root / split) for split in names if split in folders}
+    order: tuple[Split, ...] = ("train", "val", "test")
+    splits = {split: _list_classes(root / named[split]) for split in order if split in named}
     classes = tuple(splits["train"])
     for split, images in splits.items():
         if differing := sorted(set(classes) ^ set(images)):
@@ -159,6 +184,24 @@ def _scan(root: Path) -> tuple[tuple[str, ...], dict[Split, _Files]]:
                 f"train and {split} differ in {', '.join(differing)}."
             )
     return classes, {split: _files(list(images.values())) for split, images in splits.items()}
+
+
+def _has_image(folder: Path) -> bool:
+    return bool(files_below(folder, IMG_EXTENSIONS))
+
+
+def _check_classes(root: Path, names: Sequence[str]) -> None:
+    """Refuse splits inside of classes: their images would be mixed and split anew.
+
+    Raises:
+        ValueError: A class has a folder that is called like a split.
+    """
+    for name in names:
+        if inner := [folder for folder in folder_names(root / name) if split_of(folder)]:
+            raise ValueError(
+                f"'{root / name}' must hold images of one class, or be called train, val or test; it has the folder"
+                f" '{inner[0]}', which looks like a split. HINT: the layout is {root.name}/{{train,val,test}}/CLASS."
+            )
 
 
 def _further(root: Path, classes: Sequence[str]) -> _Files:
@@ -175,17 +218,11 @@ def _joined(first: _Files | None, second: _Files) -> _Files:
     return second if first is None else _Files(first.paths + second.paths, first.labels + second.labels)
 
 
-def _folder_names(folder: Path) -> list[str]:
-    return sorted(entry.name for entry in folder.iterdir() if entry.is_dir() and not entry.name.startswith("."))
-
-
 def _list_classes(folder: Path) -> dict[str, list[Path]]:
     """Return the sorted image paths of each class."""
     classes = {}
-    for name in _folder_names(folder):
-        files = sorted((folder / name).rglob("*"))
-        # macOS leaves "._x.jpg" beside "x.jpg".
-        images = [file for file in files if file.suffix.lower() in IMG_EXTENSIONS and not file.name.startswith(".")]
+    for name in folder_names(folder):
+        images = files_below(folder / name, IMG_EXTENSIONS)
         if not images:
             raise ValueError(f"Each class needs an image ({', '.join(IMG_EXTENSIONS)}); '{folder / name}' has none.")
         classes[name] = images
@@ -241,10 +278,3 @@ def _decode(path: Path, size: int) -> Tensor:
         file.draft("RGB", (2 * size, 2 * size))
         image = rgb(ImageOps.exif_transpose(file)).resize((size, size), Image.Resampling.BILINEAR)
     return torch.from_numpy(np.array(image)).permute(2, 0, 1)
-
-
-def _check_headers(paths: Sequence[Path]) -> None:
-    """Find files that are no images before the training does, without decoding them."""
-    for path in paths:
-        with open_image(path):
-            pass

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
 from torchvision.datasets.folder import IMG_EXTENSIONS
 
+from ._labels import Labels, check_ignored, found_labels, label_settings, named_labels
 from ._mask_data import MaskFilesData, checked_size
-from ._mask_files import IGNORE, Labels, Pair
+from ._mask_files import Pair
+from ._split_folders import folder_names, spelled_splits
+from ._walk import files_below
 from .digit_masks import DigitMasksDataModule
 from .digits import Split
 
@@ -20,17 +25,25 @@ __all__ = ["MaskFolderDataModule", "mask_data"]
 class MaskFolderDataModule(MaskFilesData):
     """Images and masks in the layout ``root/images/{train,val,test}/NAME.jpg`` and ``root/masks/.../NAME.png``.
 
-    Masks are grey or have a palette; a pixel's value is its class, and 255 counts for nothing. ``root/labels.json``
-    may name the classes, ``{"ignore_index": 255, "classes": [{"id": 0, "name": "sky"}, ...]}``; without it there are as
-    many as the masks ask for. Without ``test`` folders the images of ``val`` are the test images too, with a warning.
+    Masks are grey or have a palette; a pixel's value is an id. What ids mean is said by `classes` and `ignored`, or by
+    ``root/labels.json``, ``{"ignore_index": 255, "classes": [{"id": 0, "name": "sky"}, ...]}``, whose ``ignore_index``
+    may be a list, or null. Without either each id is a class, and 255 counts for nothing. Splits may be spelled in
+    other usual ways, such as ``training`` and ``validation``. Without ``test`` folders the images of ``val`` are the
+    test images too, with a warning.
 
-    Everything is checked when this is made. Masks without a labelled pixel are kept, and classes that no mask of a
-    split holds are no mistake: a warning tells of both. A mask of another size than its image is resized to the nearest
-    pixel where the proportions agree.
+    All masks are checked when this is made, and all files opened once before the training. Masks without a labelled
+    pixel are kept, and classes that no mask of a split holds are no mistake: a warning tells of both. It is a mistake
+    where all labelled pixels of a split are of one class, and where pixels are ignored while a class has none in any
+    mask. A mask of another size than its image is resized to the nearest pixel where the proportions agree.
 
     Args:
         root: Folder of the data set.
         image_size: Height and width that images and masks are resized to, in pixels; one number for both.
+        classes: Names of the classes by id, such as ``{0: "background", 255: "pet"}``, in place of those of
+            ``labels.json``. Classes are in the order of their ids, of which some may be left out; ids of one name are
+            one class.
+        ignored: The id, or the ids, of pixels that count for nothing, in place of what ``labels.json`` says; its
+            classes of these ids are left out. By default that is 255, unless it is a class.
         **options: Those of `MaskFilesData`: `batch_size`, `num_workers`, `seed`, `min_crop_area`, `flip`,
             `color_jitter`, `cache_limit_bytes` and `mask_size`.
 
@@ -39,9 +52,18 @@ class MaskFolderDataModule(MaskFilesData):
             message names it.
     """
 
-    def __init__(self, root: str | Path, image_size: int | Sequence[int] = (192, 256), **options: Any) -> None:
+    def __init__(
+        self,
+        root: str | Path,
+        image_size: int | Sequence[int] = (192, 256),
+        classes: Mapping[int, str] | None = None,
+        ignored: int | Sequence[int] | None = None,
+        **options: Any,
+    ) -> None:
         folder = Path(root).expanduser()
-        super().__init__(folder, _scan(folder), _read_labels(folder / "labels.json"), image_size, **options)
+        files = _scan(folder)
+        meaning = partial(_meaning, folder, *label_settings(folder / "labels.json", classes, ignored))
+        super().__init__(folder, files, meaning, image_size, **options)
 
 
 def mask_data(
@@ -49,6 +71,8 @@ def mask_data(
     image_size: int | Sequence[int] | None = None,
     min_crop_area: float = 0.5,
     mask_size: int | Sequence[int] | None = None,
+    classes: Mapping[int, str] | None = None,
+    ignored: int | Sequence[int] | None = None,
     **options: Any,
 ) -> MaskFolderDataModule | DigitMasksDataModule:
     """Return the datamodule of the images and masks in `root`, or of embedded digit scenes where it is None.
@@ -61,6 +85,8 @@ def mask_data(
             of their own.
         mask_size: Height and width of the folder's masks for validation and test, where networks for several image
             sizes are compared; None for `image_size`.
+        classes: Names of the folder's classes by id, see `MaskFolderDataModule`.
+        ignored: The ids of the folder's masks that count for nothing, see `MaskFolderDataModule`.
         **options: Arguments that both take: `batch_size`, `num_workers` and `seed`.
 
     Raises:
@@ -74,9 +100,12 @@ def mask_data(
     """
     if root is not None:
         size = (192, 256) if image_size is None else image_size
-        return MaskFolderDataModule(root, size, min_crop_area=min_crop_area, mask_size=mask_size, **options)
-    if mask_size is not None:
-        raise ValueError(f"`mask_size` is of the masks in `root`, which is not given; got {mask_size}.")
+        return MaskFolderDataModule(
+            root, size, classes, ignored, min_crop_area=min_crop_area, mask_size=mask_size, **options
+        )
+    for name, value in (("mask_size", mask_size), ("classes", classes), ("ignored", ignored)):
+        if value is not None:
+            raise ValueError(f"`{name}` is of the masks in `root`, which is not given; got {value}.")
     height, width = checked_size(64 if image_size is None else image_size)
     if height != width:
         raise ValueError(f"Digit scenes are square; got `image_size` {height}x{width}. HINT: `data.root` is not set.")
@@ -84,21 +113,25 @@ def mask_data(
 
 
 def _scan(root: Path) -> dict[Split, tuple[Pair, ...]]:
-    for name in ("images", "masks"):
+    images, masks = (_split_folders(root / name) for name in ("images", "masks"))
+    for name, folders in (("images", images), ("masks", masks)):
         for split in ("train", "val"):
-            if not (root / name / split).is_dir():
+            if split not in folders:
                 raise ValueError(
                     f"'{root}' must have the folders images/ and masks/ with train/ and val/ in each; "
                     f"it lacks {name}/{split}."
                 )
-    if (root / "images" / "test").is_dir() != (root / "masks" / "test").is_dir():
+    if ("test" in images) != ("test" in masks):
         raise ValueError(f"'{root}' must have images/test and masks/test, or neither; it has one of them.")
     splits: tuple[Split, ...] = ("train", "val", "test")
-    return {
-        split: _pairs(root / "images" / split, root / "masks" / split)
-        for split in splits
-        if (root / "images" / split).is_dir()
-    }
+    return {split: _pairs(images[split], masks[split]) for split in splits if split in images}
+
+
+def _split_folders(folder: Path) -> dict[Split, Path]:
+    """Return the folder of each split."""
+    if not folder.is_dir():
+        return {}
+    return {split: folder / name for split, name in spelled_splits(folder, folder_names(folder)).items()}
 
 
 def _pairs(images: Path, masks: Path) -> tuple[Pair, ...]:
@@ -117,29 +150,20 @@ def _pairs(images: Path, masks: Path) -> tuple[Pair, ...]:
 def _by_name(folder: Path, extensions: Sequence[str]) -> dict[str, Path]:
     """Return the files in a folder by their names without the ending, in order."""
     found: dict[str, Path] = {}
-    for path in sorted(folder.rglob("*")):
-        # macOS leaves "._x.png" beside "x.png".
-        if path.suffix.lower() in extensions and not path.name.startswith("."):
-            name = path.relative_to(folder).with_suffix("").as_posix()
-            if name in found:
-                raise ValueError(f"'{found[name]}' and '{path}' are two images of one name, and there is one mask.")
-            found[name] = path
+    for path in files_below(folder, extensions):
+        name = path.relative_to(folder).with_suffix("").as_posix()
+        if name in found:
+            raise ValueError(f"'{found[name]}' and '{path}' are two images of one name, and there is one mask.")
+        found[name] = path
     return found
 
 
-def _read_labels(path: Path) -> Labels | None:
-    if not path.is_file():
-        return None
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-        names = {int(entry["id"]): str(entry["name"]) for entry in content["classes"]}
-        num_listed, ignored = len(content["classes"]), int(content.get("ignore_index", IGNORE))
-    except (ValueError, TypeError, KeyError, AttributeError) as error:
-        form = '{"ignore_index": 255, "classes": [{"id": 0, "name": "sky"}, ...]}'
-        raise ValueError(f"'{path}' must be of the form {form}; reading it failed: {error!r}.") from error
-    if sorted(names) != list(range(num_listed)) or ignored in names or not 0 <= ignored <= IGNORE:
-        raise ValueError(
-            f"'{path}' must number its classes 0, 1, 2 and so on, and ignore another id up to {IGNORE}; "
-            f"it has {', '.join(map(str, sorted(names))) or 'none'}, and ignores {ignored}."
-        )
-    return Labels(tuple(names[number] for number in sorted(names)), {number: number for number in names}, ignored)
+def _meaning(
+    root: Path,
+    names: dict[int, str] | None,
+    ignored: tuple[int, ...] | None,
+    counts: Mapping[Split, NDArray[np.int64]],
+) -> Labels:
+    labels = found_labels(root, counts, ignored) if names is None else named_labels(names, ignored)
+    check_ignored(root, counts, labels)
+    return labels

@@ -8,14 +8,15 @@ from typing import Any
 
 from torchvision.datasets import OxfordIIITPet
 
+from ._labels import Labels
 from ._mask_data import MaskFilesData
-from ._mask_files import Labels, Pair
+from ._mask_files import Pair
 from .digits import Split
 
 __all__ = ["PetsDataModule"]
 
 # The ids of the trimaps are 1, 2 and 3.
-LABELS = Labels(("pet", "background", "border"), {1: 0, 2: 1, 3: 2}, ignored=255)
+LABELS = Labels(("pet", "background", "border"), {1: 0, 2: 1, 3: 2})
 VAL_EVERY = 5
 
 
@@ -51,7 +52,7 @@ class PetsDataModule(MaskFilesData):
             raise ValueError(f"There are no pets in '{folder}': {error}. HINT: download=true loads them.") from error
         train = [pair for number, pair in enumerate(trainval) if number % VAL_EVERY]
         files: dict[Split, list[Pair]] = {"train": train, "val": trainval[::VAL_EVERY], "test": test}
-        labels = Labels(LABELS.names[:2], {1: 0, 2: 1}, ignored=3) if border_ignored else LABELS
+        labels = Labels(LABELS.names[:2], {1: 0, 2: 1}, ignored=(3,)) if border_ignored else LABELS
         super().__init__(folder, files, labels, image_size, **options)
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import partial
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
@@ -11,7 +10,7 @@ from xml.etree import ElementTree
 from torchvision.datasets import VOCDetection
 from torchvision.datasets.voc import DATASET_YEAR_DICT
 
-from ._annotations import AnnotatedImage, checked_records, warn_of_unseen
+from ._annotations import AnnotatedImage, AnnotatedSource, checked_splits, warn_of_unseen
 from .detection import DetectionDataModule
 from .detection_augment import DetectionAugmentation
 from .detection_batches import DetectionRecord
@@ -86,7 +85,7 @@ class VocDetectionDataModule(DetectionDataModule):
         self.root = Path(root).expanduser()
         splits = _read_folder(self.root, str(year), download)
         super().__init__(
-            {split: partial(tuple, records) for split, records in splits.items()},
+            splits,
             CLASS_NAMES,
             image_size,
             batch_size,
@@ -107,12 +106,12 @@ def _read_folder(root: Path, year: str, download: bool) -> dict[Split, tuple[Det
     names: list[Split] = ["train", "val"]
     if year == "2007" and (download or (lists / "test.txt").is_file()):
         names.append("test")
-    splits = {split: _read_split(root, year, split, download) for split in names}
+    splits = checked_splits({split: [_read_split(root, year, split, download)] for split in names})
     warn_of_unseen(splits["train"], CLASS_NAMES, lists / "train.txt")
     return splits
 
 
-def _read_split(root: Path, year: str, split: Split, download: bool) -> tuple[DetectionRecord, ...]:
+def _read_split(root: Path, year: str, split: Split, download: bool) -> AnnotatedSource:
     file = root / DATASET_YEAR_DICT[year]["base_dir"] / "ImageSets" / "Main" / f"{split}.txt"
     if not (download or file.is_file()):
         raise ValueError(
@@ -120,8 +119,8 @@ def _read_split(root: Path, year: str, split: Split, download: bool) -> tuple[De
         )
     files = VOCDetection(root, year, split, download=download and not file.is_file())
     pairs = zip(files.images, files.annotations, strict=True)
-    images = [_read_annotation(Path(xml), Path(image), split == "train") for image, xml in pairs]
-    return checked_records(images, file)
+    images = (_read_annotation(Path(xml), Path(image), split == "train") for image, xml in pairs)
+    return AnnotatedSource(file, tuple(images))
 
 
 def _read_annotation(xml: Path, image: Path, drop_difficult: bool) -> AnnotatedImage:

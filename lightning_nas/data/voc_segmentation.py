@@ -8,8 +8,9 @@ from typing import Any
 
 from torchvision.datasets import VOCSegmentation
 
+from ._labels import named_labels
 from ._mask_data import MaskFilesData
-from ._mask_files import Labels, Pair
+from ._mask_files import Pair
 from .digits import Split
 
 __all__ = ["VOCSegmentationDataModule"]
@@ -31,6 +32,8 @@ class VOCSegmentationDataModule(MaskFilesData):
         year: 2007 to 2012.
         download: Whether to download what is missing, 2 GB.
         image_size: Height and width that images and masks are resized to, in pixels; one number for both.
+        class_names: Names of the ids 0, 1, 2 and so on, the background first, of masks with other classes in this
+            layout; None for Pascal VOC's.
         **options: Those of `MaskFilesData`.
 
     Raises:
@@ -43,6 +46,7 @@ class VOCSegmentationDataModule(MaskFilesData):
         year: str | int = "2012",
         download: bool = False,
         image_size: int | Sequence[int] = (256, 256),
+        class_names: Sequence[str] | None = None,
         **options: Any,
     ) -> None:
         folder = Path(root).expanduser()
@@ -55,6 +59,6 @@ class VOCSegmentationDataModule(MaskFilesData):
                 f"There is no VOC {year} for segmentation in '{folder}': {error}. HINT: download=true loads it."
             ) from error
         train, val = ([Pair(Path(i), Path(m)) for i, m in zip(p.images, p.masks, strict=True)] for p in parts)
-        labels = Labels(NAMES, {number: number for number in range(len(NAMES))})
+        labels = named_labels(dict(enumerate(class_names or NAMES)))
         files: dict[Split, list[Pair]] = {"train": train, "val": val[::2], "test": val[1::2]}
         super().__init__(folder, files, labels, image_size, **options)

@@ -35,6 +35,7 @@ from lightning_nas.estimator.error import format_error
 from lightning_nas.estimator.estimator import Estimator
 from lightning_nas.estimator.files import DEFAULT_LANES, TARGETS
 from lightning_nas.estimator.granularity import best_granularity
+from lightning_nas.estimator.interval import Errors
 from lightning_nas.estimator.judge import judge
 from lightning_nas.estimator.measure.backend import BACKENDS, SPLIT, Backend, available_backend, open_backend
 from lightning_nas.estimator.measure.campaign import measure
@@ -181,6 +182,8 @@ def judge_table(table: Path, num_networks: int, lanes: int | None) -> None:
     """Correct the estimator by whole networks, measure how wrong it is on others, and record both."""
     estimator = Estimator.load(table, lanes=lanes)
     verdict = judge(estimator, num_networks, backend=_judging_backend(estimator.device, num_networks))
+    if verdict.refusal is not None:
+        raise ValueError(f"{format_error(verdict.error)}\n{verdict.refusal}")
     regressor, device = verdict.estimator.regressor, verdict.estimator.device
     counts = {"rows": len(estimator.measurements), "networks": len(estimator.networks)}
     fit = {"by": regressor.choice, **_rounded(regressor.held_out)}
@@ -227,6 +230,7 @@ def judge_closed_form(table: Path) -> None:
     predicted_ms = Estimator(device).predict_ms(list(rows))
     true_ms = np.array([figures.latency_ms for figures in rows.values()])
     error = _rounded(Parity((SIMULATED,) * len(rows), predicted_ms, true_ms).figures)
+    device = dataclasses.replace(device, errors=Errors.of(list(rows), np.log(predicted_ms / true_ms)).to_dict())
     _record(table, device, {"error": {"against": SIMULATED, **error}})
     sys.stdout.write(f"{device.name} against {SIMULATED}:\n{format_error({'operators': error})}\n")
 

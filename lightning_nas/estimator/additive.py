@@ -11,6 +11,7 @@ from threadpoolctl import threadpool_limits
 
 from lightning_nas.estimator.covariance import distances, gauss, matern, standardised
 from lightning_nas.estimator.features import amounts, features, shape_features
+from lightning_nas.estimator.interval import LEVELS, level_number, quantile
 from lightning_nas.estimator.subgraph import Subgraph
 
 __all__ = ["Additive"]
@@ -29,7 +30,8 @@ _LONGER = 2.0
 # cannot be solved.
 _LEAST_NOISE = 1e-6
 _ROUNDS = 4
-# No subgraph is for free, whatever the networks say about it; of the mean cost of one.
+_NUM_AMOUNTS = amounts([Subgraph("conv", 1, 1, 1, 1, 1)]).shape[1]
+# No subgraph is for free that no network had, whatever is extrapolated; of the mean cost of one.
 _FLOOR = 1e-3
 
 
@@ -38,7 +40,8 @@ class Additive:
 
     The cost of a subgraph is a Gaussian process over its amounts of work, its features and its shape, and so the
     latency of a network, as their sum, is one over networks. What all networks have in common cannot be told apart and
-    shares what does not vary. Disturbed measurements count less, by how far they are from what the others say.
+    shares what does not vary; where networks take less than their parts say, that share is negative, and sums are right
+    with it only. Disturbed measurements count less, by how far they are from what the others say.
 
     Example::
 
@@ -69,8 +72,14 @@ class Additive:
         if not varying.any():
             raise ValueError("Networks that all are the same say nothing about what they are made of.")
         num_common = counts[0, ~varying].sum()
+        mean_ms = float(latency_ms.mean())
         with threadpool_limits(1, "blas"):
-            parameters, weights = _fitted(points[varying], counts[:, varying], latency_ms / scale, num_common > 0)
+            parameters, inverse, trust = _fitted(
+                points[varying], counts[:, varying], latency_ms / scale, num_common > 0
+            )
+            told = np.column_stack([counts[:, varying], np.full(len(networks), float(num_common > 0))])
+            precision = told.T @ inverse @ told
+        weights = inverse @ (latency_ms / scale)
         return cls(
             {
                 "points": points[varying],
@@ -81,7 +90,9 @@ class Additive:
                 "spread": spread,
                 "amount_scale": amount_scale,
                 "parameters": parameters,
-                "target": np.array([scale, _FLOOR * latency_ms.sum() / counts.sum()]),
+                "precision": precision,
+                "widths": _widths(weights, inverse, _noise(parameters), trust, latency_ms / mean_ms),
+                "target": np.array([scale, mean_ms, _FLOOR * latency_ms.sum() / counts.sum(), num_common]),
             }
         )
 
@@ -89,14 +100,39 @@ class Additive:
         """Return the predicted latency of each subgraph."""
         if not subgraphs:
             return np.zeros(0)
+        data, points = self.arrays, self._points(subgraphs)
+        values = _Parts(points, data["points"]).covariance(data["parameters"]) @ data["weights"]
+        is_common = _is_among(points, data["common"])
+        scale, _, floor, _ = data["target"].tolist()
+        latency_ms: np.ndarray = scale * np.where(is_common, data["share"], values)
+        # What was in networks, or is in all of them once, is right in sums only as it is, be it negative.
+        is_kept = is_common | _is_among(points, data["points"]) | _is_once(points)
+        return np.where(is_kept, latency_ms, np.maximum(latency_ms, floor))
+
+    def half_width_ms(self, subgraphs: Sequence[Subgraph], level: float) -> float:
+        """Return how far the sum of subgraphs may be from what a network of them takes, up or down.
+
+        It is the deviation that the process gives, times what that had to be multiplied by for networks that were each
+        predicted by the others.
+
+        Raises:
+            ValueError: The level is none of `lightning_nas.estimator.interval.LEVELS`.
+        """
+        data, points = self.arrays, self._points(subgraphs)
+        scale, mean_ms, _, num_common = data["target"].tolist()
+        parameters, is_common = data["parameters"], _is_among(points, data["common"])
+        own, share = points[~is_common], is_common.sum() / max(1, num_common)
+        known = _Parts(data["points"], own).covariance(parameters).sum(axis=1)
+        known = np.append(known, _ONCE_VARIANCE * share)
+        before = _Parts(own, own).covariance(parameters).sum() + _ONCE_VARIANCE * share**2
+        relative = float(self.predict_ms(subgraphs).sum()) / mean_ms
+        variance = max(before - known @ data["precision"] @ known, 0) + _noise(parameters) * relative**2
+        return float(data["widths"][level_number(level)] * scale * np.sqrt(variance))
+
+    def _points(self, subgraphs: Sequence[Subgraph]) -> np.ndarray:
         data = self.arrays
         inputs = (_inputs(subgraphs) - data["center"]) / data["spread"]
-        points = np.concatenate([amounts(subgraphs) / data["amount_scale"], inputs], axis=1)
-        values = _Parts(points, data["points"]).covariance(data["parameters"]) @ data["weights"]
-        is_common = (points[:, None] == data["common"][None]).all(axis=2).any(axis=1)
-        values = np.where(is_common, data["share"], values)
-        scale, floor = data["target"].tolist()
-        return np.maximum(scale * values, floor)
+        return np.concatenate([amounts(subgraphs) / data["amount_scale"], inputs], axis=1)
 
     @classmethod
     def from_arrays(cls, arrays: Mapping[str, np.ndarray]) -> Additive:
@@ -105,8 +141,8 @@ class Additive:
         Raises:
             ValueError: The arrays are not those of a model.
         """
-        part = [Subgraph("conv", 1, 1, 1, 1, 1)]
-        num_types, num_amounts, num_inputs = len(arrays["weights"]), amounts(part).shape[1], _inputs(part).shape[1]
+        num_types, num_amounts = len(arrays["weights"]), _NUM_AMOUNTS
+        num_inputs = _inputs([Subgraph("conv", 1, 1, 1, 1, 1)]).shape[1]
         shapes = {
             "points": (num_types, num_amounts + num_inputs),
             "weights": (num_types,),
@@ -116,7 +152,9 @@ class Additive:
             "spread": (num_inputs,),
             "amount_scale": (num_amounts,),
             "parameters": (len(_START),),
-            "target": (2,),
+            "precision": (num_types + 1, num_types + 1),
+            "widths": (len(LEVELS),),
+            "target": (4,),
         }
         for name, shape in shapes.items():
             array = arrays[name]
@@ -130,7 +168,7 @@ class _Parts:
 
     def __init__(self, first: np.ndarray, second: np.ndarray) -> None:
         part = [Subgraph("conv", 1, 1, 1, 1, 1)]
-        ends = np.cumsum([amounts(part).shape[1], 1, shape_features(part).shape[1]])
+        ends = np.cumsum([_NUM_AMOUNTS, 1, shape_features(part).shape[1]])
         (amount, once, shape, fine), (amount2, once2, shape2, fine2) = (
             np.split(points, ends, axis=1) for points in (first, second)
         )
@@ -151,16 +189,51 @@ def _inputs(subgraphs: Sequence[Subgraph]) -> np.ndarray:
     return np.concatenate([once, shape_features(subgraphs), features(subgraphs)], axis=1)
 
 
+def _is_once(points: np.ndarray) -> np.ndarray:
+    is_once: np.ndarray = points[:, _NUM_AMOUNTS] > 0
+    return is_once
+
+
+def _is_among(points: np.ndarray, others: np.ndarray) -> np.ndarray:
+    """Return of each point whether it is one of the others."""
+    # Adding zero makes it positive; logarithms may differ in their last bit.
+    known = {row.tobytes() for row in np.round(others, 9) + 0.0}
+    return np.array([row.tobytes() in known for row in np.round(points, 9) + 0.0], dtype=bool)
+
+
+def _noise(parameters: np.ndarray) -> float:
+    """Return the variance of the noise of a network of the mean latency."""
+    return float(np.exp(parameters[-1])) + _LEAST_NOISE
+
+
+def _widths(
+    weights: np.ndarray, inverse: np.ndarray, noise: float, trust: np.ndarray, relative: np.ndarray
+) -> np.ndarray:
+    """Return for each level what deviations are to be multiplied by, by networks that the others predict.
+
+    Args:
+        weights: Of the networks.
+        inverse: Of their covariance.
+        noise: Variance of the noise of a network of the mean latency.
+        trust: How much each network counts.
+        relative: Latency of each over the mean.
+    """
+    variance = 1 / np.diag(inverse)
+    expected = np.maximum(variance - noise / trust, 0) + noise * relative**2
+    off = np.abs(weights * variance) / np.sqrt(expected)
+    return np.array([quantile(off, level) for level in LEVELS])
+
+
 def _fitted(
     points: np.ndarray, counts: np.ndarray, values: np.ndarray, has_common: bool
-) -> tuple[np.ndarray, np.ndarray]:
-    """Return the most likely parameters and the weights of the networks, disturbed ones weighted down."""
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return the most likely parameters, the inverse of the covariance of the networks, and how much each counts."""
     parts, trust = _Parts(points, points), np.ones(len(values))
 
     def covariance(parameters: np.ndarray) -> np.ndarray:
         matrix: np.ndarray = counts @ parts.covariance(parameters) @ counts.T
         matrix += _ONCE_VARIANCE * has_common
-        matrix.flat[:: len(values) + 1] += (np.exp(parameters[-1]) + _LEAST_NOISE) / trust
+        matrix.flat[:: len(values) + 1] += _noise(parameters) / trust
         return matrix
 
     def loss(parameters: np.ndarray) -> float:
@@ -174,12 +247,12 @@ def _fitted(
     for number in range(_ROUNDS):
         options = {"maxfev": 60 if number else 200, "fatol": 0.05}
         parameters = minimize(loss, parameters, method="Nelder-Mead", options=options).x
-        inverse = np.linalg.inv(covariance(parameters))
-        weights: np.ndarray = inverse @ values
+        inverse: np.ndarray = np.linalg.inv(covariance(parameters))
+        counted = trust
         # What each network is off by when the others predict it.
-        left_out = weights / np.diag(inverse)
+        left_out = inverse @ values / np.diag(inverse)
         deviation = 1.4826 * float(np.median(np.abs(left_out)))
         if deviation > 0:
             distance = left_out / deviation * np.where(left_out > 0, _LONGER, 1.0)
             trust = np.minimum(1, (_FREEDOM + 1) / (_FREEDOM + distance**2))
-    return parameters, weights
+    return parameters, inverse, counted

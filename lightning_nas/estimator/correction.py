@@ -9,15 +9,13 @@ from dataclasses import replace
 import numpy as np
 
 from lightning_nas.estimator.estimator import Estimator
+from lightning_nas.estimator.parity import Parity
 from lightning_nas.estimator.whole_networks import WholeNetworks
 
-__all__ = ["LEVEL", "corrected", "fit_factor", "fit_spread", "format_correction"]
+__all__ = ["LEVEL", "corrected", "corrected_by", "fit_factor", "fit_spread", "format_correction"]
 
 LEVEL = 0.9
 """Of the intervals that the spread is fitted for."""
-
-MIN_NETWORKS = 5
-"""Fewer networks say nothing about a device."""
 
 _log = logging.getLogger(__name__)
 
@@ -34,17 +32,27 @@ def corrected(estimator: Estimator, networks: WholeNetworks) -> tuple[Estimator,
         estimator: What is corrected.
         networks: At least `MIN_NETWORKS`.
     """
-    plain = estimator.with_device(replace(estimator.device, correction=1.0))
-    factor, record = fit_factor(networks.estimated(plain).predicted_ms, networks.true_ms)
+    plain = estimator.with_device(replace(estimator.device, correction=1.0, spread=0.0))
+    total = networks.estimated(plain)
+    return corrected_by(estimator, total, networks.bounds_ms(plain, LEVEL)[:, 1] - total.predicted_ms)
+
+
+def corrected_by(estimator: Estimator, uncorrected: Parity, half_ms: np.ndarray) -> tuple[Estimator, dict[str, float]]:
+    """Return the same by what is known of the networks already.
+
+    Args:
+        estimator: What is corrected.
+        uncorrected: What is predicted of each network without a correction, and what it took.
+        half_ms: Half width of the interval that the predicted parts of each make.
+    """
+    factor, record = fit_factor(uncorrected.predicted_ms, uncorrected.true_ms)
     if not _LEAST <= factor <= 1 / _LEAST:
         text = "Networks on %s take %.3g times the sum of their parts, which is not corrected: %s."
         _log.warning(text, estimator.name, factor, "parts must be measured as they run in a network")
         factor, record = 1.0, {**record, "factor": 1.0}
-    fitted = plain.with_device(replace(plain.device, correction=factor, spread=0.0))
-    total_ms = networks.estimated(fitted).predicted_ms
-    half_ms = networks.bounds_ms(fitted, LEVEL)[:, 1] - total_ms
-    spread = min(fit_spread(total_ms, half_ms, networks.true_ms), _MOST_SPREAD)
-    return fitted.with_device(replace(fitted.device, spread=spread)), record
+    spread = fit_spread(factor * uncorrected.predicted_ms, factor * half_ms, uncorrected.true_ms)
+    device = replace(estimator.device, correction=factor, spread=min(spread, _MOST_SPREAD))
+    return estimator.with_device(device), record
 
 
 def fit_factor(sums_ms: np.ndarray, true_ms: np.ndarray) -> tuple[float, dict[str, float]]:

@@ -6,8 +6,9 @@ import logging
 import math
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
+from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 from torch import Tensor, nn
@@ -15,7 +16,7 @@ from torch import Tensor, nn
 from lightning_nas.estimator.coverage import Coverage
 from lightning_nas.estimator.decompose import split
 from lightning_nas.estimator.device import ANALYTIC, Device
-from lightning_nas.estimator.files import cache_path, closed_form, device_of, find_device
+from lightning_nas.estimator.files import cache_path, closed_form, closed_form_errors, device_of, find_device
 from lightning_nas.estimator.interval import Errors
 from lightning_nas.estimator.liveness import BRICKS, Layout
 from lightning_nas.estimator.measure.backend import available_backend, open_backend
@@ -24,9 +25,9 @@ from lightning_nas.estimator.memory import Dtype, Memory, network_memory
 from lightning_nas.estimator.network import Network
 from lightning_nas.estimator.pieces import OPERATOR_KINDS, pieces
 from lightning_nas.estimator.rates import Rates, is_operator
-from lightning_nas.estimator.regressor import Regressor
+from lightning_nas.estimator.regressor import Regressor, held_out_errors
 from lightning_nas.estimator.share import SUFFIX, unpacked
-from lightning_nas.estimator.subgraph import Subgraph
+from lightning_nas.estimator.subgraph import Subgraph, SubgraphKind
 from lightning_nas.estimator.tail import network_of, parts_of
 from lightning_nas.estimator.trace import Fallback, trace
 from lightning_nas.space.spec import Architecture
@@ -86,6 +87,7 @@ class Estimator:
         self._kinds = kinds & OPERATOR_KINDS if device.is_split else kinds
         self._coverage = Coverage(seen)
         looked_up = measurements if exact else {}
+        self._verified: dict[Architecture, Figures | None] = {}
         self._known = {part: device.correction * figures.latency_ms for part, figures in looked_up.items()}
         self._looked_up = frozenset(looked_up)
 
@@ -188,7 +190,7 @@ class Estimator:
         """Return the smallest and the largest latency that each subgraph may have, shape (num_subgraphs, 2).
 
         What was measured is as uncertain as parts of networks are (`Device.spread`); what is predicted, as rows were
-        that were held out of the fit.
+        that were held out of the fit; what a closed form says, as it was off on the array that it was compared with.
 
         Args:
             subgraphs: What is asked.
@@ -199,7 +201,8 @@ class Estimator:
     def total_interval_ms(self, subgraphs: Sequence[Subgraph], level: float = 0.9) -> tuple[float, float]:
         """Return the smallest and the largest latency that a network of these subgraphs may have.
 
-        Errors of different parts are independent and mostly cancel; equal parts are off equally.
+        Errors of different parts are independent and mostly cancel; equal parts are off equally. Where whole networks
+        alone were measured, the process that is fitted to them knows which sums they tell and which not.
 
         Raises:
             ValueError: A part is predicted, and how far such ones are off is not known.
@@ -207,11 +210,15 @@ class Estimator:
         total_ms = float(self.predict_ms(subgraphs).sum())
         counts = Counter(piece for part in subgraphs for piece in self._pieces(part))
         guessed = [piece for piece in counts if piece not in self._looked_up]
-        half = self.device.spread * total_ms
-        if guessed:
+        half = self.device.spread * abs(total_ms)
+        if guessed and self._is_of_networks:
+            half = math.hypot(
+                half, self.device.correction * self.regressor.half_width_ms(list(counts.elements()), level)
+            )
+        elif guessed:
             latency_ms = np.array([counts[piece] * self._known[piece] for piece in guessed])
-            half = math.hypot(half, *(latency_ms * np.expm1(self._errors().widths_of(guessed, level))))
-        return max(total_ms - half, 0.0), total_ms + half
+            half = math.hypot(half, *(latency_ms * np.expm1(self._errors.widths_of(guessed, level))))
+        return max(total_ms - half, 0.0), max(total_ms + half, 0.0)
 
     def latency_ms(self, network: nn.Module | Architecture, example_input: Tensor | None = None) -> float:
         """Return the latency of a whole network for one image.
@@ -261,9 +268,14 @@ class Estimator:
         return None if figures is None else figures.latency_ms
 
     def verify(self, network: nn.Module | Architecture, example_input: Tensor | None = None) -> Figures | None:
-        """Measure the latency and the fast memory of the whole network likewise."""
+        """Measure the latency and the fast memory of the whole network likewise; an architecture once."""
+        if isinstance(network, Architecture) and network in self._verified:
+            return self._verified[network]
         backend = available_backend(self.device)
-        return None if backend is None else backend.measure_network(self._network(network, example_input))
+        figures = None if backend is None else backend.measure_network(self._network(network, example_input))
+        if isinstance(network, Architecture):
+            self._verified[network] = figures
+        return figures
 
     def measured_share(self, parts: Iterable[Subgraph]) -> float:
         """Return which share of the latency of a network is measured rather than predicted."""
@@ -272,15 +284,29 @@ class Estimator:
         measured = sum(self._known[piece] for piece in pieces if piece in self.measurements)
         return measured / sum(self._known[piece] for piece in pieces)
 
+    @property
+    def _is_of_networks(self) -> bool:
+        return not self.measurements and self._closed_form is None
+
+    @cached_property
     def _errors(self) -> Errors:
-        """Return how far rows were off that were held out: when the device was judged, or else when it was fitted."""
-        errors = Errors.from_dict(self.device.errors) if self.device.errors else self.regressor.errors
-        if errors is None:
+        """How far rows were off that were held out: when the device was judged, or else of a fit to the table."""
+        if self.device.errors:
+            return Errors.from_dict(self.device.errors)
+        if self._closed_form is not None:
+            return closed_form_errors()
+        rows = self._fitted_rows()
+        if not rows:
             raise ValueError(
-                f"How far predictions for {self.name!r} are off is not known. HINT: `python -m lightning_nas.estimator"
-                " error` finds out and records it; it needs a table with parts of networks."
+                f"How far predictions for {self.name!r} are off is not known: its table has single operators only."
+                f" HINT: `python -m lightning_nas.estimator error` finds out and records it; it needs rows of"
+                f" {', '.join(get_args(SubgraphKind))}."
             )
-        return errors
+        return self.regressor.errors or held_out_errors(list(rows), np.array(list(rows.values())))
+
+    def _fitted_rows(self) -> dict[Subgraph, float]:
+        """Return the latencies that the regressor is fitted to."""
+        return {part: figures.latency_ms for part, figures in self.measurements.items() if not is_operator(part)}
 
     def _pieces(self, part: Subgraph) -> tuple[Subgraph, ...]:
         if self._closed_form is not None or part in self.measurements or is_operator(part):
@@ -338,7 +364,7 @@ class Estimator:
                 _log.warning("The cache is damaged and is made anew: %s", error)
         if self.measurements:
             _log.info("Fitting the estimator of %s to %d measurements.", self.name, len(self.measurements))
-            known = {part: figures.latency_ms for part, figures in self.measurements.items() if not is_operator(part)}
+            known = self._fitted_rows()
             regressor = Regressor.fit(list(known), np.array(list(known.values())))
         else:
             _log.info("Fitting the estimator of %s to %d networks.", self.name, len(self.networks))

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import importlib.metadata
 import logging
-import os
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -13,7 +12,9 @@ from typing import Any
 
 import numpy as np
 
+from lightning_nas._files import cache_folder
 from lightning_nas.estimator.device import ANALYTIC, TABLE_ONLY, Device
+from lightning_nas.estimator.interval import Errors
 from lightning_nas.estimator.measurements import Measurements
 from lightning_nas.estimator.pieces import OPERATOR_KINDS
 from lightning_nas.estimator.regressor import VERSION
@@ -27,6 +28,7 @@ __all__ = [
     "available_devices",
     "cache_path",
     "closed_form",
+    "closed_form_errors",
     "device_of",
     "find_device",
 ]
@@ -82,6 +84,11 @@ def closed_form(path: Path, lanes: int | None, settings: Mapping[str, Any]) -> D
     return device if lanes is None else replace(device, lanes=lanes)
 
 
+def closed_form_errors() -> Errors:
+    """Return how far closed forms are off, as the shipped one was on the array that it was compared with."""
+    return Errors.from_dict(Device.load(TARGETS / "analytic_array.json").errors)
+
+
 def device_of(table: Path, rows: Measurements, lanes: int | None) -> Device:
     """Return the device of the file beside a table, or what can be told from the table alone.
 
@@ -89,7 +96,7 @@ def device_of(table: Path, rows: Measurements, lanes: int | None) -> Device:
         ValueError: The table has too few rows to stand alone.
     """
     path = table.with_suffix(".json")
-    device = Device.load(path) if path.exists() else Device(table.stem, TABLE_ONLY, lanes or _lanes(rows))
+    device = Device.load(path) if path.exists() else _undescribed(table, rows, lanes)
     if device.backend == TABLE_ONLY:
         count = len(rows.subgraphs or rows.networks)
         if count < MIN_ROWS:
@@ -97,6 +104,12 @@ def device_of(table: Path, rows: Measurements, lanes: int | None) -> Device:
         parts = rows.subgraphs or [part for network in rows.networks.values() for part in network.parts]
         device = replace(device, is_split={part.kind for part in parts} <= OPERATOR_KINDS)
     return device if lanes is None else replace(device, lanes=lanes)
+
+
+def _undescribed(table: Path, rows: Measurements, lanes: int | None) -> Device:
+    device = Device(table.stem, TABLE_ONLY, lanes or _lanes(rows))
+    # A fit to whole networks knows all of what those are off by.
+    return device if rows.subgraphs else replace(device, spread=0.0)
 
 
 def _lanes(rows: Measurements) -> int:
@@ -110,5 +123,4 @@ def cache_path(table: Path) -> Path:
     """Return where the regressor of a table is kept: a name for its content and for what fitted it."""
     key = hashlib.sha256(table.read_bytes())
     key.update(f"{VERSION} {importlib.metadata.version('scikit-learn')} {np.__version__}".encode())
-    folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "lightning_nas"
-    return folder / f"{table.stem}-{key.hexdigest()[:16]}.npz"
+    return cache_folder() / f"{table.stem}-{key.hexdigest()[:16]}.npz"

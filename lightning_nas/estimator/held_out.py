@@ -15,7 +15,7 @@ from lightning_nas.estimator.rates import is_operator
 from lightning_nas.estimator.regressor import Regressor
 from lightning_nas.estimator.subgraph import Subgraph
 
-__all__ = ["HeldOutRows", "held_out_networks", "held_out_rows"]
+__all__ = ["HeldOutNetworks", "HeldOutRows", "held_out_networks", "held_out_rows"]
 
 
 @dataclass(frozen=True)
@@ -36,6 +36,19 @@ class HeldOutRows:
         return Errors.of(self.parts, np.log(self.parity.predicted_ms / self.parity.true_ms))
 
 
+@dataclass(frozen=True)
+class HeldOutNetworks:
+    """Networks of a table, and what was predicted of each by a fit that had not seen it.
+
+    Attributes:
+        parity: What was predicted of each and what it took.
+        half_ms: Half width of the interval of each.
+    """
+
+    parity: Parity
+    half_ms: np.ndarray
+
+
 def held_out_rows(estimator: Estimator, num_folds: int = 5) -> HeldOutRows | None:
     """Predict every row of the table by a fit to the others; None for a table of whole networks only.
 
@@ -54,20 +67,23 @@ def held_out_rows(estimator: Estimator, num_folds: int = 5) -> HeldOutRows | Non
     return HeldOutRows(parts, Parity(tuple(part.kind for part in parts), predicted_ms, true_ms))
 
 
-def held_out_networks(estimator: Estimator, num_folds: int = 5) -> Parity:
+def held_out_networks(estimator: Estimator, level: float, num_folds: int = 5) -> HeldOutNetworks:
     """Predict every network of a table by a fit to the other networks.
 
     Args:
         estimator: What is judged; its table has whole networks.
+        level: Of their intervals.
         num_folds: Into how many parts the networks are dealt.
     """
     networks = [list(network.parts) for network in estimator.networks.values()]
     true_ms = np.array([network.figures.latency_ms for network in estimator.networks.values()])
-    predicted_ms = np.empty_like(true_ms)
+    predicted_ms, half_ms = np.empty_like(true_ms), np.empty_like(true_ms)
     for train, test in _folds(len(networks), num_folds):
         regressor = Regressor.fit_networks(list(compress(networks, train)), true_ms[train])
-        predicted_ms[test] = [regressor.predict_ms(parts).sum() for parts in compress(networks, test)]
-    return Parity(tuple(estimator.networks), predicted_ms, true_ms)
+        asked = list(compress(networks, test))
+        predicted_ms[test] = [regressor.predict_ms(parts).sum() for parts in asked]
+        half_ms[test] = [regressor.half_width_ms(parts, level) for parts in asked]
+    return HeldOutNetworks(Parity(tuple(estimator.networks), predicted_ms, true_ms), half_ms)
 
 
 def _folds(count: int, num_folds: int) -> tqdm[tuple[np.ndarray, np.ndarray]]:

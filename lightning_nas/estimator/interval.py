@@ -10,7 +10,7 @@ import numpy as np
 
 from lightning_nas.estimator.subgraph import Subgraph, SubgraphKind
 
-__all__ = ["Errors"]
+__all__ = ["LEVELS", "Errors", "level_number", "quantile"]
 
 LEVELS = (0.5, 0.8, 0.9, 0.95, 0.98)
 """Shares of held-out rows that an interval holds."""
@@ -48,7 +48,7 @@ class Errors:
         kinds = np.array([part.kind for part in parts])
         counts = Counter(kinds.tolist())
         chosen = [kinds == kind if counts[kind] >= _MIN_ROWS else np.full(len(kinds), True) for kind in (*_KINDS, "")]
-        return cls(np.array([[_quantile(np.abs(errors[rows]), level) for level in LEVELS] for rows in chosen]))
+        return cls(np.array([[quantile(np.abs(errors[rows]), level) for level in LEVELS] for rows in chosen]))
 
     def widths_of(self, parts: Sequence[Subgraph], level: float) -> np.ndarray:
         """Return for each subgraph the logarithm of the factor that it may be off by, up or down.
@@ -56,10 +56,9 @@ class Errors:
         Raises:
             ValueError: The level is none of `LEVELS`.
         """
-        if level not in LEVELS:
-            raise ValueError(f"`level` must be one of {', '.join(map(str, LEVELS))}; got {level!r}.")
+        column = level_number(level)
         rows = [_KINDS.index(part.kind) if part.kind in _KINDS else len(_KINDS) for part in parts]
-        widths: np.ndarray = self.widths[rows, LEVELS.index(level)]
+        widths: np.ndarray = self.widths[rows, column]
         return widths
 
     def to_dict(self) -> dict[str, list[float]]:
@@ -102,6 +101,18 @@ class Errors:
         return cls(widths)
 
 
-def _quantile(errors: np.ndarray, level: float) -> float:
+def level_number(level: float) -> int:
+    """Return the number of a level among `LEVELS`.
+
+    Raises:
+        ValueError: It is none of them.
+    """
+    if level not in LEVELS:
+        raise ValueError(f"`level` must be one of {', '.join(map(str, LEVELS))}; got {level!r}.")
+    return LEVELS.index(level)
+
+
+def quantile(errors: np.ndarray, level: float) -> float:
+    """Return what a new error is below with the probability of the level, by the rank of those that are known."""
     rank = min(len(errors), int(np.ceil((len(errors) + 1) * level)))
     return float(np.partition(errors, rank - 1)[rank - 1])

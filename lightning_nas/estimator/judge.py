@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
-from lightning_nas.estimator.correction import LEVEL, MIN_NETWORKS, corrected, fit_factor
+from lightning_nas.estimator.correction import LEVEL, corrected, corrected_by, fit_factor
 from lightning_nas.estimator.device import Device
 from lightning_nas.estimator.estimator import Estimator
 from lightning_nas.estimator.files import MIN_ROWS
@@ -24,7 +24,7 @@ from lightning_nas.estimator.measure.whole import scratch_table
 from lightning_nas.estimator.parity import Parity
 from lightning_nas.estimator.rates import is_operator, operator_kind
 from lightning_nas.estimator.subgraph import Subgraph
-from lightning_nas.estimator.verdict import Intervals, NetworkVerdict, Verdict
+from lightning_nas.estimator.verdict import MIN_NETWORKS, Intervals, NetworkVerdict, Verdict
 from lightning_nas.estimator.whole_networks import WholeNetworks, measured_networks, sum_ms
 
 __all__ = ["judge"]
@@ -79,24 +79,43 @@ def _by_table(estimator: Estimator, num_folds: int) -> Verdict:
     """Judge by the networks of the table: as sums of parts, or by a fit to the others where they are all there is."""
     if not estimator.networks:
         return Verdict(estimator)
+    if not estimator.measurements:
+        return _by_other_networks(estimator, num_folds)
     networks = WholeNetworks.of_table(estimator)
     is_stock = np.full(len(networks.names), False)
-    if not estimator.measurements:
-        return Verdict(estimator, networks=NetworkVerdict(held_out_networks(estimator, num_folds), is_stock))
     plain = estimator.with_device(dataclasses.replace(estimator.device, correction=1.0))
     uncorrected, sums = networks.estimated(plain), networks.sums(estimator.measurements)
     if len(networks.names) < MIN_NETWORKS:
         return Verdict(estimator, networks=NetworkVerdict(networks.estimated(estimator), is_stock, sums=sums))
     estimator, correction = corrected(estimator, networks)
-    estimated = uncorrected
-    if estimator.device.correction != 1:
-        # Each by a factor that was fitted to the others.
-        numbers = np.arange(len(networks.names))
-        others = [numbers != number for number in numbers]
-        factors = [fit_factor(uncorrected.predicted_ms[rows], networks.true_ms[rows])[0] for rows in others]
-        estimated = Parity(networks.names, np.array(factors) * uncorrected.predicted_ms, networks.true_ms)
+    estimated = _each_by_others(uncorrected) if estimator.device.correction != 1 else uncorrected
     verdict = NetworkVerdict(estimated, is_stock, uncorrected if estimated is not uncorrected else None, sums=sums)
     return Verdict(estimator, None, verdict, correction)
+
+
+def _by_other_networks(estimator: Estimator, num_folds: int) -> Verdict:
+    """Judge a table of whole networks alone by fits to the others of them, and correct what those are off by."""
+    held_out = held_out_networks(estimator, LEVEL, num_folds)
+    predicted, half_ms = held_out.parity, held_out.half_ms
+    estimator, correction = corrected_by(estimator, predicted, half_ms)
+    estimated = _each_by_others(predicted) if estimator.device.correction != 1 else predicted
+    half_ms = half_ms * estimated.predicted_ms / predicted.predicted_ms
+    bounds_ms = np.stack([estimated.predicted_ms - half_ms, estimated.predicted_ms + half_ms], axis=1)
+    verdict = NetworkVerdict(
+        estimated,
+        np.full(len(estimated.groups), False),
+        predicted if estimated is not predicted else None,
+        intervals=Intervals(LEVEL, bounds_ms, estimated.true_ms),
+    )
+    return Verdict(estimator, networks=verdict, correction=correction)
+
+
+def _each_by_others(parity: Parity) -> Parity:
+    """Return the networks, each corrected by a factor that was fitted to the others."""
+    numbers = np.arange(len(parity.groups))
+    others = [numbers != number for number in numbers]
+    factors = np.array([fit_factor(parity.predicted_ms[rows], parity.true_ms[rows])[0] for rows in others])
+    return dataclasses.replace(parity, predicted_ms=factors * parity.predicted_ms)
 
 
 def _by_networks(estimator: Estimator, blind: Estimator | None, networks: WholeNetworks) -> NetworkVerdict:

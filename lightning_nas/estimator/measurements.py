@@ -10,7 +10,8 @@ One line a subgraph (a block, or a single operator, see `Subgraph`), with these 
 * ``network``, optional: lines with the same name are the parts, in order, of one network that was measured whole. Its
   latency stands in each of them, or in one and the others are empty.
 
-Other columns are ignored, and that is logged.
+Names of columns are read whatever their case. Other columns are ignored, and that is logged, such as the index that
+pandas writes. Lines in which all is empty are left out.
 """
 
 from __future__ import annotations
@@ -35,6 +36,7 @@ SPREAD = "spread"
 """Column of tables of what was timed; compilers count and have none."""
 
 _MS_PER = {"latency_ms": 1.0, "latency_s": 1e3, "latency_us": 1e-3, "latency_ns": 1e-6}
+_TRUTH = {"True": 1.0, "False": 0.0}
 _OPTIONAL = ("sram_bytes", SPREAD, "network")
 # What `hidden_channels` repeats for kinds that have nothing between their convolutions.
 _HIDDEN = {
@@ -109,10 +111,12 @@ def read_measurements(path: Path) -> Measurements:
             twice; the message names the line, the value and what would be valid.
     """
     try:
-        with path.open(newline="", encoding="utf-8-sig") as file:
-            rows = csv.DictReader(file, restkey="")
-            latency = _checked_header(path, rows.fieldnames or ())
-            return _collect(path, latency, ((rows.line_num, row) for row in rows))
+        with path.open(encoding="utf-8-sig") as file:
+            rows = csv.reader(file, skipinitialspace=True)
+            names = [name.strip().lower() for name in next(rows, [])]
+            latency = _checked_header(path, names)
+            filled = ((rows.line_num, [value.strip() for value in row]) for row in rows)
+            return _collect(path, latency, ((line, _named(path, line, names, row)) for line, row in filled if any(row)))
     except UnicodeDecodeError as error:
         raise ValueError(f"{path.name} is no text in UTF-8: {error}.") from error
     except csv.Error as error:
@@ -128,18 +132,32 @@ class _Row:
     figures: Figures | None
 
 
+def _named(path: Path, line: int, names: Sequence[str], row: Sequence[str]) -> dict[str, str]:
+    """Return the values of a line by the names of their columns."""
+    if beyond := [value for value in row[len(names) :] if value]:
+        raise ValueError(
+            f"{path.name}, line {line}: it has more values than the header has columns: {beyond}."
+            " HINT: write numbers with a point, not with a comma."
+        )
+    return {name: value for name, value in zip(names, row, strict=False) if name}
+
+
 def _checked_header(path: Path, names: Sequence[str]) -> str:
     """Return the column of the latency."""
-    if len(names) == 1 and ";" in names[0]:
-        raise ValueError(f"{path.name} is separated by semicolons; save it with commas, and points in its numbers.")
-    twice = sorted({name for name in names if names.count(name) > 1})
+    for separator, marks in ((";", "semicolons"), ("\t", "tabs"), ("|", "bars")):
+        if len(names) == 1 and separator in names[0]:
+            raise ValueError(f"{path.name} is separated by {marks}; save it with commas, and points in its numbers.")
+    read = ("kind", *_SHAPE, *_MS_PER, *_OPTIONAL)
+    twice = sorted({name for name in names if names.count(name) > 1 and name in read})
     if twice:
         raise ValueError(f"{path.name} has the columns {', '.join(twice)} twice.")
     times = [name for name in names if name in _MS_PER]
     missing = [name for name in ("kind", *_SHAPE) if name not in names]
     if not times:
         missing.append("latency_ms")
-    unknown = [name for name in names if name not in ("kind", *_SHAPE, *_MS_PER, *_OPTIONAL)]
+    unknown = [
+        name or f"number {number}, which has no name" for number, name in enumerate(names, 1) if name not in read
+    ]
     if missing:
         near = [name for name in unknown if "latency" in name.lower() or "time" in name.lower()]
         hint = f" {', '.join(near)} has no known unit: name it one of {', '.join(_MS_PER)}." if near else ""
@@ -152,7 +170,7 @@ def _checked_header(path: Path, names: Sequence[str]) -> str:
     return times[0]
 
 
-def _collect(path: Path, latency: str, rows: Iterator[tuple[int, Mapping[str, Any]]]) -> Measurements:
+def _collect(path: Path, latency: str, rows: Iterator[tuple[int, Mapping[str, str]]]) -> Measurements:
     subgraphs: dict[Subgraph, Figures] = {}
     lines: dict[Subgraph, int] = {}
     networks: dict[str, list[_Row]] = {}
@@ -187,22 +205,20 @@ def _network(path: Path, name: str, rows: Sequence[_Row]) -> MeasuredNetwork:
     return MeasuredNetwork(tuple(row.subgraph for row in rows), first.figures)
 
 
-def _read_row(row: Mapping[str, Any], latency: str, line: int, place: str) -> _Row:
-    if row.get(""):
-        raise ValueError(f"{place}: it has more values than the header has columns: {row['']}.")
+def _read_row(row: Mapping[str, str], latency: str, line: int, place: str) -> _Row:
     try:
-        network = (row.get("network") or "").strip()
+        network = row.get("network", "")
         kind: Any
-        kind, _, form = (row["kind"] or "").strip().partition(" ")
+        kind, _, form = row.get("kind", "").partition(" ")
         if kind not in (*get_args(SubgraphKind), *get_args(OperatorKind)):
             raise ValueError(f"`kind` must be one of {', '.join(get_args(SubgraphKind))}; got {kind!r}.")
-        shape: dict[str, Any] = {name: _size(name, row[name]) for name in _SHAPE if name != "hidden_channels"}
-        shape["hidden_channels"] = _hidden(kind, row["hidden_channels"], shape)
+        shape: dict[str, Any] = {name: _size(name, row.get(name)) for name in _SHAPE if name != "hidden_channels"}
+        shape["hidden_channels"] = _hidden(kind, row.get("hidden_channels"), shape)
         if kind in ("pool", "depthwise") and shape["in_channels"] != shape["out_channels"]:
             raise ValueError(f"`out_channels` of {kind} must be `in_channels`; got {shape['out_channels']}.")
         shape = {**shape, "residual": bool(shape["residual"]), "form": Form.parse(form) if form else None}
         subgraph = Subgraph(kind, **shape)
-        if network and not (row[latency] or "").strip():
+        if network and not row.get(latency):
             return _Row(line, subgraph, network, None)
         return _Row(line, subgraph, network, _figures(latency, row))
     except ValueError as error:
@@ -213,8 +229,8 @@ def _size(name: str, text: str | None) -> int:
     lowest = 0 if name == "residual" else 1
     valid = "0 or 1" if name == "residual" else "a whole number, 1 or more"
     try:
-        # Spreadsheets write whole numbers as 8.0.
-        value = float(text or "")
+        # Spreadsheets write whole numbers as 8.0, and pandas truth values as words.
+        value = _TRUTH[text] if name == "residual" and text in _TRUTH else float(text or "")
     except ValueError:
         raise ValueError(f"`{name}` must be {valid}; got {text!r}.") from None
     if not value.is_integer() or value < lowest or (name == "residual" and value > 1):
@@ -231,13 +247,15 @@ def _hidden(kind: str, text: str | None, shape: Mapping[str, int]) -> int:
     return shape[same]
 
 
-def _figures(latency: str, row: Mapping[str, Any]) -> Figures:
+def _figures(latency: str, row: Mapping[str, str]) -> Figures:
+    text = row.get(latency)
     try:
-        value = float(row[latency] or "")
+        value = float(text or "")
     except ValueError:
         value = math.nan
     if not (math.isfinite(value) and value > 0):
-        raise ValueError(f"`{latency}` must be a positive, finite number; got {row[latency]!r}.")
+        hint = " HINT: write it with a point, not with a comma." if text and "," in text else ""
+        raise ValueError(f"`{latency}` must be a positive, finite number; got {text!r}.{hint}")
     return Figures(value * _MS_PER[latency], _bytes(row.get("sram_bytes")), _spread(row.get(SPREAD)))
 
 
@@ -252,10 +270,10 @@ def _bytes(text: str | None) -> int:
 
 
 def _spread(text: str | None) -> float | None:
-    if not (text or "").strip():
+    if not text:
         return None
     try:
-        value = float(text or "")
+        value = float(text)
     except ValueError:
         value = -1.0
     if not (math.isfinite(value) and value >= 0):

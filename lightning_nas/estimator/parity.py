@@ -35,6 +35,15 @@ class Parity:
         off = np.abs(predicted_ms / true_ms - 1)
         return {**scores(predicted_ms, true_ms), "nine_of_ten": float(np.quantile(off, 0.9))}
 
+    @property
+    def bias(self) -> tuple[float, float]:
+        """By how much predictions are above what was measured, as a share of it on average; and its standard error.
+
+        What is off by more than all of it counts as that, so that single ones do not decide.
+        """
+        relative = np.clip(self.predicted_ms / self.true_ms - 1, -1, 1)
+        return float(relative.mean()), float(relative.std() / np.sqrt(len(relative)))
+
     def only(self, chosen: np.ndarray) -> Parity:
         """Return those that are chosen, by a truth value each."""
         groups = tuple(group for group, here in zip(self.groups, chosen.tolist(), strict=True) if here)

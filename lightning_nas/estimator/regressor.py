@@ -18,9 +18,9 @@ from lightning_nas.estimator.smooth import Smooth
 from lightning_nas.estimator.subgraph import Subgraph
 from lightning_nas.estimator.trees import Trees
 
-__all__ = ["VERSION", "Regressor"]
+__all__ = ["VERSION", "Regressor", "held_out_errors"]
 
-VERSION = 4
+VERSION = 5
 """Goes into the key of the cache: to be raised with every change of the features or of the fit."""
 
 # The process is cubic in the rows: minutes and gigabytes beyond this, where trees are as good.
@@ -49,7 +49,7 @@ class Regressor:
         held_out: Mean absolute logarithm of predicted over measured on rows held out of the fit, by model; empty for
             large tables and for networks, where there is nothing to choose.
         additive: The process over networks, where it is used.
-        errors: What a prediction may be off, by those rows; None where none was held out.
+        errors: What a prediction may be off, by those rows; None where none was held out, see `held_out_errors`.
 
     Example::
 
@@ -87,6 +87,15 @@ class Regressor:
         """Return the predicted latency of each subgraph."""
         models = (self.trees, self.smooth, self.additive)
         return _mean(*(model.predict_ms(subgraphs) for model in models if model is not None))
+
+    def half_width_ms(self, subgraphs: Sequence[Subgraph], level: float) -> float:
+        """Return how far the sum of subgraphs may be off, up or down, where whole networks were fitted.
+
+        Raises:
+            ValueError: The level is none of `lightning_nas.estimator.interval.LEVELS`.
+        """
+        assert self.additive is not None
+        return self.additive.half_width_ms(subgraphs, level)
 
     def __str__(self) -> str:
         if not self.held_out:
@@ -128,6 +137,14 @@ class Regressor:
         except Exception as error:  # flipped bits make zip, zlib, numpy and tokenize raise a dozen kinds
             raise ValueError(f"{path} is no regressor: {error}") from error
         return cls(choice, trees, smooth, held_out, additive, errors)
+
+
+def held_out_errors(subgraphs: Sequence[Subgraph], latency_ms: np.ndarray) -> Errors:
+    """Return what trees may be off that are fitted to so many rows that none was held out to choose a model."""
+    test = np.random.default_rng(0).permutation(len(subgraphs)) % _NUM_FOLDS == 0
+    asked = list(compress(subgraphs, test))
+    predicted_ms = Trees.fit(list(compress(subgraphs, ~test)), latency_ms[~test]).predict_ms(asked)
+    return Errors.of(asked, np.log(predicted_ms / latency_ms[test]))
 
 
 def _held_out(subgraphs: Sequence[Subgraph], latency_ms: np.ndarray) -> tuple[list[Subgraph], dict[str, np.ndarray]]:

@@ -11,7 +11,16 @@ from lightning_nas.estimator.estimator import Estimator
 from lightning_nas.estimator.held_out import HeldOutRows
 from lightning_nas.estimator.parity import Parity
 
-__all__ = ["Intervals", "NetworkVerdict", "Verdict"]
+__all__ = ["MIN_NETWORKS", "MOST_BIAS", "Intervals", "NetworkVerdict", "Verdict"]
+
+MOST_BIAS = 0.05
+"""An estimator whose networks are off to one side by more on average is refused."""
+
+MIN_NETWORKS = 5
+"""Fewer networks say nothing about a device."""
+
+# Of its standard error, for a bias that is no chance.
+_NUM_DEVIATIONS = 2.5
 
 
 @dataclass(frozen=True)
@@ -84,6 +93,23 @@ class Verdict:
     networks: NetworkVerdict | None = None
     correction: Mapping[str, float] | None = None
     pairs: Mapping[str, float] | None = None
+
+    @property
+    def refusal(self) -> str | None:
+        """Why the estimator must not be used: networks are off to one side, and no correction mends that."""
+        if self.networks is None or len(self.networks.estimated.groups) < MIN_NETWORKS:
+            return None
+        bias, deviation = self.networks.estimated.bias
+        if abs(bias) <= max(MOST_BIAS, _NUM_DEVIATIONS * deviation):
+            return None
+        side = "above" if bias > 0 else "below"
+        count, share = len(self.networks.estimated.groups), f"{abs(100 * bias):.0f} %"
+        return (
+            f"The estimator of {self.estimator.name!r} is refused: its estimates of {count} whole networks are {share}"
+            f" {side} what those took, on average, and no factor mends it, so that a budget would not hold. HINT: what"
+            " those networks took is no sum over such parts; measure parts as they run in a network, or networks that"
+            " are more alike."
+        )
 
     @property
     def error(self) -> dict[str, dict[str, float]]:

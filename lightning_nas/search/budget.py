@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import logging
 import math
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -15,8 +16,22 @@ from ..space.spec import Architecture, SearchSpace
 from .ablation import Choices, fixed_choices, restricted, searched_options
 from .solve import Limit, Reach, cheapest, reach
 
-__all__ = ["Budgets", "confirm", "excess", "feasibility", "format_reach", "is_kept_by_backend", "resolve_budget"]
+__all__ = [
+    "Budgets",
+    "check_requested",
+    "confirm",
+    "excess",
+    "feasibility",
+    "format_reach",
+    "is_kept_by_backend",
+    "resolve_budget",
+    "warn_unserved",
+]
 
+log = logging.getLogger(__name__)
+
+# Paths near a latency are trained with it, see `SearchSettings.band`.
+_NEAR = 0.1
 BYTE_UNITS = {"b": 1, "kb": 10**3, "mb": 10**6, "kib": 2**10, "mib": 2**20}
 FORMS = {
     "latency_ms": "milliseconds (8.0) or a part of the source network's latency ('0.5x')",
@@ -103,6 +118,42 @@ def resolve_budget(value: float | str, reference: float, name: str) -> float:
     return number
 
 
+def check_requested(requested: Mapping[str, float | str | None], serves: Sequence[float | str] = ()) -> None:
+    """Refuse budgets that cannot be right for any network.
+
+    Args:
+        requested: What the user gave, by the name of the cost; None where there is no budget on it.
+        serves: Other latencies that the same training has to serve.
+
+    Raises:
+        ValueError: One is not a positive number of a known form, or there is none.
+    """
+    given = [(name, value) for name, value in requested.items() if value is not None]
+    if not given:
+        raise ValueError(f"Give at least one budget of {', '.join(FORMS)}; got none.")
+    for name, value in [*given, *(("latency_ms", value) for value in serves)]:
+        resolve_budget(value, 1.0, name)
+
+
+def warn_unserved(trained: Budgets, asked: Budgets) -> None:
+    """Warn where a latency is asked for that is outside of those that a training served.
+
+    Args:
+        trained: The budgets of the training.
+        asked: The budgets that its weights are to be used for.
+    """
+    served = sorted(limit.budget for limit in trained.trained if limit.name == "latency_ms")
+    for limit in asked.limits if served else ():
+        if limit.name == "latency_ms" and not served[0] * (1 - _NEAR) <= limit.budget <= served[-1] * (1 + _NEAR):
+            log.warning(
+                "Latencies of %.6g to %.6g ms were trained for, and %.6g ms is asked for: the weights there saw few"
+                " steps, or none. HINT: name it in `serves` before the training.",
+                served[0],
+                served[-1],
+                limit.budget,
+            )
+
+
 def feasibility(
     space: SearchSpace,
     tables: dict[str, CostTable],
@@ -121,9 +172,8 @@ def feasibility(
         ValueError: No budget at all, one that is not valid, or budgets that no member meets; the message says what
             the space can reach.
     """
+    check_requested(budgets)
     given = {name: value for name, value in budgets.items() if value is not None}
-    if not given:
-        raise ValueError(f"Give at least one budget of {', '.join(FORMS)}; got none.")
     peak, peak_reference, peak_maximum = None, math.nan, math.inf
     fixed, options = fixed_choices(space, choices), searched_options(space, choices)
     forbidden = fixed

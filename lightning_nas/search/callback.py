@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Sequence
+from dataclasses import asdict
 from typing import Any
 
 import lightning.pytorch as pl
@@ -18,24 +19,38 @@ from ..space.spec import Architecture
 from ..supernet.sliced_step import SlicedStep
 from ..supernet.supernet import find_supernet
 from .ablation import Choices
-from .budget import Budgets, confirm
+from .budget import Budgets, check_requested, confirm, warn_unserved
+from .effort import Effort, num_values, training_cost
 from .engine import Search
 from .extension import extend, is_last_epoch
 from .finish import derive_subnet
 from .frontier import FrontierSubnet, frontier_subnets
-from .inherited import CALIBRATION_BATCHES, InheritedLoss, calibration_batches, held_out_batches
+from .heard import heard_warnings
+from .inherited import InheritedLoss
+from .loaders import CALIBRATION_BATCHES, Loaders, UserFit
+from .needed import needed_training
+from .probe import LossFunction
 from .progress import Progress
 from .ranking import rank
-from .readiness import Readiness, measure_readiness, report_readiness
+from .readiness import (
+    Readiness,
+    measure_readiness,
+    progress_since,
+    readiness_efforts,
+    report_readiness,
+    start_losses,
+)
 from .sandwich import add_gradients
 from .score import Score
 from .settings import SearchSettings, SelectionSettings
 from .tables import space_budgets, warn_off_grid
-from .trainers import refuse_strategy, refuse_unaware, take_from_optimizers, total_steps
+from .trainers import refuse_strategy, refuse_unaware, total_steps
+from .validated import VALIDATED, validated_nodes
 
 __all__ = ["ArchitectureSearch"]
 
 _COSTS = ("latency_ms", "parameter_bytes", "peak_activation_bytes")
+_FIGURES = ("entropy", "skipped", *_COSTS[:2], *(f"{cost}_multiplier" for cost in _COSTS[:2]))
 
 
 class ArchitectureSearch(Callback):
@@ -46,8 +61,15 @@ class ArchitectureSearch(Callback):
     are compared on the coming batch (forward passes only), and the gradient of that score, with the exact gradient of
     the penalty on the expected cost, a function of the logits only, goes to them in `on_before_optimizer_step`.
 
-    Gradient clipping, learning rate schedules and weight averaging of the user do not touch the logits; a callback that
-    averages weights goes before this one. The reported loss stays the task's. Resume with it: it keeps the logits.
+    Freezing, gradient clipping, learning rate schedules and weight averaging of the user do not touch the logits,
+    which are no parameters of the module; a callback that averages weights goes before this one. Comparisons leave no
+    trace in the module: what its step counts, collects or logs is put back. Resume with the callback: it keeps the
+    logits. A checkpoint holds the largest weights of each kind of block, those of the fused kind being most of it, and
+    what the optimizer keeps of them; the derived subnet's has its own alone.
+
+    Each validation runs one network, see `validate`, and its latency is logged as ``nas/validated_latency_ms``. By
+    default that is the most probable one within the budget, another as the search goes on: `ModelCheckpoint` and
+    `EarlyStopping` then compare different networks.
 
     Args:
         estimator: What architectures cost: an `Estimator`, or the name of a shipped device.
@@ -75,11 +97,21 @@ class ArchitectureSearch(Callback):
         size_weight: What many parameters count beside a low inherited loss, see `SelectionSettings`; 0 for nothing.
         trials: How many of the best are trained briefly, each for `trial_epochs`, before one is chosen; 0 for none.
         trial_epochs: Epochs of each of these trainings.
+        effort: Forward passes of readiness and of the comparison of candidates together, at most, as a part of those of
+            the training, where a backward pass counts as two. In a short training fewer are compared, on fewer batches;
+            None for no limit.
         strategy: ``rloo``, as above, or another to compare with, such as ``darts``: see `STRATEGIES`.
+        loss: Gives the loss of module and batch where subnets are compared, for a module whose `training_step` is not
+            to be run for that; the weights are trained by `training_step` either way.
+        validate: Which network validations run: the ``current`` best one, or the same all the time: the ``source`` or
+            the ``smallest`` within the budgets.
+        progress_bar: What the progress bar shows of the search: the expected cost of each budget by its name
+            (``latency_ms``), its ``latency_ms_multiplier`` (how hard the search is pressed towards it), ``entropy``
+            (how undecided the choices are, from 1 to 0), ``skipped`` (steps without finite losses). All are logged.
         seed: Seed of every draw.
 
     Raises:
-        ValueError: A budget or a setting that is not valid, or, at the start of `fit`, a budget out of reach.
+        ValueError: A budget or a setting that is not valid, or none; or, at the start of `fit`, a budget out of reach.
 
     Example::
 
@@ -112,7 +144,11 @@ class ArchitectureSearch(Callback):
         size_weight: float = 0.5,
         trials: int = 0,
         trial_epochs: int = 1,
+        effort: float | None = 0.5,
         strategy: str = "rloo",
+        loss: LossFunction | None = None,
+        validate: str = "current",
+        progress_bar: Sequence[str] = ("latency_ms", "entropy"),
         seed: int = 0,
     ) -> None:
         super().__init__()
@@ -121,13 +157,18 @@ class ArchitectureSearch(Callback):
             warmup, every, samples, lr, prior=prior, phases=phases, strategy=strategy, seed=seed
         )
         self.selection = SelectionSettings(
-            candidates, evaluations, random_subnets, steps, size_weight, not_ready, trials, trial_epochs
+            candidates, evaluations, random_subnets, steps, size_weight, not_ready, trials, trial_epochs, effort
         )
         self.requested = dict(zip(_COSTS, (latency, parameter_bytes, peak_activation_bytes), strict=True))
+        check_requested(self.requested, serves)
+        if validate not in VALIDATED:
+            raise ValueError(f"`validate` must be one of {', '.join(VALIDATED)}; got {validate!r}.")
+        if unknown := set(progress_bar) - set(_FIGURES):
+            raise ValueError(f"`progress_bar` can hold {', '.join(_FIGURES)}; got {', '.join(sorted(unknown))}.")
         self.serves, self.choices, self.errors = tuple(serves), choices, errors
+        self.loss, self.validate, self.progress_bar = loss, validate, tuple(progress_bar)
         self.budgets: Budgets | None = None
         self.search: Search | None = None
-        self.readiness: Readiness | None = None
         self.history: list[dict[str, float]] = []
         self._promised: dict[tuple[int, ...], Budgets] = {}  # what was found for other budgets than the search's
         self._progress = Progress()
@@ -138,8 +179,8 @@ class ArchitectureSearch(Callback):
         self._pending: Score | None = None
         self._others: tuple[Any, int, list[tuple[int, ...]]] | None = None  # batch, its number, further paths
         self._recent: deque[Any] = deque(maxlen=CALIBRATION_BATCHES)  # for batch norm before a subnet is evaluated
-        self._module: pl.LightningModule | None = None
-        self._trainer: pl.Trainer | None = None
+        self._fit: UserFit | None = None
+        self._validated: tuple[int, ...] | None = None
 
     @property
     def architecture(self) -> Architecture:
@@ -149,6 +190,17 @@ class ArchitectureSearch(Callback):
             RuntimeError: Before `fit`.
         """
         return self._started().supernet.space.decode(self._chosen())
+
+    @property
+    def readiness(self) -> Readiness | None:
+        """How ready the supernet was when its training ended; None before, and where nothing was held out."""
+        found = self._progress.readiness
+        return None if found is None else Readiness(**found)
+
+    @property
+    def warnings(self) -> list[str]:
+        """What was warned of when the training ended."""
+        return list(self._progress.warnings)
 
     @property
     def candidates(self) -> list[Architecture]:
@@ -168,6 +220,10 @@ class ArchitectureSearch(Callback):
         supernet = find_supernet(pl_module)
         self.budgets = space_budgets(supernet.space, self.estimator, self.requested, self.serves, self.choices)
         warn_off_grid(supernet.space, self.estimator.lanes)
+        # A fit that goes on with the same supernet keeps what was learnt and counted.
+        if self.search is not None and self.search.supernet is supernet:
+            self._state = self.state_dict()
+        self._optimizer = None
         self.search = Search(supernet, self.budgets, self.settings, self.errors)
         rank_zero_info(self.search.announcement())
 
@@ -175,10 +231,8 @@ class ArchitectureSearch(Callback):
     def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         search = self._started()
         refuse_unaware(trainer, self.settings.method)
-        self._module, self._trainer = pl_module, trainer
         self._max_epochs = trainer.max_epochs
-        take_from_optimizers(trainer, search.supernet.logits)
-        self._optimizer = torch.optim.Adam(search.supernet.logits, self.settings.lr, (self.settings.beta1, 0.999))
+        self._optimizer = torch.optim.Adam(search.logits, self.settings.lr, (self.settings.beta1, 0.999))
         self._sliced = SlicedStep(pl_module)
         self._sliced.attach(trainer.optimizers)
         search.supernet.use_batch_statistics(True)
@@ -188,18 +242,29 @@ class ArchitectureSearch(Callback):
         self._restore()
 
     @override
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        rank_zero_info(needed_training(trainer, self._started()))
+
+    @override
+    def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        # What was found for earlier weights; while weights train first, all that was observed is of those.
+        self._progress.restart(keep_observed=self.settings.phases == "joint")
+
+    @override
     def on_train_batch_start(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int
     ) -> None:
         search, step, total = self._started(), trainer.global_step, total_steps(trainer)
-        if self._progress.start_loss is None:
-            nodes = [search.supernet.space.reference_nodes]
-            self._progress.start_loss = float(self._evaluator().on_batch(nodes, batch, batch_idx))
+        self._remember_loaders(trainer, pl_module)
+        assert self._fit is not None
+        if not self._progress.num_values and self._fit.loaders.validation is not None:
+            self._measure_start(batch, total)
         if search.is_due(step, total) and step != self._progress.scored_step:
             self._progress.scored_step = step
             self._pending = self._evaluator().score(search, batch, batch_idx, step / total)
         others = search.begin_step(step, total)
         self._others = (batch, batch_idx, others) if others else None
+        self._progress.num_values += num_values(batch) * (1 + len(others))
         self._recent.append(batch)
 
     @override
@@ -222,7 +287,7 @@ class ArchitectureSearch(Callback):
         self._progress.observed += self._pending.observed
         self._pending = None
         for name, value in self._recorded(trainer.global_step).items():
-            pl_module.log(name, value, prog_bar=name.count("/") == 1)
+            pl_module.log(name, value, prog_bar=name.removeprefix("nas/") in self.progress_bar)
 
     @override
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
@@ -233,10 +298,17 @@ class ArchitectureSearch(Callback):
 
     @override
     def on_validation_batch_start(self, trainer: pl.Trainer, *arguments: Any) -> None:
-        # Not earlier: by now a callback that averages weights has put them, and averaged logits, in place.
-        if self.search is not None and self._recent and arguments[2:] in ((0,), (0, 0)):
-            self.search.supernet.restore_logits()
-            self._evaluator().prepare(self.search.best())
+        # Not earlier: by now a callback that averages weights has put them in place.
+        if self.search is not None and self._fit is not None and self._recent and arguments[2:] in ((0,), (0, 0)):
+            self._validated = validated_nodes(self.search, self.validate)
+            self._evaluator().prepare(self._validated)
+
+    @override
+    def on_validation_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        if self._validated is not None:
+            architecture = self._started().supernet.space.decode(self._validated)
+            pl_module.log("nas/validated_latency_ms", self.estimator.latency_ms(architecture))
+            self._validated = None
 
     @override
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
@@ -248,12 +320,14 @@ class ArchitectureSearch(Callback):
         search = self._started()
         if self._sliced is not None:
             self._sliced.detach()
-        search.supernet.restore_logits()
-        loss = self._evaluator(held_out=True)
-        if loss.num_batches:
-            self.readiness = self._measured(loss)
-            report_readiness(self.readiness, self.selection.not_ready)
-        self._progress.ranked = self._rank(search, loss)
+        self._remember_loaders(trainer, pl_module)
+        with heard_warnings() as self._progress.warnings:
+            loss = self._evaluator(held_out=True)
+            if loss.num_batches:
+                found = self._measured(loss)
+                self._progress.readiness = asdict(found)
+                report_readiness(found, self.selection.not_ready)
+            self._progress.ranked = self._rank(search, loss)
         search.supernet.activate(self._chosen())
         rank_zero_info(f"Found {self.architecture}")
 
@@ -262,6 +336,8 @@ class ArchitectureSearch(Callback):
         # Resumed from the end of its last epoch, a training has no end of its own: nothing was chosen yet.
         if not self._progress.ranked:
             self.on_train_end(trainer, pl_module)
+        elif self._fit is None or self._fit.trainer is not trainer:
+            self._fit = UserFit(trainer, pl_module, Loaders.of(trainer), self.loss)
 
     @override
     def state_dict(self) -> dict[str, Any]:
@@ -303,7 +379,8 @@ class ArchitectureSearch(Callback):
         supernet = self._started().supernet
         requested = dict(zip(_COSTS, (latency, parameter_bytes, peak_activation_bytes), strict=True))
         budgets = space_budgets(supernet.space, self.estimator, requested, choices=self.choices)
-        search = Search(supernet, budgets, self.settings, self.errors, keep_logits=True)
+        warn_unserved(self._started().budgets, budgets)
+        search = Search(supernet, budgets, self.settings, self.errors, self._started().logits)
         ranked = self._rank(search, self._evaluator(held_out=True))
         self._promised |= dict.fromkeys(ranked, budgets)
         return [supernet.space.decode(nodes) for nodes in ranked]
@@ -349,12 +426,11 @@ class ArchitectureSearch(Callback):
             ValueError: `module` is neither the trained module nor a part of it.
         """
         search, space = self._started(), self._started().supernet.space
-        assert self._module is not None
-        assert self._trainer is not None
+        assert self._fit is not None
         chosen = self.find(**budgets)[0] if budgets else architecture
         nodes = self._chosen() if chosen is None else space.encode(chosen)
         confirm(self._promised.get(nodes, search.budgets), self.estimator, space.decode(nodes))
-        return derive_subnet(self._trainer, self._module, module, nodes, num_batches)
+        return derive_subnet(self._fit, module, nodes, num_batches)
 
     def _started(self) -> Search:
         if self.search is None:
@@ -366,11 +442,16 @@ class ArchitectureSearch(Callback):
 
     def _evaluator(self, held_out: bool = False) -> InheritedLoss:
         """Return what evaluates subnets; with the batches they are compared on, which takes reading a loader."""
-        assert self._trainer is not None
-        assert self._module is not None
-        batches = held_out_batches(self._trainer, self._recent) if held_out else ()
-        recent = calibration_batches(self._trainer, self._module, self._recent) if held_out else list(self._recent)
-        return InheritedLoss(self._trainer, self._module, self._started().supernet, recent, batches)
+        assert self._fit is not None
+        fit, supernet = self._fit, self._started().supernet
+        batches = fit.loaders.held_out_batches(self._recent) if held_out else ()
+        recent = fit.calibration_batches(self._recent) if held_out else list(self._recent)
+        return InheritedLoss(fit.trainer, fit.module, supernet, recent, batches, fit.loss)
+
+    def _remember_loaders(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Keep what is read after the fit, of the fit that runs now."""
+        if self._fit is None or self._fit.trainer is not trainer:
+            self._fit = UserFit(trainer, pl_module, Loaders.of(trainer), self.loss).with_comparable_batches()
 
     def _recorded(self, step: int) -> dict[str, float]:
         """Add the search's figures to the history and return them."""
@@ -380,17 +461,41 @@ class ArchitectureSearch(Callback):
         return metrics
 
     def _rank(self, search: Search, loss: InheritedLoss) -> list[tuple[int, ...]]:
-        assert self._trainer is not None
+        assert self._fit is not None
         search.size_scale = self.readiness.size_scale if self.readiness else 0.0
-        given = search, self.estimator, loss, self.selection, self._progress.observed, self._trainer, self._recorded
-        ranked, self._progress.observed = rank(*given)
+        given = search, self.estimator, loss, self.selection, self._progress.observed, self._fit, self._recorded
+        ranked, self._progress.observed = rank(*given, self._affordable())
         return ranked
 
+    def _affordable(self, num_values: float | None = None) -> float | None:
+        """Return what readiness may cost, and the comparison as much again; None for no limit."""
+        effort, trained = self.selection.effort, self._progress.num_values if num_values is None else num_values
+        return None if effort is None or not trained else 0.5 * effort * training_cost(trained)
+
     def _measured(self, loss: InheritedLoss) -> Readiness:
-        return measure_readiness(self._started(), self.estimator, loss.halves, self._progress.start_loss)
+        assert self._fit is not None
+        search, effort = self._started(), readiness_efforts(self._affordable(), loss)[1]
+        same = Effort(len(self._progress.start), 1, self._progress.start_batches)
+        progress = progress_since(search, dict(self._progress.start), lambda nodes: loss(nodes, same))
+        show = self._fit.trainer.is_global_zero
+        return measure_readiness(
+            search, self.estimator, lambda nodes: loss.halves(nodes, effort), progress, effort.num_subnets, show
+        )
+
+    def _measure_start(self, batch: Any, total: int) -> None:
+        """Keep the losses of the source and of some subnets before the training, on what they are compared on after."""
+        assert self._fit is not None
+        search, fit = self._started(), self._fit
+        held_out = fit.loaders.held_out_batches(())
+        if held_out:
+            loss = InheritedLoss(fit.trainer, fit.module, search.supernet, [batch], held_out, fit.loss)
+            cost = self._affordable(total * fit.trainer.accumulate_grad_batches * num_values(batch))
+            effort = readiness_efforts(cost, loss)[0]
+            self._progress.start_batches = effort.num_held_out
+            found = start_losses(search, lambda nodes: loss(nodes, effort), effort.num_subnets)
+            self._progress.start = list(found.items())
 
     def _restore(self) -> None:
-        self._started().supernet.keep_logits()
         if not self._state or self._optimizer is None:
             return
         state, self._state = self._state, {}

@@ -37,7 +37,7 @@ def learn_logits(
     settings = search.settings
     if settings.method.gradient == "none":
         return []
-    optimizer = torch.optim.Adam(search.supernet.logits, settings.lr, betas=(settings.beta1, 0.999))
+    optimizer = torch.optim.Adam(search.logits, settings.lr, betas=(settings.beta1, 0.999))
     observed: list[tuple[Nodes, float]] = []
     with tqdm(range(steps), desc="Searching", unit="step", leave=False, disable=not show) as bar:
         for step in bar:

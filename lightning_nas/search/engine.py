@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
+from torch import Tensor, nn
 
 from ..supernet.loading import OTHER_SPACE
 from ..supernet.supernet import Supernet
@@ -39,9 +39,11 @@ _BASELINE_MEMORY = 0.95
 
 
 class Search:
-    """The state of a search: the supernet's logits, the budgets' multipliers and the generator of every draw.
+    """The state of a search: the logits of every option, the budgets' multipliers and the generator of every draw.
 
-    Both spellings run on it: `ArchitectureSearch`, the callback, and `SearchModule`, which writes the loss out.
+    The logits are no parameters of the supernet: freezing, averaging and optimizing its weights do not touch them. They
+    stay on the CPU, where budgets are solved. Both spellings run on it: `ArchitectureSearch`, the callback, and
+    `SearchModule`, which writes the loss out.
 
     Args:
         supernet: What is searched.
@@ -49,9 +51,10 @@ class Search:
         settings: How.
         errors: For each node how far each option is from the source, in any unit, for the prior; see
             `lightning_nas.supernet.option_errors`. By default the prior scores the weights that an option keeps.
-        keep_logits: Whether the supernet's logits stay as they are, because an earlier search has trained them.
+        logits: Of an earlier search, to go on with; by default they are 0, or what the prior says.
 
     Attributes:
+        logits: For each node the scores of its options, float32.
         multipliers: One for each budget, see `augmented_lagrangian`.
         possible: For each node which options some architecture within the budgets has.
         use: Which part of the first budget a derived architecture uses at least, see `usable_part`.
@@ -68,7 +71,7 @@ class Search:
         budgets: Budgets,
         settings: SearchSettings,
         errors: Sequence[Tensor] | None = None,
-        keep_logits: bool = False,
+        logits: Sequence[Tensor] | None = None,
     ) -> None:
         self.supernet = supernet
         self.budgets = budgets
@@ -76,6 +79,8 @@ class Search:
         self.generator = torch.Generator().manual_seed(settings.seed)
         self.multipliers = [0.0] * len(budgets.limits)
         sizes = supernet.space.node_sizes
+        given = [torch.zeros(size) for size in sizes] if logits is None else logits
+        self.logits = [nn.Parameter(row.detach().clone()) for row in given]
         self.possible = possible_options(sizes, budgets.limits, budgets.forbidden)
         self.use = usable_part(budgets.limits, settings.use, budgets.forbidden) if budgets.limits else 0.0
         # Weights that are trained first serve every choice.
@@ -92,10 +97,9 @@ class Search:
         if settings.prior:
             prior = kept_weights(supernet.space) if errors is None else nearness(supernet.space, errors)
             rows = [settings.prior * score for score in prior]
-            if not keep_logits:
-                with torch.no_grad():
-                    for logits, row in zip(supernet.logits, rows, strict=True):
-                        logits.copy_(row)
+            if logits is None:
+                for own, row in zip(self.logits, rows, strict=True):
+                    own.data.copy_(row)
             self._prior = _logs(self._softmax(rows, self.trained))
             use = usable_part(budgets.limits, settings.use, unfit) if budgets.limits else 0.0
             # Of the prior, so that a resumed search has the same pool.
@@ -105,12 +109,11 @@ class Search:
 
     def probabilities(self) -> list[Tensor]:
         """Return the option probabilities of each node; 0 for options that no architecture within the budgets has."""
-        return self._softmax(self.supernet.logits, self.possible)
+        return self._softmax(self.logits, self.possible)
 
     def _softmax(self, logits: Sequence[Tensor], possible: Sequence[NDArray[np.bool_]]) -> list[Tensor]:
-        kept = (torch.from_numpy(row) for row in possible)
-        pairs = zip(logits, kept, strict=True)
-        return [row.float().masked_fill(~here.to(row.device), -torch.inf).softmax(0) for row, here in pairs]
+        pairs = zip(logits, map(torch.from_numpy, possible), strict=True)
+        return [row.float().masked_fill(~here, -torch.inf).softmax(0) for row, here in pairs]
 
     @property
     def removed(self) -> list[str]:
@@ -155,6 +158,11 @@ class Search:
         """Let the supernet run the mixture of all options by their gates."""
         self.supernet.mix(gates, shared=self.settings.method.is_shared)
 
+    def shares(self) -> list[NDArray[np.float64]]:
+        """Return for each node in which part of the steps each option is trained, see `TrainingPaths.shares`."""
+        with torch.no_grad():
+            return self._paths.shares([row.cpu().double().numpy() for row in self.probabilities()])
+
     @property
     def least_trained(self) -> int:
         """In how many steps the least trained of the options within the budgets was trained."""
@@ -184,8 +192,8 @@ class Search:
             samples: Architectures drawn by `draw`.
             losses: Their losses on one batch, shape (num_samples,), without gradient.
         """
-        with torch.autocast(losses.device.type, enabled=False):
-            losses, probabilities = losses.detach().float(), self.probabilities()
+        with torch.autocast("cpu", enabled=False):
+            losses, probabilities = losses.detach().float().cpu(), self.probabilities()
             if self.settings.method.gradient != "reinforce":
                 return policy_loss(probabilities, samples, losses)
             return self._absolute_reward(probabilities, samples, losses)
@@ -240,13 +248,11 @@ class Search:
 
     def update(self, optimizer: torch.optim.Optimizer, surrogate: Tensor) -> None:
         """Make an architecture step: move the logits by surrogate and penalty, then the multipliers."""
-        logits = [row for row in self.supernet.logits if row.requires_grad]
-        gradients = torch.autograd.grad(surrogate + self.penalty(), logits, allow_unused=True)
-        for row, gradient in zip(logits, gradients, strict=True):
+        gradients = torch.autograd.grad(surrogate + self.penalty(), self.logits, allow_unused=True)
+        for row, gradient in zip(self.logits, gradients, strict=True):
             row.grad = torch.zeros_like(row) if gradient is None else gradient
         optimizer.step()
         optimizer.zero_grad()
-        self.supernet.keep_logits()
         self.update_multipliers()
 
     @torch.no_grad()
@@ -345,6 +351,7 @@ class Search:
         """Return tensors and builtins that `load_state_dict` continues from."""
         return {
             "generator": self.generator.get_state(),
+            "logits": [row.detach().clone() for row in self.logits],
             "multipliers": list(self.multipliers),
             "baseline": self._baseline,
             "decks": self._paths.state_dict(),
@@ -362,6 +369,8 @@ class Search:
         if state["space"] != self.supernet.space.to_json():
             raise ValueError(OTHER_SPACE.format(where=""))
         self.generator.set_state(state["generator"])
+        for own, row in zip(self.logits, state["logits"], strict=True):
+            own.data.copy_(row)
         self._baseline = state["baseline"]
         self._paths.load_state_dict(state["decks"])
         self.num_trained = [np.array(counts, dtype=np.int64) for counts in state["num_trained"]]
@@ -382,4 +391,4 @@ def _described(budgets: dict[str, float]) -> str:
 
 
 def _logs(probabilities: Sequence[Tensor]) -> list[NDArray[np.float64]]:
-    return [p.clamp(min=1e-12).log().cpu().double().numpy() for p in probabilities]
+    return [p.clamp(min=1e-12).log().double().numpy() for p in probabilities]

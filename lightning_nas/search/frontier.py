@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
@@ -16,6 +17,8 @@ from .solve import Limit, reach, solve
 from .utility import utilities
 
 __all__ = ["FrontierPoint", "FrontierSubnet", "frontier", "frontier_subnets"]
+
+log = logging.getLogger(__name__)
 
 Nodes = tuple[int, ...]
 
@@ -76,13 +79,22 @@ def frontier_subnets(
         sampled, advantages = [nodes for nodes, _ in observed], [value for _, value in observed]
         scores = utilities(sampled, advantages, search.supernet.space.node_sizes)
     else:
-        scores = [row.detach().cpu().double().numpy() for row in search.supernet.logits]
+        scores = [row.detach().cpu().double().numpy() for row in search.logits]
     points = frontier(scores, greatest, list(limits.values()), search.budgets.forbidden, count)
     found: list[FrontierSubnet] = []
     for point in sorted(points, key=lambda point: point.cost):
         value = loss(point.nodes)
         if not found or value < found[-1].inherited_loss:
             found.append(FrontierSubnet(search.supernet.space.decode(point.nodes), point.cost, value))
+    if len(found) < count:
+        log.warning(
+            "The frontier has %d subnets where %d were asked for: %d latencies have the subnet of another, and %d have"
+            " no lower loss than a faster one.",
+            len(found),
+            count,
+            count - len(points),
+            len(points) - len(found),
+        )
     return found
 
 

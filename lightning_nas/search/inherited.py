@@ -2,82 +2,26 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Sequence
-from contextlib import suppress
-from itertools import islice
+from contextlib import AbstractContextManager
 from typing import Any
 
 import lightning.pytorch as pl
 import torch
-from lightning.fabric.utilities import move_data_to_device
-from lightning.pytorch.utilities.exceptions import MisconfigurationException
-from lightning.pytorch.utilities.seed import isolate_rng
 from torch import Tensor
-from torch.utils.data import DataLoader
 
 from .._modes import evaluating, in_evaluation
 from ..supernet.derive import recalibrate
 from ..supernet.elastic import ElasticBatchNorm2d
 from ..supernet.supernet import Supernet
+from .effort import Effort, num_values, spread
 from .engine import Search
-from .probe import attached_loss, quiet_copy, sampled_losses, task_loss
+from .loaders import prepared
+from .probe import LossFunction, attached_loss, quiet_copy, sampled_losses, task_loss
 from .score import Score, gates_score, sampled_score
 from .trainers import share_statistics
 
-__all__ = ["CALIBRATION_BATCHES", "InheritedLoss", "calibration_batches", "held_out_batches", "prepared"]
-
-log = logging.getLogger(__name__)
-
-# Some thousand images at usual batch sizes: beyond, the comparison of candidates costs more than it tells.
-SELECTION_BATCHES = 32
-
-CALIBRATION_BATCHES = 8
-"""Training batches that batch norm is recalibrated on before a subnet is evaluated."""
-
-
-def prepared(trainer: pl.Trainer, module: pl.LightningModule, batch: Any) -> Any:
-    """Return a batch of a loader as the Trainer hands it to a step: on the device, in its precision."""
-    return trainer.precision_plugin.convert_input(move_data_to_device(batch, module.device))
-
-
-def calibration_batches(trainer: pl.Trainer, module: pl.LightningModule, recent: Sequence[Any]) -> list[Any]:
-    """Return recent training batches, or the loader's first where a finished training was resumed and saw none."""
-    loader = trainer.train_dataloader
-    if recent or loader is None:
-        return list(recent)
-    with isolate_rng():
-        return [prepared(trainer, module, batch) for batch in islice(iter(loader), CALIBRATION_BATCHES)]
-
-
-def held_out_batches(trainer: pl.Trainer, recent: Sequence[Any]) -> list[Any]:
-    """Return what subnets are compared on: the first batches of the validation loader, or else recent ones.
-
-    Reading a loader draws random numbers, none of which are the user's.
-    """
-    loader = _unread_loader(trainer) if trainer.val_dataloaders is None else trainer.val_dataloaders
-    if isinstance(loader, DataLoader):
-        limit = trainer.limit_val_batches
-        most = limit if isinstance(limit, int) else SELECTION_BATCHES if limit == 1.0 else int(limit * len(loader))
-        with isolate_rng():
-            found = list(islice(iter(loader), min(most, SELECTION_BATCHES)))
-        if found:
-            return found
-    log.warning(
-        "There is no single validation DataLoader: subnets are compared on recent training batches, which the"
-        " weights were fitted to. HINT: give the Trainer one."
-    )
-    return list(recent)
-
-
-def _unread_loader(trainer: pl.Trainer) -> Any:
-    """Return the validation loader of a Trainer that has not validated, as where a finished training was resumed."""
-    sources: list[Any] = [getattr(trainer, "datamodule", None), trainer.lightning_module]
-    for source in filter(None, sources):
-        # One that has no such loader says so by an error.
-        with suppress(MisconfigurationException):
-            return source.val_dataloader()
-    return None
+__all__ = ["InheritedLoss"]
 
 
 class InheritedLoss:
@@ -89,6 +33,7 @@ class InheritedLoss:
         supernet: Its supernet.
         calibration: Training batches that batch norm is recalibrated on before a subnet is evaluated.
         held_out: Batches to evaluate on, on any device.
+        loss: Gives the loss in place of `training_step`, see `ArchitectureSearch`.
     """
 
     def __init__(
@@ -98,9 +43,10 @@ class InheritedLoss:
         supernet: Supernet,
         calibration: Sequence[Any],
         held_out: Sequence[Any] = (),
+        loss: LossFunction | None = None,
     ) -> None:
         self._trainer, self._module, self._supernet = trainer, module, supernet
-        self._calibration = calibration
+        self._calibration, self._loss = calibration, loss
         self._held_out = [prepared(trainer, module, batch) for batch in held_out]
 
     @property
@@ -113,47 +59,64 @@ class InheritedLoss:
         """How many batches there are to evaluate on."""
         return len(self._held_out)
 
-    def prepare(self, nodes: tuple[int, ...]) -> None:
+    @property
+    def num_calibration(self) -> int:
+        """How many batches there are to recalibrate on."""
+        return len(self._calibration)
+
+    @property
+    def sizes(self) -> tuple[float, float]:
+        """Numbers in a calibration batch and in a held-out batch, on average."""
+        return _mean_size(self._calibration), _mean_size(self._held_out)
+
+    def prepare(self, nodes: tuple[int, ...], num_batches: int | None = None) -> None:
         """Let a subnet run with running statistics of its own, from recent training batches.
 
         Validation data often comes sorted by class: a batch's own statistics would then hide what tells the classes.
+
+        Args:
+            nodes: The subnet.
+            num_batches: How many of the training batches; by default all.
         """
         self._supernet.activate(nodes)
         self._supernet.use_batch_statistics(False)
-        quiet = quiet_copy(self._module)
-        with self._trainer.precision_plugin.forward_context():
+        with self._quiet() as quiet, self._trainer.precision_plugin.forward_context():
             recalibrate(
                 self._module,
                 lambda item: task_loss(quiet, item[1], item[0]),
-                enumerate(self._calibration),
+                enumerate(spread(self._calibration, num_batches or len(self._calibration))),
                 ElasticBatchNorm2d,
             )
 
-    def __call__(self, nodes: tuple[int, ...]) -> float:
-        """Return the mean loss of a subnet on the held-out batches that give one, over all processes."""
-        return float(self._reduced(self._by_batch(nodes).mean()))
+    def __call__(self, nodes: tuple[int, ...], effort: Effort | None = None) -> float:
+        """Return the mean loss of a subnet on the held-out batches that give one, over all processes.
 
-    def halves(self, nodes: tuple[int, ...]) -> Tensor:
+        Args:
+            nodes: The subnet.
+            effort: On how much it is evaluated; by default on all.
+        """
+        return float(self._reduced(self._by_batch(nodes, effort).mean()))
+
+    def halves(self, nodes: tuple[int, ...], effort: Effort | None = None) -> Tensor:
         """Return the mean loss on every other held-out batch, and on those between: shape (2,); NaN for none."""
-        losses = self._by_batch(nodes)
+        losses = self._by_batch(nodes, effort)
         return self._reduced(torch.stack([losses[0::2].mean(), losses[1::2].mean()]))
 
-    def _by_batch(self, nodes: tuple[int, ...]) -> Tensor:
-        self.prepare(nodes)
-        quiet = quiet_copy(self._module)
-        with evaluating(self._module), self._trainer.precision_plugin.forward_context():
-            quiet.training = False
-            given = [attached_loss(quiet, batch, index) for index, batch in enumerate(self._held_out)]
+    def _by_batch(self, nodes: tuple[int, ...], effort: Effort | None) -> Tensor:
+        self.prepare(nodes, effort.num_calibration if effort else None)
+        held_out = spread(self._held_out, effort.num_held_out if effort else len(self._held_out))
+        context = self._trainer.precision_plugin.forward_context
+        with evaluating(self._module), self._quiet() as quiet, context():
+            given = [attached_loss(quiet, batch, index) for index, batch in enumerate(held_out)]
         self._supernet.use_batch_statistics(True)
         losses = [loss.float() for loss in given if loss is not None]
-        return torch.stack(losses or [torch.tensor(torch.nan, device=quiet.device)])
+        return torch.stack(losses or [torch.tensor(torch.nan, device=self._module.device)])
 
     def on_batch(self, samples: Sequence[tuple[int, ...]], batch: Any, batch_idx: int) -> Tensor:
         """Return the losses of subnets on one batch, normalised by its own statistics, over all processes."""
         share_statistics(self._trainer)
-        quiet = quiet_copy(self._module)
-        quiet.training = False
-        with self._trainer.precision_plugin.forward_context():
+        context = self._trainer.precision_plugin.forward_context
+        with in_evaluation(self._module), self._quiet() as quiet, context():
             losses = sampled_losses(self._module, self._supernet, samples, lambda: task_loss(quiet, batch, batch_idx))
         return self._reduced(losses)
 
@@ -179,17 +142,25 @@ class InheritedLoss:
         self, search: Search, batch: Any, batch_idx: int, progress: float
     ) -> tuple[Tensor, list[Tensor]]:
         """Return the loss of a mixture and its gradients with respect to the logits; weights get none."""
-        quiet, logits = quiet_copy(self._module), list(search.supernet.logits)
-        quiet.training = False
-        with in_evaluation(self._module), torch.enable_grad(), self._trainer.precision_plugin.forward_context():
+        logits, context = list(search.logits), self._trainer.precision_plugin.forward_context
+        with in_evaluation(self._module), self._quiet() as quiet, torch.enable_grad(), context():
             search.mix(search.gates(progress))
             loss = attached_loss(quiet, batch, batch_idx)
             if loss is None:  # the step leaves this batch out
                 return torch.tensor(torch.nan, device=quiet.device), [torch.zeros_like(row) for row in logits]
             gradients = torch.autograd.grad(loss, logits, allow_unused=True)
         found = [torch.zeros_like(row) if g is None else g for row, g in zip(logits, gradients, strict=True)]
-        return self._reduced(loss.detach().float()), [self._reduced(gradient) for gradient in found]
+        # Processes exchange what is on their device; the logits are beside the CPU.
+        means = [self._reduced(gradient.to(quiet.device)).cpu() for gradient in found]
+        return self._reduced(loss.detach().float()), means
+
+    def _quiet(self) -> AbstractContextManager[Any]:
+        return quiet_copy(self._module, self._trainer, self._loss, self._supernet.searched)
 
     def _reduced(self, losses: Tensor) -> Tensor:
         reduced: Tensor = self._trainer.strategy.reduce(losses, reduce_op="mean")
         return reduced
+
+
+def _mean_size(batches: Sequence[Any]) -> float:
+    return sum(map(num_values, batches)) / max(1, len(batches))

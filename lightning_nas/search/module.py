@@ -89,12 +89,9 @@ class SearchModule(pl.LightningModule):
 
     @override
     def configure_optimizers(self) -> torch.optim.Optimizer:
-        logits = self.search.supernet.logits
-        own = {id(parameter) for parameter in logits}
-        weights = [parameter for parameter in self.parameters() if id(parameter) not in own]
-        settings = self.search.settings
+        logits, settings = self.search.logits, self.search.settings
         architecture = {"params": logits, "lr": settings.lr, "betas": (settings.beta1, 0.999), "weight_decay": 0.0}
-        return self.make_optimizer([{"params": weights}, architecture])
+        return self.make_optimizer([{"params": list(self.parameters())}, architecture])
 
     @override
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:

@@ -95,6 +95,38 @@ class TrainingPaths:
         limit = self._limits[self._place(len(self._limits)) if len(self._limits) > 1 else 0]
         return self._decks["random"].deal(limit, self._settings.band)
 
+    def shares(self, probabilities: Sequence[NDArray[np.float64]]) -> list[NDArray[np.float64]]:
+        """Return for each node in which part of the steps each option is trained, whatever the logits will prefer.
+
+        Args:
+            probabilities: What the logits say at the start; it counts where all paths are drawn by them.
+        """
+        paths, warmup = self._settings.method.paths, self._settings.warmup
+        dealt = _uniform(self._possible)
+        if paths in ("uniform", "policy", "mixture"):
+            return dealt if paths == "uniform" else list(probabilities)
+        uniform = self._settings.uniform
+        if self._pool:
+            counts = [
+                np.bincount(column, minlength=len(row))
+                for column, row in zip(zip(*self._pool, strict=True), dealt, strict=True)
+            ]
+            pooled = [column / len(self._pool) for column in counts]
+            dealt = [(1 - uniform) * pool + uniform * row for pool, row in zip(pooled, dealt, strict=True)]
+        early = warmup if self._settings.phases == "joint" else 1.0
+        late = (1 - early) * uniform
+        random = [(early + late) * row for row in dealt]
+        widest, narrowest = (_uniform(ends_of(self._space, end, self._possible)) for end in (True, False))
+        if paths == "sandwich":
+            return [a + b + 2 * row for a, b, row in zip(widest, narrowest, random, strict=True)]
+        if self._pool:
+            first = [np.eye(len(row))[node] for node, row in zip(self._space.reference_nodes, random, strict=True)]
+            return [0.25 * row + 0.75 * other for row, other in zip(first, random, strict=True)]
+        if paths == "fair":
+            return random
+        rows = zip(widest, narrowest, random, dealt, strict=True)
+        return [0.25 * (a + early * b + 2 * row + late * deal) for a, b, row, deal in rows]
+
     def state_dict(self) -> dict[str, list[list[int]]]:
         """Return what is left in the decks."""
         return {name: [list(left) for left in decks.left] for name, decks in self._decks.items()}
@@ -109,3 +141,7 @@ class TrainingPaths:
 
     def _place(self, count: int) -> int:
         return int(torch.randint(count, (), generator=self._generator))
+
+
+def _uniform(possible: Sequence[NDArray[np.bool_]]) -> list[NDArray[np.float64]]:
+    return [row / row.sum() for row in possible]

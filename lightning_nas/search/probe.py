@@ -1,52 +1,68 @@
-"""The loss of a module on a batch, without a trace in the module: no gradient, no log, no metric, no mode left."""
+"""The loss of a user's module on a batch, for comparisons: without a trace in the module."""
 
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
 import torch
+from lightning.pytorch.utilities.signature_utils import is_param_in_hook_signature
 from torch import Tensor, nn
-from torchmetrics import Metric, MetricCollection
 
 from .._modes import evaluating
 from ..supernet.supernet import Supernet
+from .untraced import untraced
 
-__all__ = ["attached_loss", "quiet_copy", "sampled_losses", "task_loss"]
+__all__ = ["LossFunction", "NoLossError", "attached_loss", "quiet_copy", "sampled_losses", "task_loss"]
+
+LossFunction = Callable[[Any, Any], Tensor]
+"""Gives the loss of a LightningModule on a batch, where `training_step` is not to be run for it."""
 
 _COMPILED = ("forward", "training_step", "validation_step", "test_step", "predict_step")
 
 
-def quiet_copy(module: Any, trainer: Any = None) -> Any:
-    """Return a shallow copy of a LightningModule that shares its weights but neither its logs nor its metrics.
+class NoLossError(TypeError):
+    """A step returns nothing that architectures could be compared by."""
 
-    It can run `training_step` for its loss alone: what the step logs is dropped, the metrics it updates are copies, and
-    a step that optimizes by itself meets optimizers at rest.
+
+@contextmanager
+def quiet_copy(
+    module: Any, trainer: Any = None, loss: LossFunction | None = None, kept: Collection[nn.Module] = ()
+) -> Iterator[Any]:
+    """Give a shallow copy of a LightningModule that shares its weights, to run `training_step` for its loss alone.
+
+    What the step logs is dropped, what else it changes is put back at the end (see `untraced`), and a step that
+    optimizes by itself meets optimizers at rest.
 
     Args:
         module: What is copied.
         trainer: Its Trainer, where it is attached to none.
+        loss: What gives the loss instead of `training_step`.
+        kept: Submodules that keep what the body gives them.
     """
+    trainer = trainer or module._trainer
+    with untraced(module, trainer, kept):
+        yield _quiet_copy(module, trainer, loss)
+
+
+def _quiet_copy(module: Any, trainer: Any, loss: LossFunction | None) -> Any:
     quiet = copy.copy(module)
-    quiet.trainer = trainer = trainer or module._trainer
-    quiet.__dict__["_modules"] = {
-        name: copy.deepcopy(child) if isinstance(child, Metric | MetricCollection) else child
-        for name, child in module._modules.items()
-    }
+    quiet.trainer = trainer
     if getattr(module, "_compiler_ctx", None) is not None:
         # Steps that torch.compile made are bound to the original; the class's own run here.
         for name in _COMPILED:
             quiet.__dict__.pop(name, None)
-    silent = ["log", "log_dict"]
-    if not module.automatic_optimization:
+    if loss is not None:
+        quiet.__dict__["training_step"] = lambda batch, batch_idx: loss(quiet, batch)
+    elif not module.automatic_optimization:
         # Its step optimizes by itself: here that must do nothing.
-        silent += ["manual_backward", "clip_gradients", "toggle_optimizer", "untoggle_optimizer"]
+        silent = ["manual_backward", "clip_gradients", "toggle_optimizer", "untoggle_optimizer"]
         resting = [_Resting(optimizer) for optimizer in trainer.optimizers]
         quiet.__dict__["optimizers"] = lambda *_, **__: resting[0] if len(resting) == 1 else resting
         quiet.__dict__["lr_schedulers"] = lambda: None
-    quiet.__dict__.update(dict.fromkeys(silent, _drop))
+        quiet.__dict__.update(dict.fromkeys(silent, _drop))
     return quiet
 
 
@@ -73,7 +89,7 @@ def task_loss(quiet: Any, batch: Any, batch_idx: int) -> Tensor:
     """Return what `training_step` of a quiet copy gives as the loss: a detached scalar, NaN where a batch is left out.
 
     Raises:
-        TypeError: The step gives none.
+        NoLossError: The step gives none.
     """
     loss = attached_loss(quiet, batch, batch_idx)
     return torch.tensor(torch.nan, device=quiet.device) if loss is None else loss.detach().float()
@@ -83,22 +99,25 @@ def attached_loss(quiet: Any, batch: Any, batch_idx: int) -> Tensor | None:
     """Return that loss with its graph; None where the step leaves a batch out, by returning None as Lightning allows.
 
     Raises:
-        TypeError: The step gives none. Steps that optimize by themselves need not, and then nothing can be compared.
+        NoLossError: The step gives none. Steps that optimize by themselves need not, and then nothing can be compared.
     """
-    output = quiet.training_step(batch, batch_idx)
+    step = quiet.training_step
+    takes_number = is_param_in_hook_signature(step, "batch_idx", min_args=2)
+    output = step(batch, batch_idx) if takes_number else step(batch)
     loss = output.get("loss") if isinstance(output, dict) else output
     if loss is None and quiet.automatic_optimization:
         return None
     if not isinstance(loss, Tensor):
-        raise TypeError(
+        raise NoLossError(
             f"`training_step` of {type(quiet).__name__} must return a loss, as a tensor or under the key 'loss', to "
-            f"compare architectures; got {type(output).__name__}."
+            f"compare architectures; got {type(output).__name__}. HINT: `ArchitectureSearch(loss=...)` takes a function"
+            " of module and batch instead."
         )
     return loss
 
 
 def _drop(*args: Any, **kwargs: Any) -> None:
-    """Log nothing."""
+    """Do nothing."""
 
 
 def sampled_losses(

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 
-import lightning.pytorch as pl
+from lightning.pytorch.utilities import rank_zero_info
 
 from ..estimator.estimator import Estimator
 from .decoupled import learn_logits
+from .effort import Comparison, Effort, comparison
 from .engine import Search
 from .inherited import InheritedLoss
+from .loaders import UserFit
 from .selection import select
 from .settings import SelectionSettings
 from .trials import train_briefly
@@ -27,8 +30,9 @@ def rank(
     loss: InheritedLoss,
     settings: SelectionSettings,
     observed: Observed,
-    trainer: pl.Trainer,
+    fit: UserFit,
     record: Callable[[int], dict[str, float]],
+    cost: float | None = None,
 ) -> tuple[list[Nodes], Observed]:
     """Return subnets within the budgets of a search, the best first, and all that was observed.
 
@@ -38,10 +42,11 @@ def rank(
         loss: Evaluates them; with no batch to do so, the most probable come first.
         settings: How many are compared.
         observed: What an earlier phase two has observed: it serves every budget, and there is no other then.
-        trainer: The user's, whose loggers take the figures of each step.
+        fit: What was searched; the loggers of its Trainer take the figures of each step.
         record: Gives these figures, from the number of the step.
+        cost: What the comparison may cost at most, see `effort.affordable`; None for no limit.
     """
-    show = trainer.is_global_zero
+    trainer, show = fit.trainer, fit.trainer.is_global_zero
 
     def watch(step: int) -> None:
         # The training is over: its module logs no more, the loggers themselves do.
@@ -53,5 +58,37 @@ def rank(
         return verified_candidates(search, estimator, settings.candidates), observed
     if search.settings.phases == "decoupled" and not observed:
         observed = learn_logits(search, loss.on_held_out, settings.steps, watch, show)
-    ranked = select(search, estimator, loss, settings, observed, show).ranked
-    return (train_briefly(trainer, ranked, settings, loss.held_out) if settings.trials else ranked), observed
+    plan, fewer = _compared(loss, settings, cost)
+    given = search, estimator, loss, fewer, observed, show
+    ranked = select(*given, lambda nodes: loss(nodes, plan.first), plan.num_finalists).ranked
+    return (train_briefly(fit, ranked, settings, loss.held_out) if settings.trials else ranked), observed
+
+
+def _compared(
+    loss: InheritedLoss, settings: SelectionSettings, cost: float | None
+) -> tuple[Comparison, SelectionSettings]:
+    """Return on how much candidates are compared, and how many: as many as wanted, or else as the cost allows."""
+    count = max(settings.evaluations, settings.candidates) + settings.random_subnets
+    wanted = Effort(count, loss.num_calibration, loss.num_batches)
+    plan = comparison(cost, wanted, *loss.sizes)
+    number = plan.first.num_subnets
+    rank_zero_info(
+        f"Comparing {number} subnets within the budget by the loss that they inherit, on {plan.first.num_held_out} of"
+        f" {loss.num_batches} held-out batches"
+        + (f", the best {plan.num_finalists} on all" if plan.num_finalists else "")
+        + (
+            f"; {count} were wanted, and all batches, which takes a longer training or `effort`."
+            if number < count
+            else "."
+        )
+    )
+    if number == count:
+        return plan, settings
+    num_random = min(settings.random_subnets, number // 4)
+    candidates, evaluations = min(settings.candidates, max(1, number // 2)), number - num_random
+    return plan, replace(
+        settings,
+        candidates=candidates,
+        evaluations=min(settings.evaluations, evaluations),
+        random_subnets=num_random,
+    )

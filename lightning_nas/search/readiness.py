@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -12,19 +12,27 @@ from lightning.pytorch.utilities import rank_zero_info
 from numpy.typing import NDArray
 from scipy.stats import kendalltau
 from torch import Tensor
+from tqdm import tqdm
 
 from ..estimator.estimator import Estimator
+from .effort import Effort, affordable
 from .engine import Search
+from .inherited import InheritedLoss
 from .sampling import draw_any, draw_near
 
 __all__ = [
+    "ANCHORS",
     "MAX_SIZE_BIAS",
     "MIN_PROGRESS",
     "MIN_STABILITY",
     "MIN_STEPS",
     "Readiness",
     "measure_readiness",
+    "progress_of",
+    "progress_since",
+    "readiness_efforts",
     "report_readiness",
+    "start_losses",
 ]
 
 log = logging.getLogger(__name__)
@@ -33,11 +41,20 @@ Nodes = tuple[int, ...]
 
 # Costs of the anchors, relative to the budget: wide enough for some in small spaces.
 _BAND = (0.8, 1.0)
+# A source network that is hardly below where subnets began has learnt nothing that they could be compared with.
+_MIN_FALL = 0.01
 
+# Subnets and batches that the progress is taken on.
+_COMPARED, _MOST_BATCHES = 3, 8
+# With fewer subnets nothing is said of ranks.
+_LEAST_ANCHORS = 4
+
+ANCHORS = 16
+"""Subnets that readiness is measured by, where the training was long enough for so many."""
 MIN_STEPS = 100
 """Steps in which each option has to have been trained."""
 MIN_PROGRESS = 0.8
-"""Part of the source network's progress that subnets within the budget have to have made."""
+"""Part of their way to the source network's loss that subnets within the budget have to have made."""
 MIN_STABILITY = 0.4
 """Least rank correlation of the subnets' losses between two halves of the held-out batches; noise alone has a standard
 deviation of 0.18 with 16 subnets."""
@@ -52,8 +69,9 @@ class Readiness:
 
     Attributes:
         steps: In how many steps the option that was trained least was trained.
-        progress: How far the mean loss of random subnets within the budget fell, as a part of how far the source
-            network's fell, with the same weights; NaN where no loss from the start is known.
+        progress: How far the mean held-out loss of some subnets within the budget fell during the training, as a part
+            of the way from where it began to the source network's, from 0 to 1, see `progress_of`; NaN where no losses
+            from the start are known.
         stability: Kendall's tau of those subnets' losses between two halves of the held-out batches; NaN with one.
         size_bias: Kendall's tau of those subnets' losses and their parameters: above 0, the larger seem the worse. A
             supernet that was trained too little ranks small subnets first, which converge first.
@@ -74,8 +92,8 @@ class Readiness:
             found.append(f"an option was trained in {self.steps} steps only, of at least {MIN_STEPS}")
         if self.progress < MIN_PROGRESS:
             found.append(
-                f"subnets within the budget made {self.progress:.0%} of the source network's progress, of at least"
-                f" {MIN_PROGRESS:.0%}"
+                f"subnets within the budget came {self.progress:.0%} of the way from where they began to the source"
+                f" network's loss, of at least {MIN_PROGRESS:.0%}"
             )
         if self.stability < MIN_STABILITY:
             found.append(
@@ -92,7 +110,8 @@ class Readiness:
     def __str__(self) -> str:
         """Return the figures in a line."""
         return (
-            f"least trained option {self.steps} steps; progress of subnets {self.progress:.2f} of the source network's;"
+            f"least trained option {self.steps} steps; progress of subnets {self.progress:.2f} of the way to the source"
+            f" network's loss;"
             f" rank stability {self.stability:.2f}; rank by size {self.size_bias:+.2f}"
         )
 
@@ -101,8 +120,9 @@ def measure_readiness(
     search: Search,
     estimator: Estimator,
     halves: Callable[[Nodes], Tensor],
-    start_loss: float | None,
-    anchors: int = 16,
+    progress: float = float("nan"),
+    anchors: int = ANCHORS,
+    show: bool = False,
 ) -> Readiness:
     """Measure a supernet by some random subnets within the budget, its anchors.
 
@@ -111,23 +131,87 @@ def measure_readiness(
         estimator: Counts the parameters of subnets.
         halves: Evaluates a subnet, batch norm recalibrated, on two halves of the held-out batches, shape (2,); the
             second is NaN with one batch.
-        start_loss: Loss of the source network before the training; None where it is not known.
+        progress: See `progress_since`.
         anchors: How many subnets.
+        show: Whether to show progress.
     """
     drawn = _anchors(search, anchors)
-    losses = torch.stack([halves(nodes) for nodes in drawn]).double().cpu().numpy()
+    with tqdm(drawn, desc="Measuring readiness", unit="subnet", leave=False, disable=not show) as bar:
+        losses = torch.stack([halves(nodes) for nodes in bar]).double().cpu().numpy()
     means = np.where(np.isnan(losses[:, 1]), losses[:, 0], losses.mean(axis=1))
-    source = float(halves(search.supernet.space.reference_nodes).nanmean())
-    progress = float("nan")
-    if start_loss is not None:
-        # A source network that has learnt nothing leaves nothing to compare with.
-        progress = (start_loss - float(means.mean())) / (start_loss - source) if source < start_loss else 0.0
     stability = _tau(losses[:, 0], losses[:, 1])
     space = search.supernet.space
     sizes = np.array([float(estimator.memory(space.decode(nodes)).parameter_bytes) for nodes in drawn])
     spread = float(np.log(sizes).std())
     scale = float(means.std()) / spread if spread > 0 and np.isfinite(means).all() else 0.0
     return Readiness(search.least_trained, progress, stability, _tau(means, sizes), scale)
+
+
+def readiness_efforts(cost: float | None, loss: InheritedLoss) -> tuple[Effort, Effort]:
+    """Return on how much the losses before and after a training are taken for its progress, and the ranks at its end.
+
+    Args:
+        cost: What both may cost together, see `affordable`; half of it goes to ranks.
+        loss: Evaluates the subnets.
+    """
+    most, each = loss.num_batches, None if cost is None else cost / 4
+    progress = affordable(each, Effort(_COMPARED + 1, 1, min(most, _MOST_BATCHES)), *loss.sizes, Effort(2, 1, 1))
+    least = Effort(_LEAST_ANCHORS, 1, min(2, most))
+    wanted = Effort(ANCHORS, loss.num_calibration, most)
+    return progress, affordable(None if cost is None else cost / 2, wanted, *loss.sizes, least)
+
+
+def start_losses(search: Search, loss: Callable[[Nodes], float], count: int) -> dict[Nodes, float]:
+    """Return the losses, before the training, of the source network and of random subnets within the budget.
+
+    Args:
+        search: The search.
+        loss: Evaluates one on held-out batches.
+        count: How many networks, at least two.
+    """
+    compared = dict.fromkeys([search.supernet.space.reference_nodes, *_anchors(search, count)])
+    return {nodes: loss(nodes) for nodes in list(compared)[:count]}
+
+
+def progress_since(search: Search, start: Mapping[Nodes, float], loss: Callable[[Nodes], float]) -> float:
+    """Return how far the subnets of `start_losses` came since, see `progress_of`; NaN without such losses.
+
+    Args:
+        search: The search.
+        start: What `start_losses` returned before the training.
+        loss: Evaluates one on the same batches.
+    """
+    source = search.supernet.space.reference_nodes
+    if source not in start or len(start) < 2:
+        return float("nan")
+    ends = {nodes: loss(nodes) for nodes in start}
+    before, after = (float(np.mean([found[n] for n in start if n != source])) for found in (start, ends))
+    return progress_of(before, after, min(start[source], ends[source]))
+
+
+def progress_of(before: float, after: float, goal: float) -> float:
+    """Return how far subnets came on their way to the source network's loss, from 0 to 1.
+
+    All losses are of the same held-out batches. The source may have been trained before, or have lost by the search:
+    what counts is the least loss that it had at the start or at the end.
+
+    Args:
+        before: Loss of the subnets at the start of the training.
+        after: Loss of the same subnets at its end.
+        goal: Least loss of the source network.
+
+    Example::
+
+        >>> progress_of(before=2.3, after=0.7, goal=0.5)
+        0.888...
+        >>> progress_of(before=2.5, after=0.86, goal=1.9), progress_of(before=2.3, after=2.4, goal=1.0)
+        (1.0, 0.0)
+    """
+    if not np.isfinite([before, after, goal]).all():
+        return float("nan")
+    if before - goal < _MIN_FALL * abs(before):
+        return 0.0
+    return min(1.0, max(0.0, (before - after) / (before - goal)))
 
 
 def report_readiness(found: Readiness, not_ready: str) -> None:

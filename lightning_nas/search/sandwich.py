@@ -31,11 +31,11 @@ def add_gradients(
         batch_idx: Its number.
         paths: Nodes of each.
     """
-    quiet = quiet_copy(module)
-    for nodes in paths:
-        supernet.activate(nodes)
-        with trainer.precision_plugin.forward_context():
-            loss = attached_loss(quiet, batch, batch_idx)
-        if loss is not None:
-            scaled = trainer.precision_plugin.pre_backward(loss / trainer.accumulate_grad_batches, module)
-            scaled.backward()
+    with quiet_copy(module, kept=supernet.searched) as quiet:
+        for nodes in paths:
+            supernet.activate(nodes)
+            with trainer.precision_plugin.forward_context():
+                loss = attached_loss(quiet, batch, batch_idx)
+            if loss is not None:
+                scaled = trainer.precision_plugin.pre_backward(loss / trainer.accumulate_grad_batches, module)
+                scaled.backward()

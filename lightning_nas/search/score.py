@@ -51,7 +51,7 @@ def gates_score(search: Search, loss: Tensor, gradients: Sequence[Tensor]) -> Sc
         loss: The mixture's loss, a scalar.
         gradients: For each node the loss's gradient with respect to its logits.
     """
-    if not search.is_usable(torch.cat([loss.detach().reshape(1), *gradients])):
+    if not search.is_usable(torch.cat([loss.detach().cpu().reshape(1), *gradients])):
         return None
-    pairs = zip(search.supernet.logits, gradients, strict=True)
+    pairs = zip(search.logits, gradients, strict=True)
     return Score(torch.stack([(row * gradient).sum() for row, gradient in pairs]).sum())

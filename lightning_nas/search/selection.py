@@ -15,7 +15,7 @@ from .evolution import evolve
 from .sampling import draw_near
 from .settings import SelectionSettings
 from .utility import utilities
-from .verify import is_verified, verified_candidates
+from .verify import first_verified, verified_candidates
 
 __all__ = ["MIN_OBSERVED", "Selection", "select"]
 
@@ -32,7 +32,9 @@ class Selection:
     """What a search chose from.
 
     Attributes:
-        losses: Inherited loss of each evaluated subnet within the budgets, less what its size counts, the best first.
+        losses: Inherited loss of each evaluated subnet within the budgets, less what its size counts, the best first:
+            finalists by their loss on all data, then the others. Where the device's backend is here, no more than were
+            looked at by it.
         random: Those of them that were drawn at random.
     """
 
@@ -57,16 +59,20 @@ def select(
     settings: SelectionSettings,
     observed: Sequence[tuple[Nodes, float]] = (),
     show: bool = True,
+    first: Callable[[Nodes], float] | None = None,
+    num_finalists: int = 0,
 ) -> Selection:
     """Evaluate candidates within the budgets by their inherited loss and their size, and evolve them further.
 
     Args:
         search: The search; its logits propose candidates.
         estimator: What they cost; where its backend is installed, networks over the budget by that are left out.
-        loss: Evaluates one.
+        loss: Evaluates one on all data.
         settings: How many the solver proposes, how many are evaluated in all, and how many random ones beside them.
         observed: Sampled architectures with their advantages: what they say of single options proposes one more.
         show: Whether to show progress.
+        first: Evaluates one on part of the data, where all are compared on that; by default `loss` does.
+        num_finalists: How many of the best by that are then compared on all data.
 
     Raises:
         RuntimeError: None has a finite loss.
@@ -79,14 +85,14 @@ def select(
     per_size, space = settings.size_weight * search.size_scale, search.supernet.space
     drawn, floor = _random_subnets(search, settings.random_subnets), search.floor
     with tqdm(
-        total=max(settings.evaluations, len(seeds)) + len(drawn),
+        total=max(settings.evaluations, len(seeds)) + len(drawn) + num_finalists,
         desc="Comparing candidates",
         leave=False,
         disable=not show,
     ) as bar:
 
-        def counted(nodes: Nodes) -> float:
-            value = loss(nodes) - per_size * math.log(estimator.memory(space.decode(nodes)).parameter_bytes)
+        def counted(nodes: Nodes, evaluate: Callable[[Nodes], float] = first or loss) -> float:
+            value = evaluate(nodes) - per_size * math.log(estimator.memory(space.decode(nodes)).parameter_bytes)
             bar.update()
             return value if math.isfinite(value) else math.inf
 
@@ -95,16 +101,22 @@ def select(
 
         losses = evolve(seeds, counted, is_within, search.possible, search.generator, settings.evaluations)
         losses |= {nodes: counted(nodes) for nodes in drawn if nodes not in losses}
-    if all(map(math.isinf, losses.values())):
-        raise RuntimeError(
-            f"None of {len(losses)} compared subnets has a finite loss: the weights are broken. HINT: a smaller"
-            " learning rate of the weights, or clipped gradients; and `training_step` must return a loss."
-        )
-    ordered = dict(sorted(losses.items(), key=lambda item: item[1]))
-    # Random ones are looked at like all others: the estimate may be low for them.
-    kept = {nodes: value for nodes, value in ordered.items() if is_verified(search, estimator, nodes)}
-    # Where all are over, what is nearest to the budget by the backend was proposed, and a warning said so.
-    found = Selection(kept or {seeds[0]: losses[seeds[0]]}, tuple(drawn))
+        if all(map(math.isinf, losses.values())):
+            raise RuntimeError(
+                f"None of {len(losses)} compared subnets has a finite loss: the weights are broken. HINT: a smaller"
+                " learning rate of the weights, or clipped gradients; and `training_step` must return a loss."
+            )
+        ordered = sorted(losses, key=losses.__getitem__)
+        # Random ones are looked at like all others: the estimate may be low for them.
+        kept = first_verified(search, estimator, ordered, max(settings.candidates, num_finalists))
+        # Where all are over, what is nearest to the budget by the backend was proposed, and a warning said so.
+        kept = kept or seeds[:1]
+        finals = {nodes: counted(nodes, loss) for nodes in kept[:num_finalists]}
+    decided = {
+        **dict(sorted(finals.items(), key=lambda item: item[1])),
+        **{n: losses[n] for n in kept if n not in finals},
+    }
+    found = Selection(decided, tuple(drawn))
     if drawn and not found.beats_random:
         log.warning(
             "A random subnet within the budgets has a lower inherited loss than all that the search found: the supernet"

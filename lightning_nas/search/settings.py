@@ -97,6 +97,8 @@ class SelectionSettings:
         not_ready: What to do with a supernet that is not ready: ``warn``, ``continue`` its training, or ``stop``.
         trials: How many of the best are trained briefly before one is chosen; 0 for none.
         trial_epochs: Epochs of each of these trainings.
+        effort: Forward passes of readiness and the comparison together, at most, as a part of the training's, where a
+            backward pass counts as two; None for no limit.
 
     Raises:
         ValueError: A setting out of range.
@@ -110,8 +112,11 @@ class SelectionSettings:
     not_ready: str = "warn"
     trials: int = 0
     trial_epochs: int = 1
+    effort: float | None = 0.5
 
     def __post_init__(self) -> None:
+        if self.effort is not None and self.effort <= 0:
+            raise ValueError(f"`effort` must be above 0, or None for no limit; got {self.effort}.")
         for name, least in (
             ("candidates", 1),
             ("evaluations", 0),

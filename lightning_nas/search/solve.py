@@ -105,9 +105,11 @@ def usable_part(
     return 0.0 if dearest is None else part * first.table.exact(dearest) / first.budget
 
 
-def cheapest(table: CostTable, forbidden: Sequence[CostTable] = ()) -> tuple[int, ...] | None:
-    """Return the nodes of the cheapest architecture, or None where all are forbidden."""
-    return _extreme(table, 1.0, forbidden)
+def cheapest(
+    table: CostTable, forbidden: Sequence[CostTable] = (), limits: Sequence[Limit] = ()
+) -> tuple[int, ...] | None:
+    """Return the nodes of the cheapest architecture within limits, or None where there is none."""
+    return _extreme(table, 1.0, forbidden, limits)
 
 
 def reach(table: CostTable, samples: int = 2000) -> Reach:
@@ -118,11 +120,15 @@ def reach(table: CostTable, samples: int = 2000) -> Reach:
     return Reach(table.exact(lowest), float(np.median(table.sample_costs(samples))), table.exact(highest))
 
 
-def _extreme(table: CostTable, sign: float, forbidden: Sequence[CostTable] = ()) -> tuple[int, ...] | None:
+def _extreme(
+    table: CostTable, sign: float, forbidden: Sequence[CostTable] = (), limits: Sequence[Limit] = ()
+) -> tuple[int, ...] | None:
     program = _Program(table.node_sizes)
+    for limit in limits:
+        program.add_limit(replace(limit, floor=0.0))
     for other in forbidden:
         program.forbid(other)
-    return program.solve(np.zeros(sum(table.node_sizes)), (), costs=table, sign=sign)
+    return program.solve(np.zeros(sum(table.node_sizes)), limits, costs=table, sign=sign)
 
 
 class _Program:

@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-
 import lightning.pytorch as pl
 from lightning.pytorch.strategies import FSDPStrategy, ModelParallelStrategy
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
-from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 from .strategy import Strategy
 
-__all__ = ["refuse_strategy", "refuse_unaware", "share_statistics", "take_from_optimizers", "total_steps"]
+__all__ = ["refuse_strategy", "refuse_unaware", "share_statistics", "total_steps"]
 
 _HINT = "HINT: use `strategy='ddp_find_unused_parameters_true'`, or one device."
 
@@ -85,11 +82,3 @@ def total_steps(trainer: pl.Trainer) -> int:
             " `drop_last=True`."
         )
     return int(total)
-
-
-def take_from_optimizers(trainer: pl.Trainer, parameters: Iterable[nn.Parameter]) -> None:
-    """Take parameters out of the optimizers that the user made of all that the module has."""
-    taken = {id(parameter) for parameter in parameters}
-    for optimizer in trainer.optimizers:
-        for group in optimizer.param_groups:
-            group["params"] = [p for p in group["params"] if id(p) not in taken]

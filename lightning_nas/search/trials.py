@@ -13,7 +13,7 @@ from tqdm import tqdm
 
 from .._modes import evaluating
 from .finish import derive_subnet
-from .inherited import CALIBRATION_BATCHES
+from .loaders import CALIBRATION_BATCHES, UserFit
 from .probe import attached_loss, quiet_copy
 from .settings import SelectionSettings
 
@@ -25,7 +25,7 @@ Nodes = tuple[int, ...]
 
 
 def train_briefly(
-    trainer: pl.Trainer, ranked: Sequence[Nodes], settings: SelectionSettings, held_out: Sequence[Any]
+    fit: UserFit, ranked: Sequence[Nodes], settings: SelectionSettings, held_out: Sequence[Any]
 ) -> list[Nodes]:
     """Train the best candidates for some epochs each, and return all, in the order of their losses then.
 
@@ -33,28 +33,29 @@ def train_briefly(
     the user's module says, from what it inherits, on the same batches in the same order.
 
     Args:
-        trainer: The Trainer of the search; a short Trainer has its precision, clipping and accumulation, and no
-            callbacks of its own.
+        fit: What was searched; a short Trainer has its precision, clipping and accumulation, and no callbacks of its
+            own.
         ranked: Architectures, the best first.
         settings: How many are tried, and for how many epochs.
         held_out: Prepared batches that the trained ones are compared on.
     """
-    if trainer.world_size > 1:
-        log.warning("Candidates are not trained briefly: that takes one process, and there are %d.", trainer.world_size)
+    if fit.trainer.world_size > 1:
+        num_processes = fit.trainer.world_size
+        log.warning("Candidates are not trained briefly: that takes one process, and there are %d.", num_processes)
         return list(ranked)
-    searched = trainer.lightning_module
     losses: dict[Nodes, float] = {}
     for nodes in tqdm(ranked[: settings.trials], desc="Training candidates briefly", leave=False):
         with isolate_rng():
             torch.manual_seed(0)
-            subnet = derive_subnet(trainer, searched, searched, nodes, CALIBRATION_BATCHES)
-            _fit(trainer, subnet, settings.trial_epochs)
-        losses[nodes] = _loss(trainer, subnet.to(searched.device), held_out)
+            subnet = derive_subnet(fit, fit.module, nodes, CALIBRATION_BATCHES)
+            _fit(fit, subnet, settings.trial_epochs)
+        losses[nodes] = _loss(fit, subnet.to(fit.module.device), held_out)
     tried = sorted(losses, key=lambda nodes: losses[nodes])
     return [*tried, *ranked[len(tried) :]]
 
 
-def _fit(trainer: pl.Trainer, subnet: pl.LightningModule, epochs: int) -> None:
+def _fit(fit: UserFit, subnet: pl.LightningModule, epochs: int) -> None:
+    trainer = fit.trainer
     device = trainer.strategy.root_device
     lightning_log = logging.getLogger("lightning.pytorch")
     level = lightning_log.level
@@ -75,15 +76,14 @@ def _fit(trainer: pl.Trainer, subnet: pl.LightningModule, epochs: int) -> None:
             enable_progress_bar=False,
             enable_model_summary=False,
         )
-        short.fit(subnet, trainer.train_dataloader)
+        short.fit(subnet, fit.loaders.for_fit)
     finally:
         lightning_log.setLevel(level)
 
 
-def _loss(trainer: pl.Trainer, subnet: pl.LightningModule, held_out: Sequence[Any]) -> float:
-    quiet = quiet_copy(subnet)
-    with evaluating(subnet), torch.no_grad(), trainer.precision_plugin.forward_context():
-        quiet.training = False
+def _loss(fit: UserFit, subnet: pl.LightningModule, held_out: Sequence[Any]) -> float:
+    context = fit.trainer.precision_plugin.forward_context
+    with evaluating(subnet), quiet_copy(subnet, fit.trainer, fit.loss) as quiet, context():
         given = [attached_loss(quiet, batch, index) for index, batch in enumerate(held_out)]
     losses = [loss.float() for loss in given if loss is not None]
     # One that diverged, or whose step left out every batch, comes last.

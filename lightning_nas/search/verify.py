@@ -5,13 +5,14 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 from dataclasses import replace
+from itertools import islice
 
 from ..estimator.estimator import Estimator
 from .budget import is_kept_by_backend
 from .engine import Search
 from .solve import Limit
 
-__all__ = ["is_verified", "verified_candidates"]
+__all__ = ["first_verified", "is_verified", "verified_candidates"]
 
 log = logging.getLogger(__name__)
 
@@ -40,8 +41,11 @@ def verified_candidates(search: Search, estimator: Estimator, count: int) -> lis
     kept: list[tuple[int, ...]] = []
     for _ in range(ROUNDS):
         for nodes in search.candidates(2 * count, _with_budget(limits, asked)):
-            found[nodes] = estimator.verify_ms(search.supernet.space.decode(nodes)) or 0.0
-        kept = [nodes for nodes, ms in found.items() if ms <= latency.budget]
+            if len(kept) >= count:
+                break
+            if nodes not in found:
+                found[nodes] = estimator.verify_ms(search.supernet.space.decode(nodes)) or 0.0
+                kept += [nodes] if found[nodes] <= latency.budget else []
         if len(kept) >= count:
             break
         # Where some are within, what half of all would be; where none is, what the least underestimated would be.
@@ -61,6 +65,25 @@ def verified_candidates(search: Search, estimator: Estimator, count: int) -> lis
         least_ms,
     )
     return [nearest]
+
+
+def first_verified(
+    search: Search, estimator: Estimator, ordered: Sequence[tuple[int, ...]], count: int
+) -> list[tuple[int, ...]]:
+    """Return the first networks that the device's backend prices within the latency budget; without it, all.
+
+    A measurement takes as long as some training steps: no more than are wanted are made.
+
+    Args:
+        search: The search.
+        estimator: It knows the backend.
+        ordered: The networks, the best first.
+        count: How many are wanted.
+    """
+    is_priced = any(limit.name == "latency_ms" for limit in search.budgets.limits)
+    if not is_priced or not ordered or estimator.verify_ms(search.supernet.space.decode(ordered[0])) is None:
+        return list(ordered)
+    return list(islice((nodes for nodes in ordered if is_verified(search, estimator, nodes)), count))
 
 
 def is_verified(search: Search, estimator: Estimator, nodes: tuple[int, ...]) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from copy import deepcopy
 from typing import cast
 
 import torch
@@ -10,12 +11,14 @@ from torch import Tensor, nn
 
 from ..space.curate import Scope, curate
 from ..space.spec import HEAD, STEM, BlockOption, Choice, DepthMultiplier, Kind, SearchSpace, Stage
+from .agreement import check_agreement, outputs_of
 from .choice import ChoiceBlock
-from .elastic import ElasticBatchNorm2d, ElasticConv2d, elastic_linear, make_elastic
+from .elastic import ElasticBatchNorm2d, ElasticConv2d, elastic_linear, elastic_unit, keep_modes
 from .ends import ElasticEnd
+from .replacing import replace_modules
 from .source import ConvNorm, Source, SourceBlock, read_source
 from .supernet import Supernet
-from .tail import ElasticTail, elastic_tail, head_tail, read_tail
+from .tail import elastic_tail, head_tail, read_tail
 
 __all__ = ["space_of", "supernet_from"]
 
@@ -90,6 +93,10 @@ def supernet_from(model: nn.Module, example_input: Tensor, space: SearchSpace | 
     the composition of expand and depthwise. The network keeps its class and gains the submodule `supernet`. With the
     source's own options at full width, which are active at first, it computes exactly what it did.
 
+    What is frozen stays frozen (`requires_grad`), and modules in evaluation mode stay so. A network that holds what its
+    supernet would lose, such as hooks, pruning or a class of block of one's own, is refused. So is one that, converted
+    or derived, computes something else: the three are run on random images.
+
     Args:
         model: torchvision's `mobilenet_v2`, or timm's `mobilenetv2_*` or `efficientnet_lite*`; or a larger network
             with one of these as its backbone, such as a detector. Its convolutions that read blocks follow them.
@@ -109,26 +116,35 @@ def supernet_from(model: nn.Module, example_input: Tensor, space: SearchSpace | 
     source = read_source(model, example_input)
     space = space or space_of(model, example_input)
     _check_fit(source, space, example_input)
-    dtype, device = example_input.dtype, next(model.parameters()).device
+    device, expected = next(model.parameters()).device, outputs_of(model, example_input)
     tail = None if source.head else elastic_tail(model, example_input, source.block_paths)
-    blocks = [
-        _choice_block(block, choice).to(device, dtype)
-        for choice, block in zip(space.choices, (b for stage in source.stages for b in stage), strict=True)
-    ]
-    for block, found in zip(blocks, (b for stage in source.stages for b in stage), strict=True):
-        block.train(model.training)
-        model.set_submodule(found.path, block)
+    found = [block for stage in source.stages for block in stage]
+    blocks = [_choice_block(block, choice) for choice, block in zip(space.choices, found, strict=True)]
+    replaced: dict[str, nn.Module] = dict(zip(source.block_paths, blocks, strict=True))
     ends = {}
     if space.stem_node[0] is not None:
-        ends[STEM] = ElasticEnd(*make_elastic(model, source.stem_path, source.stem_norm_path))
-    if source.head:
-        head = make_elastic(model, source.head_path, source.head_norm_path)
-        tail = head_tail(*head, len(blocks))
+        conv, norm, placed = elastic_unit(model, source.stem_path, source.stem_norm_path)
+        ends[STEM] = ElasticEnd(conv, norm)
+        replaced |= placed
+    if tail is not None:
+        replaced |= tail.modules
+    else:
+        conv, norm, placed = elastic_unit(model, source.head_path, source.head_norm_path)
+        tail = head_tail(conv, norm, len(blocks))
+        replaced |= placed
         if space.head_node[0] is not None:
             classifier = elastic_linear(cast(nn.Linear, model.get_submodule(source.reader_path)))
-            model.set_submodule(source.reader_path, classifier)
-            ends[HEAD] = ElasticEnd(*head, classifier)
-    model.supernet = Supernet(space, blocks, cast(ElasticTail, tail), ends).to(device)
+            replaced[source.reader_path] = classifier
+            ends[HEAD] = ElasticEnd(conv, norm, classifier)
+    supernet = Supernet(space, blocks, tail, ends).to(device)
+    undo = replace_modules(model, replaced)
+    model.supernet = supernet
+    try:
+        check_agreement(model, example_input, expected)
+    except BaseException:
+        undo()
+        del model.supernet
+        raise
     return model
 
 
@@ -156,12 +172,19 @@ def _check_fit(source: Source, space: SearchSpace, example_input: Tensor) -> Non
 
 
 def _choice_block(source: SourceBlock, choice: Choice) -> ChoiceBlock:
-    block = ChoiceBlock(choice, source.in_width, source.out_width, source.act, source.drop_path)
+    drop_path = deepcopy(source.drop_path)
+    block = ChoiceBlock(choice, source.in_width, source.out_width, source.act, drop_path)
+    block.to(source.parts[0][0].weight).train(source.training)
+    if drop_path is not None and source.drop_path is not None:
+        drop_path.train(source.drop_path.training)
     for kind, candidate in block.elastic_blocks():
+        candidate.act.train(source.act.training)
         parts = source.parts if kind == source.option.kind else _composed(source.parts, source.act)
         for (conv, norm), (elastic, elastic_norm) in zip(parts, candidate.parts(), strict=True):
-            _copy_conv(conv, elastic)
-            _copy_norm(norm, elastic_norm)
+            _copy_conv(conv, elastic.to(conv.weight))
+            _copy_norm(norm, elastic_norm.to(norm.weight))
+            keep_modes(elastic, conv)
+            keep_modes(elastic_norm, norm)
     return block
 
 
@@ -206,7 +229,12 @@ def _composed(parts: Sequence[ConvNorm], act: nn.Module) -> list[ConvNorm]:
     mean.copy_((mean2 - constant) / gain)
     var.copy_(var2 / gain.square())
     _rescale_filters(fused, norm)
-    return [(fused, norm), project]
+    # Each stands for two, and learns where one of them did.
+    fused.weight.requires_grad_(expand.weight.requires_grad or depthwise.weight.requires_grad)
+    norm.weight.requires_grad_(norm1.weight.requires_grad or norm2.weight.requires_grad)
+    norm.bias.requires_grad_(norm1.bias.requires_grad or norm2.bias.requires_grad)
+    fused.training, norm.training = depthwise.training, norm2.training
+    return [(fused.to(expand.weight), norm.to(norm2.weight)), project]
 
 
 @torch.no_grad()

@@ -18,7 +18,7 @@ from torchvision.ops import Conv2dNormActivation
 from .._modes import evaluating
 from ..space.spec import STEM, Architecture, BlockOption, hidden_width
 from .choice import ChoiceBlock
-from .elastic import ElasticBatchNorm2d, ElasticConv2d, ElasticLinear
+from .elastic import ElasticBatchNorm2d, ElasticConv2d, ElasticLinear, keep_modes
 from .supernet import Supernet, find_supernet
 
 __all__ = ["derive", "recalibrate"]
@@ -128,8 +128,7 @@ def _plain_block(block: ChoiceBlock, option: BlockOption, in_width: int, out_wid
         for (conv, norm), n_in, n_out in zip(candidate.parts(), widths[:-1], widths[1:], strict=True)
     ]
     build = _timm_block if timm else _torchvision_block
-    plain = build(block, option, in_width, out_width, parts, candidate.act)
-    return plain.train(block.training)
+    return build(block, option, in_width, out_width, parts, candidate.act)
 
 
 @torch.no_grad()
@@ -146,6 +145,7 @@ def _plain_conv(conv: ElasticConv2d, num_out: int, num_in: int, kernel: int | No
     plain.weight.copy_(conv.weight[:num_out, : 1 if depthwise else num_in, margin:end, margin:end])
     if conv.bias is not None and plain.bias is not None:
         plain.bias.copy_(conv.bias[:num_out])
+    keep_modes(plain, conv)
     return plain
 
 
@@ -155,7 +155,8 @@ def _plain_linear(linear: ElasticLinear, num_in: int) -> nn.Linear:
     plain.weight.copy_(linear.weight[:, :num_in])
     if linear.bias is not None and plain.bias is not None:
         plain.bias.copy_(linear.bias)
-    return plain.train(linear.training)
+    keep_modes(plain, linear)
+    return plain
 
 
 @torch.no_grad()
@@ -163,7 +164,8 @@ def _plain_norm(norm: ElasticBatchNorm2d, num_features: int) -> nn.BatchNorm2d:
     plain = nn.BatchNorm2d(num_features, norm.eps, norm.momentum).to(norm.weight)
     for name, value in norm.state_dict().items():
         getattr(plain, name).copy_(value if value.ndim == 0 else value[:num_features])
-    return plain.train(norm.training)
+    keep_modes(plain, norm)
+    return plain
 
 
 def _torchvision_block(
@@ -175,14 +177,15 @@ def _torchvision_block(
     act: nn.Module,
 ) -> nn.Module:
     """Return torchvision's InvertedResidual; for a fused-IBN its `conv` holds one KxK unit in place of the two."""
-    plain = TorchvisionInvertedResidual(in_width, out_width, block.stride, expand_ratio=1)
+    plain = TorchvisionInvertedResidual(in_width, out_width, block.stride, expand_ratio=1).train(block.training)
     units = []
     for conv, norm in parts[:-1]:
-        unit = Conv2dNormActivation(1, 1, norm_layer=nn.BatchNorm2d, activation_layer=nn.ReLU6)
+        unit = Conv2dNormActivation(1, 1, norm_layer=nn.BatchNorm2d, activation_layer=nn.ReLU6).train(block.training)
         unit[0], unit[1], unit[2] = conv, norm, deepcopy(act)
         unit.out_channels = conv.out_channels
         units.append(unit)
     plain.conv = nn.Sequential(*units, *parts[-1])
+    plain.conv.training = block.training
     return plain
 
 
@@ -196,18 +199,18 @@ def _timm_block(
 ) -> nn.Module:
     """Return the block that timm builds from the architecture string, with the weights of `parts`."""
     kinds = {"ibn": InvertedResidual, "fused": EdgeResidual, "ds": DepthwiseSeparableConv}
-    arguments: dict[str, Any] = {"stride": block.stride, "act_layer": type(act)}
+    arguments: dict[str, Any] = {"stride": block.stride}
     arguments["exp_kernel_size" if option.kind == "fused" else "dw_kernel_size"] = option.kernel
     if option.kind != "ds":
         arguments["exp_ratio"] = option.expansion
-    plain = kinds[option.kind](in_width, out_width, **arguments).to(parts[0][0].weight)
+    plain = kinds[option.kind](in_width, out_width, **arguments).train(block.training)
     plain.drop_path = deepcopy(block.drop_path)
-    convs = [m for m in plain.modules() if isinstance(m, nn.Conv2d)]
-    norms = [m for m in plain.modules() if isinstance(m, nn.BatchNorm2d)]
-    for (conv, norm), plain_conv, plain_norm in zip(parts, convs, norms, strict=True):
-        plain_conv.load_state_dict(conv.state_dict())
-        plain_norm.load_state_dict(norm.state_dict())
-        plain_norm.eps, plain_norm.momentum = norm.eps, norm.momentum
+    convs = [name for name, m in plain.named_children() if isinstance(m, nn.Conv2d)]
+    norms = [name for name, m in plain.named_children() if isinstance(m, nn.BatchNorm2d)]
+    acts = [*(deepcopy(act) for _ in parts[:-1]), nn.Identity()]
+    for name, norm_name, (conv, norm), behind in zip(convs, norms, parts, acts, strict=True):
+        setattr(plain, name, conv)
+        setattr(plain, norm_name, _timm_norm(norm, behind))
     return plain
 
 
@@ -231,7 +234,9 @@ def _finish_timm(network: EfficientNet, chosen: Architecture) -> None:
 
 
 def _timm_norm(norm: nn.BatchNorm2d, act: nn.Module) -> BatchNormAct2d:
-    plain = BatchNormAct2d(norm.num_features, eps=norm.eps, act_layer=type(act)).to(norm.weight)
+    plain = BatchNormAct2d(norm.num_features, norm.eps).to(norm.weight)
     plain.momentum = norm.momentum
     plain.load_state_dict(norm.state_dict())
-    return plain.train(norm.training)
+    keep_modes(plain, norm)
+    plain.drop.training, plain.act = norm.training, act
+    return plain

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from typing import Any, cast
+from typing import Any, TypeVar, cast
 
 import torch
 import torch.nn.functional as F
@@ -16,8 +16,11 @@ __all__ = [
     "elastic_conv",
     "elastic_linear",
     "elastic_norm",
-    "make_elastic",
+    "elastic_unit",
+    "keep_modes",
 ]
+
+ElasticT = TypeVar("ElasticT", bound=nn.Module)
 
 # On the CPU, oneDNN compiles a kernel for each shape of convolution and keeps the last 1024 by default. The paths of a
 # supernet have more shapes than that: kernels would be compiled again and again, at a quarter of the step's time.
@@ -147,6 +150,13 @@ class ElasticLinear(nn.Linear):
         return F.linear(x, self.weight[:, : x.shape[-1]], self.bias)
 
 
+def keep_modes(new: nn.Module, old: nn.Module) -> None:
+    """Give a module the modes of the one it replaces: training or evaluation, and by parameter trained or frozen."""
+    new.training = old.training
+    for name, parameter in old.named_parameters(recurse=False):
+        getattr(new, name).requires_grad_(parameter.requires_grad)
+
+
 def elastic_conv(conv: nn.Conv2d) -> ElasticConv2d:
     """Return a convolution's elastic form, with its weights."""
     elastic = ElasticConv2d(
@@ -158,36 +168,42 @@ def elastic_conv(conv: nn.Conv2d) -> ElasticConv2d:
         conv.dilation[0],
         conv.groups,
         conv.bias is not None,
-    ).to(conv.weight)
-    elastic.load_state_dict(conv.state_dict())
-    return elastic.train(conv.training)
+    )
+    return _filled(elastic, conv)
 
 
 def elastic_norm(norm: nn.BatchNorm2d) -> ElasticBatchNorm2d:
     """Return a norm's elastic form, with its weights and statistics."""
-    elastic = ElasticBatchNorm2d(norm.num_features, norm.eps, norm.momentum).to(norm.weight)
-    elastic.load_state_dict(norm.state_dict())
-    return elastic.train(norm.training)
+    return _filled(ElasticBatchNorm2d(norm.num_features, norm.eps, norm.momentum), norm)
 
 
 def elastic_linear(linear: nn.Linear) -> ElasticLinear:
     """Return a linear layer's elastic form, with its weights."""
-    elastic = ElasticLinear(linear.in_features, linear.out_features, linear.bias is not None).to(linear.weight)
-    elastic.load_state_dict(linear.state_dict())
-    return elastic.train(linear.training)
+    return _filled(ElasticLinear(linear.in_features, linear.out_features, linear.bias is not None), linear)
 
 
-def make_elastic(model: nn.Module, conv_path: str, norm_path: str) -> tuple[ElasticConv2d, ElasticBatchNorm2d]:
-    """Replace a convolution and the norm behind it by elastic ones, in place, and return them.
+def elastic_unit(
+    model: nn.Module, conv_path: str, norm_path: str
+) -> tuple[ElasticConv2d, ElasticBatchNorm2d, dict[str, nn.Module]]:
+    """Return the elastic forms of a convolution and the norm behind it, and by path what takes their places.
 
     Args:
-        model: The network that holds them.
+        model: The network that holds them; it is not changed.
         conv_path: Path of the convolution.
         norm_path: Path of the norm; one that applies an activation too, as timm's do, becomes a sequence of both.
     """
     conv = elastic_conv(cast(nn.Conv2d, model.get_submodule(conv_path)))
     found = cast(nn.BatchNorm2d, model.get_submodule(norm_path))
     norm, act = elastic_norm(found), getattr(found, "act", None)
-    model.set_submodule(conv_path, conv)
-    model.set_submodule(norm_path, norm if act is None else nn.Sequential(norm, act))
-    return conv, norm
+    placed: nn.Module = norm
+    if act is not None:
+        placed = nn.Sequential(norm, act)
+        placed.training = found.training
+    return conv, norm, {conv_path: conv, norm_path: placed}
+
+
+def _filled(elastic: ElasticT, plain: nn.Module) -> ElasticT:
+    elastic.to(cast(Tensor, plain.weight))
+    elastic.load_state_dict(plain.state_dict())
+    keep_modes(elastic, plain)
+    return elastic

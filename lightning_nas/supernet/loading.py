@@ -21,10 +21,18 @@ class OfOneSpace(nn.Module):
 
     @override
     def _load_from_state_dict(self, state_dict: Mapping[str, Tensor], prefix: str, *rest: Any) -> None:
-        # Without logits they are of no supernet, and PyTorch tells best what is missing.
-        for name, parameter in self.named_parameters() if f"{prefix}logits" in state_dict else ():
-            given = state_dict.get(prefix + name)
-            if given is not None and given.shape != parameter.shape:
-                shapes = f"{tuple(given.shape)} there and {tuple(parameter.shape)} here"
-                raise ValueError(OTHER_SPACE.format(where=f": `{prefix}{name}` is {shapes}"))
+        mine = dict(self.named_parameters())
+        # Buffers are of the same modules, and tell nothing more.
+        modules = {name.rpartition(".")[0] for name in mine}
+        theirs = {key.removeprefix(prefix): value for key, value in state_dict.items() if key.startswith(prefix)}
+        # Without any of its own they are of no supernet, and PyTorch tells best what is missing.
+        if mine.keys() & theirs.keys():
+            for name in [*mine, *(other for other in theirs if other.rpartition(".")[0] not in modules)]:
+                here, there = _shape(mine.get(name)), _shape(theirs.get(name))
+                if here != there:
+                    raise ValueError(OTHER_SPACE.format(where=f": `{prefix}{name}` is {there} there and {here} here"))
         super()._load_from_state_dict(state_dict, prefix, *rest)
+
+
+def _shape(value: Tensor | None) -> str:
+    return "not" if value is None else str(tuple(value.shape))

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import cast
 
+from timm.layers.norm_act import BatchNormAct2d
 from timm.models import EfficientNet
 from timm.models._efficientnet_blocks import DepthwiseSeparableConv, EdgeResidual, InvertedResidual
 from torch import Tensor, nn
 from torchvision.models.mobilenetv2 import InvertedResidual as TorchvisionInvertedResidual
 from torchvision.models.mobilenetv2 import MobileNetV2
 
-from .._modes import evaluating
+from .._modes import undisturbed
 from ..space.spec import BlockOption, ConvSpec, Kind
+from .choice import ChoiceBlock
+from .replacing import check_replaceable
 
 __all__ = ["ConvNorm", "Source", "SourceBlock", "named_blocks", "read_source"]
 
@@ -32,6 +35,7 @@ class SourceBlock:
         parts: Convolutions with the norm behind each, in order of execution.
         act: The activation between them.
         drop_path: What stands on the residual branch, or None.
+        training: Whether it is in training mode.
     """
 
     path: str
@@ -40,6 +44,7 @@ class SourceBlock:
     parts: tuple[ConvNorm, ...]
     act: nn.Module
     drop_path: nn.Module | None
+    training: bool = False
 
     @property
     def in_width(self) -> int:
@@ -95,11 +100,14 @@ def read_source(model: nn.Module, example_input: Tensor) -> Source:
     Raises:
         ValueError: Another network, or one with a block that cannot be converted; the message names it.
     """
+    _refuse_supernet(model)
     prefix, backbone = _backbone(model)
     is_torchvision = isinstance(backbone, MobileNetV2)
-    blocks = (_torchvision_blocks if is_torchvision else _timm_blocks)(backbone, prefix)
+    modules = (_torchvision_modules if is_torchvision else _timm_modules)(backbone, prefix)
     stem_paths = ("features.0.0", "features.0.1") if is_torchvision else ("conv_stem", "bn1")
-    stem = _stem(backbone, *stem_paths)
+    check_replaceable(model, [*modules, *(prefix + path for path in stem_paths)])
+    blocks = [_block(path, module) for path, module in modules.items()]
+    stem = _end(backbone, *stem_paths)
     _check_runs(model, example_input)
     if not any(block.option.kind == "ibn" for block in blocks):
         raise ValueError(f"{type(model).__name__} has no inverted bottleneck to convert; supported are {SUPPORTED}.")
@@ -109,10 +117,12 @@ def read_source(model: nn.Module, example_input: Tensor) -> Source:
         return Source(*first, None, "", "", "", 0)
     last = len(model.features) - 1 if isinstance(model, MobileNetV2) else 0
     paths = (f"features.{last}.0", f"features.{last}.1") if last else ("conv_head", "bn2")
-    head = model.get_submodule(paths[0])
-    if not isinstance(head, nn.Conv2d):
+    head = _end(model, *paths)
+    if head.kernel_size != (1, 1):
         raise ValueError(f"{type(model).__name__} has no 1x1 convolution at {paths[0]!r}; supported are {SUPPORTED}.")
-    return Source(*first, ConvSpec(head.out_channels, 1, 1), *paths, _reader_path(backbone), _num_classes(backbone))
+    reader = _reader_path(backbone, head.out_channels)
+    check_replaceable(model, [*paths, reader] if reader else paths)
+    return Source(*first, ConvSpec(head.out_channels, 1, 1), *paths, reader, _num_classes(backbone))
 
 
 def named_blocks(network: nn.Module) -> Iterator[tuple[str, tuple[ConvNorm, ...]]]:
@@ -147,65 +157,132 @@ def _backbone(model: nn.Module) -> tuple[str, MobileNetV2 | EfficientNet]:
     return f"{path}." if path else "", backbone
 
 
-def _torchvision_blocks(model: MobileNetV2, prefix: str) -> list[SourceBlock]:
-    # Behind the blocks stands the 1x1 convolution; a backbone of something larger may have dropped it.
-    units = list(model.features)[1:]
-    units = units if isinstance(units[-1], TorchvisionInvertedResidual) else units[:-1]
-    blocks = []
-    for index, module in enumerate(units, start=1):
-        path = f"{prefix}features.{index}"
-        if not isinstance(module, TorchvisionInvertedResidual):
-            raise ValueError(f"Block {path!r} is a {type(module).__name__}; an InvertedResidual is needed.")
-        unit = cast(nn.Sequential, module.conv[0])  # convolution, norm, activation
-        blocks.append(_block(path, _parts(module), unit[2], None))
-    return blocks
-
-
-def _timm_blocks(model: EfficientNet, prefix: str) -> list[SourceBlock]:
-    blocks = []
-    for name, module in model.blocks.named_modules(prefix="blocks"):
-        path = prefix + name
-        if isinstance(module, InvertedResidual | DepthwiseSeparableConv):
-            parts = _parts(module)
-        elif name.count(".") == 2:
-            raise ValueError(f"Block {path!r} is a {type(module).__name__}; supported are {SUPPORTED}.")
-        else:
-            continue
-        if not isinstance(module.se, nn.Identity):
-            raise ValueError(f"Block {path!r} has squeeze-and-excitation, which is not supported; use {SUPPORTED}.")
-        blocks.append(_block(path, parts, cast(nn.Module, parts[0][1].act), module.drop_path))
-    return blocks
-
-
-def _block(path: str, parts: tuple[ConvNorm, ...], act: nn.Module, drop_path: nn.Module | None) -> SourceBlock:
-    for conv, norm in parts:
-        _check_conv(path, conv, norm)
-    depthwise = parts[-2][0]
-    expansion = parts[-1][0].in_channels / parts[0][0].in_channels
-    kind: Kind = "ibn" if len(parts) == 3 else "ds"
-    option = BlockOption(kind, expansion, depthwise.kernel_size[0])
-    return SourceBlock(path, option, depthwise.stride[0], parts, act, drop_path)
-
-
-def _check_conv(path: str, conv: nn.Conv2d, norm: nn.BatchNorm2d) -> None:
-    if not isinstance(conv, nn.Conv2d):
-        raise ValueError(f"Block {path!r} convolves by {type(conv).__name__}; a Conv2d is needed.")
-    kernel = conv.kernel_size[0]
-    if not isinstance(norm, nn.BatchNorm2d):
-        raise ValueError(f"Block {path!r} is normalised by {type(norm).__name__}; a BatchNorm2d is needed.")
-    if conv.padding != (kernel // 2, kernel // 2) or conv.dilation != (1, 1) or conv.bias is not None:
+def _refuse_supernet(model: nn.Module) -> None:
+    if any(isinstance(module, ChoiceBlock) for module in model.modules()):
         raise ValueError(
-            f"Block {path!r} has a convolution with padding {conv.padding}, dilation {conv.dilation} or a bias; needed "
-            f"are symmetric padding of half the kernel, no dilation, no bias (timm's 'tf_' networks pad otherwise)."
+            f"{type(model).__name__} is a supernet already, or holds one: `supernet_from` has converted it. HINT: use"
+            " it as it is, or convert a new network of the same kind."
+        )
+    if hasattr(model, "supernet"):
+        raise ValueError(
+            f"{type(model).__name__} has an attribute `supernet` of its own, where the supernet's handle belongs."
+            " HINT: rename it."
         )
 
 
-def _stem(backbone: nn.Module, conv_path: str, norm_path: str) -> nn.Conv2d:
-    conv = backbone.get_submodule(conv_path)
+def _torchvision_modules(model: MobileNetV2, prefix: str) -> dict[str, nn.Module]:
+    # Behind the blocks stands the 1x1 convolution; a backbone of something larger may have dropped it.
+    blocks = list(model.features)[1:]
+    blocks = blocks if isinstance(blocks[-1], TorchvisionInvertedResidual) else blocks[:-1]
+    found = {f"{prefix}features.{index}": module for index, module in enumerate(blocks, start=1)}
+    for path, module in found.items():
+        if type(module) is not TorchvisionInvertedResidual:
+            raise ValueError(
+                f"Block {path!r} is a {type(module).__name__}; torchvision's own InvertedResidual is needed."
+                f" HINT: convert {SUPPORTED}, and quantize or change the network that is derived."
+            )
+        units, last = module.conv[:-2], module.conv[-2:]
+        fits = len(units) in (1, 2) and all(isinstance(unit, nn.Sequential) and len(unit) == 3 for unit in units)
+        if not fits or not isinstance(last[0], nn.Conv2d):
+            raise ValueError(
+                f"Block {path!r} must be one or two units of convolution, norm and activation, a convolution and a"
+                f" norm; it holds {', '.join(type(part).__name__ for part in module.conv)}."
+            )
+    return found
+
+
+def _timm_modules(model: EfficientNet, prefix: str) -> dict[str, nn.Module]:
+    found = {}
+    for name, module in model.blocks.named_modules(prefix="blocks"):
+        path = prefix + name
+        if name.count(".") != 2:
+            continue
+        if type(module) not in (InvertedResidual, DepthwiseSeparableConv):
+            raise ValueError(f"Block {path!r} is a {type(module).__name__}; supported are {SUPPORTED}.")
+        found[path] = module
+    return found
+
+
+def _block(path: str, module: nn.Module) -> SourceBlock:
+    parts = _parts(module)
+    depthwise = parts[-2][0]
+    for conv, norm in parts:
+        _check_conv(f"Block {path!r}", conv, norm, conv is depthwise)
+    if isinstance(module, TorchvisionInvertedResidual):
+        acts, drop_path = [unit[2] for unit in module.conv[:-2]], None
+    else:
+        _check_timm_block(path, module, [norm for _, norm in parts])
+        acts, drop_path = [cast(nn.Module, norm.act) for _, norm in parts[:-1]], cast(nn.Module, module.drop_path)
+    _check_activations(path, acts)
+    expansion = parts[-1][0].in_channels / parts[0][0].in_channels
+    kind: Kind = "ibn" if len(parts) == 3 else "ds"
+    option = BlockOption(kind, expansion, depthwise.kernel_size[0])
+    return SourceBlock(path, option, depthwise.stride[0], parts, acts[0], drop_path, module.training)
+
+
+def _check_conv(where: str, conv: nn.Conv2d, norm: nn.BatchNorm2d, depthwise: bool = False) -> None:
     if not isinstance(conv, nn.Conv2d):
-        raise ValueError(f"The network begins with a {type(conv).__name__}; a Conv2d is needed.")
-    _check_conv(conv_path, conv, cast(nn.BatchNorm2d, backbone.get_submodule(norm_path)))
-    return conv
+        raise ValueError(f"{where} convolves by {type(conv).__name__}; a Conv2d is needed.")
+    kernel = conv.kernel_size[0]
+    if type(norm) not in (nn.BatchNorm2d, BatchNormAct2d):
+        raise ValueError(f"{where} is normalised by {type(norm).__name__}; a BatchNorm2d is needed.")
+    if norm.weight is None or norm.running_mean is None:
+        raise ValueError(f"{where} has a norm without weights or without running statistics; both are needed.")
+    if conv.padding != (kernel // 2, kernel // 2) or conv.dilation != (1, 1) or conv.bias is not None:
+        raise ValueError(
+            f"{where} has a convolution with padding {conv.padding}, dilation {conv.dilation} or a bias; needed "
+            f"are symmetric padding of half the kernel, no dilation, no bias (timm's 'tf_' networks pad otherwise)."
+        )
+    if type(conv) is not nn.Conv2d:
+        raise ValueError(f"{where} convolves by {type(conv).__name__}; torch.nn's own Conv2d is needed.")
+    groups = conv.in_channels if depthwise else 1
+    square = len({*conv.kernel_size}) == len({*conv.stride}) == 1
+    if conv.groups != groups or not square or conv.padding_mode != "zeros":
+        raise ValueError(
+            f"{where} has a convolution of kernel {conv.kernel_size}, stride {conv.stride}, {conv.groups} groups and"
+            f" padding mode {conv.padding_mode!r}; needed are a square kernel and stride, {groups} groups and 'zeros'."
+        )
+
+
+def _check_timm_block(path: str, module: nn.Module, norms: Sequence[nn.BatchNorm2d]) -> None:
+    if not isinstance(module.se, nn.Identity):
+        raise ValueError(f"Block {path!r} has squeeze-and-excitation, which is not supported; use {SUPPORTED}.")
+    if not isinstance(module.aa, nn.Identity) or getattr(module, "conv_s2d", None) is not None:
+        raise ValueError(f"Block {path!r} has anti-aliasing or space-to-depth, which is not supported.")
+    drops = any(not isinstance(getattr(norm, "drop", None), nn.Identity) for norm in norms)
+    if drops or not isinstance(norms[-1].act, nn.Identity):
+        raise ValueError(f"Block {path!r} has dropout behind a norm or ends with an activation; that is not supported.")
+
+
+def _check_activations(where: str, acts: Sequence[nn.Module]) -> None:
+    first = acts[0]
+    for act in acts:
+        if any(True for _ in (*act.parameters(), *act.buffers())):
+            raise ValueError(
+                f"Block {where!r} has an activation with weights or buffers, {type(act).__name__}, which its options"
+                " cannot share. HINT: one without, such as ReLU6 or LeakyReLU."
+            )
+        if _settings(act) != _settings(first):
+            raise ValueError(f"Block {where!r} has two activations that differ, {first} and {act}; one is needed.")
+
+
+def _settings(act: nn.Module) -> tuple[object, ...]:
+    """Return what tells an activation from another: its class, its settings, and those of what it holds."""
+    own = {k: v for k, v in vars(act).items() if not k.startswith("_") and k not in ("training", "inplace")}
+    return type(act), own, tuple((name, _settings(child)) for name, child in act.named_children())
+
+
+def _end(backbone: nn.Module, conv_path: str, norm_path: str) -> nn.Conv2d:
+    """Return the first or the last convolution of a network, if it can become elastic."""
+    conv, norm = backbone.get_submodule(conv_path), backbone.get_submodule(norm_path)
+    _check_conv(f"Module {conv_path!r}", cast(nn.Conv2d, conv), cast(nn.BatchNorm2d, norm))
+    behind = norm.act if isinstance(norm, BatchNormAct2d) else backbone.get_submodule(f"{norm_path[:-1]}2")
+    if any(parameter.numel() > 1 for parameter in cast(nn.Module, behind).parameters()):
+        raise ValueError(
+            f"Behind module {norm_path!r} stands an activation with weights for each channel,"
+            f" {type(behind).__name__}, which cannot follow another width. HINT: one without, such as ReLU6."
+        )
+    return cast(nn.Conv2d, conv)
 
 
 def _stages(blocks: list[SourceBlock]) -> Iterator[tuple[SourceBlock, ...]]:
@@ -224,11 +301,14 @@ def _num_classes(model: nn.Module) -> int:
     return layers[-1].out_features if layers else 0
 
 
-def _reader_path(model: nn.Module) -> str:
-    """Return the name of the classifier's first layer that is more than dropout, if it is linear; empty otherwise."""
+def _reader_path(model: nn.Module, width: int) -> str:
+    """Return the name of the classifier's first layer that is more than dropout; empty where it cannot be elastic.
+
+    That is, unless it is linear and reads each of the head's channels once.
+    """
     for name, layer in cast(nn.Module, model.classifier).named_modules(prefix="classifier"):
         if not isinstance(layer, nn.Sequential | nn.Dropout | nn.Identity | nn.Flatten):
-            return name if type(layer) is nn.Linear else ""
+            return name if type(layer) is nn.Linear and layer.in_features == width else ""
     return ""
 
 
@@ -236,7 +316,7 @@ def _check_runs(model: nn.Module, example_input: Tensor) -> None:
     if example_input.ndim != 4:
         raise ValueError(f"`example_input` must have the shape (N, C, H, W); got {tuple(example_input.shape)}.")
     try:
-        with evaluating(model):
+        with undisturbed(model):
             model(example_input)
     except RuntimeError as error:
         raise ValueError(

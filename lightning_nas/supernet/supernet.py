@@ -1,44 +1,31 @@
-"""The supernet's handle: the logits of every choice, and which architecture runs."""
+"""The supernet's handle: what can be chosen, and which architecture runs."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-import torch
 from torch import Tensor, nn
 
 from ..space.spec import Architecture, SearchSpace
 from .choice import ChoiceBlock
 from .elastic import ElasticBatchNorm2d
 from .ends import ElasticEnd
-from .loading import OfOneSpace
 from .mixture import channel_weights, mixtures
 from .tail import ElasticTail
 
-__all__ = ["DepthMultiplierLogits", "Supernet", "find_supernet"]
-
-
-class DepthMultiplierLogits(OfOneSpace):
-    """The logits of one depth multiplier."""
-
-    def __init__(self, num_options: int) -> None:
-        super().__init__()
-        self.logits = nn.Parameter(torch.zeros(num_options))
-
-    def probabilities(self) -> Tensor:
-        """Return the probability of each option, shape (num_options,)."""
-        return self.logits.float().softmax(0)
+__all__ = ["Supernet", "find_supernet"]
 
 
 class Supernet(nn.Module):
     """The choices of a network, as a submodule of it: `network.supernet`.
 
     The network keeps its class and its forward pass; this handle says which of its subnets runs. An architecture is
-    named by its nodes: one option index for each depth multiplier, then for each block (`SearchSpace.decode`).
+    named by its nodes: one option index for each depth multiplier, then for each block (`SearchSpace.decode`). It has
+    no parameters of its own: who searches scores the options elsewhere, out of reach of what freezes or averages the
+    network's.
 
     Attributes:
         space: What can be chosen.
-        multipliers: Logits of the depth multipliers.
         nodes: The architecture that runs now.
     """
 
@@ -47,13 +34,12 @@ class Supernet(nn.Module):
     ) -> None:
         super().__init__()
         self.space = space
-        self.multipliers = nn.ModuleList(DepthMultiplierLogits(len(m.widths)) for m in space.multipliers)
         # In tuples, not as submodules: they are the network's own, and would stand twice in its state_dict.
         self._blocks = tuple(blocks)
         self._tail = tail
         self._ends = dict(ends)
         self.nodes: tuple[int, ...] = ()
-        self._kept: list[Tensor] = []
+        self._blocks[0].is_searched = False
         self.activate(space.reference_nodes)
 
     @property
@@ -72,26 +58,11 @@ class Supernet(nn.Module):
         return self._ends
 
     @property
-    def logits(self) -> list[nn.Parameter]:
-        """The logits of each node."""
-        return [node.logits for node in (*self.multipliers, *self._blocks)]
-
-    def keep_logits(self) -> None:
-        """Remember the logits as they are now, for `restore_logits`."""
-        self._kept = [row.detach().clone() for row in self.logits]
-
-    @torch.no_grad()
-    def restore_logits(self) -> None:
-        """Give the logits what `keep_logits` remembered.
-
-        Callbacks that average weights average the logits too, and put that in place at their time.
-        """
-        for row, kept in zip(self.logits, self._kept, strict=True):
-            row.copy_(kept)
-
-    def probabilities(self) -> list[Tensor]:
-        """Return the option probabilities of each node."""
-        return [node.probabilities() for node in (*self.multipliers, *self._blocks)]
+    def searched(self) -> list[nn.Module]:
+        """All modules of which paths run slices, with what is in them, and this one."""
+        ends = (part for end in self._ends.values() for part in vars(end).values() if part is not None)
+        parts = (self, *self._blocks, *self._tail.modules.values(), *ends)
+        return [child for part in parts for child in part.modules()]
 
     def activate(self, architecture: Sequence[int] | Architecture) -> None:
         """Let the network run `architecture`, given as such or by its nodes.
@@ -117,6 +88,8 @@ class Supernet(nn.Module):
             shared: Whether the expansions of a kind share one run of their super-kernel (FBNetV2), or run each by
                 itself (DARTS).
         """
+        device = next(self._blocks[0].parameters()).device
+        gates = [gate.to(device) for gate in gates]
         for block, mixture in zip(self._blocks, mixtures(self.space, gates, shared), strict=True):
             block.mixture = mixture
         for place, end in self._ends.items():
@@ -125,6 +98,7 @@ class Supernet(nn.Module):
 
     def use_batch_statistics(self, enabled: bool) -> None:
         """Normalise every batch by its own statistics (during a search), or by running ones (a single subnet)."""
+        self._blocks[0].is_searched = True  # who searches begins with this
         ends = (end.norm for end in self._ends.values())
         for module in (*ends, *self._blocks, *self._tail.modules.values()):
             for norm in module.modules():

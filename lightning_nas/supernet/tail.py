@@ -7,10 +7,13 @@ from typing import cast
 
 from torch import Tensor, nn
 
+from .._modes import undisturbed
+from ..estimator.layer import Form
 from ..estimator.tail import tail_of
 from ..estimator.trace import trace
 from ..space.tail import TailOperation, from_block, resized, sources
 from .elastic import ElasticBatchNorm2d, ElasticConv2d, elastic_conv, elastic_norm
+from .replacing import check_replaceable
 
 __all__ = ["ElasticTail", "elastic_tail", "head_tail", "read_tail"]
 
@@ -73,7 +76,8 @@ def read_tail(
     Raises:
         ValueError: An operator reads blocks in a way that cannot follow their widths; the message names its module.
     """
-    tail = tail_of(trace(model, example_input, fold=fold), block_paths)
+    with undisturbed(model):
+        tail = tail_of(trace(model, example_input, fold=fold), block_paths)
     for operation, read in zip(tail, sources(tail), strict=True):
         if read and not _can_follow(model, operation, tail):
             raise ValueError(
@@ -85,28 +89,31 @@ def read_tail(
 
 
 def elastic_tail(model: nn.Module, example_input: Tensor, block_paths: Sequence[str]) -> ElasticTail:
-    """Replace the modules of a model that read its blocks, and all batch norms behind them, by elastic ones.
+    """Return elastic forms of the modules of a model that read its blocks, and of all batch norms behind them.
 
     Args:
-        model: The whole model; changed in place.
+        model: The whole model; it is not changed.
         example_input: One batch that it can run, shape (N, C, H, W).
         block_paths: Paths of its blocks, in order of execution.
 
     Raises:
-        ValueError: As in `read_tail`.
+        ValueError: As in `read_tail`, or something would be lost with such a module: see `check_replaceable`.
     """
     operations = read_tail(model, example_input, block_paths, fold=False)
-    modules: dict[str, Elastic] = {}
+    norms: dict[str, nn.BatchNorm2d] = {}
+    convs: dict[str, nn.Conv2d] = {}
     for operation, read in zip(operations, sources(operations), strict=True):
-        if operation.path in modules:
-            continue
         module = model.get_submodule(operation.path)
         if type(module) is nn.BatchNorm2d:
-            modules[operation.path] = elastic_norm(module)
+            norms[operation.path] = module
         elif read and operation.operator in ("conv", "depthwise"):
-            modules[operation.path] = elastic_conv(cast(nn.Conv2d, module))
-    for path, elastic in modules.items():
-        model.set_submodule(path, elastic)
+            convs[operation.path] = cast(nn.Conv2d, module)
+    check_replaceable(model, [*norms, *convs])
+    for path, norm in norms.items():
+        if norm.weight is None or norm.running_mean is None:
+            raise ValueError(f"Module {path!r} is a norm without weights or without running statistics; it needs both.")
+    modules: dict[str, Elastic] = {path: elastic_norm(norm) for path, norm in norms.items()}
+    modules |= {path: elastic_conv(conv) for path, conv in convs.items()}
     return ElasticTail(operations, modules)
 
 
@@ -117,8 +124,12 @@ def _can_follow(model: nn.Module, operation: TailOperation, tail: Sequence[TailO
             return False
         depthwise = module.groups == module.in_channels == module.out_channels
         kernel, dilation = module.kernel_size[0], module.dilation[0]
-        same = module.padding == (dilation * (kernel // 2),) * 2 and len({*module.kernel_size, *module.dilation}) <= 2
-        return same and (depthwise or module.groups == 1)
+        pairs = (module.kernel_size, module.stride, module.dilation)
+        is_square = all(len({*pair}) == 1 for pair in pairs) and module.padding_mode == "zeros"
+        same = module.padding == (dilation * (kernel // 2),) * 2
+        return is_square and same and (depthwise or module.groups == 1)
     if operation.operator == "norm":
         return type(model.get_submodule(operation.path)) is nn.BatchNorm2d
-    return operation.operator in _PASSES and len(operation.inputs) == 1
+    # A weight for each channel, as of PReLU, would be too many behind a narrower block.
+    has_weights = operation.operator == "activation" and operation.form and Form.parse(operation.form).num_values > 1
+    return operation.operator in _PASSES and len(operation.inputs) == 1 and not has_weights

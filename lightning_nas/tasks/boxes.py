@@ -9,10 +9,31 @@ from torchvision.ops import batched_nms, clip_boxes_to_image
 __all__ = ["Target", "pick"]
 
 Target = dict[str, Tensor]
-"""``boxes`` (n, 4), xyxy in pixels, and ``labels`` (n,); of detections also ``scores`` (n,)."""
+"""``boxes`` (n, 4), xyxy in pixels, and ``labels`` (n,); of detections also ``scores`` (n,).
+
+The truth may have ``iscrowd`` (n,), not 0 for regions of many objects that are not told apart; then also ``area`` (n,)
+and ``scale`` (2,), by which COCO's measure tells small from large objects: the square pixels of each, and how many
+pixels these are counted in are one of the boxes, across and down.
+"""
 
 # COCO's measure looks at the 100 surest of an image.
 _MOST = 100
+
+
+def objects_and_crowds(target: Target) -> tuple[Target, Target]:
+    """Return boxes and labels of the objects of an image, and those of its crowd regions, which may be any number.
+
+    Example::
+
+        >>> boxes = torch.tensor([[0.0, 0.0, 4.0, 4.0], [5.0, 5.0, 9.0, 9.0]])
+        >>> target = {"boxes": boxes, "labels": torch.tensor([1, 2]), "iscrowd": torch.tensor([0, 1])}
+        >>> [part["labels"].tolist() for part in objects_and_crowds(target)]
+        [[1], [2]]
+    """
+    boxes, labels = target["boxes"], target["labels"]
+    crowd = target["iscrowd"].bool() if "iscrowd" in target else torch.zeros_like(labels, dtype=torch.bool)
+    objects: Target = {"boxes": boxes[~crowd], "labels": labels[~crowd]}
+    return objects, {"boxes": boxes[crowd], "labels": labels[crowd]}
 
 
 def pick(scores: Tensor, boxes: Tensor, size: tuple[int, int], threshold: float, iou: float) -> Target:

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import ClassVar
 
 import lightning as L
+import numpy as np
 import torch
 from lightning.pytorch.utilities.types import OptimizerLRSchedulerConfig
 from torch import Tensor, nn
@@ -22,13 +23,18 @@ __all__ = ["Detection"]
 
 Batch = tuple[Tensor, list[Target]]
 
+# What the measure takes of the truth.
+_TRUTH = ("boxes", "labels", "iscrowd", "area")
+
 
 class Detection(L.LightningModule):
     """Trains a detector: a network whose ``head`` knows its losses, its boxes and a teacher's, such as `Detector`.
 
     Batches are images (N, 3, H, W) and a list of one dictionary an image: ``boxes`` (n, 4), xyxy in pixels, and
-    ``labels`` (n,). It logs ``train_loss`` and its parts, ``val_loss``, ``val_ap50``, ``test_loss``, ``test_ap50`` and
-    ``test_map``: COCO's average precision at an overlap of 0.5, and its mean over 0.5 to 0.95.
+    ``labels`` (n,); also ``iscrowd``, ``area`` and ``scale`` where COCO's measure is to know them, see
+    `lightning_nas.tasks.boxes.Target`. It logs ``train_loss`` and its parts, ``val_loss``, ``val_ap50``, ``val_map``,
+    ``test_loss``, ``test_ap50`` and ``test_map``: COCO's average precision at an overlap of 0.5, and its mean over 0.5
+    to 0.95; of the test also ``test_map_small``, ``_medium`` and ``_large``, where there are objects of that size.
 
     Args:
         network: Detector to train. Images come in channels-last memory format; who builds the network converts it.
@@ -143,7 +149,10 @@ class Detection(L.LightningModule):
         self.log(f"{split}_loss", loss, batch_size=len(images), sync_dist=True)
         height, width = images.shape[-2:]
         found = self.network.head.detections(outputs, (height, width))  # type: ignore[operator,union-attr]
-        precision.update(found, [{"boxes": t["boxes"], "labels": t["labels"]} for t in targets])
+        truth = [{name: target[name] for name in _TRUTH if name in target} for target in targets]
+        pairs = zip(found, truth, targets, strict=True)
+        scaled = [(_counted(one, target), _counted(true, target)) for one, true, target in pairs]
+        precision.update([one for one, _ in scaled], [true for _, true in scaled])
 
     def _report(self, split: str, precision: MeanAveragePrecision) -> None:
         figures = precision.compute()
@@ -151,9 +160,21 @@ class Detection(L.LightningModule):
         # It is -1 where no image has a box.
         self.log(f"{split}_ap50", figures["map_50"].clamp(min=0.0).to(self.device), prog_bar=True)
         self.log(f"{split}_map", figures["map"].clamp(min=0.0).to(self.device))
+        for size in ("small", "medium", "large"):
+            if split == "test" and (figure := figures[f"map_{size}"]) >= 0:
+                self.log(f"test_map_{size}", figure.to(self.device))
+
+
+def _counted(boxes: Target, target: Target) -> Target:
+    """Return boxes in the pixels that the target's areas are counted in."""
+    if "scale" not in target:
+        return boxes
+    return {**boxes, "boxes": boxes["boxes"] * target["scale"].repeat(2)}
 
 
 def _precision() -> MeanAveragePrecision:
     # It would log a dozen lines for each epoch.
     logging.getLogger("faster_coco_eval").setLevel(logging.WARNING)
-    return MeanAveragePrecision(box_format="xyxy", backend="faster_coco_eval")
+    # COCO's own thresholds: torchmetrics' are of single precision, and miss an overlap of exactly 0.6.
+    overlaps, recalls = np.linspace(0.5, 0.95, 10).tolist(), np.linspace(0, 1, 101).tolist()
+    return MeanAveragePrecision("xyxy", "bbox", overlaps, recalls, backend="faster_coco_eval")

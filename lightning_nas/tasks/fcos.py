@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torchvision.ops import generalized_box_iou_loss, sigmoid_focal_loss
 
-from .boxes import Target, pick
+from .boxes import Target, objects_and_crowds, pick
 
 __all__ = ["FCOSHead"]
 
@@ -81,17 +81,22 @@ class FCOSHead(nn.Module):
 
         Args:
             outputs: What `forward` gave.
-            targets: For each image ``boxes`` (n, 4), xyxy in pixels, and ``labels`` (n,).
+            targets: For each image ``boxes`` (n, 4), xyxy in pixels, and ``labels`` (n,). Where it also has ``iscrowd``
+                (n,), places in a crowd region may find its class or not, if they belong to no object of it.
             size: Height and width of the images in pixels; places know theirs.
         """
         flat, points, strides = self._flat(outputs)
-        wanted = [_assign(points, strides, target["boxes"], target["labels"], self.strides) for target in targets]
+        parts = [objects_and_crowds(target) for target in targets]
+        wanted = [_assign(points, strides, own["boxes"], own["labels"], self.strides) for own, _ in parts]
+        free = torch.stack([_crowded(points, crowds, self.num_classes) for _, crowds in parts])
         labels, boxes = torch.stack([label for label, _ in wanted]), torch.stack([box for _, box in wanted])
         positive = labels >= 0
         count = positive.sum().clamp(min=1).float()
         classes = functional.one_hot(labels.clamp(min=0), self.num_classes).float() * positive[..., None]
         scores, sides, middles = flat.split([self.num_classes, 4, 1], dim=2)
-        focal = sigmoid_focal_loss(scores, classes, reduction="sum") / count
+        focal = (
+            sigmoid_focal_loss(scores, classes, reduction="none").masked_fill(free & (classes == 0), 0).sum() / count
+        )
         distances = _distances(points, boxes)[positive]
         centre = _centreness(distances)
         found = _boxes(points, strides, sides)[positive]
@@ -199,6 +204,14 @@ def _assign(
     cost = torch.where(inside & near & suits, areas[None], torch.inf)
     least, which = cost.min(dim=1)
     return torch.where(least.isfinite(), labels[which], -1), boxes[which]
+
+
+def _crowded(points: Tensor, crowds: Target, num_classes: int) -> Tensor:
+    """Return whether each place is in a crowd region of each class, (places, num_classes)."""
+    found = torch.zeros(len(points), num_classes, dtype=torch.bool, device=points.device)
+    for box, label in zip(crowds["boxes"], crowds["labels"], strict=True):
+        found[:, label] |= _distances(points, box).amin(dim=1) > 0
+    return found
 
 
 def _distances(points: Tensor, boxes: Tensor) -> Tensor:

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torchvision.ops import box_convert, box_iou
 
-from .boxes import Target, pick
+from .boxes import Target, objects_and_crowds, pick
 
 __all__ = ["SSDLiteHead"]
 
@@ -71,21 +71,22 @@ class SSDLiteHead(nn.Module):
 
         Args:
             outputs: What `forward` gave.
-            targets: For each image ``boxes`` (n, 4), xyxy in pixels, and ``labels`` (n,).
+            targets: For each image ``boxes`` (n, 4), xyxy in pixels, and ``labels`` (n,). Where it also has ``iscrowd``
+                (n,), anchors that are mostly in a crowd region are no negatives.
             size: Height and width of the images in pixels.
         """
         scores, corrections = self._flat(outputs)
         anchors = self._anchors(outputs, size)
-        labels, wanted = (
-            torch.stack(parts)
-            for parts in zip(*(_match(anchors, t["boxes"], t["labels"]) for t in targets), strict=True)
-        )
+        parts = [objects_and_crowds(target) for target in targets]
+        matches = [_match(anchors, own["boxes"], own["labels"]) for own, _ in parts]
+        labels, wanted = (torch.stack(tensors) for tensors in zip(*matches, strict=True))
         positive = labels > 0
+        negative = ~positive & ~torch.stack([_crowded(anchors, crowds["boxes"]) for _, crowds in parts])
         count = positive.sum().clamp(min=1)
         each = functional.cross_entropy(scores.transpose(1, 2), labels, reduction="none")
-        hardest = each.detach().masked_fill(positive, -math.inf).argsort(dim=1, descending=True).argsort(dim=1)
+        hardest = each.detach().masked_fill(~negative, -math.inf).argsort(dim=1, descending=True).argsort(dim=1)
         most = (_NEGATIVES * positive.sum(dim=1, keepdim=True)).clamp(min=_NEGATIVES)
-        kept = positive | (hardest < most)
+        kept = positive | (negative & (hardest < most))
         regression = functional.smooth_l1_loss(corrections[positive], wanted[positive], reduction="sum")
         return {"classes": each[kept].sum() / count, "boxes": regression / count}
 
@@ -188,6 +189,16 @@ def _match(anchors: Tensor, boxes: Tensor, labels: Tensor) -> tuple[Tensor, Tens
     sizes = (wanted[:, 2:].clamp(min=1e-3) / anchors[:, 2:]).log()
     corrections = torch.cat([middles, sizes], dim=1) / anchors.new_tensor(_VARIANCES)
     return torch.where(best >= _MATCH, labels[which] + 1, 0), corrections
+
+
+def _crowded(anchors: Tensor, crowds: Tensor) -> Tensor:
+    """Return which anchors (anchors, 4), cxcywh, have half of their area or more in one of the crowd regions (n, 4)."""
+    if len(crowds) == 0:
+        return torch.zeros(len(anchors), dtype=torch.bool, device=anchors.device)
+    corners = box_convert(anchors, "cxcywh", "xyxy")[:, None]
+    low, high = torch.maximum(corners[..., :2], crowds[:, :2]), torch.minimum(corners[..., 2:], crowds[:, 2:])
+    shared = (high - low).clamp(min=0).prod(dim=2)
+    return (shared >= _MATCH * anchors[:, 2:].prod(dim=1, keepdim=True)).any(dim=1)
 
 
 def _decoded(anchors: Tensor, corrections: Tensor) -> Tensor:

@@ -4,18 +4,18 @@ from __future__ import annotations
 
 import csv
 import hashlib
-import os
 from collections.abc import Iterable
 from pathlib import Path
 
 from tqdm import tqdm
 
+from lightning_nas._files import cache_folder
 from lightning_nas.estimator.device import Device
 from lightning_nas.estimator.measure.backend import Backend, UnsupportedError, open_backend
 from lightning_nas.estimator.measurements import Figures
 from lightning_nas.estimator.network import Network
 
-__all__ = ["cache_folder", "measure_networks", "scratch_table"]
+__all__ = ["measure_networks", "scratch_table"]
 
 
 def measure_networks(
@@ -61,11 +61,6 @@ def scratch_table(device: Device, backend: Backend, name: str, folder: Path | No
     key = (device.backend, sorted(device.settings.items()), sorted(backend.versions().items()))
     digest = hashlib.sha256(repr(key).encode()).hexdigest()[:12]
     return (folder or cache_folder()) / f"{device.name}-{name}-{digest}.csv"
-
-
-def cache_folder() -> Path:
-    """Return where this package keeps what can be made again."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "lightning_nas"
 
 
 def _read(path: Path) -> dict[str, Figures]:

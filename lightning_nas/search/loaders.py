@@ -1,0 +1,175 @@
+"""The loaders of a fit: what is read of them again once it has ended, and to compare subnets."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from itertools import islice
+from typing import Any, Literal
+
+import lightning.pytorch as pl
+import torch
+from lightning.fabric.utilities import move_data_to_device
+from lightning.pytorch.utilities import CombinedLoader
+from lightning.pytorch.utilities.seed import isolate_rng
+from torch.utils.data import DataLoader
+
+from .._modes import evaluating
+from .probe import LossFunction, NoLossError, attached_loss, quiet_copy
+
+__all__ = ["CALIBRATION_BATCHES", "Loaders", "UserFit", "prepared"]
+
+log = logging.getLogger(__name__)
+
+# Some thousand images at usual batch sizes: beyond, the comparison of candidates costs more than it tells.
+SELECTION_BATCHES = 32
+
+CALIBRATION_BATCHES = 8
+"""Training batches that batch norm is recalibrated on before a subnet is evaluated."""
+
+
+def prepared(trainer: pl.Trainer, module: pl.LightningModule, batch: Any) -> Any:
+    """Return a batch of a loader as the Trainer hands it to a step: on the device, in its precision."""
+    return trainer.precision_plugin.convert_input(move_data_to_device(batch, module.device))
+
+
+Mode = Literal["min_size", "max_size_cycle", "max_size", "sequential"]
+
+
+@dataclass(frozen=True)
+class Loaders:
+    """The loaders that a Trainer fits with. It forgets them at its next `test`, `validate` or `predict`.
+
+    Reading them draws random numbers, none of which are the user's.
+
+    Attributes:
+        training: What `trainer.fit` was given: a loader, or several in a list or dictionary.
+        mode: How several are combined, see Lightning's ``CombinedLoader``.
+        validation: The one validation DataLoader; None where there is none, or more than one.
+        num_validation_batches: How many of its batches the Trainer reads at most.
+    """
+
+    training: Any
+    mode: Mode
+    validation: DataLoader[Any] | None
+    num_validation_batches: int
+
+    @classmethod
+    def of(cls, trainer: pl.Trainer) -> Loaders:
+        """Return the loaders of a Trainer that is fitting."""
+        combined = trainer.fit_loop._combined_loader
+        found = trainer.val_dataloaders
+        validation = _single(_unread_loader(trainer) if found is None else found)
+        limit = trainer.limit_val_batches
+        if isinstance(limit, int) or validation is None:
+            most = int(limit)
+        else:
+            most = SELECTION_BATCHES if limit == 1.0 else int(limit * len(validation))
+        mode: Mode = "max_size_cycle" if combined is None else combined._mode
+        return cls(trainer.train_dataloader, mode, validation, most)
+
+    @property
+    def is_combined(self) -> bool:
+        """Whether training batches come from several loaders."""
+        return isinstance(self.training, dict | list | tuple)
+
+    @property
+    def for_fit(self) -> Any:
+        """What another Trainer fits with to read the same training batches."""
+        return CombinedLoader(self.training, self.mode) if self.is_combined else self.training
+
+    def training_batches(self, count: int) -> Iterator[Any]:
+        """Return the first training batches, as the loaders give them."""
+        if not self.is_combined:
+            yield from islice(iter(self.training), count)
+            return
+        for batch, _, _ in islice(iter(CombinedLoader(self.training, self.mode)), count):
+            yield batch
+
+    def held_out_batches(self, recent: Sequence[Any], most: int = SELECTION_BATCHES) -> list[Any]:
+        """Return what subnets are compared on: the first batches of the validation loader, or else recent ones."""
+        if self.validation is not None:
+            with isolate_rng():
+                # A loader that shuffles gives the same batches at the start and at the end.
+                torch.manual_seed(0)
+                found = list(islice(iter(self.validation), min(self.num_validation_batches, most)))
+            if found:
+                return found
+        log.warning(
+            "There is no single validation DataLoader: subnets are compared on recent training batches, which the"
+            " weights were fitted to. HINT: give the Trainer one."
+        )
+        return list(recent)
+
+
+@dataclass(frozen=True)
+class UserFit:
+    """A user's fit: what trains what, on what.
+
+    Attributes:
+        trainer: The user's.
+        module: The LightningModule that it trains.
+        loaders: What it reads.
+        loss: Gives the loss in place of `training_step` where subnets are compared, see `ArchitectureSearch`.
+    """
+
+    trainer: pl.Trainer
+    module: pl.LightningModule
+    loaders: Loaders
+    loss: LossFunction | None = None
+
+    def with_comparable_batches(self) -> UserFit:
+        """Return the same without its validation loader where the loss cannot be had of its batches.
+
+        That is found out before the training, on the first batch, so that nothing fails at its end.
+        """
+        batches = [] if self.loaders.validation is None else self.loaders.held_out_batches((), 1)
+        with evaluating(self.module), quiet_copy(self.module, self.trainer, self.loss) as quiet:
+            for batch in batches:
+                try:
+                    with self.trainer.precision_plugin.forward_context():
+                        attached_loss(quiet, prepared(self.trainer, self.module, batch), 0)
+                except NoLossError:
+                    raise
+                except Exception as error:
+                    log.warning(
+                        "`training_step` does not take a validation batch (%s: %s), so subnets are compared on recent"
+                        " training batches. HINT: `ArchitectureSearch(loss=...)` takes a function of module and batch.",
+                        type(error).__name__,
+                        error,
+                    )
+                    return replace(self, loaders=replace(self.loaders, validation=None))
+        return self
+
+    def training_batches(self, count: int) -> Iterator[Any]:
+        """Return the first training batches, prepared for a step."""
+        return (prepared(self.trainer, self.module, batch) for batch in self.loaders.training_batches(count))
+
+    def calibration_batches(self, recent: Sequence[Any]) -> list[Any]:
+        """Return recent training batches, or the loader's first where a finished training was resumed and saw none."""
+        if recent or self.loaders.training is None:
+            return list(recent)
+        with isolate_rng():
+            batches = list(self.training_batches(CALIBRATION_BATCHES))
+            # As many as a training that was not interrupted has seen last, in several epochs if need be.
+            return (batches * CALIBRATION_BATCHES)[:CALIBRATION_BATCHES]
+
+
+def _single(loaders: Any) -> DataLoader[Any] | None:
+    if isinstance(loaders, list | tuple) and len(loaders) == 1:
+        loaders = loaders[0]
+    return loaders if isinstance(loaders, DataLoader) else None
+
+
+def _unread_loader(trainer: pl.Trainer) -> Any:
+    """Return the validation loader of a Trainer that has not validated, as where a finished training was resumed."""
+    sources: list[Any] = [getattr(trainer, "datamodule", None), trainer.lightning_module]
+    for source in filter(None, sources):
+        try:
+            return source.val_dataloader()
+        except Exception as error:
+            # One that has no such loader says so by this error, of this package of Lightning or the other.
+            if type(error).__name__ != "MisconfigurationException":
+                raise
+    return None

@@ -1,0 +1,35 @@
+"""How long a space has to be trained before its subnets can be told apart."""
+
+from __future__ import annotations
+
+import math
+
+import lightning.pytorch as pl
+
+from .engine import Search
+from .readiness import MIN_STEPS
+from .trainers import total_steps
+
+__all__ = ["needed_steps", "needed_training"]
+
+
+def needed_steps(search: Search) -> int:
+    """Return the steps after which every option within the budgets was trained in `MIN_STEPS` of them."""
+    pairs = zip(search.shares(), search.trained, strict=True)
+    return math.ceil(MIN_STEPS / min(float(row[here].min()) for row, here in pairs))
+
+
+def needed_training(trainer: pl.Trainer, search: Search) -> str:
+    """Return in words how long a supernet has to be trained, in epochs of the Trainer's loader, and how long it is.
+
+    Args:
+        trainer: The user's, at the start of its training.
+        search: The search.
+    """
+    needed, total = needed_steps(search), total_steps(trainer)
+    epoch = trainer.num_training_batches / trainer.accumulate_grad_batches
+    epochs = f", {math.ceil(needed / epoch)} epochs of this loader" if 0 < epoch < math.inf else ""
+    return (
+        f"To train each option in {MIN_STEPS} steps or more, this space needs {needed:,} steps{epochs}."
+        f" This training has {total:,}" + (": too few to be sure of what it finds." if total < needed else ".")
+    )

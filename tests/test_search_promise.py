@@ -1,0 +1,39 @@
+"""The last check of the budgets: on the derived architecture itself, to the last percent, and on every cost."""
+
+from dataclasses import replace
+
+import pytest
+from conftest import LinearEstimator, small_network
+
+from lightning_nas.search.budget import confirm
+from lightning_nas.search.tables import space_budgets
+from lightning_nas.supernet import space_of
+
+COSTS = ["latency_ms", "parameter_bytes", "peak_activation_bytes"]
+
+
+@pytest.fixture
+def reference(images):
+    space = space_of(small_network(), images[:1], kernels=(3, 5))
+    return space, space.decode(space.reference_nodes)
+
+
+def budgets_of(space, cost, part):
+    """Return budgets on one cost, that part of the source network's."""
+    found = space_budgets(space, LinearEstimator(), {cost: "1x"})
+    if cost == "peak_activation_bytes":
+        return replace(found, peak_activation_bytes=part * found.peak_activation_bytes)
+    return replace(found, limits=tuple(replace(limit, budget=part * limit.budget) for limit in found.limits))
+
+
+@pytest.mark.parametrize("cost", COSTS)
+def test_a_network_just_over_its_budget_is_refused(reference, cost):
+    space, architecture = reference
+    with pytest.raises(RuntimeError, match=f"{cost}=.*, over its budget"):
+        confirm(budgets_of(space, cost, 0.999), LinearEstimator(), architecture)
+
+
+@pytest.mark.parametrize("cost", COSTS)
+def test_a_network_that_costs_its_budget_is_within_it(reference, cost):
+    space, architecture = reference
+    confirm(budgets_of(space, cost, 1.0), LinearEstimator(), architecture)
