@@ -50,14 +50,24 @@ def try_tasks(
             raise ValueError(f"`{name}` is not valid: {error}") from error
 
 
-def try_trainer(trainer: Callable[..., pl.Trainer], averaging: Averaging | None) -> None:
+def try_trainer(
+    trainer: Callable[..., pl.Trainer], averaging: Averaging | None, splits: Sequence[str] = ("train", "test")
+) -> None:
     """Make a Trainer and what averages weights.
 
+    Args:
+        trainer: Makes the Trainer.
+        averaging: Makes what averages weights, if anything does.
+        splits: Those of which it has to read something.
+
     Raises:
-        ValueError: They do not take their settings.
+        ValueError: They do not take their settings, or the Trainer is to read nothing of a split that is needed.
     """
     callbacks = [] if averaging is None else [averaging()]
-    trainer(max_epochs=1, callbacks=callbacks, logger=False)
+    made = trainer(max_epochs=1, callbacks=callbacks, logger=False)
+    for split in splits:
+        if not getattr(made, f"limit_{split}_batches"):
+            raise ValueError(f"`trainer.limit_{split}_batches` must be more than 0: a run needs the {split} data.")
 
 
 def try_data(data: Sequence[Any]) -> None:

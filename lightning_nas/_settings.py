@@ -124,5 +124,5 @@ def _words(hint: Any) -> str:
     if inspect.isclass(origin) and issubclass(origin, Mapping):
         return "settings by name"
     if inspect.isclass(origin) and issubclass(origin, Collection):
-        return f"a list of {_words(inner[0])} each" if inner else "a list"
+        return f"a list, each item {_words(inner[0])}" if inner else "a list"
     return _WORDS.get(hint, getattr(hint, "__name__", str(hint)))

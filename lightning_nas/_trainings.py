@@ -163,7 +163,8 @@ class Trainings:
         Raises:
             ValueError: A setting of the task, the Trainer or the data is not valid.
         """
-        try_trainer(trainer, self.averaging)
+        # Trials are compared on validation data.
+        try_trainer(trainer, self.averaging, ("train", "val", "test"))
         options = {"teaching": self.teaching, "search_task": self.search_task, "finetune_task": self.finetune_task}
         try_tasks(self.task, self._sources[0], self._modules[0].num_classes, **options)
         try_data(self._modules)

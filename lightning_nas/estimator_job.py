@@ -104,7 +104,8 @@ def build_estimator(
             networks are off to one side, and no correction mends that: there is a report then, and nothing to use.
         ImportError: The packages of the backend are not installed.
     """
-    for name, value, least in (("num_subgraphs", num_subgraphs, 20), ("num_networks", num_networks, 0)):
+    bounds = (("num_subgraphs", num_subgraphs, 20), ("num_networks", num_networks, 0), ("num_folds", num_folds, 2))
+    for name, value, least in bounds:
         if value is not None and value < least:
             raise ValueError(f"`{name}` must be at least {least}; got {value}.")
     run_dir = Path(output_dir)

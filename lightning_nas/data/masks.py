@@ -99,14 +99,14 @@ def mask_data(
         (11, (3, 64, 64))
     """
     if root is not None:
-        size = image_size or (192, 256)
+        size = (192, 256) if image_size is None else image_size
         return MaskFolderDataModule(
             root, size, classes, ignored, min_crop_area=min_crop_area, mask_size=mask_size, **options
         )
     for name, value in (("mask_size", mask_size), ("classes", classes), ("ignored", ignored)):
         if value is not None:
             raise ValueError(f"`{name}` is of the masks in `root`, which is not given; got {value}.")
-    height, width = checked_size(image_size or 64)
+    height, width = checked_size(64 if image_size is None else image_size)
     if height != width:
         raise ValueError(f"Digit scenes are square; got `image_size` {height}x{width}. HINT: `data.root` is not set.")
     return DigitMasksDataModule(image_size=height, **options)

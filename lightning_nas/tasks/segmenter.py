@@ -200,6 +200,8 @@ def segmenter(
             f"`width_mult` scales torchvision's mobilenet_v2 alone; got {width_mult} for {backbone!r}."
             " HINT: timm has networks of other widths by name, such as mobilenetv2_050."
         )
+    if backbone_stride not in (4, 8, 16, 32):
+        raise ValueError(f"`backbone_stride` must be one of 4, 8, 16, 32; got {backbone_stride}.")
     # The classifier goes, so it has as few outputs as there can be.
     stock = limit_stride(headless(stock_network(backbone, 1, weights, **options)), backbone_stride)
     *finer, deepest = strides = block_strides(stock)
