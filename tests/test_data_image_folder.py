@@ -208,8 +208,8 @@ def test_splits_are_told_however_they_are_spelled(tmp_path: Path, spelled: tuple
         (("Train", "Test"), r"it lacks val \(read: 'Test' as test, 'Train' as train\)"),
         (("train", "val", "dev"), "'dev' and 'val' both mean val"),
         (("train", "val", "test", "Testing"), "'Testing' and 'test' both mean test"),
-        (("train", "val", "cat", "dog"), "'train', 'val' looks like a split, and 'cat', 'dog' does not"),
-        (("Training", "holdout2", "unlabelled"), "'unlabelled' does not"),
+        (("train", "val", "cat", "dog"), "by name 'train', 'val' would be splits, and 'cat', 'dog' not"),
+        (("Training", "holdout2", "unlabelled"), "and 'unlabelled' not"),
     ],
 )
 def test_what_looks_like_splits_and_cannot_be_told_is_refused(tmp_path: Path, splits: tuple, message: str) -> None:

@@ -82,8 +82,8 @@ def named_splits(root: Path, names: Sequence[str]) -> dict[Split, str]:
     others = [name for name in names if name not in found.values()]
     if found and others:
         raise ValueError(
-            f"'{root}' must hold either splits or classes; {_listed(found.values())} looks like a split, and"
-            f" {_listed(others)} does not. HINT: train/, val/ and test/ hold one folder a class each; what is no split"
+            f"'{root}' must hold either splits or classes; by name {_listed(found.values())} would be splits, and"
+            f" {_listed(others)} not. HINT: train/, val/ and test/ hold one folder a class each; what is no split"
             f" goes elsewhere, and a class that is called like a split needs another name."
         )
     if found and (missing := [split for split in ("train", "val") if split not in found]):
