@@ -17,11 +17,10 @@ from typing import Any, cast, get_args
 
 import numpy as np
 import torch
-from safetensors.torch import save_file
 from torch import nn
 
 from ._architecture_svg import BlockKind
-from ._files import write_text
+from ._files import write_text, write_weights
 from .comparisons import fused_everywhere, fused_where_faster
 from .estimator import Estimator
 from .estimator.measure.backend import why_unavailable
@@ -108,7 +107,7 @@ def write_run(run_dir: Path, outcome: Outcome) -> dict[str, Any]:
     """Write the files of a run, result.json last, since it says that the run is complete; return its content."""
     costs, chosen = outcome.costs, outcome.chosen
     result = _result(outcome)
-    _write_weights(run_dir / "subnet.safetensors", outcome.subnet)
+    write_weights(run_dir / "subnet.safetensors", outcome.subnet.state_dict())
     described = {
         **chosen.to_dict(),
         "timm": to_timm(chosen.stages),
@@ -206,13 +205,6 @@ def _verified_memory(outcome: Outcome) -> dict[str, Any]:
             most,
         )
     return {"verified_sram_bytes": found} if found else {}
-
-
-def _write_weights(path: Path, network: nn.Module) -> None:
-    state = {key: value.contiguous() for key, value in network.state_dict().items()}
-    part = path.with_name(f"{path.name}.part")
-    save_file(state, part)
-    part.replace(path)
 
 
 def _budget(budgets: Budgets, requested: Mapping[str, float | str | None]) -> dict[str, Any]:

@@ -55,6 +55,9 @@ def test_the_callback_example_runs(tmp_path, monkeypatch):
     assert subnet.backbone(images).shape == (16, 4)
     exec(examples[1], {**names, "images": images, "derive": derive, "refit": refit})
     assert subnet.backbone(images).shape == (16, 4)
+    names["MyModule"] = Model
+    exec(examples[2], names)
+    assert torch.equal(names["again"].backbone(images), subnet.eval().backbone(images))
 
 
 def test_every_recipe_that_the_readme_names_exists():

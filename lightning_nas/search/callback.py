@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import asdict
+from pathlib import Path
 from typing import Any
 
 import lightning.pytorch as pl
@@ -41,6 +42,7 @@ from .readiness import (
     start_losses,
 )
 from .sandwich import add_gradients
+from .saving import save_subnet
 from .score import Score
 from .settings import SearchSettings, SelectionSettings
 from .tables import space_budgets, warn_off_grid
@@ -64,7 +66,8 @@ class ArchitectureSearch(Callback):
     Freezing, gradient clipping, learning rate schedules and weight averaging of the user do not touch the logits,
     which are no parameters of the module; a callback that averages weights goes before this one. Comparisons leave no
     trace in the module: what its step counts, collects or logs is put back. Resume with the callback: it keeps the
-    logits.
+    logits. A checkpoint holds the largest weights of each kind of block, those of the fused kind being most of it, and
+    what the optimizer keeps of them; the derived subnet's has its own alone.
 
     Each validation runs one network, see `validate`, and its latency is logged as ``nas/validated_latency_ms``. By
     default that is the most probable one within the budget, another as the search goes on: `ModelCheckpoint` and
@@ -430,6 +433,22 @@ class ArchitectureSearch(Callback):
         nodes = self._chosen() if chosen is None else space.encode(chosen)
         confirm(self._promised.get(nodes, search.budgets), self.estimator, space.decode(nodes))
         return derive_subnet(self._fit, module, nodes, num_batches)
+
+    def save(self, folder: str | Path, subnet: nn.Module | None = None) -> None:
+        """Write a subnet so that `load_subnet(folder, model=MyModule(...))` builds it again, in any process.
+
+        Args:
+            folder: Gets ``architecture.json`` and ``subnet.safetensors``.
+            subnet: What `derive` gave, fine-tuned or not; by default the found subnet is derived anew.
+
+        Raises:
+            RuntimeError: Before `fit`.
+            ValueError: `subnet` is no subnet of this search.
+        """
+        search = self._started()
+        assert self._fit is not None
+        plain = self.derive(self._fit.module) if subnet is None else subnet
+        save_subnet(folder, plain, self._fit.module, search.supernet, self.estimator)
 
     def _started(self) -> Search:
         if self.search is None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
@@ -16,6 +17,8 @@ from .solve import Limit, reach, solve
 from .utility import utilities
 
 __all__ = ["FrontierPoint", "FrontierSubnet", "frontier", "frontier_subnets"]
+
+log = logging.getLogger(__name__)
 
 Nodes = tuple[int, ...]
 
@@ -83,6 +86,15 @@ def frontier_subnets(
         value = loss(point.nodes)
         if not found or value < found[-1].inherited_loss:
             found.append(FrontierSubnet(search.supernet.space.decode(point.nodes), point.cost, value))
+    if len(found) < count:
+        log.warning(
+            "The frontier has %d subnets where %d were asked for: %d latencies have the subnet of another, and %d have"
+            " no lower loss than a faster one.",
+            len(found),
+            count,
+            count - len(points),
+            len(points) - len(found),
+        )
     return found
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from copy import deepcopy
 from typing import cast
@@ -14,6 +15,8 @@ from .elastic import ElasticBatchNorm2d, ElasticConv2d
 from .loading import OfOneSpace
 
 __all__ = ["ChoiceBlock", "ElasticDS", "ElasticFusedIBN", "ElasticIBN"]
+
+log = logging.getLogger(__name__)
 
 
 class ElasticIBN(nn.Module):
@@ -108,6 +111,7 @@ class ChoiceBlock(OfOneSpace):
         candidates: One elastic block a kind.
         active: The option that runs now.
         out_width: The output channels that it gives now.
+        is_searched: False until somebody searches the supernet; said by its first block alone.
         mixture: Runs in place of the active option, where a baseline mixes them all; None otherwise.
 
     Args:
@@ -135,6 +139,7 @@ class ChoiceBlock(OfOneSpace):
         self.active = choice.options[0]
         self.out_width = out_width
         self.mixture: Callable[[ChoiceBlock, Tensor], Tensor] | None = None
+        self.is_searched = True
         self.drop_path = drop_path or nn.Identity()
         self.candidates = nn.ModuleDict()
         for kind in dict.fromkeys(option.kind for option in choice.options):
@@ -147,8 +152,17 @@ class ChoiceBlock(OfOneSpace):
     @torch.compiler.disable
     def forward(self, x: Tensor) -> Tensor:
         """Run the active option; add x where stride and widths allow (the rule of timm and torchvision)."""
+        if not self.is_searched and self.training and torch.is_grad_enabled():
+            self._warn_of_no_search()
         y = self._run_active(x) if self.mixture is None else self.mixture(self, x)
         return x + self.drop_path(y) if self.stride == 1 and x.shape[1] == y.shape[1] else y
+
+    def _warn_of_no_search(self) -> None:
+        self.is_searched = True  # once is enough
+        log.warning(
+            "This supernet is trained without a search: only the one path that is active learns. HINT:"
+            " `Trainer(callbacks=[ArchitectureSearch(...)])`."
+        )
 
     def _run_active(self, x: Tensor) -> Tensor:
         y: Tensor = self.candidate(self.active.kind)(x, self.active, self.out_width)

@@ -18,7 +18,7 @@ from ..space.spec import BlockOption, ConvSpec, Kind
 from .choice import ChoiceBlock
 from .replacing import check_replaceable
 
-__all__ = ["ConvNorm", "Source", "SourceBlock", "named_blocks", "read_source"]
+__all__ = ["ConvNorm", "Source", "SourceBlock", "backbone_of", "named_blocks", "read_source"]
 
 ConvNorm = tuple[nn.Conv2d, nn.BatchNorm2d]
 SUPPORTED = "torchvision's mobilenet_v2 and timm's mobilenetv2_* and efficientnet_lite*"
@@ -101,7 +101,7 @@ def read_source(model: nn.Module, example_input: Tensor) -> Source:
         ValueError: Another network, or one with a block that cannot be converted; the message names it.
     """
     _refuse_supernet(model)
-    prefix, backbone = _backbone(model)
+    prefix, backbone = backbone_of(model)
     is_torchvision = isinstance(backbone, MobileNetV2)
     modules = (_torchvision_modules if is_torchvision else _timm_modules)(backbone, prefix)
     stem_paths = ("features.0.0", "features.0.1") if is_torchvision else ("conv_stem", "bn1")
@@ -125,6 +125,23 @@ def read_source(model: nn.Module, example_input: Tensor) -> Source:
     return Source(*first, ConvSpec(head.out_channels, 1, 1), *paths, reader, _num_classes(backbone))
 
 
+def backbone_of(model: nn.Module) -> tuple[str, MobileNetV2 | EfficientNet]:
+    """Return the path prefix in a model of the network whose blocks are searched, and that network.
+
+    Raises:
+        ValueError: There is none, or more than one.
+    """
+    found = [(path, child) for path, child in model.named_modules() if isinstance(child, MobileNetV2 | EfficientNet)]
+    if len(found) != 1:
+        raise ValueError(
+            f"{type(model).__name__} has no block that can become a choice of IBN and fused-IBN, or several networks"
+            f" with such: supported is one of {SUPPORTED}, alone or as the backbone of something larger; it holds"
+            f" {len(found)}. HINT: for a LightningModule pass its network: `supernet_from(model.backbone, ...)`."
+        )
+    path, backbone = found[0]
+    return f"{path}." if path else "", backbone
+
+
 def named_blocks(network: nn.Module) -> Iterator[tuple[str, tuple[ConvNorm, ...]]]:
     """Yield path and parts of each block that torchvision or timm made, fused ones too; convolution, norm by order."""
     for path, module in network.named_modules():
@@ -142,19 +159,6 @@ def _parts(module: nn.Module) -> tuple[ConvNorm, ...]:
         return (module.conv_exp, module.bn1), (module.conv_pwl, module.bn2)
     assert isinstance(module, DepthwiseSeparableConv)
     return (module.conv_dw, module.bn1), (module.conv_pw, module.bn2)
-
-
-def _backbone(model: nn.Module) -> tuple[str, MobileNetV2 | EfficientNet]:
-    """Return the network whose blocks are searched, and the path prefix of its modules in the model."""
-    found = [(path, child) for path, child in model.named_modules() if isinstance(child, MobileNetV2 | EfficientNet)]
-    if len(found) != 1:
-        raise ValueError(
-            f"{type(model).__name__} has no block that can become a choice of IBN and fused-IBN, or several networks"
-            f" with such: supported is one of {SUPPORTED}, alone or as the backbone of something larger; it holds"
-            f" {len(found)}. HINT: for a LightningModule pass its network: `supernet_from(model.backbone, ...)`."
-        )
-    path, backbone = found[0]
-    return f"{path}." if path else "", backbone
 
 
 def _refuse_supernet(model: nn.Module) -> None:

@@ -14,7 +14,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 from torchvision.models import MobileNet_V2_Weights, get_model
 
-__all__ = ["stock_network"]
+__all__ = ["read_weights", "stock_network"]
 
 
 def stock_network(name: str, num_classes: int, weights: str | Path | None = None, **options: Any) -> nn.Module:
@@ -51,7 +51,7 @@ def stock_network(name: str, num_classes: int, weights: str | Path | None = None
         near = ", ".join(timm.list_models(f"*{name[:9]}*")[:8]) or ", ".join(timm.list_models("mobilenetv2_*"))
         raise ValueError(f"Unknown network {name!r}; known are mobilenet_v2 (torchvision) and timm's, such as {near}.")
     if file is not None:
-        _load(network, _read(file), str(file))
+        _load(network, read_weights(file), str(file))
     return network.to(memory_format=torch.channels_last)
 
 
@@ -69,7 +69,12 @@ def _timm_network(name: str, download: bool, num_classes: int, options: dict[str
         raise ValueError(f"timm's {name} does not take all of the options {', '.join(options)}: {error}.") from error
 
 
-def _read(file: Path) -> dict[str, Tensor]:
+def read_weights(file: Path) -> dict[str, Tensor]:
+    """Return the tensors of a file of weights by name; reading it runs no code.
+
+    Raises:
+        ValueError: The file is damaged, or holds something else.
+    """
     try:
         is_safe = file.suffix == ".safetensors"
         state = load_file(file) if is_safe else torch.load(file, map_location="cpu", weights_only=True)

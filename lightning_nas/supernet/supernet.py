@@ -39,6 +39,7 @@ class Supernet(nn.Module):
         self._tail = tail
         self._ends = dict(ends)
         self.nodes: tuple[int, ...] = ()
+        self._blocks[0].is_searched = False
         self.activate(space.reference_nodes)
 
     @property
@@ -97,6 +98,7 @@ class Supernet(nn.Module):
 
     def use_batch_statistics(self, enabled: bool) -> None:
         """Normalise every batch by its own statistics (during a search), or by running ones (a single subnet)."""
+        self._blocks[0].is_searched = True  # who searches begins with this
         ends = (end.norm for end in self._ends.values())
         for module in (*ends, *self._blocks, *self._tail.modules.values()):
             for norm in module.modules():

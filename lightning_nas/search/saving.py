@@ -1,0 +1,63 @@
+"""What a search leaves behind on request: a subnet as data, from which `load_subnet` builds it again."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from torch import nn
+
+from .._files import write_text, write_weights
+from ..estimator.estimator import Estimator
+from ..space.timm_strings import to_timm
+from ..supernet.subnet import architecture_of
+from ..supernet.supernet import Supernet
+
+__all__ = ["save_subnet"]
+
+
+def save_subnet(
+    folder: str | Path, subnet: nn.Module, searched: nn.Module, supernet: Supernet, estimator: Estimator
+) -> None:
+    """Write ``architecture.json`` and ``subnet.safetensors``, each atomically.
+
+    Args:
+        folder: Where to; it is made if needed.
+        subnet: What was derived of `searched`: all of it, or a part that holds the network.
+        searched: The module that was searched.
+        supernet: Its supernet.
+        estimator: What prices the subnet.
+
+    Raises:
+        ValueError: `subnet` is no subnet of the search, or holds what is no tensor.
+    """
+    subnet = getattr(subnet, "_orig_mod", subnet)  # of torch.compile
+    path = _network_path(subnet, searched, supernet)
+    try:
+        architecture = architecture_of(subnet.get_submodule(path), supernet.space)
+    except ValueError as error:
+        raise ValueError(f"`subnet` must be what this search's `derive` gave, fine-tuned or not: {error}") from error
+    described = {
+        **architecture.to_dict(),
+        "timm": to_timm(architecture.stages),
+        "module": type(subnet).__name__,
+        "path": path,
+        "device": estimator.device.name,
+        "latency_ms": estimator.latency_ms(architecture),
+    }
+    target = Path(folder)
+    write_weights(target / "subnet.safetensors", subnet.state_dict())
+    write_text(target / "architecture.json", json.dumps(described, indent=1))
+
+
+def _network_path(subnet: nn.Module, searched: nn.Module, supernet: Supernet) -> str:
+    """Return where in a derived module the network is that was a supernet."""
+    owner = next(name for name, child in searched.named_modules() if any(c is supernet for c in child.children()))
+    names = owner.split(".") if owner else []
+    for number in range(len(names) + 1):
+        if type(searched.get_submodule(".".join(names[:number]))) is type(subnet):
+            return ".".join(names[number:])
+    raise ValueError(
+        f"`subnet` must be what `derive` gave: a {type(searched).__name__}, or its part {owner!r}; got a"
+        f" {type(subnet).__name__}."
+    )
