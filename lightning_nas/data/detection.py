@@ -149,6 +149,6 @@ class DetectionDataModule(L.LightningDataModule):
 def _contents(records: Sequence[DetectionRecord], num_classes: int) -> SplitContents:
     counts = [0] * num_classes
     for record in records:
-        for label in set(record.labels.tolist()):
+        for label in set(record.labels[~record.is_crowd].tolist()):
             counts[label] += 1
     return SplitContents(len(records), tuple(counts))
