@@ -93,11 +93,7 @@ def pets(root: Path):
     for split, members in names.items():
         for name in members:
             save(base / "images" / f"{name}.jpg")
-<<<<<<< HEAD
             test_data_masks.save_mask(base / "annotations/trimaps" / f"{name}.png", ids)
-=======
-            test_data_masks.save_mask(base / "annotations/trimaps" / f"{name}.png", test_data_masks.halves(1, 2, (60, 80)))
->>>>>>> h-coco
         (base / "annotations" / f"{split}.txt").write_text("".join(f"{name} 1 1 1\n" for name in members))
     return PetsDataModule, [cut_off(base / "images/Abyssinian_0.jpg"), cut_off(base / "images/beagle_1.jpg")]
 
