@@ -106,6 +106,7 @@ def test_a_table_becomes_an_estimator_its_report_and_one_file(tmp_path):
     result = build_estimator(**options(tmp_path, device=str(table)))
     run = tmp_path / "run"
     assert {path.name for path in run.iterdir()} == {
+        "fingerprint.json",
         "my_chip.csv",
         "my_chip.json",
         "my_chip.estimator.zip",
