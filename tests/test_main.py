@@ -63,7 +63,7 @@ def test_recipe_from_start_to_result(tmp_path, recipe):
     assert (folder / "architecture.svg").read_text().startswith("<svg")
     result = json.loads((folder / "result.json").read_text())
     assert list(result) == ["recipe", "task", "device", "seed", "budget", "baseline", "subnet", "search", "versions"]
-    cost = ["latency_ms", "verified_latency_ms", "parameter_bytes", "peak_activation_bytes", "macs", "metric"]
+    cost = ["latency_ms", "verified_latency_ms", "parameter_bytes", "peak_activation_bytes", "macs", "metric", "steps"]
     assert list(result["subnet"]) == list(result["baseline"]) == cost
     assert (result["recipe"], result["device"], result["seed"]) == (recipe, "ethos_u85_1024", 3)
     described = json.loads((folder / "run.json").read_text())
