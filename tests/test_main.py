@@ -104,7 +104,7 @@ BAD = [
     (["--config-name", "digits", "latencies=0.5x"], "latencies(.|\n)*Its keys are: .*latency"),
     (["--config-name", "digits", "epochs.source=-1"], "`epochs.source` must be at least 0; got -1"),
     (["--config-name", "digits", "epochs.search=0"], "`epochs.search` must be at least 1; got 0"),
-    (["--config-name", "multishot", "search.sampler=tpe"], "`sampler` must be one of evolution, nsga2; got 'tpe'"),
+    (["--config-name", "multishot", "search.sampler=tpe"], "`search.sampler` must be one of evolution, nsga2; got 'tpe'"),
     (["--config-name", "multishot", "search.trials=0"], "`trials` must be at least 1; got 0"),
     (["--config-name", "multishot", "latency=0.01x"], "out of reach everywhere(.|\n)*At input size 32: .*below what"),
     (["--config-name", "digits", "search=joint", "shared_dir=shared"], "`shared_dir` needs search=decoupled"),

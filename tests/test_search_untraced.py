@@ -134,7 +134,7 @@ def test_a_loss_of_the_users_own_is_taken_for_comparisons(tmp_path):
 
 class Frozen(BaseFinetuning):
     def freeze_before_training(self, pl_module):
-        self.freeze(pl_module.network)
+        self.freeze(pl_module.network, train_bn=False)
 
     def finetune_function(self, pl_module, epoch, optimizer):
         """Nothing is unfrozen."""
@@ -178,7 +178,7 @@ class InAllWays(Plain):
         """Look at nothing."""
 
     def predict_step(self, batch, batch_idx):
-        """Say nothing."""
+        return batch_idx
 
     def training_step(self, batch):
         return super().training_step(batch, 0)
@@ -194,6 +194,7 @@ def test_testing_validating_and_predicting_between_fit_and_derive(tmp_path):
     assert search.find("0.7x")
 
 
+@pytest.mark.filterwarnings("ignore:You defined a `validation_step`")
 def test_the_other_packages_trainer_without_validation(tmp_path):
     other = pytest.importorskip("pytorch_lightning")
     members = {name: value for name, value in vars(Plain).items() if name.endswith("_step") or "optimizers" in name}
