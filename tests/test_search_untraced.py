@@ -234,6 +234,20 @@ def test_which_network_a_validation_runs_is_a_choice_and_its_latency_is_logged(t
         assert logged <= limit.budget
 
 
+def test_validation_data_that_is_loaded_late_is_compared_on_all_the_same(tmp_path, caplog):
+    search = searching(every=4)
+    trainer(tmp_path, search, num_sanity_val_steps=0).fit(Plain(), loader(), loader())
+    assert "There is no single validation DataLoader" not in caplog.text
+    assert search._fit.loaders.validation is not None
+
+
+def test_what_takes_a_step_says_so_before_there_was_one(tmp_path):
+    search, module = searching(every=4), Plain()
+    search.setup(trainer(tmp_path, search), module, "fit")
+    with pytest.raises(RuntimeError, match="The search has no step yet"):
+        search.derive(module)
+
+
 def test_the_progress_bar_shows_what_it_is_told_to(tmp_path):
     search = searching(every=4, progress_bar=("latency_ms_multiplier",))
     run = trainer(tmp_path, search)

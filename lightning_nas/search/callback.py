@@ -21,7 +21,7 @@ from ..supernet.sliced_step import SlicedStep
 from ..supernet.supernet import find_supernet
 from .ablation import Choices
 from .budget import Budgets, check_requested, confirm, warn_unserved
-from .effort import Effort, num_values, training_cost
+from .effort import num_values
 from .engine import Search
 from .extension import extend, is_last_epoch
 from .finish import derive_subnet
@@ -29,18 +29,12 @@ from .frontier import FrontierSubnet, frontier_subnets
 from .heard import heard_warnings
 from .inherited import InheritedLoss
 from .loaders import CALIBRATION_BATCHES, Loaders, UserFit
+from .measuring import affordable_cost, measure_end, measure_start
 from .needed import needed_training
 from .probe import LossFunction
 from .progress import Progress
 from .ranking import rank
-from .readiness import (
-    Readiness,
-    measure_readiness,
-    progress_since,
-    readiness_efforts,
-    report_readiness,
-    start_losses,
-)
+from .readiness import Readiness, report_readiness
 from .sandwich import add_gradients
 from .saving import save_subnet
 from .score import Score
@@ -258,9 +252,10 @@ class ArchitectureSearch(Callback):
     ) -> None:
         search, step, total = self._started(), trainer.global_step, total_steps(trainer)
         self._remember_loaders(trainer, pl_module)
-        assert self._fit is not None
-        if not self._progress.num_values and self._fit.loaders.validation is not None:
-            self._measure_start(batch, total)
+        fit = self._fitted()
+        if not self._progress.num_values and fit.loaders.validation is not None:
+            num_batches = total * trainer.accumulate_grad_batches
+            measure_start(search, fit, self.selection, self._progress, batch, num_batches)
         if search.is_due(step, total) and step != self._progress.scored_step:
             self._progress.scored_step = step
             self._pending = self._evaluator().score(search, batch, batch_idx, step / total)
@@ -427,12 +422,11 @@ class ArchitectureSearch(Callback):
             RuntimeError: Before `fit`, or if the derived network costs more than a budget.
             ValueError: `module` is neither the trained module nor a part of it.
         """
-        search, space = self._started(), self._started().supernet.space
-        assert self._fit is not None
+        search, space, fit = self._started(), self._started().supernet.space, self._fitted()
         chosen = self.find(**budgets)[0] if budgets else architecture
         nodes = self._chosen() if chosen is None else space.encode(chosen)
         confirm(self._promised.get(nodes, search.budgets), self.estimator, space.decode(nodes))
-        return derive_subnet(self._fit, module, nodes, num_batches)
+        return derive_subnet(fit, module, nodes, num_batches)
 
     def save(self, folder: str | Path, subnet: nn.Module | None = None) -> None:
         """Write a subnet so that `load_subnet(folder, model=MyModule(...))` builds it again, in any process.
@@ -445,30 +439,35 @@ class ArchitectureSearch(Callback):
             RuntimeError: Before `fit`.
             ValueError: `subnet` is no subnet of this search.
         """
-        search = self._started()
-        assert self._fit is not None
-        plain = self.derive(self._fit.module) if subnet is None else subnet
-        save_subnet(folder, plain, self._fit.module, search.supernet, self.estimator)
+        module = self._fitted().module
+        plain = self.derive(module) if subnet is None else subnet
+        save_subnet(folder, plain, module, self._started().supernet, self.estimator)
 
     def _started(self) -> Search:
         if self.search is None:
             raise RuntimeError("The search has not run. HINT: `Trainer(callbacks=[search]).fit(model, data)` first.")
         return self.search
 
+    def _fitted(self) -> UserFit:
+        if self._fit is None:
+            raise RuntimeError(
+                "The search has no step yet. HINT: `Trainer(callbacks=[search]).fit(model, data)` first."
+            )
+        return self._fit
+
     def _chosen(self) -> tuple[int, ...]:
         return self._progress.ranked[0] if self._progress.ranked else self._started().best()
 
     def _evaluator(self, held_out: bool = False) -> InheritedLoss:
         """Return what evaluates subnets; with the batches they are compared on, which takes reading a loader."""
-        assert self._fit is not None
-        fit, supernet = self._fit, self._started().supernet
+        fit, supernet = self._fitted(), self._started().supernet
         batches = fit.loaders.held_out_batches(self._recent) if held_out else ()
         recent = fit.calibration_batches(self._recent) if held_out else list(self._recent)
         return InheritedLoss(fit.trainer, fit.module, supernet, recent, batches, fit.loss)
 
     def _remember_loaders(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Keep what is read after the fit, of the fit that runs now."""
-        if self._fit is None or self._fit.trainer is not trainer:
+        if self._fit is None or self._fit.trainer is not trainer or self._fit.lacks_validation(trainer):
             self._fit = UserFit(trainer, pl_module, Loaders.of(trainer), self.loss).with_comparable_batches()
 
     def _recorded(self, step: int) -> dict[str, float]:
@@ -479,39 +478,14 @@ class ArchitectureSearch(Callback):
         return metrics
 
     def _rank(self, search: Search, loss: InheritedLoss) -> list[tuple[int, ...]]:
-        assert self._fit is not None
         search.size_scale = self.readiness.size_scale if self.readiness else 0.0
-        given = search, self.estimator, loss, self.selection, self._progress.observed, self._fit, self._recorded
-        ranked, self._progress.observed = rank(*given, self._affordable())
+        given = search, self.estimator, loss, self.selection, self._progress.observed, self._fitted(), self._recorded
+        ranked, self._progress.observed = rank(*given, affordable_cost(self.selection, self._progress.num_values))
         return ranked
 
-    def _affordable(self, num_values: float | None = None) -> float | None:
-        """Return what readiness may cost, and the comparison as much again; None for no limit."""
-        effort, trained = self.selection.effort, self._progress.num_values if num_values is None else num_values
-        return None if effort is None or not trained else 0.5 * effort * training_cost(trained)
-
     def _measured(self, loss: InheritedLoss) -> Readiness:
-        assert self._fit is not None
-        search, effort = self._started(), readiness_efforts(self._affordable(), loss)[1]
-        same = Effort(len(self._progress.start), 1, self._progress.start_batches)
-        progress = progress_since(search, dict(self._progress.start), lambda nodes: loss(nodes, same))
-        show = self._fit.trainer.is_global_zero
-        return measure_readiness(
-            search, self.estimator, lambda nodes: loss.halves(nodes, effort), progress, effort.num_subnets, show
-        )
-
-    def _measure_start(self, batch: Any, total: int) -> None:
-        """Keep the losses of the source and of some subnets before the training, on what they are compared on after."""
-        assert self._fit is not None
-        search, fit = self._started(), self._fit
-        held_out = fit.loaders.held_out_batches(())
-        if held_out:
-            loss = InheritedLoss(fit.trainer, fit.module, search.supernet, [batch], held_out, fit.loss)
-            cost = self._affordable(total * fit.trainer.accumulate_grad_batches * num_values(batch))
-            effort = readiness_efforts(cost, loss)[0]
-            self._progress.start_batches = effort.num_held_out
-            found = start_losses(search, lambda nodes: loss(nodes, effort), effort.num_subnets)
-            self._progress.start = list(found.items())
+        show = self._fitted().trainer.is_global_zero
+        return measure_end(self._started(), self.estimator, loss, self.selection, self._progress, show)
 
     def _restore(self) -> None:
         if not self._state or self._optimizer is None:

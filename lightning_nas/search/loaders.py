@@ -112,12 +112,22 @@ class UserFit:
         module: The LightningModule that it trains.
         loaders: What it reads.
         loss: Gives the loss in place of `training_step` where subnets are compared, see `ArchitectureSearch`.
+        is_incomparable: Whether the loss cannot be had of validation batches, which are left out then.
     """
 
     trainer: pl.Trainer
     module: pl.LightningModule
     loaders: Loaders
     loss: LossFunction | None = None
+    is_incomparable: bool = False
+
+    def lacks_validation(self, trainer: pl.Trainer) -> bool:
+        """Return whether a Trainer that had not loaded its validation data when the fit began has done so since."""
+        return (
+            self.loaders.validation is None
+            and not self.is_incomparable
+            and _single(trainer.val_dataloaders) is not None
+        )
 
     def with_comparable_batches(self) -> UserFit:
         """Return the same without its validation loader where the loss cannot be had of its batches.
@@ -139,7 +149,7 @@ class UserFit:
                         type(error).__name__,
                         error,
                     )
-                    return replace(self, loaders=replace(self.loaders, validation=None))
+                    return replace(self, loaders=replace(self.loaders, validation=None), is_incomparable=True)
         return self
 
     def training_batches(self, count: int) -> Iterator[Any]:
