@@ -1,0 +1,73 @@
+"""When and on how much a supernet is measured: before its training, and at its end."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ..estimator.estimator import Estimator
+from .effort import Effort, num_values, training_cost
+from .engine import Search
+from .inherited import InheritedLoss
+from .loaders import UserFit
+from .progress import Progress
+from .readiness import Readiness, measure_readiness, progress_since, readiness_efforts, start_losses
+from .settings import SelectionSettings
+
+__all__ = ["affordable_cost", "measure_end", "measure_start"]
+
+
+def affordable_cost(settings: SelectionSettings, num_trained: float) -> float | None:
+    """Return what readiness may cost, and the comparison of candidates as much again; None for no limit.
+
+    Args:
+        settings: Its effort says which part of the training both may cost.
+        num_trained: Numbers in all batches that are trained on.
+    """
+    return None if settings.effort is None or not num_trained else 0.5 * settings.effort * training_cost(num_trained)
+
+
+def measure_start(
+    search: Search, fit: UserFit, settings: SelectionSettings, progress: Progress, batch: Any, num_batches: int
+) -> None:
+    """Keep the losses of the source and of some subnets before the training, on what they are compared on after.
+
+    Args:
+        search: The search.
+        fit: What trains.
+        settings: What measuring may cost.
+        progress: Keeps the losses.
+        batch: A training batch, for batch norm.
+        num_batches: How many of them the training has.
+    """
+    held_out = fit.loaders.held_out_batches(())
+    loss = InheritedLoss(fit.trainer, fit.module, search.supernet, [batch], held_out, fit.loss)
+    if loss.num_batches:
+        effort = readiness_efforts(affordable_cost(settings, num_batches * num_values(batch)), loss)[0]
+        found = start_losses(search, lambda nodes: loss(nodes, effort), effort.num_subnets)
+        progress.start, progress.start_batches = list(found.items()), effort.num_held_out
+
+
+def measure_end(
+    search: Search,
+    estimator: Estimator,
+    loss: InheritedLoss,
+    settings: SelectionSettings,
+    progress: Progress,
+    show: bool,
+) -> Readiness:
+    """Return how ready a trained supernet is.
+
+    Args:
+        search: The search.
+        estimator: Counts the parameters of subnets.
+        loss: Evaluates subnets.
+        settings: What measuring may cost.
+        progress: What `measure_start` kept, and how much was trained.
+        show: Whether to show progress.
+    """
+    effort = readiness_efforts(affordable_cost(settings, progress.num_values), loss)[1]
+    same = Effort(len(progress.start), 1, progress.start_batches)
+    made = progress_since(search, dict(progress.start), lambda nodes: loss(nodes, same))
+    return measure_readiness(
+        search, estimator, lambda nodes: loss.halves(nodes, effort), made, effort.num_subnets, show
+    )
