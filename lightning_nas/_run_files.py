@@ -69,7 +69,7 @@ class Outcome:
         subnet_metric: Name, value and split of the subnet's figure.
         subnet_steps: Optimizer steps of its fine-tuning; in multishot search with those of the trial that it goes on.
         compared: Other networks of the same budget.
-        search: Seconds and steps of the search.
+        search: Seconds and steps of the search, and what it says of itself.
         history: What the search logged.
         network: Settings of the source network, without its weights.
         epochs: How long each part trained.
@@ -94,7 +94,7 @@ class Outcome:
     subnet_metric: Mapping[str, Any]
     subnet_steps: int
     compared: Sequence[Compared]
-    search: Mapping[str, float]
+    search: Mapping[str, Any]
     history: Sequence[Mapping[str, float]]
     network: Mapping[str, Any]
     epochs: Mapping[str, int]

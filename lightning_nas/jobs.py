@@ -302,7 +302,7 @@ def search_and_finetune(
         subnet_metric=subnet_metric,
         subnet_steps=tuning.steps,
         compared=compared,
-        search={"seconds": round(fit.seconds + watch.seconds, 1), "steps": fit.steps},
+        search={"seconds": round(fit.seconds + watch.seconds, 1), "steps": fit.steps, **callback.found_at_end},
         history=callback.history,
         network=network_settings(network, data.num_classes),
         epochs=vars(epochs),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from html import escape
 from pathlib import Path
 from typing import Any
 
@@ -77,6 +78,7 @@ def write_report(
         architecture_svg(blocks, baseline_blocks, "Block by block"),
         f"<h2>Cost and quality</h2>{_cost_table(result)}",
         _curves(history, result["budget"].get("latency_ms")),
+        _readiness(result.get("search") or {}),
         _frontier(frontier, result),
         _feasibility(feasibility, result),
         f"<h2>The run</h2>{_provenance(result)}",
@@ -223,6 +225,14 @@ def _curves(history: Sequence[Record], budget_ms: float | None) -> str:
             limit = budget_ms if "latency" in parts else None
             charts.append(line_chart(title, series, y_label=unit, limit=limit))
     return f'<h2>The search</h2><div class="charts">{"".join(charts)}</div>' if charts else ""
+
+
+def _readiness(search: Mapping[str, Any]) -> str:
+    """Return what the log says of the supernet: how ready it was, and what was warned of."""
+    readiness, warnings = search.get("readiness"), search.get("warnings") or ()
+    said = [f"Supernet: {readiness['text']}."] if readiness else []
+    told = "".join(f"<p>{escape(text)}</p>" for text in [*said, *warnings])
+    return f"<h2>How sure the search is</h2>{told}" if told else ""
 
 
 def _frontier(frontier: Sequence[Point] | None, result: Mapping[str, Any]) -> str:

@@ -199,6 +199,15 @@ class ArchitectureSearch(Callback):
         return list(self._progress.warnings)
 
     @property
+    def found_at_end(self) -> dict[str, Any]:
+        """How ready the supernet was and what was warned of at the end of its training, for a record in JSON."""
+        readiness = self.readiness
+        return {
+            "readiness": None if readiness is None else {**readiness.to_dict(), "text": str(readiness)},
+            "warnings": self.warnings,
+        }
+
+    @property
     def candidates(self) -> list[Architecture]:
         """The compared architectures, of the lowest inherited loss first; `derive` takes any of them.
 

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 
 import numpy as np
 import torch
@@ -106,6 +107,10 @@ class Readiness:
                 f" {MAX_SIZE_BIAS}), as where small ones are trained more than the others"
             )
         return found
+
+    def to_dict(self) -> dict[str, float | None]:
+        """Return the figures as JSON takes them: None where one was not measured."""
+        return {name: None if math.isnan(value) else round(value, 4) for name, value in asdict(self).items()}
 
     def __str__(self) -> str:
         """Return the figures in a line."""
