@@ -1,7 +1,6 @@
 """Fixtures: an estimator without a table, and a supernet small enough for quick fits."""
 
-from dataclasses import dataclass
-from functools import partial
+from dataclasses import dataclass, replace
 from types import SimpleNamespace
 
 import numpy as np
@@ -11,7 +10,7 @@ from torchvision.models import MobileNetV2
 
 from lightning_nas.estimator import trees
 from lightning_nas.estimator.subgraph import subgraphs
-from lightning_nas.search import callback
+from lightning_nas.search import measuring
 from lightning_nas.space.spec import HEAD, STEM
 from lightning_nas.supernet import space_of, supernet_from
 
@@ -77,7 +76,13 @@ def images():
 @pytest.fixture
 def few_anchors(monkeypatch):
     """Whether a supernet is ready has tests of its own, and takes longer than a whole small training."""
-    monkeypatch.setattr(callback, "measure_readiness", partial(callback.measure_readiness, anchors=2))
+    efforts = measuring.readiness_efforts
+
+    def few(cost, loss):
+        start, end = efforts(cost, loss)
+        return start, replace(end, num_subnets=2)
+
+    monkeypatch.setattr(measuring, "readiness_efforts", few)
 
 
 @pytest.fixture
