@@ -197,7 +197,7 @@ def test_relative_budgets_refer_to_the_source_at_the_first_size(two_sizes):
 
 def test_a_size_that_cannot_meet_the_budget_is_not_proposed():
     both = places(sizes=(64, 24))
-    least = targets_of(both[1:], {"": request(99.0)}, 0)[0].budgets[0].reaches[0].minimum
+    least = targets_of(both[1:], {"": request(4.0)}, 0)[0].budgets[0].reaches[0].minimum
     ground = ground_of(both, 1.5 * least)
     assert ground.targets[0].budgets[0] is None
     found = [propose(ground, ground.targets[0], [], (), n, Evolution(9), np.random.default_rng(n)) for n in range(9)]

@@ -75,7 +75,7 @@ def test_no_draw_has_an_option_that_is_out(supernet, estimator):
 
 
 def test_a_budget_with_room_removes_nothing(supernet, estimator):
-    budgets = space_budgets(supernet.supernet.space, estimator, {"latency_ms": 1e9})
+    budgets = space_budgets(supernet.supernet.space, estimator, {"latency_ms": 14.2})
     assert not Search(supernet.supernet, budgets, SearchSettings()).removed
 
 

@@ -13,6 +13,7 @@ from lightning_nas.search.trials import train_briefly
 
 pytestmark = pytest.mark.usefixtures("few_anchors")
 SETTINGS = {"latency": "0.7x", "phases": "decoupled", "steps": 4, "candidates": 4, "evaluations": 0, "seed": 3}
+SETTINGS["effort"] = None
 
 
 def searched(supernet, estimator, tmp_path, **options):

@@ -87,7 +87,7 @@ class Estimator:
         self._kinds = kinds & OPERATOR_KINDS if device.is_split else kinds
         self._coverage = Coverage(seen)
         looked_up = measurements if exact else {}
-        self._verified: dict[Architecture, Figures | None] = {}
+        self._verified: dict[Architecture, Figures] = {}
         self._known = {part: device.correction * figures.latency_ms for part, figures in looked_up.items()}
         self._looked_up = frozenset(looked_up)
 
@@ -269,10 +269,12 @@ class Estimator:
 
     def verify(self, network: nn.Module | Architecture, example_input: Tensor | None = None) -> Figures | None:
         """Measure the latency and the fast memory of the whole network likewise; an architecture once."""
+        backend = available_backend(self.device)
+        if backend is None:
+            return None
         if isinstance(network, Architecture) and network in self._verified:
             return self._verified[network]
-        backend = available_backend(self.device)
-        figures = None if backend is None else backend.measure_network(self._network(network, example_input))
+        figures = backend.measure_network(self._network(network, example_input))
         if isinstance(network, Architecture):
             self._verified[network] = figures
         return figures
