@@ -448,9 +448,9 @@ class ArchitectureSearch(Callback):
             RuntimeError: Before `fit`.
             ValueError: `subnet` is no subnet of this search.
         """
-        module = self._fitted().module
+        supernet, module = self._started().supernet, self._fitted().module
         plain = self.derive(module) if subnet is None else subnet
-        save_subnet(folder, plain, module, self._started().supernet, self.estimator)
+        save_subnet(folder, plain, module, supernet, self.estimator)
 
     def _started(self) -> Search:
         if self.search is None:
