@@ -245,6 +245,8 @@ def search_and_finetune(
     module = taught(network=supernet, teacher=teacher, feature_modules=blocks, **(search_task or {}))
     with shared.alone():
         fit = shared.fit("search", module, epochs.search, [callback])
+        if callback.readiness:
+            log.info("Supernet: %s", callback.readiness)
         with watch:
             candidates = callback.candidates if shared.claim("search", wanted) else callback.find(**_named(requested))
             for architecture in candidates[:num_refitted]:

@@ -30,7 +30,7 @@ from .heard import heard_warnings
 from .inherited import InheritedLoss
 from .loaders import CALIBRATION_BATCHES, Loaders, UserFit
 from .measuring import affordable_cost, measure_end, measure_start
-from .needed import needed_training
+from .needed import report_needed
 from .probe import LossFunction
 from .progress import Progress
 from .ranking import rank
@@ -248,7 +248,7 @@ class ArchitectureSearch(Callback):
 
     @override
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        rank_zero_info(needed_training(trainer, self._started()))
+        report_needed(trainer, self._started())
 
     @override
     def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:

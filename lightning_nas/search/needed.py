@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import logging
 import math
 
 import lightning.pytorch as pl
+from lightning.pytorch.utilities import rank_zero_info
 
 from .engine import Search
 from .readiness import MIN_STEPS
 from .trainers import total_steps
 
-__all__ = ["needed_steps", "needed_training"]
+__all__ = ["needed_steps", "report_needed"]
+
+log = logging.getLogger(__name__)
 
 
 def needed_steps(search: Search) -> int:
@@ -19,8 +23,8 @@ def needed_steps(search: Search) -> int:
     return math.ceil(MIN_STEPS / min(float(row[here].min()) for row, here in pairs))
 
 
-def needed_training(trainer: pl.Trainer, search: Search) -> str:
-    """Return in words how long a supernet has to be trained, in epochs of the Trainer's loader, and how long it is.
+def report_needed(trainer: pl.Trainer, search: Search) -> None:
+    """Say how long a supernet has to be trained, in epochs of the Trainer's loader; warn where its training is shorter.
 
     Args:
         trainer: The user's, at the start of its training.
@@ -29,7 +33,11 @@ def needed_training(trainer: pl.Trainer, search: Search) -> str:
     needed, total = needed_steps(search), total_steps(trainer)
     epoch = trainer.num_training_batches / trainer.accumulate_grad_batches
     epochs = f", {math.ceil(needed / epoch)} epochs of this loader" if 0 < epoch < math.inf else ""
-    return (
+    message = (
         f"To train each option in {MIN_STEPS} steps or more, this space needs {needed:,} steps{epochs}."
-        f" This training has {total:,}" + (": too few to be sure of what it finds." if total < needed else ".")
+        f" This training has {total:,}"
     )
+    if total >= needed:
+        rank_zero_info(f"{message}.")
+    elif trainer.is_global_zero:
+        log.warning("%s: too few to be sure of what it finds.", message)

@@ -1,0 +1,136 @@
+"""What a search decides at its turning points, against values that are worked out here."""
+
+import itertools
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from conftest import LinearEstimator
+
+from lightning_nas import jobs
+from lightning_nas.estimator.table import CostTable, Factor
+from lightning_nas.search.engine import Search
+from lightning_nas.search.evolution import evolve
+from lightning_nas.search.frontier import frontier_subnets
+from lightning_nas.search.needed import needed_steps
+from lightning_nas.search.penalty import log_probability
+from lightning_nas.search.readiness import MIN_STEPS
+from lightning_nas.search.settings import SearchSettings
+from lightning_nas.search.solve import Limit, usable_part
+from lightning_nas.search.tables import space_budgets
+
+
+def searching(supernet, requested=None, **settings):
+    handle = supernet.supernet
+    budgets = space_budgets(handle.space, LinearEstimator(), requested or {"latency_ms": "0.7x"})
+    return Search(handle, budgets, SearchSettings(**settings))
+
+
+def test_what_exceeds_the_peak_is_not_within(supernet):
+    search = searching(supernet, {"peak_activation_bytes": "0.8x"})
+    assert not search.is_within(search.supernet.space.reference_nodes)
+    assert search.is_within(search.best())
+
+
+def test_all_candidates_reach_the_floor_that_others_are_held_to(supernet):
+    search = searching(supernet)
+    found = search.candidates(8)
+    assert len(found) == 8
+    assert all(search.is_within(nodes, search.floor) for nodes in found)
+    (limit,) = search.budgets.limits
+    assert search.floor <= search.use * limit.budget
+
+
+def test_the_logits_learn_from_the_end_of_the_warm_up_on_at_equal_distances(supernet):
+    search = searching(supernet, warmup=0.25, every=8)
+    assert [step for step in range(40) if search.is_due(step, 40)] == [10, 18, 26, 34]
+
+
+def test_the_absolute_reward_is_compared_with_the_batches_before(supernet):
+    search = searching(supernet, strategy="tunas")
+    (limit,) = search.budgets.limits
+    samples = [search.draw() for _ in range(4)]
+    costs = torch.tensor([limit.table.exact(nodes) for nodes in samples])
+    reward = 0.1 * (costs / limit.budget - 1).abs()
+    early, late = torch.tensor([2.0, 3.0, 4.0, 5.0]), torch.tensor([1.0, 1.5, 0.5, 0.25])
+    search.surrogate(samples, early)
+    found = search.surrogate(samples, late).detach()
+    scores = torch.stack([log_probability(search.probabilities(), nodes) for nodes in samples]).detach()
+    assert found.item() == pytest.approx(float(((late + reward - (early + reward).mean()) * scores).mean()), rel=1e-5)
+
+
+def test_a_population_forgets_its_oldest(supernet):
+    possible, seen = [np.ones(2, dtype=bool)] * 12, []
+
+    def loss(nodes):
+        seen.append(nodes)
+        return float(sum(nodes))
+
+    evolve([(0,) * 12], loss, lambda nodes: True, possible, torch.Generator().manual_seed(0), 60, population=1)
+    # Each is a child of the one before it, and not of the best, which died long ago.
+    steps = [sum(a != b for a, b in zip(*pair, strict=True)) for pair in itertools.pairwise(seen)]
+    assert max(steps) <= 2
+    assert max(map(sum, seen)) > 4
+
+
+def test_a_slower_subnet_that_is_no_better_is_not_of_the_frontier(supernet):
+    search = searching(supernet)
+    (only,) = frontier_subnets(search, [], lambda nodes: 1.0, count=6)
+    assert only.latency_ms == pytest.approx(search.budgets.reaches[0].minimum, rel=1e-5)
+    costs = [limit.table for limit in search.budgets.limits][0]
+    found = frontier_subnets(search, [], lambda nodes: -costs.exact(nodes), count=6)
+    assert len(found) > 1
+    assert [point.inherited_loss for point in found] == sorted((p.inherited_loss for p in found), reverse=True)
+
+
+def test_the_candidate_that_is_best_once_it_is_refitted_is_taken(supernet, images, monkeypatch):
+    space = supernet.supernet.space
+    search = searching(supernet)
+    candidates = [space.decode(nodes) for nodes in search.candidates(3)]
+    losses = iter([2.0, 1.0, 3.0])
+    monkeypatch.setattr(jobs, "_validation_loss", lambda module, data: next(losses))
+    monkeypatch.setattr(jobs, "refit", lambda *arguments: None)
+    chosen, network = jobs._best_refitted(
+        candidates, supernet, None, images, lambda network: SimpleNamespace(network=network), None
+    )
+    assert chosen == candidates[1]
+    widths = [stage.width for stage in candidates[1].stages]
+    assert network.features[-1][0].in_channels == widths[-1]
+
+
+@pytest.mark.parametrize("prior", [0.0, 1.0])
+def test_so_many_steps_as_are_said_train_each_option_often_enough(supernet, prior):
+    search = searching(supernet, phases="decoupled", prior=prior)
+    needed = needed_steps(search)
+    for step in range(needed // 2):
+        search.paths(step, needed)
+    assert search.least_trained < MIN_STEPS
+    for step in range(needed // 2, needed):
+        search.paths(step, needed)
+    # With a prior paths are drawn, not dealt.
+    assert search.least_trained >= (0.7 if prior else 1) * MIN_STEPS
+
+
+def test_where_another_budget_keeps_the_first_from_being_used_less_of_it_is_asked_for():
+    sizes = (4,) * 6
+    rng = np.random.default_rng(0)
+    costs = [np.sort(rng.uniform(0.5, 1.5, size)) for size in sizes]
+    first = CostTable(tuple(Factor((node,), row) for node, row in enumerate(costs)), sizes)
+    # The other cost is the same: half of the first can be spent at most.
+    limits = [Limit(first, 8.0), Limit(first, 5.0, "parameter_bytes")]
+    part = usable_part(limits, 0.98)
+    assert 0 < part <= 0.98 * 5.0 / 8.0
+
+
+def test_what_a_training_needs_is_said_and_what_falls_short_is_warned_of(supernet, estimator, tmp_path, caplog):
+    from test_search_readiness import Plain, fit
+    from test_search_readiness import searching as callback
+
+    search = callback(estimator, phases="decoupled", steps=1)
+    fit(Plain(supernet), search, tmp_path)
+    needed = needed_steps(search.search)
+    said = f"this space needs {needed:,} steps, {-(-needed // 2)} epochs of this loader. This training has 4"
+    (record,) = [record for record in caplog.records if said in record.getMessage()]
+    assert record.levelname == "WARNING"
+    assert record.getMessage().endswith(": too few to be sure of what it finds.")
