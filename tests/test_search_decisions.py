@@ -33,6 +33,21 @@ def test_what_exceeds_the_peak_is_not_within(supernet):
     assert search.is_within(search.best())
 
 
+def test_what_a_larger_budget_alone_can_have_is_trained_where_that_is_served(supernet):
+    space, served = supernet.supernet.space, ["0.3x", "1x"]
+    tight, loose, both = (
+        Search(
+            supernet.supernet,
+            space_budgets(space, LinearEstimator(), {"latency_ms": latency}, serves),
+            SearchSettings(phases="decoupled"),
+        )
+        for latency, serves in (("0.3x", ()), ("1x", ()), ("0.3x", served))
+    )
+    assert sum(map(np.sum, tight.trained)) < sum(map(np.sum, loose.trained))
+    assert all(np.array_equal(a, b) for a, b in zip(both.trained, loose.trained, strict=True))
+    assert all(np.array_equal(a, b) for a, b in zip(both.possible, tight.possible, strict=True))
+
+
 def test_all_candidates_reach_the_floor_that_others_are_held_to(supernet):
     search = searching(supernet)
     found = search.candidates(8)

@@ -37,3 +37,23 @@ def test_a_network_just_over_its_budget_is_refused(reference, cost):
 def test_a_network_that_costs_its_budget_is_within_it(reference, cost):
     space, architecture = reference
     confirm(budgets_of(space, cost, 1.0), LinearEstimator(), architecture)
+
+
+class Compiled(LinearEstimator):
+    """An estimator whose backend prices every network alike."""
+
+    def __init__(self, measured_ms):
+        super().__init__()
+        object.__setattr__(self, "measured_ms", measured_ms)
+
+    def verify_ms(self, architecture):
+        return self.measured_ms
+
+
+def test_what_the_backend_prices_just_over_the_budget_is_refused(reference):
+    space, architecture = reference
+    budgets = budgets_of(space, "latency_ms", 1.0)
+    (limit,) = budgets.limits
+    confirm(budgets, Compiled(limit.budget), architecture)
+    with pytest.raises(RuntimeError, match="by the backend of linear, over its budget"):
+        confirm(budgets, Compiled(1.001 * limit.budget), architecture)
