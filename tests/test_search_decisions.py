@@ -31,6 +31,9 @@ def test_what_exceeds_the_peak_is_not_within(supernet):
     search = searching(supernet, {"peak_activation_bytes": "0.8x"})
     assert not search.is_within(search.supernet.space.reference_nodes)
     assert search.is_within(search.best())
+    # What is as large as the budget is within it.
+    search = searching(supernet, {"peak_activation_bytes": "1x"})
+    assert search.is_within(search.supernet.space.reference_nodes)
 
 
 def test_what_a_larger_budget_alone_can_have_is_trained_where_that_is_served(supernet):
@@ -93,7 +96,7 @@ def test_a_slower_subnet_that_is_no_better_is_not_of_the_frontier(supernet):
     search = searching(supernet)
     (only,) = frontier_subnets(search, [], lambda nodes: 1.0, count=6)
     assert only.latency_ms == pytest.approx(search.budgets.reaches[0].minimum, rel=1e-5)
-    costs = [limit.table for limit in search.budgets.limits][0]
+    costs = search.budgets.limits[0].table
     found = frontier_subnets(search, [], lambda nodes: -costs.exact(nodes), count=6)
     assert len(found) > 1
     assert [point.inherited_loss for point in found] == sorted((p.inherited_loss for p in found), reverse=True)

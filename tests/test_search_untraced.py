@@ -257,6 +257,13 @@ def test_the_progress_bar_shows_what_it_is_told_to(tmp_path):
     assert {"nas/entropy", "nas/skipped", "nas/latency_ms"} <= set(run.callback_metrics)
 
 
+@pytest.mark.parametrize("shown", [True, False])
+def test_the_end_of_a_fit_shows_bars_where_the_trainer_has_one(tmp_path, capfd, shown):
+    run = trainer(tmp_path, searching(every=4), enable_progress_bar=shown)
+    run.fit(Plain(), loader(), loader())
+    assert ("Measuring readiness" in capfd.readouterr().err) == shown
+
+
 @pytest.mark.parametrize(("option", "value"), [("validate", "best"), ("progress_bar", ("loss",))])
 def test_unknown_choices_of_what_is_validated_and_shown_are_refused(option, value):
     with pytest.raises(ValueError, match=f"`{option}` .*got "):

@@ -130,7 +130,7 @@ def check_requested(requested: Mapping[str, float | str | None], serves: Sequenc
     """
     given = [(name, value) for name, value in requested.items() if value is not None]
     if not given:
-        raise ValueError(f"Give at least one budget of {', '.join(FORMS)}; got none.")
+        raise ValueError("Give at least one budget of latency, parameter_bytes and peak_activation_bytes; got none.")
     for name, value in [*given, *(("latency_ms", value) for value in serves)]:
         resolve_budget(value, 1.0, name)
 

@@ -493,7 +493,7 @@ class ArchitectureSearch(Callback):
         return ranked
 
     def _measured(self, loss: InheritedLoss) -> Readiness:
-        show = self._fitted().trainer.is_global_zero
+        show = self._fitted().shows_progress
         return measure_end(self._started(), self.estimator, loss, self.selection, self._progress, show)
 
     def _restore(self) -> None:

@@ -121,6 +121,11 @@ class UserFit:
     loss: LossFunction | None = None
     is_incomparable: bool = False
 
+    @property
+    def shows_progress(self) -> bool:
+        """Whether this process shows how far it is: the first one does, where the Trainer has a progress bar."""
+        return bool(self.trainer.is_global_zero and self.trainer.progress_bar_callback is not None)
+
     def lacks_validation(self, trainer: pl.Trainer) -> bool:
         """Return whether a Trainer that had not loaded its validation data when the fit began has done so since."""
         return (

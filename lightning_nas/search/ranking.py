@@ -46,7 +46,7 @@ def rank(
         record: Gives these figures, from the number of the step.
         cost: What the comparison may cost at most, see `effort.affordable`; None for no limit.
     """
-    trainer, show = fit.trainer, fit.trainer.is_global_zero
+    trainer, show = fit.trainer, fit.shows_progress
 
     def watch(step: int) -> None:
         # The training is over: its module logs no more, the loggers themselves do.
