@@ -10,6 +10,7 @@ from conftest import LinearEstimator
 
 from lightning_nas import jobs
 from lightning_nas.estimator.table import CostTable, Factor
+from lightning_nas.search.binding import check_binding
 from lightning_nas.search.engine import Search
 from lightning_nas.search.evolution import evolve
 from lightning_nas.search.frontier import frontier_subnets
@@ -17,7 +18,7 @@ from lightning_nas.search.needed import needed_steps
 from lightning_nas.search.penalty import log_probability
 from lightning_nas.search.readiness import MIN_STEPS
 from lightning_nas.search.settings import SearchSettings
-from lightning_nas.search.solve import Limit, usable_part
+from lightning_nas.search.solve import Limit, _Program, solve, usable_part
 from lightning_nas.search.tables import space_budgets
 
 
@@ -128,6 +129,22 @@ def test_so_many_steps_as_are_said_train_each_option_often_enough(supernet, prio
         search.paths(step, needed)
     # With a prior paths are drawn, not dealt.
     assert search.least_trained >= (0.7 if prior else 1) * MIN_STEPS
+
+
+def test_what_rounding_lets_pass_is_solved_again_with_less(monkeypatch):
+    table = CostTable((Factor((0,), np.array([1.0, 2.0, 3.0])),), (3,))
+    found = {0.0: (2,), 1e-6: (1,)}
+    monkeypatch.setattr(_Program, "_run", lambda program, objective, slack: found[slack])
+    assert solve([np.arange(3.0)], [Limit(table, 2.5)]) == (1,)
+
+
+def test_a_budget_that_binds_nothing_beside_one_that_does_is_told(supernet, caplog):
+    space = supernet.supernet.space
+    check_binding([space_budgets(space, LinearEstimator(), {"latency_ms": "0.5x", "parameter_bytes": "9x"})])
+    assert "parameter_bytes" in caplog.text
+    assert "The others bind." in caplog.text
+    with pytest.raises(ValueError, match="binds nothing"):
+        check_binding([space_budgets(space, LinearEstimator(), {"latency_ms": "9x", "parameter_bytes": "9x"})])
 
 
 def test_where_another_budget_keeps_the_first_from_being_used_less_of_it_is_asked_for():

@@ -8,6 +8,9 @@ from torch import nn
 from torch.nn import functional
 
 from lightning_nas import Estimator, derive, space_of, supernet_from
+from lightning_nas.estimator.liveness import BRICKS, live_values
+from lightning_nas.estimator.peak_table import peak_table
+from lightning_nas.estimator.tail import network_of
 from lightning_nas.search.tables import cost_tables
 from lightning_nas.space.spec import Architecture, SearchSpace
 from lightning_nas.space.tail import TailOperation, from_block, resized, sources
@@ -66,6 +69,18 @@ def test_the_supernet_computes_what_the_network_did_and_its_subnets_are_plain(py
             subnet = derive(network, nodes).eval()
             assert all(torch.equal(a, b) for a, b in zip(network(images), subnet(images), strict=True))
             assert not any("elastic" in type(m).__module__ for m in subnet.modules())
+
+
+def test_the_peak_may_be_anywhere_in_the_tail(pyramid, images):
+    # Large images make the finest map of the tail the largest of all that is live.
+    pyramid.lateral = nn.Conv2d(16, 256, 1)
+    pyramid.depthwise[-1], pyramid.out = nn.Conv2d(24, 256, 1), nn.Conv2d(256, 8, 3, padding=1)
+    space = space_of(pyramid, images[:1])
+    table = peak_table(space)
+    for nodes in drawn(space):
+        live = list(live_values(network_of(space.decode(nodes)), BRICKS))
+        assert max(table.parts(nodes)) == max(live)
+        assert max(live) > live[-1]
 
 
 @pytest.mark.parametrize("device", ["ethos_u85_1024", "edge_tpu", "ethos_u55_128"])
