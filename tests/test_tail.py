@@ -6,6 +6,7 @@ import torch
 from conftest import small_network
 from torch import nn
 from torch.nn import functional
+from torchvision.models import MobileNetV2
 
 from lightning_nas import Estimator, derive, space_of, supernet_from
 from lightning_nas.estimator.liveness import BRICKS, live_values
@@ -81,6 +82,15 @@ def test_the_peak_may_be_anywhere_in_the_tail(pyramid, images):
         live = list(live_values(network_of(space.decode(nodes)), BRICKS))
         assert max(table.parts(nodes)) == max(live)
         assert max(live) > live[-1]
+
+
+def test_what_a_block_reads_and_the_tail_waits_for_is_live_once(pyramid, images):
+    # The widest block is the one that reads the finest map of the tail.
+    setting = [[1, 8, 1, 1], [4, 16, 2, 2], [16, 24, 2, 2]]
+    pyramid.backbone.features = MobileNetV2(inverted_residual_setting=setting).features[:-1]
+    space = space_of(pyramid, images[:1], kinds=("ibn",), expansions=(4, 16))
+    live = list(live_values(network_of(space.decode(space.reference_nodes)), BRICKS))
+    assert max(peak_table(space).parts(space.reference_nodes)) == max(live)
 
 
 @pytest.mark.parametrize("device", ["ethos_u85_1024", "edge_tpu", "ethos_u55_128"])
