@@ -1,6 +1,7 @@
 """What a network keeps when it is converted and derived, and what is refused because it would be lost."""
 
 import copy
+from functools import partial
 
 import pytest
 import timm
@@ -357,3 +358,28 @@ def test_norms_of_another_precision_keep_it(network):
             assert module.weight.dtype == (torch.bfloat16 if isinstance(module, ElasticConv2d) else torch.float32)
     plain = derive(supernet, supernet.supernet.space.reference_nodes)
     assert {name: value.dtype for name, value in plain.state_dict().items()} == before
+
+
+@pytest.mark.parametrize("family", ["torchvision", "timm"])
+def test_the_settings_of_norms_and_of_what_is_dropped_stay(family):
+    settings = {"eps": 3e-3, "momentum": 0.02}
+    if family == "timm":
+        options = {"bn_eps": 3e-3, "bn_momentum": 0.02, "drop_path_rate": 0.3, "drop_rate": 0.25}
+        network = timm.create_model("mobilenetv2_050", num_classes=4, **options)
+    else:
+        setting = [[1, 8, 1, 1], [4, 16, 2, 2], [4, 24, 2, 2]]
+        layer = partial(nn.BatchNorm2d, **settings)
+        network = MobileNetV2(num_classes=4, inverted_residual_setting=setting, norm_layer=layer, dropout=0.25)
+    dropped = drops(network)
+    supernet = supernet_from(network, torch.zeros(1, 3, 64, 64))
+    derived = derive(supernet, supernet.supernet.space.reference_nodes)
+    norms = [m for m in derived.modules() if isinstance(m, nn.BatchNorm2d)]
+    assert {(norm.eps, norm.momentum) for norm in norms} == {(3e-3, 0.02)}
+    assert drops(derived) == dropped
+    assert max(dropped) >= 0.25
+
+
+def drops(network):
+    """Return the rates of what drops values in training, of timm's and of PyTorch's own kinds."""
+    rates = [getattr(m, "drop_prob", getattr(m, "p", 0.0)) for m in network.modules()]
+    return [getattr(network, "drop_rate", 0.0), *(rate for rate in rates if rate)]
