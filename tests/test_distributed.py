@@ -13,8 +13,6 @@ from plain_loop import EPOCHS, fit, largest_difference, loader, plain_loop, plug
 from torch.utils.data import DataLoader, DistributedSampler
 from two_processes import ACCUMULATE, PRECISIONS, module
 
-pytestmark = pytest.mark.xdist_group("two processes")
-
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
