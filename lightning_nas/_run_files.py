@@ -143,16 +143,21 @@ def write_run(run_dir: Path, outcome: Outcome) -> dict[str, Any]:
 
 def summary(result: Mapping[str, Any]) -> str:
     """Return baseline beside subnet as a table of text."""
-    lines = [f"{'':<10}{'latency':>12}{'compiled':>12}{'parameters':>14}{'test':>10}"]
+    lines = [f"{'':<10}{'latency':>12}{'compiled':>12}{'parameters':>16}{'test':>10}"]
     networks = {"baseline": result["baseline"], **result.get("comparisons", {}), "subnet": result["subnet"]}
     for name, cost in networks.items():
         compiled = "-" if cost["verified_latency_ms"] is None else f"{cost['verified_latency_ms']:.4f} ms"
         lines.append(
-            f"{name:<10}{cost['latency_ms']:>9.4f} ms{compiled:>12}{cost['parameter_bytes']:>14,}"
+            f"{name:<10}{cost['latency_ms']:>9.4f} ms{compiled:>12}{cost['parameter_bytes']:>14,} B"
             f"{cost['metric']['value']:>10.4f}"
         )
-    saved = 1 - result["subnet"]["latency_ms"] / result["baseline"]["latency_ms"]
-    return "\n".join([*lines, f"Latency saved: {saved:.1%}"])
+    saved = {
+        field: 1 - result["subnet"][field] / result["baseline"][field]
+        for field in ("latency_ms", "verified_latency_ms")
+        if result["baseline"][field] and result["subnet"][field]
+    }
+    compiled = f", compiled {saved['verified_latency_ms']:.1%}" if "verified_latency_ms" in saved else ""
+    return "\n".join([*lines, f"Latency saved: {saved['latency_ms']:.1%}{compiled}"])
 
 
 def log_hints(costs: Estimator) -> None:

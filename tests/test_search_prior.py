@@ -1,10 +1,15 @@
 import math
 
+import numpy as np
 import pytest
+import torch
 
+from lightning_nas.estimator.table import CostTable, Factor
+from lightning_nas.search import proposal
 from lightning_nas.search.engine import Search
 from lightning_nas.search.sampling import kept_weights
 from lightning_nas.search.settings import SearchSettings
+from lightning_nas.search.solve import Limit
 from lightning_nas.search.tables import space_budgets
 
 
@@ -58,6 +63,21 @@ def test_candidates_are_distinct_within_the_budget_and_use_it(supernet, budgets)
     limit = budgets.limits[0]
     for nodes in found:
         assert 0.98 * limit.budget - 1e-9 <= limit.table.exact(nodes) <= limit.budget
+
+
+def test_what_the_prior_prefers_is_proposed_a_percent_below_the_budget_too(supernet, budgets):
+    search = Search(supernet.supernet, budgets, SearchSettings(prior=1.0, use=0.9))
+    search.logits[0].data.add_(3 * torch.randn(len(search.logits[0]), generator=torch.Generator().manual_seed(1)))
+    found, limit = search.candidates(6), budgets.limits[0]
+    assert all(search.is_within(nodes) for nodes in found)
+    assert any(limit.table.exact(nodes) <= 0.99 * limit.budget for nodes in found[:3])
+
+
+def test_further_proposals_are_what_noise_added_to_the_scores_prefers(monkeypatch):
+    monkeypatch.setattr(proposal, "_gumbel", lambda count, generator: np.array([0.0, 0.0, 9.0]))
+    table = CostTable((Factor((0,), np.ones(3)),), (3,))
+    given = [np.array([2.0, 1.0, 0.0])], [], [Limit(table, 1.0)], (), 0.0, torch.Generator()
+    assert proposal.propose(2, *given) == [(0,), (2,)]
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,8 @@
 """Whether a supernet is ready: what is measured, what is said, and what is done about it."""
 
+import subprocess
+import sys
+
 import lightning.pytorch as pl
 import pytest
 import torch
@@ -153,6 +156,20 @@ def test_a_short_training_is_warned_of(supernet, estimator, tmp_path, caplog):
     assert search.readiness is not None
     assert "an option was trained in 0 steps only, of at least 100" in caplog.text
     assert search.architecture
+
+
+@pytest.mark.parametrize("handler", ["none", "one"])
+def test_warnings_are_shown_once_in_a_script_that_sets_up_no_logging(handler):
+    lines = [
+        "import logging",
+        "from lightning_nas.search.heard import heard_warnings",
+        "logging.basicConfig()" if handler == "one" else "",
+        "with heard_warnings() as heard:",
+        "    logging.getLogger('lightning_nas.search.readiness').warning('not ready')",
+        "assert heard == ['not ready']",
+    ]
+    done = subprocess.run([sys.executable, "-c", "\n".join(lines)], capture_output=True, text=True, check=True)
+    assert done.stderr.count("not ready") == 1
 
 
 def test_it_stops_where_that_is_asked_for(supernet, estimator, tmp_path):

@@ -143,6 +143,12 @@ def test_what_is_nearest_is_selected_where_the_backend_finds_all_over_the_budget
     assert over.verify_ms(space.decode(found.ranked[0])) <= over.verify_ms(space.decode(nearest)) * (1 + 1e-9)
 
 
+def test_as_many_are_left_to_choose_from_as_were_asked_for(search, estimator):
+    compiled = type(estimator)(compiled_factor=0.9)
+    given = search, compiled, lambda nodes: float(sum(nodes)), SelectionSettings(4, 12, 0), (), False
+    assert len(select(*given, lambda nodes: float(-sum(nodes)), num_finalists=2).ranked) == 4
+
+
 def test_losses_that_are_not_finite_are_skipped_counted_and_at_last_an_error(search):
     good, bad = torch.tensor([1.0, 2.0]), torch.tensor([1.0, float("nan")])
     logits = [row.detach().clone() for row in search.logits]
@@ -265,6 +271,27 @@ def test_derive_takes_any_budget_and_the_frontier_any_latency(supernet, estimato
         search.derive(module, architecture=point.architecture)
     with pytest.raises(ValueError, match="`count` must be at least 2; got 1"):
         search.frontier(count=1)
+
+
+def test_the_searchs_own_budget_has_the_subnet_that_was_found(supernet, estimator, tmp_path):
+    search = ArchitectureSearch(estimator, latency="0.6x", candidates=2, evaluations=0, random_subnets=0)
+    module = Plain(supernet)
+    fit(module, search, tmp_path)
+    found = search.architecture
+    assert search.find(latency="0.6x") == search.candidates
+    assert search.find(latency="0.6x")[0] == found
+
+
+def test_points_of_the_frontier_are_derived_though_the_backend_prices_them_higher(supernet, estimator, tmp_path):
+    slower = type(estimator)(compiled_factor=1.1)
+    search = ArchitectureSearch(slower, latency="0.6x", candidates=2, evaluations=0, random_subnets=0)
+    module = Plain(supernet)
+    fit(module, search, tmp_path)
+    points = search.frontier(count=4)
+    assert points
+    for point in points:
+        assert point.verified_latency_ms == slower.verify_ms(point.architecture) > point.latency_ms
+        search.derive(module, architecture=point.architecture)
 
 
 def test_paths_near_all_served_latencies_are_trained(supernet, estimator):

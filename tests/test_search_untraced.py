@@ -264,6 +264,14 @@ def test_the_end_of_a_fit_shows_bars_where_the_trainer_has_one(tmp_path, capfd, 
     assert ("Measuring readiness" in capfd.readouterr().err) == shown
 
 
+@pytest.mark.parametrize(
+    ("option", "value"), [("serves", "0.7x"), ("progress_bar", False), ("progress_bar", "entropy")]
+)
+def test_settings_that_hold_several_values_are_lists(option, value):
+    with pytest.raises(ValueError, match=f"`{option}` must be a list or a tuple; got {value!r}"):
+        searching(**{option: value})
+
+
 @pytest.mark.parametrize(("option", "value"), [("validate", "best"), ("progress_bar", ("loss",))])
 def test_unknown_choices_of_what_is_validated_and_shown_are_refused(option, value):
     with pytest.raises(ValueError, match=f"`{option}` .*got "):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -38,7 +38,7 @@ from .readiness import Readiness, report_readiness
 from .sandwich import add_gradients
 from .saving import save_subnet
 from .score import Score
-from .settings import SearchSettings, SelectionSettings
+from .settings import SearchSettings, SelectionSettings, check_list
 from .tables import space_budgets, warn_off_grid
 from .trainers import refuse_strategy, refuse_unaware, total_steps
 from .validated import VALIDATED, validated_nodes
@@ -156,6 +156,8 @@ class ArchitectureSearch(Callback):
             candidates, evaluations, random_subnets, steps, size_weight, not_ready, trials, trial_epochs, effort
         )
         self.requested = dict(zip(_COSTS, (latency, parameter_bytes, peak_activation_bytes), strict=True))
+        check_list("serves", serves)
+        check_list("progress_bar", progress_bar)
         check_requested(self.requested, serves)
         if validate not in VALIDATED:
             raise ValueError(f"`validate` must be one of {', '.join(VALIDATED)}; got {validate!r}.")
@@ -371,7 +373,8 @@ class ArchitectureSearch(Callback):
     ) -> list[Architecture]:
         """Return architectures within other budgets, of the lowest inherited loss first, without training again.
 
-        `derive` takes any of them. The weights and the data of the last `fit` must still be there.
+        `derive` takes any of them. For the search's own budgets they are its `candidates`. The weights and the data of
+        the last `fit` must still be there.
 
         Args:
             latency: As in the search.
@@ -384,6 +387,8 @@ class ArchitectureSearch(Callback):
         """
         supernet = self._started().supernet
         requested = dict(zip(_COSTS, (latency, parameter_bytes, peak_activation_bytes), strict=True))
+        if requested == self.requested and self._progress.ranked:
+            return self.candidates
         budgets = space_budgets(supernet.space, self.estimator, requested, choices=self.choices)
         warn_unserved(self._started().budgets, budgets)
         search = Search(supernet, budgets, self.settings, self.errors, self._started().logits)
@@ -406,9 +411,12 @@ class ArchitectureSearch(Callback):
             ValueError: There is no latency budget, or `count` is below 2.
         """
         search = self._started()
-        points = frontier_subnets(search, self._progress.observed, self._evaluator(held_out=True), count)
-        encode, within = search.supernet.space.encode, search.budgets.with_latency
-        self._promised |= {encode(point.architecture): within(point.latency_ms) for point in points}
+        found = frontier_subnets(search, self._progress.observed, self._evaluator(held_out=True), count)
+        verify_ms, encode = self.estimator.verify_ms, search.supernet.space.encode
+        points = [replace(point, verified_latency_ms=verify_ms(point.architecture)) for point in found]
+        # Nobody asked for a latency: each is to keep the one that it is listed with.
+        listed = {encode(p.architecture): max(p.latency_ms, p.verified_latency_ms or 0.0) for p in points}
+        self._promised |= {nodes: search.budgets.with_latency(ms) for nodes, ms in listed.items()}
         return points
 
     def derive(

@@ -46,11 +46,13 @@ class FrontierSubnet:
         architecture: The subnet.
         latency_ms: Its estimated latency, in milliseconds.
         inherited_loss: Its loss on held-out data with the supernet's weights.
+        verified_latency_ms: Its latency by the device's backend, in milliseconds; None where that is not here.
     """
 
     architecture: Architecture
     latency_ms: float
     inherited_loss: float
+    verified_latency_ms: float | None = None
 
 
 def frontier_subnets(

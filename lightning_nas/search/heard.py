@@ -21,6 +21,17 @@ class _Listener(logging.Handler):
     @override
     def emit(self, record: logging.LogRecord) -> None:
         self.messages.append(record.getMessage())
+        # Python shows warnings where no handler is set up at all; this one must not be what hides them.
+        if logging.lastResort and not self._has_others(record.name):
+            logging.lastResort.handle(record)
+
+    def _has_others(self, name: str) -> bool:
+        logger: logging.Logger | None = logging.getLogger(name)
+        while logger is not None:
+            if any(handler is not self for handler in logger.handlers):
+                return True
+            logger = logger.parent if logger.propagate else None
+        return False
 
 
 @contextmanager

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from .strategy import STRATEGIES, Strategy
 
-__all__ = ["SearchSettings", "SelectionSettings"]
+__all__ = ["SearchSettings", "SelectionSettings", "check_list"]
 
 
 @dataclass(frozen=True)
@@ -130,3 +132,9 @@ class SelectionSettings:
                 raise ValueError(f"`{name}` must be at least {least}; got {getattr(self, name)}.")
         if self.not_ready not in ("warn", "continue", "stop"):
             raise ValueError(f"`not_ready` must be one of warn, continue, stop; got {self.not_ready}.")
+
+
+def check_list(name: str, value: Any) -> None:
+    """Raise a ValueError where a setting that holds several values is none, such as a single name."""
+    if isinstance(value, str) or not isinstance(value, Sequence):
+        raise ValueError(f"`{name}` must be a list or a tuple; got {value!r}.")
