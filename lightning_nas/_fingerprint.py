@@ -14,6 +14,7 @@ from typing import Any
 import lightning.pytorch as pl
 
 from ._files import write_text
+from .data._splits import Splits
 
 __all__ = ["described_device", "described_network", "described_trainer", "difference_text", "keep_fingerprint", "plain"]
 
@@ -48,7 +49,9 @@ def plain(value: Any, whole_paths: bool = False) -> Any:
     if isinstance(value, pl.LightningDataModule):
         # Its augmentation is private in most, and yet changes what is trained.
         known = {name: item for name, item in vars(value).items() if _is_setting(item) and name not in _LOADING}
-        return {"_target_": type(value).__name__, **told(known)}
+        # Where a run goes on its files have to be those that it began with; elsewhere they lie in other places.
+        files = {name: item.state_of_files() for name, item in vars(value).items() if isinstance(item, Splits)}
+        return {"_target_": type(value).__name__, **told(known), **(files if whole_paths else {})}
     if _is_frozen(value):
         named = {field.name: getattr(value, field.name) for field in fields(value)}
         return {"_target_": type(value).__name__, **told(named)}

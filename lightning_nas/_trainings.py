@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from ._early import try_data, try_tasks, try_trainer
+from ._fingerprint import plain
 from ._inputs import data_name, inputs_and_outputs, network_settings, prepare, training_images
 from ._phases import Averaging, Fit, Phases, source_phases
 from ._rungs import Rungs
@@ -121,6 +122,10 @@ class Trainings:
             ValueError: Image files are missing, damaged or no images.
         """
         prepare(self._modules)
+
+    def described_data(self) -> list[Any]:
+        """Return what the data of each size of images is, as a run of this machine depends on it."""
+        return [plain(module, whole_paths=True) for module in self._modules]
 
     @property
     def metric(self) -> TaskMetric:

@@ -189,7 +189,7 @@ def evolve_and_finetune(
     study = Study(storage or run_dir / "study.journal", ground, search, record, seed, trainings.metric.larger_is_better)
     finetuning = {
         # Of one machine, whose folders of one name are told apart.
-        "data": plain(data, whole_paths=True),
+        "data": trainings.described_data(),
         "finetune": epochs.finetune,
         "finetune_task": finetune_task or {},
         "averaging": averaging,

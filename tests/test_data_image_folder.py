@@ -9,6 +9,7 @@ import pytest
 import torch
 from PIL import Image
 
+from lightning_nas._fingerprint import plain
 from lightning_nas.data.image_folder import ImageFolderDataModule
 
 DATA = Path(os.environ.get("LIGHTNING_NAS_DATA", Path(__file__).parents[2] / "shared" / "data"))
@@ -185,6 +186,7 @@ def test_train_without_val_is_refused(tmp_path: Path) -> None:
         ("train_images", "dev", "Evaluation"),
         ("trainset", "Val_Set", "test set"),
         ("train2017", "val2017", "test2017"),
+        ("TrainingData", "ValidationData", "TestData"),
     ],
 )
 def test_splits_are_told_however_they_are_spelled(tmp_path: Path, spelled: tuple[str, str, str]) -> None:
@@ -215,6 +217,25 @@ def test_splits_are_told_however_they_are_spelled(tmp_path: Path, spelled: tuple
 def test_what_looks_like_splits_and_cannot_be_told_is_refused(tmp_path: Path, splits: tuple, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         ImageFolderDataModule(make_splits(tmp_path, splits))
+
+
+@pytest.mark.parametrize("names", [("tr", "va", "te"), ("fold0", "fold1"), ("learn", "check")])
+def test_folders_that_hold_the_same_folders_are_no_classes(tmp_path: Path, names: tuple) -> None:
+    with pytest.raises(ValueError, match=r"may hold splits or classes: .* have the same folders, cat, dog"):
+        ImageFolderDataModule(make_splits(tmp_path, names))
+
+
+def test_images_that_are_exchanged_make_another_run(tmp_path: Path) -> None:
+    root = make_splits(tmp_path)
+    before = plain(ImageFolderDataModule(root), whole_paths=True)
+    assert plain(ImageFolderDataModule(root), whole_paths=True) == before
+    cat, dog = (root / "train" / name for name in ("cat", "dog"))
+    cat.rename(root / "train" / "other")
+    dog.rename(cat)
+    (root / "train" / "other").rename(dog)
+    assert plain(ImageFolderDataModule(root), whole_paths=True) != before
+    # Records of machines that keep them in other places agree.
+    assert "splits" not in plain(ImageFolderDataModule(root))
 
 
 def test_splits_inside_of_classes_are_refused(tmp_path: Path) -> None:

@@ -19,7 +19,7 @@ from lightning_nas._files import cache_folder, write_text
 
 from ._decode import DECODE_THREADS, UnreadableImageError, open_image, rgb
 
-__all__ = ["check_files", "naming_all"]
+__all__ = ["Stamp", "check_files", "naming_all", "stamp_of"]
 
 logger = logging.getLogger(__name__)
 
@@ -45,7 +45,7 @@ def check_files(paths: Iterable[Path]) -> None:
     Raises:
         ValueError: Files are missing, damaged or no images.
     """
-    stamps = {Path(os.path.abspath(path)): _stamp(path) for path in dict.fromkeys(paths)}
+    stamps = {Path(os.path.abspath(path)): stamp_of(path) for path in dict.fromkeys(paths)}
     if not stamps:
         return
     folder = Path(os.path.commonpath([path.parent for path in stamps]))
@@ -118,7 +118,8 @@ def _mistake(path: Path) -> str | None:
     return None
 
 
-def _stamp(path: Path) -> Stamp | None:
+def stamp_of(path: Path) -> Stamp | None:
+    """Return what tells whether a file is the one that it was; None where there is none."""
     try:
         found = os.stat(path)
     except OSError:

@@ -33,7 +33,8 @@ def split_of(name: str) -> Split | None:
         >>> split_of("Training"), split_of("valid"), split_of("TEST_images"), split_of("train2017"), split_of("cat")
         ('train', 'val', 'test', 'train', None)
     """
-    words = [word for word in re.split(r"[\W\d_]+", name.casefold()) if word and word not in FILLERS]
+    divided = re.sub(r"(?<=[a-z])(?=[A-Z])", " ", name)  # "TrainData"
+    words = [word for word in re.split(r"[\W\d_]+", divided.casefold()) if word and word not in FILLERS]
     if len(words) != 1:
         return None
     (word,) = words

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -11,7 +12,7 @@ from typing import Any, Literal
 from torch.utils.data import DataLoader
 
 from lightning_nas.data._batches import SeededBatches, check_loading, image_loader
-from lightning_nas.data._file_check import check_files
+from lightning_nas.data._file_check import check_files, stamp_of
 
 __all__ = ["Split", "Splits"]
 
@@ -70,6 +71,14 @@ class Splits:
         if not self._is_checked:
             check_files(path for files in self.files.values() for path in files)
         self._is_checked = True
+
+    def state_of_files(self) -> str:
+        """Return how many files there are, and a digest of where they lie, of their sizes and of when they changed."""
+        found = hashlib.sha256()
+        paths = [path for split in sorted(self.files) for path in self.files[split]]
+        for path in paths:
+            found.update(f"{path} {stamp_of(path)}\n".encode())
+        return f"{len(paths)} files, sha256 {found.hexdigest()[:16]}"
 
     def setup(self, stage: str | None) -> None:
         """Load what `stage` needs.

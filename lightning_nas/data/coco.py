@@ -203,7 +203,10 @@ def _annotated_images(
                 f"'{file}': annotation {entry.get('id')} is of category {category!r}; the categories are {listed}."
             )
         _require(_are_numbers(entry.get("bbox"), 4), "annotations", entry, file)
-        _require(entry.get("area") is None or _are_numbers([entry["area"]], 1), "annotations", entry, file)
+        area = entry.get("area")
+        _require(area is None or (_are_numbers([area], 1) and area >= 0), "annotations", entry, file)
+        for name in ("iscrowd", "ignore"):
+            _require(entry.get(name) in (None, 0, 1), "annotations", entry, file)
         objects[image].append(entry)
     if num_ignored := sum(bool(entry.get("ignore")) > bool(entry.get("iscrowd")) for entry in content["annotations"]):
         logger.warning(
@@ -255,7 +258,8 @@ def _require(condition: bool, name: str, entry: dict[str, Any], file: Path) -> N
     if not condition:
         wanted = {
             "images": "`id`, `file_name`, and `height` and `width` of at least 1 or neither",
-            "annotations": "`image_id`, a whole number `category_id`, `bbox` with four numbers, and `area` or none",
+            "annotations": "`image_id`, a whole number `category_id`, `bbox` with four numbers, `area` of at"
+            " least 0 or none, and `iscrowd` and `ignore` of 0 or 1 or none",
             "categories": "a whole number `id` and `name`",
         }
         raise ValueError(f"'{file}': each of `{name}` must have {wanted[name]}; got {str(entry)[:200]}.")

@@ -191,10 +191,10 @@ def _has_image(folder: Path) -> bool:
 
 
 def _check_classes(root: Path, names: Sequence[str]) -> None:
-    """Refuse splits inside of classes: their images would be mixed and split anew.
+    """Refuse splits inside of classes, and what looks like splits of other names: images would be mixed and split anew.
 
     Raises:
-        ValueError: A class has a folder that is called like a split.
+        ValueError: A class has a folder that is called like a split, or all have the same folders and no other image.
     """
     for name in names:
         if inner := [folder for folder in folder_names(root / name) if split_of(folder)]:
@@ -202,6 +202,14 @@ def _check_classes(root: Path, names: Sequence[str]) -> None:
                 f"'{root / name}' must hold images of one class, or be called train, val or test; it has the folder"
                 f" '{inner[0]}', which looks like a split. HINT: the layout is {root.name}/{{train,val,test}}/CLASS."
             )
+    inside = [folder_names(root / name) for name in names]
+    is_deep = not any(entry.suffix.lower() in IMG_EXTENSIONS for name in names for entry in (root / name).iterdir())
+    if is_deep and len(names) > 1 and inside[0] and all(found == inside[0] for found in inside):
+        raise ValueError(
+            f"'{root}' may hold splits or classes: {', '.join(names[:4])} have the same folders,"
+            f" {', '.join(inside[0][:4])}. HINT: call splits train, val and test; images of a class that are divided"
+            " further go into its own folder."
+        )
 
 
 def _further(root: Path, classes: Sequence[str]) -> _Files:

@@ -68,6 +68,13 @@ class Budgets:
     peak_maximum: float = math.inf
 
     @property
+    def figures(self) -> dict[str, float]:
+        """What may be spent, by the name of the cost."""
+        peak = self.peak_activation_bytes
+        bounds = {limit.name: limit.budget for limit in self.limits}
+        return bounds if peak is None else {**bounds, "peak_activation_bytes": peak}
+
+    @property
     def unfit(self) -> tuple[CostTable, ...]:
         """Tables of the combinations that cannot fit, whatever is searched."""
         return self.forbidden[len(self.fixed) :]

@@ -230,6 +230,9 @@ class ArchitectureSearch(Callback):
         # A fit that goes on with the same supernet keeps what was learnt and counted.
         if self.search is not None and self.search.supernet is supernet:
             self._state = self.state_dict()
+        elif self.search is not None:
+            self._progress, self.history, self._promised, self._fit = Progress(), [], {}, None
+            self._recent.clear()
         self._optimizer = None
         self.search = Search(supernet, self.budgets, self.settings, self.errors)
         rank_zero_info(self.search.announcement())
@@ -373,6 +376,8 @@ class ArchitectureSearch(Callback):
     ) -> list[Architecture]:
         """Return architectures within other budgets, of the lowest inherited loss first, without training again.
 
+        A budget of the search that is not given anew stays.
+
         `derive` takes any of them. For the search's own budgets they are its `candidates`. The weights and the data of
         the last `fit` must still be there.
 
@@ -386,7 +391,9 @@ class ArchitectureSearch(Callback):
             ValueError: A budget that is not valid or out of reach.
         """
         supernet = self._started().supernet
-        requested = dict(zip(_COSTS, (latency, parameter_bytes, peak_activation_bytes), strict=True))
+        given = dict(zip(_COSTS, (latency, parameter_bytes, peak_activation_bytes), strict=True))
+        check_requested(given)
+        requested = {name: self.requested[name] if value is None else value for name, value in given.items()}
         if requested == self.requested and self._progress.ranked:
             return self.candidates
         budgets = space_budgets(supernet.space, self.estimator, requested, choices=self.choices)
@@ -437,8 +444,11 @@ class ArchitectureSearch(Callback):
 
         Raises:
             RuntimeError: Before `fit`, or if the derived network costs more than a budget.
-            ValueError: `module` is neither the trained module nor a part of it.
+            ValueError: `module` is neither the trained module nor a part of it; or an architecture is given, and
+                budgets too.
         """
+        if budgets and architecture is not None:
+            raise ValueError(f"Give either `architecture` or budgets; got both, {', '.join(budgets)}.")
         search, space, fit = self._started(), self._started().supernet.space, self._fitted()
         chosen = self.find(**budgets)[0] if budgets else architecture
         nodes = self._chosen() if chosen is None else space.encode(chosen)
@@ -511,3 +521,6 @@ class ArchitectureSearch(Callback):
         self._started().load_state_dict(state["search"])
         self._optimizer.load_state_dict(state["optimizer"])
         self.history, self._progress = list(state["history"]), Progress.from_dict(state)
+        if state["search"]["budgets"] != self._started().budgets.figures:
+            # What was chosen was chosen for other budgets.
+            self._progress.restart(keep_observed=True)

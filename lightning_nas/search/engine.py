@@ -357,7 +357,7 @@ class Search:
             "decks": self._paths.state_dict(),
             "num_trained": [counts.tolist() for counts in self.num_trained],
             "space": self.supernet.space.to_json(),
-            "budgets": {limit.name: limit.budget for limit in self.budgets.limits},
+            "budgets": self.budgets.figures,
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -374,7 +374,7 @@ class Search:
         self._baseline = state["baseline"]
         self._paths.load_state_dict(state["decks"])
         self.num_trained = [np.array(counts, dtype=np.int64) for counts in state["num_trained"]]
-        budgets = {limit.name: limit.budget for limit in self.budgets.limits}
+        budgets = self.budgets.figures
         if budgets == state["budgets"]:
             self.multipliers = list(state["multipliers"])
         else:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from itertools import islice
 from typing import Any, Literal
@@ -81,17 +82,18 @@ class Loaders:
 
     def training_batches(self, count: int) -> Iterator[Any]:
         """Return the first training batches, as the loaders give them."""
-        if not self.is_combined:
-            yield from islice(iter(self.training), count)
-            return
-        for batch, _, _ in islice(iter(CombinedLoader(self.training, self.mode)), count):
-            yield batch
+        with _seeded(self.training):
+            if not self.is_combined:
+                yield from islice(iter(self.training), count)
+                return
+            for batch, _, _ in islice(iter(CombinedLoader(self.training, self.mode)), count):
+                yield batch
 
     def held_out_batches(self, recent: Sequence[Any], most: int = SELECTION_BATCHES) -> list[Any]:
         """Return what subnets are compared on: the first batches of the validation loader, or else recent ones."""
         if self.validation is not None:
-            with isolate_rng():
-                # A loader that shuffles gives the same batches at the start and at the end.
+            # A loader that shuffles gives the same batches at the start and at the end.
+            with isolate_rng(), _seeded(self.validation):
                 torch.manual_seed(0)
                 found = list(islice(iter(self.validation), min(self.num_validation_batches, most)))
             if found:
@@ -188,3 +190,22 @@ def _unread_loader(trainer: pl.Trainer) -> Any:
             if type(error).__name__ != "MisconfigurationException":
                 raise
     return None
+
+
+@contextmanager
+def _seeded(loaders: Any) -> Iterator[None]:
+    """Let the generators that loaders have of their own begin at a seed, and go on later where they were."""
+    found: dict[int, torch.Generator] = {}
+    for loader in CombinedLoader(loaders).flattened:
+        sampler = getattr(loader, "sampler", None)
+        for part in (loader, sampler, getattr(getattr(loader, "batch_sampler", None), "sampler", None)):
+            if isinstance(own := getattr(part, "generator", None), torch.Generator):
+                found[id(own)] = own
+    states = [(own, own.get_state()) for own in found.values()]
+    for own, _ in states:
+        own.manual_seed(0)
+    try:
+        yield
+    finally:
+        for own, state in states:
+            own.set_state(state)

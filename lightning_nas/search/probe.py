@@ -61,17 +61,21 @@ def _quiet_copy(module: Any, trainer: Any, loss: LossFunction | None) -> Any:
         silent = ["manual_backward", "clip_gradients", "toggle_optimizer", "untoggle_optimizer"]
         resting = [_Resting(optimizer) for optimizer in trainer.optimizers]
         quiet.__dict__["optimizers"] = lambda *_, **__: resting[0] if len(resting) == 1 else resting
-        quiet.__dict__["lr_schedulers"] = lambda: None
+        schedules = [_Resting(config.scheduler) for config in trainer.lr_scheduler_configs]
+        quiet.__dict__["lr_schedulers"] = lambda: next(iter(schedules), None) if len(schedules) < 2 else schedules
         quiet.__dict__.update(dict.fromkeys(silent, _drop))
     return quiet
 
 
 class _Resting:
-    """Looks like an optimizer and does nothing."""
+    """Looks like an optimizer, or like a schedule, and does nothing: what it tells is what that one tells."""
 
-    def __init__(self, optimizer: Any) -> None:
-        self.param_groups = optimizer.param_groups
+    def __init__(self, original: Any) -> None:
+        self._original = original
         self.optimizer = self
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._original, name)
 
     def zero_grad(self, *args: Any, **kwargs: Any) -> None:
         """Do nothing."""

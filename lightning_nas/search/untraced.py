@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import random
 from collections import deque
 from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -26,10 +28,11 @@ _DEPTH = 4
 
 @contextmanager
 def untraced(module: nn.Module, trainer: Any = None, kept: Collection[nn.Module] = ()) -> Iterator[None]:
-    """Put back what the body changes in a module, its weights aside, and let it neither log nor draw random numbers.
+    """Put back what the body changes in a module, but for trained weights; let it neither log nor draw random numbers.
 
-    What is put back: buffers, states of metrics, modes, plain attributes, and what is in them (lists, dictionaries,
-    tensors, arrays, objects that hold only such data). Other objects, such as open files, are left alone.
+    What is put back: buffers, frozen weights, states of metrics, modes, generators, plain attributes, and what is in
+    them (lists, dictionaries, tensors, arrays, objects that hold only such data). Other objects, such as open files,
+    are left alone.
 
     Args:
         module: What runs.
@@ -73,6 +76,11 @@ def _of_module(module: nn.Module, seen: dict[int, Any], left_alone: Collection[i
     steps = _of_mapping(buffers, seen)
     for buffer in buffers.values():
         steps += _of(buffer, seen)
+    # Weights that no optimizer trains are a step's own, as those of a teacher that follows the weights' mean.
+    frozen = (p for p in module._parameters.values() if p is not None and not p.requires_grad and id(p) not in seen)
+    for parameter in frozen:
+        seen[id(parameter)] = parameter
+        steps.append(_of_tensor(parameter))
     return steps + _of_attributes(module, seen, _INTERNAL)
 
 
@@ -118,6 +126,8 @@ def _of(value: Any, seen: dict[int, Any]) -> list[Restore]:
     seen[id(value)] = value
     if isinstance(value, Tensor):
         return [] if isinstance(value, nn.Parameter) or value.grad_fn is not None else [_of_tensor(value)]
+    if isinstance(value, random.Random | np.random.Generator | torch.Generator):
+        return [_of_generator(value)]
     if isinstance(value, np.ndarray):
         content = value.copy()
         return [lambda: np.copyto(value, content)]
@@ -128,6 +138,15 @@ def _of(value: Any, seen: dict[int, Any]) -> list[Restore]:
     if isinstance(value, tuple):
         return [step for item in value for step in _of(item, seen)]
     return _of_attributes(value, seen) if _is_plain_object(value) else []
+
+
+def _of_generator(value: random.Random | np.random.Generator | torch.Generator) -> Restore:
+    if isinstance(value, random.Random):
+        return partial(value.setstate, value.getstate())
+    if isinstance(value, torch.Generator):
+        state = value.get_state()
+        return lambda: _drop(value.set_state(state))
+    return partial(setattr, value.bit_generator, "state", value.bit_generator.state)
 
 
 def _of_tensor(value: Tensor) -> Restore:
