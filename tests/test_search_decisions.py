@@ -147,6 +147,12 @@ def test_a_budget_that_binds_nothing_beside_one_that_does_is_told(supernet, capl
         check_binding([space_budgets(space, LinearEstimator(), {"latency_ms": "9x", "parameter_bytes": "9x"})])
 
 
+@pytest.mark.parametrize(("latency", "is_told"), [("0.5x", False), ("1.5x", True)])
+def test_a_budget_that_the_source_keeps_is_told(supernet, caplog, latency, is_told):
+    check_binding([space_budgets(supernet.supernet.space, LinearEstimator(), {"latency_ms": latency})])
+    assert ("The source network keeps the budget itself" in caplog.text) == is_told
+
+
 def test_where_another_budget_keeps_the_first_from_being_used_less_of_it_is_asked_for():
     sizes = (4,) * 6
     rng = np.random.default_rng(0)
