@@ -9,7 +9,7 @@ import torch
 from conftest import LinearEstimator
 from lightning.pytorch.callbacks import ModelCheckpoint
 from plain_loop import QUIET, Plain, loader, searching
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, TensorDataset
 
 from lightning_nas import ArchitectureSearch
 from lightning_nas.search.loaders import Loaders
@@ -166,3 +166,14 @@ def test_a_search_of_a_second_module_begins_anew(tmp_path):
     fit(second, search, tmp_path)
     assert search._progress.num_values == values
     assert search._progress.start != start
+
+
+@pytest.mark.parametrize(("size", "is_told"), [(32, False), (64, True)])
+def test_data_of_another_size_than_the_costs_are_of_is_told(tmp_path, caplog, size, is_told):
+    data = TensorDataset(torch.rand(16, 3, size, size), torch.randint(0, 4, (16,)))
+    trainer = pl.Trainer(
+        callbacks=[searching(every=4)], default_root_dir=tmp_path, max_epochs=1, enable_checkpointing=False, **QUIET
+    )
+    trainer.fit(Plain(), DataLoader(data, batch_size=8), DataLoader(data, batch_size=8))
+    told = f"runs on images of about {size} x {size} pixels, and its costs are of 32 x 32"
+    assert (told in caplog.text) == is_told

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from ..estimator.estimator import Estimator
+from ..estimator.subgraph import subgraphs
 from .effort import Effort, num_values, training_cost
 from .engine import Search
 from .inherited import InheritedLoss
@@ -14,6 +18,8 @@ from .readiness import Readiness, measure_readiness, progress_since, readiness_e
 from .settings import SelectionSettings
 
 __all__ = ["affordable_cost", "measure_end", "measure_start"]
+
+log = logging.getLogger(__name__)
 
 
 def affordable_cost(settings: SelectionSettings, num_trained: float) -> float | None:
@@ -43,7 +49,8 @@ def measure_start(
     loss = InheritedLoss(fit.trainer, fit.module, search.supernet, [batch], held_out, fit.loss)
     if loss.num_batches:
         effort = readiness_efforts(affordable_cost(settings, num_batches * num_values(batch)), loss)[0]
-        found = start_losses(search, lambda nodes: loss(nodes, effort), effort.num_subnets)
+        with _checked_size(search):
+            found = start_losses(search, lambda nodes: loss(nodes, effort), effort.num_subnets)
         progress.start, progress.start_batches = list(found.items()), effort.num_held_out
 
 
@@ -71,3 +78,25 @@ def measure_end(
     return measure_readiness(
         search, estimator, lambda nodes: loss.halves(nodes, effort), made, effort.num_subnets, show
     )
+
+
+@contextmanager
+def _checked_size(search: Search) -> Iterator[None]:
+    """Warn where the network runs on images of another size than its costs are of."""
+    space, seen = search.supernet.space, list[tuple[int, ...]]()
+    first = search.supernet.blocks[0]
+    handle = first.register_forward_pre_hook(lambda block, inputs: seen.append(tuple(inputs[0].shape[-2:])))
+    try:
+        yield
+    finally:
+        handle.remove()
+    stem, *_ = subgraphs(space.decode(space.reference_nodes))
+    if seen and stem.out_shape[:2] not in seen:
+        height, width = (space.stem.stride * side for side in seen[0])
+        log.warning(
+            "The network runs on images of about %d x %d pixels, and its costs are of %d x %d: the budget is kept at"
+            " that size alone. HINT: give `space_of` and `supernet_from` an `example_input` of that size.",
+            height,
+            width,
+            *space.input_size[1:],
+        )
