@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable
 from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import nn
 
 from .space.spec import Architecture
 from .supernet import derive, stock_network
+from .supernet.agreement import outputs_of
 from .supernet.stock import read_weights
 from .supernet.subnet import supernet_with
 from .tasks.detector import detector
@@ -19,6 +22,8 @@ from .tasks.segmenter import segmenter
 
 __all__ = ["load_subnet"]
 
+# Saved and built networks may be of unlike precision, and run on unlike kernels.
+_NORM_TOLERANCE = 1e-2
 # What the networks of a task are made by; a run records their options.
 _BUILDERS: dict[str, Callable[..., nn.Module]] = {
     "classification": stock_network,
@@ -63,7 +68,24 @@ def load_subnet(run_dir: str | Path, model: nn.Module | None = None) -> nn.Modul
     except (AttributeError, RuntimeError, ValueError) as error:
         named = "the network that its run names" if model is None else f"this {type(model).__name__}"
         raise ValueError(f"The subnet in {str(folder)!r} is not one of {named}: {error}") from error
+    _check_outputs(folder, subnet.get_submodule(path), architecture, data.get("output_norms", []))
     return subnet.eval()
+
+
+def _check_outputs(folder: Path, network: nn.Module, architecture: Architecture, norms: list[float]) -> None:
+    """Refuse a network that computes something else than what was saved, as that of a module with other activations."""
+    if not norms:
+        return
+    example = torch.zeros(1, *architecture.input_size).to(next(network.parameters()))
+    given = [float(output.norm()) for output in outputs_of(network, example)]
+    is_near = len(given) == len(norms) and all(
+        math.isclose(one, other, rel_tol=_NORM_TOLERANCE) for one, other in zip(given, norms, strict=True)
+    )
+    if not is_near:
+        raise ValueError(
+            f"The subnet in {str(folder)!r} gives other outputs than when it was saved: `model` is made with other"
+            " settings, such as activations or the `eps` of norms. HINT: make it as it was made for the search."
+        )
 
 
 def _built(folder: Path, data: dict[str, Any], architecture: Architecture) -> tuple[nn.Module, str]:

@@ -1,5 +1,6 @@
 """Subnets of a module of one's own: saved, loaded in another process, and found there for another budget."""
 
+import copy
 import json
 import subprocess
 import sys
@@ -14,6 +15,7 @@ import torch.nn.functional as F
 from conftest import LinearEstimator, small_network
 from lightning.pytorch.callbacks import ModelCheckpoint
 from torch import nn
+from torch.nn.utils import prune
 from torch.utils.data import DataLoader, TensorDataset
 
 from lightning_nas import ArchitectureSearch, load_subnet, supernet_from
@@ -178,3 +180,30 @@ def test_a_plain_network_tells_its_architecture(make):
     for _ in range(4):
         nodes = [int(torch.randint(size, (), generator=generator)) for size in space.node_sizes]
         assert architecture_of(derive(supernet, nodes), space) == space.decode(nodes)
+
+
+def test_a_subnet_that_was_changed_is_not_saved(searched, tmp_path):
+    def other_activation(subnet):
+        subnet.model["network"].features[2].conv[0][2] = nn.SiLU()
+
+    def pruned(subnet):
+        prune.l1_unstructured(subnet.model["network"].classifier[-1], "weight", 0.5)
+
+    def other_classifier(subnet):
+        subnet.model["network"].classifier[-1] = nn.Linear(subnet.model["network"].last_channel, 7)
+
+    for change in (other_activation, pruned, other_classifier):
+        subnet = copy.deepcopy(searched.subnet)
+        change(subnet)
+        with pytest.raises(ValueError, match="`subnet` must"):
+            searched.search.save(tmp_path, subnet)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_model_of_other_settings_is_not_filled(searched):
+    other = MyModule()
+    for norm in other.modules():
+        if isinstance(norm, nn.BatchNorm2d):
+            norm.eps = 0.1
+    with pytest.raises(ValueError, match="gives other outputs than when it was saved"):
+        load_subnet(searched.folder / "saved", model=other)

@@ -5,11 +5,14 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import torch
 from torch import nn
 
 from .._files import write_text, write_weights
 from ..estimator.estimator import Estimator
 from ..space.timm_strings import to_timm
+from ..supernet.agreement import check_same, outputs_of
+from ..supernet.derive import derive
 from ..supernet.subnet import architecture_of
 from ..supernet.supernet import Supernet
 
@@ -37,6 +40,19 @@ def save_subnet(
         architecture = architecture_of(subnet.get_submodule(path), supernet.space)
     except ValueError as error:
         raise ValueError(f"`subnet` must be what this search's `derive` gave, fine-tuned or not: {error}") from error
+    network = subnet.get_submodule(path)
+    example = torch.zeros(1, *supernet.space.input_size).to(next(network.parameters()))
+    outputs = outputs_of(network, example)
+    rebuilt = derive(_owner(searched, supernet), architecture)
+    try:
+        rebuilt.load_state_dict(network.state_dict())
+        check_same(outputs, rebuilt, example)
+    except (RuntimeError, ValueError) as error:
+        raise ValueError(
+            "`subnet` must compute what an unchanged one of its weights does, which is what `load_subnet` builds:"
+            f" {error}"
+            " HINT: save it before it is changed, by other activations, pruning or another classifier."
+        ) from error
     described = {
         **architecture.to_dict(),
         "timm": to_timm(architecture.stages),
@@ -44,10 +60,16 @@ def save_subnet(
         "path": path,
         "device": estimator.device.name,
         "latency_ms": estimator.latency_ms(architecture),
+        # By which a network that is built of another module than the saved one is told.
+        "output_norms": [float(output.norm()) for output in outputs],
     }
     target = Path(folder)
     write_weights(target / "subnet.safetensors", subnet.state_dict())
     write_text(target / "architecture.json", json.dumps(described, indent=1))
+
+
+def _owner(searched: nn.Module, supernet: Supernet) -> nn.Module:
+    return next(child for child in searched.modules() if any(c is supernet for c in child.children()))
 
 
 def _network_path(subnet: nn.Module, searched: nn.Module, supernet: Supernet) -> str:
