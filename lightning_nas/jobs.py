@@ -248,7 +248,8 @@ def search_and_finetune(
         if callback.readiness:
             log.info("Supernet: %s", callback.readiness)
         with watch:
-            candidates = callback.candidates if shared.claim("search", wanted) else callback.find(**_named(requested))
+            is_own = shared.claim("search", wanted) or callback.has_chosen
+            candidates = callback.candidates if is_own else callback.find(**_named(requested))
             for architecture in candidates[:num_refitted]:
                 confirm(budgets, costs, architecture)
 

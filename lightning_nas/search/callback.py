@@ -179,6 +179,7 @@ class ArchitectureSearch(Callback):
         self._recent: deque[Any] = deque(maxlen=CALIBRATION_BATCHES)  # for batch norm before a subnet is evaluated
         self._fit: UserFit | None = None
         self._validated: tuple[int, ...] | None = None
+        self.has_chosen = False  # itself, where a checkpoint that it goes on from had chosen before
 
     @property
     def architecture(self) -> Architecture:
@@ -339,6 +340,7 @@ class ArchitectureSearch(Callback):
                 self._progress.readiness = asdict(found)
                 report_readiness(found, self.selection.not_ready)
             self._progress.ranked = self._rank(search, loss)
+        self.has_chosen = True
         search.supernet.activate(self._chosen())
         rank_zero_info(f"Found {self.architecture}")
 
@@ -378,8 +380,7 @@ class ArchitectureSearch(Callback):
 
         A budget of the search that is not given anew stays.
 
-        `derive` takes any of them. For the search's own budgets they are its `candidates`. The weights and the data of
-        the last `fit` must still be there.
+        `derive` takes any of them. The weights and the data of the last `fit` must still be there.
 
         Args:
             latency: As in the search.
@@ -391,11 +392,7 @@ class ArchitectureSearch(Callback):
             ValueError: A budget that is not valid or out of reach.
         """
         supernet = self._started().supernet
-        given = dict(zip(_COSTS, (latency, parameter_bytes, peak_activation_bytes), strict=True))
-        check_requested(given)
-        requested = {name: self.requested[name] if value is None else value for name, value in given.items()}
-        if requested == self.requested and self._progress.ranked:
-            return self.candidates
+        requested = self._requested(latency, parameter_bytes, peak_activation_bytes)
         budgets = space_budgets(supernet.space, self.estimator, requested, choices=self.choices)
         warn_unserved(self._started().budgets, budgets)
         search = Search(supernet, budgets, self.settings, self.errors, self._started().logits)
@@ -440,7 +437,8 @@ class ArchitectureSearch(Callback):
                 LightningModule of the same class, ready to be fine-tuned.
             num_batches: Training batches for batch norm's statistics.
             architecture: Another of the `candidates` than the first, or one that `find` or `frontier` returned.
-            budgets: Other budgets than the search's, as `find` takes them: the best subnet that it finds.
+            budgets: Other budgets than the search's, as `find` takes them: the best subnet that it finds. For the
+                search's own it is the found one.
 
         Raises:
             RuntimeError: Before `fit`, or if the derived network costs more than a budget.
@@ -450,7 +448,7 @@ class ArchitectureSearch(Callback):
         if budgets and architecture is not None:
             raise ValueError(f"Give either `architecture` or budgets; got both, {', '.join(budgets)}.")
         search, space, fit = self._started(), self._started().supernet.space, self._fitted()
-        chosen = self.find(**budgets)[0] if budgets else architecture
+        chosen = self.find(**budgets)[0] if budgets and self._requested(**budgets) != self.requested else architecture
         nodes = self._chosen() if chosen is None else space.encode(chosen)
         confirm(self._promised.get(nodes, search.budgets), self.estimator, space.decode(nodes))
         return derive_subnet(fit, module, nodes, num_batches)
@@ -481,6 +479,17 @@ class ArchitectureSearch(Callback):
                 "The search has no step yet. HINT: `Trainer(callbacks=[search]).fit(model, data)` first."
             )
         return self._fit
+
+    def _requested(
+        self,
+        latency: float | str | None = None,
+        parameter_bytes: float | str | None = None,
+        peak_activation_bytes: float | str | None = None,
+    ) -> dict[str, float | str | None]:
+        """Return budgets that are given anew, and the search's own where one is not."""
+        given = dict(zip(_COSTS, (latency, parameter_bytes, peak_activation_bytes), strict=True))
+        check_requested(given)
+        return {name: self.requested[name] if value is None else value for name, value in given.items()}
 
     def _chosen(self) -> tuple[int, ...]:
         return self._progress.ranked[0] if self._progress.ranked else self._started().best()
@@ -521,6 +530,8 @@ class ArchitectureSearch(Callback):
         self._started().load_state_dict(state["search"])
         self._optimizer.load_state_dict(state["optimizer"])
         self.history, self._progress = list(state["history"]), Progress.from_dict(state)
-        if state["search"]["budgets"] != self._started().budgets.figures:
-            # What was chosen was chosen for other budgets.
+        search = self._started()
+        is_own = state["search"]["budgets"] == search.budgets.figures
+        if not is_own or not all(search.is_within(nodes) for nodes in self._progress.ranked):
+            # What was chosen was chosen for other budgets, or from other choices.
             self._progress.restart(keep_observed=True)
