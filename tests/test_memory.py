@@ -15,7 +15,7 @@ from lightning_nas.estimator import peak
 from lightning_nas.estimator.device import Device
 from lightning_nas.estimator.estimator import Estimator
 from lightning_nas.estimator.files import TARGETS
-from lightning_nas.estimator.liveness import BRICKS, PLAIN, Layout, peak_values
+from lightning_nas.estimator.liveness import BRICKS, PLAIN, Layout, live_values, peak_values
 from lightning_nas.estimator.lower import lowered
 from lightning_nas.estimator.measure.backend import open_backend
 from lightning_nas.estimator.measure.sample import sample_architecture
@@ -55,6 +55,23 @@ class Branches(nn.Module):
     def forward(self, x):
         x = self.stem(x)
         return x + self.narrow(self.wide(x))
+
+
+class Joined(nn.Module):
+    """Two tensors that are joined."""
+
+    def __init__(self):
+        super().__init__()
+        self.one, self.other, self.out = nn.Conv2d(4, 16, 1), nn.Conv2d(4, 16, 1), nn.Conv2d(32, 8, 1)
+
+    def forward(self, x):
+        return self.out(torch.cat([self.one(x), self.other(x)], 1))
+
+
+def test_what_is_joined_takes_the_memory_of_all_of_it_from_its_first_part_on():
+    traced = lowered(trace(Joined(), torch.zeros(1, 4, 8, 8)))
+    live = [values // 64 for values in live_values(traced, BRICKS)]
+    assert live == [4 + 32, 4 + 32, 32, 32 + 8]
 
 
 def test_peak_of_a_residual_branch():
