@@ -320,6 +320,9 @@ def annotate(**entry: object):
         (annotate(bbox=[1, 2, 3]), "each of `annotations` must have"),
         (annotate(bbox=[1, 2, 3, float("nan")]), "each of `annotations` must have"),
         (annotate(bbox=None), "each of `annotations` must have"),
+        (annotate(iscrowd="0"), "`iscrowd` and `ignore` of 0 or 1"),
+        (annotate(ignore=2), "`iscrowd` and `ignore` of 0 or 1"),
+        (annotate(area=-4.0), "`area` of at least 0"),
     ],
 )
 def test_bad_annotations_are_refused(tmp_path: Path, change, message: str) -> None:
