@@ -49,9 +49,12 @@ def plain(value: Any, whole_paths: bool = False) -> Any:
     if isinstance(value, pl.LightningDataModule):
         # Its augmentation is private in most, and yet changes what is trained.
         known = {name: item for name, item in vars(value).items() if _is_setting(item) and name not in _LOADING}
-        # Where a run goes on its files have to be those that it began with; elsewhere they lie in other places.
-        files = {name: item.state_of_files() for name, item in vars(value).items() if isinstance(item, Splits)}
-        return {"_target_": type(value).__name__, **told(known), **(files if whole_paths else {})}
+        described = {"_target_": type(value).__name__, **told(known)}
+        if whole_paths:
+            # A run goes on with the files that it began with; on other machines they lie in other places.
+            splits = {name: item for name, item in vars(value).items() if isinstance(item, Splits)}
+            described |= {name: item.state_of_files() for name, item in splits.items()}
+        return described
     if _is_frozen(value):
         named = {field.name: getattr(value, field.name) for field in fields(value)}
         return {"_target_": type(value).__name__, **told(named)}

@@ -95,10 +95,10 @@ def test_a_population_forgets_its_oldest(supernet):
 
 def test_a_slower_subnet_that_is_no_better_is_not_of_the_frontier(supernet):
     search = searching(supernet)
-    (only,) = frontier_subnets(search, [], lambda nodes: 1.0, count=6)
+    (only,) = frontier_subnets(search, [], lambda nodes: 1.0, 6, LinearEstimator().verify_ms)
     assert only.latency_ms == pytest.approx(search.budgets.reaches[0].minimum, rel=1e-5)
     costs = search.budgets.limits[0].table
-    found = frontier_subnets(search, [], lambda nodes: -costs.exact(nodes), count=6)
+    found = frontier_subnets(search, [], lambda nodes: -costs.exact(nodes), 6, LinearEstimator().verify_ms)
     assert len(found) > 1
     assert [point.inherited_loss for point in found] == sorted((p.inherited_loss for p in found), reverse=True)
 

@@ -263,17 +263,14 @@ def excess(budgets: Budgets, estimator: Estimator, architecture: Architecture) -
     """
     memory = estimator.memory(architecture)
     costs = {"latency_ms": estimator.latency_ms(architecture), "parameter_bytes": float(memory.parameter_bytes)}
-    bounds = [(limit.name, limit.budget) for limit in budgets.limits]
-    if budgets.peak_activation_bytes is not None:
-        costs["peak_activation_bytes"] = float(memory.peak_activation_bytes)
-        bounds.append(("peak_activation_bytes", budgets.peak_activation_bytes))
-    for name, budget in bounds:
+    costs["peak_activation_bytes"] = float(memory.peak_activation_bytes)
+    for name, budget in budgets.figures.items():
         # The table adds the same figures in another order.
         if costs[name] > budget * (1 + 1e-9):
             return f"{name}={costs[name]:.6g}, over its budget {budget:.6g}"
     if is_kept_by_backend(budgets.limits, estimator.verify_ms, architecture):
         return ""
-    measured_ms, budget = estimator.verify_ms(architecture), dict(bounds)["latency_ms"]
+    measured_ms, budget = estimator.verify_ms(architecture), budgets.figures["latency_ms"]
     return (
         f"latency_ms={measured_ms:.6g} by the backend of {estimator.device.name}, over its budget {budget:.6g}, which"
         " it keeps by the estimate. HINT: ask for a little less"

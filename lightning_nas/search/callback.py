@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Sequence
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -179,7 +179,7 @@ class ArchitectureSearch(Callback):
         self._recent: deque[Any] = deque(maxlen=CALIBRATION_BATCHES)  # for batch norm before a subnet is evaluated
         self._fit: UserFit | None = None
         self._validated: tuple[int, ...] | None = None
-        self.has_chosen = False  # itself, where a checkpoint that it goes on from had chosen before
+        self.has_chosen = False  # in this fit, rather than in the one whose checkpoint it goes on from
 
     @property
     def architecture(self) -> Architecture:
@@ -234,7 +234,7 @@ class ArchitectureSearch(Callback):
         elif self.search is not None:
             self._progress, self.history, self._promised, self._fit = Progress(), [], {}, None
             self._recent.clear()
-        self._optimizer = None
+        self._optimizer, self.has_chosen = None, False
         self.search = Search(supernet, self.budgets, self.settings, self.errors)
         rank_zero_info(self.search.announcement())
 
@@ -415,9 +415,8 @@ class ArchitectureSearch(Callback):
             ValueError: There is no latency budget, or `count` is below 2.
         """
         search = self._started()
-        found = frontier_subnets(search, self._progress.observed, self._evaluator(held_out=True), count)
-        verify_ms, encode = self.estimator.verify_ms, search.supernet.space.encode
-        points = [replace(point, verified_latency_ms=verify_ms(point.architecture)) for point in found]
+        evaluator, encode = self._evaluator(held_out=True), search.supernet.space.encode
+        points = frontier_subnets(search, self._progress.observed, evaluator, count, self.estimator.verify_ms)
         # Nobody asked for a latency: each is to keep the one that it is listed with.
         listed = {encode(p.architecture): max(p.latency_ms, p.verified_latency_ms or 0.0) for p in points}
         self._promised |= {nodes: search.budgets.with_latency(ms) for nodes, ms in listed.items()}

@@ -56,7 +56,11 @@ class FrontierSubnet:
 
 
 def frontier_subnets(
-    search: Search, observed: Sequence[tuple[Nodes, float]], loss: Callable[[Nodes], float], count: int
+    search: Search,
+    observed: Sequence[tuple[Nodes, float]],
+    loss: Callable[[Nodes], float],
+    count: int,
+    verify_ms: Callable[[Architecture], float | None],
 ) -> list[FrontierSubnet]:
     """Return the subnets of lowest inherited loss over latencies, the fastest first.
 
@@ -66,6 +70,7 @@ def frontier_subnets(
             the logits say it.
         loss: Evaluates a subnet.
         count: Latencies to solve for.
+        verify_ms: Measures a network, in milliseconds; None where the device's backend is not here.
 
     Raises:
         ValueError: There is no latency budget, or `count` is below 2.
@@ -87,7 +92,8 @@ def frontier_subnets(
     for point in sorted(points, key=lambda point: point.cost):
         value = loss(point.nodes)
         if not found or value < found[-1].inherited_loss:
-            found.append(FrontierSubnet(search.supernet.space.decode(point.nodes), point.cost, value))
+            architecture = search.supernet.space.decode(point.nodes)
+            found.append(FrontierSubnet(architecture, point.cost, value, verify_ms(architecture)))
     if len(found) < count:
         log.warning(
             "The frontier has %d subnets where %d were asked for: %d latencies have the subnet of another, and %d have"

@@ -14,7 +14,7 @@ from ..space.timm_strings import to_timm
 from ..supernet.agreement import check_same, outputs_of
 from ..supernet.derive import derive
 from ..supernet.subnet import architecture_of
-from ..supernet.supernet import Supernet
+from ..supernet.supernet import Supernet, owner_of
 
 __all__ = ["save_subnet"]
 
@@ -43,7 +43,7 @@ def save_subnet(
     network = subnet.get_submodule(path)
     example = torch.zeros(1, *supernet.space.input_size).to(next(network.parameters()))
     outputs = outputs_of(network, example)
-    rebuilt = derive(_owner(searched, supernet), architecture)
+    rebuilt = derive(owner_of(supernet, searched)[1], architecture)
     try:
         rebuilt.load_state_dict(network.state_dict())
         check_same(outputs, rebuilt, example)
@@ -68,13 +68,9 @@ def save_subnet(
     write_text(target / "architecture.json", json.dumps(described, indent=1))
 
 
-def _owner(searched: nn.Module, supernet: Supernet) -> nn.Module:
-    return next(child for child in searched.modules() if any(c is supernet for c in child.children()))
-
-
 def _network_path(subnet: nn.Module, searched: nn.Module, supernet: Supernet) -> str:
     """Return where in a derived module the network is that was a supernet."""
-    owner = next(name for name, child in searched.named_modules() if any(c is supernet for c in child.children()))
+    owner, _ = owner_of(supernet, searched)
     names = owner.split(".") if owner else []
     for number in range(len(names) + 1):
         if type(searched.get_submodule(".".join(names[:number]))) is type(subnet):

@@ -12,7 +12,7 @@ from .._modes import undisturbed
 from .derive import derive
 from .supernet import find_supernet
 
-__all__ = ["check_agreement", "check_same", "outputs_of", "tolerance_of"]
+__all__ = ["check_agreement", "check_same", "outputs_of"]
 
 # Of the images: what is beyond an activation's upper end has to occur, and what is not.
 SCALES = (1.0, 8.0)
@@ -52,7 +52,7 @@ def check_agreement(network: nn.Module, example_input: Tensor, expected: list[Te
     """
     name = type(network).__name__
     nodes = find_supernet(network).space.reference_nodes
-    tolerance = tolerance_of(example_input)
+    tolerance = _tolerance(example_input)
     for what in ("its supernet", "the network derived from its supernet"):
         try:
             with undisturbed(network):
@@ -71,7 +71,7 @@ def check_agreement(network: nn.Module, example_input: Tensor, expected: list[Te
             )
 
 
-def tolerance_of(example_input: Tensor) -> float:
+def _tolerance(example_input: Tensor) -> float:
     """Return how far outputs of the same function may be apart, relative to their norm, where they run on an input."""
     is_reduced = example_input.is_cuda or example_input.dtype not in (torch.float32, torch.float64)
     return REDUCED_TOLERANCE if is_reduced else TOLERANCE
@@ -89,7 +89,7 @@ def check_same(expected: list[Tensor], network: nn.Module, example_input: Tensor
         ValueError: It does not; the message says by how much.
     """
     distance = _distance(expected, outputs_of(network, example_input))
-    if not distance <= tolerance_of(example_input):
+    if not distance <= _tolerance(example_input):
         raise ValueError(f"for the same random images its outputs are off by {distance:.2g} of their norm.")
 
 

@@ -19,7 +19,7 @@ from .._modes import evaluating
 from ..space.spec import STEM, Architecture, BlockOption, hidden_width
 from .choice import ChoiceBlock
 from .elastic import ElasticBatchNorm2d, ElasticConv2d, ElasticLinear, keep_modes
-from .supernet import Supernet, find_supernet
+from .supernet import find_supernet, owner_of
 
 __all__ = ["derive", "recalibrate"]
 
@@ -43,7 +43,7 @@ def derive(module: ModuleT, architecture: Architecture | Sequence[int]) -> Modul
     supernet = find_supernet(module)
     nodes = supernet.space.encode(architecture) if isinstance(architecture, Architecture) else architecture
     chosen = supernet.space.decode(nodes)
-    network = _owner(module, supernet)
+    _, network = owner_of(supernet, module)
     timm_network = next((child for child in network.modules() if isinstance(child, EfficientNet)), None)
     # deepcopy takes what the memo holds as the copy of a module, so that each choice is replaced, never copied.
     memo: dict[int, Any] = {id(supernet): nn.Identity()}
@@ -113,10 +113,6 @@ def recalibrate(
                 norm.momentum = momentum
     if num_batches == 0:
         raise ValueError("`batches` holds no batch; at least one is needed to recalibrate batch norm.")
-
-
-def _owner(module: nn.Module, supernet: Supernet) -> nn.Module:
-    return next(parent for parent in module.modules() if any(child is supernet for child in parent.children()))
 
 
 def _plain_block(block: ChoiceBlock, option: BlockOption, in_width: int, out_width: int, timm: bool) -> nn.Module:

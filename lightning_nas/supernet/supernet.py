@@ -13,7 +13,7 @@ from .ends import ElasticEnd
 from .mixture import channel_weights, mixtures
 from .tail import ElasticTail
 
-__all__ = ["Supernet", "find_supernet"]
+__all__ = ["Supernet", "find_supernet", "owner_of"]
 
 
 class Supernet(nn.Module):
@@ -108,6 +108,11 @@ class Supernet(nn.Module):
     def extra_repr(self) -> str:
         """Show the size of the space."""
         return f"{len(self._blocks)} blocks, {self.space.num_architectures:.2g} architectures"
+
+
+def owner_of(supernet: Supernet, module: nn.Module) -> tuple[str, nn.Module]:
+    """Return the network in `module` that a supernet is part of, and its name there."""
+    return next((n, child) for n, child in module.named_modules() if any(c is supernet for c in child.children()))
 
 
 def find_supernet(module: nn.Module) -> Supernet:
