@@ -24,12 +24,13 @@ from omegaconf.errors import OmegaConfBaseException
 from ._files import write_text
 from ._malloc import keep_freed_memory
 from ._settings import check_settings
+from ._stop import Stopped, requeue, stoppable
 
 __all__ = ["main", "recipes"]
 
 log = logging.getLogger("lightning_nas")
 
-USER_ERRORS = (ValueError, TypeError, FileNotFoundError, MisconfigurationException, ImportError, RuntimeError)
+USER_ERRORS = (ValueError, TypeError, OSError, MisconfigurationException, ImportError, RuntimeError)
 PLAIN = ("-h", "--help", "--hydra-help", "--version", "--info", "-c", "--cfg", "-sc", "--shell-completion")
 USER_FOLDERS = ("-cd", "--config-dir", "-cp", "--config-path")
 
@@ -61,7 +62,7 @@ def main() -> None:
 def _run(config: DictConfig) -> Any:
     single = HydraConfig.get().mode == RunMode.RUN
     try:
-        return _job(config)
+        return _stoppable_job(config)
     except Exception as error:
         cause = _cause(error)
         if not single:
@@ -74,8 +75,36 @@ def _run(config: DictConfig) -> Any:
         _fail(str(cause))
 
 
+def _stoppable_job(config: DictConfig) -> Any:
+    with stoppable() as came:
+        try:
+            return _job(config)
+        except BaseException:  # what a stopped job ends with may be an error of what it was doing
+            if not came:
+                raise
+            _say_stopped(came[0])
+            requeue(came[0])
+            sys.exit(came[0].exit_code)
+
+
+def _say_stopped(stopped: Stopped) -> None:
+    hydra_config = HydraConfig.get()
+    key, folder = "run.dir", hydra_config.runtime.output_dir
+    if hydra_config.mode == RunMode.MULTIRUN:
+        key, folder = "sweep.dir", str(Path(hydra_config.sweep.dir).absolute())
+    log.warning(
+        "Stopped by %s. What was done is kept, of a training all but the epoch that it was in. To go on, repeat the"
+        " command with hydra.%s=%s",
+        stopped.name,
+        key,
+        folder,
+    )
+
+
 def _job(config: DictConfig) -> Any:
     keep_freed_memory()
+    # A log that cannot be written stops nothing, and is not worth a traceback a line.
+    logging.raiseExceptions = False
     # Lightning's own remarks (devices, tips) would stand between the lines of the job.
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
     warnings.filterwarnings("ignore", message=r".*isinstance\(treespec, LeafSpec\).*")

@@ -7,22 +7,26 @@ import json
 import logging
 import math
 import time
-from collections.abc import Callable, Mapping, Sequence, Sized
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Iterator, Mapping, Sequence, Sized
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import lightning.pytorch as pl
-import torch
-from filelock import FileLock
 from lightning.pytorch.callbacks import Checkpoint
+from lightning.pytorch.plugins.io import TorchCheckpointIO
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from typing_extensions import override
 
-from ._files import write_text
+from ._checkpoints import CheckpointFile, WholeCheckpointIO
+from ._divergence import Divergence
+from ._files import remove_parts, write_text
 from ._fingerprint import described_network, described_trainer, keep_fingerprint, plain
+from ._locks import alone
+from ._seeds import EpochSeeds, begin_random
+from ._stop import KeepStopping
 from .tasks.metric import metric_of
 
 __all__ = ["Averaging", "Fit", "KeepLast", "Phases", "shared_phases", "source_phases"]
@@ -36,17 +40,13 @@ Averaging = Callable[[], pl.Callback]
 class KeepLast(Checkpoint):
     """Save the state at the start and after each epoch, so that a stop loses less than an epoch.
 
-    Every epoch begins with its own seed: a resumed run draws the dropout and the order that the whole run drew.
-
     Args:
-        path: The checkpoint, replaced each time.
-        seed: Seed of the first epoch.
+        file: The checkpoint, replaced each time.
     """
 
-    def __init__(self, path: Path, seed: int) -> None:
+    def __init__(self, file: CheckpointFile) -> None:
         super().__init__()
-        self.path = path
-        self.seed = seed
+        self.file = file
         self.seconds = 0.0
         self._started = time.monotonic()
         self._has_ended = False
@@ -59,24 +59,20 @@ class KeepLast(Checkpoint):
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         self._started = time.monotonic()
         self._has_ended = False
-        if not self.path.exists():
-            trainer.save_checkpoint(self.path)
-
-    @override
-    def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        torch.manual_seed(self.seed * 1_000_003 + trainer.current_epoch)
+        if not self.file.exists:
+            self._save(trainer)
 
     @override
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         self._count()
-        trainer.save_checkpoint(self.path)
+        self._save(trainer)
 
     @override
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         # What callbacks found at the end, such as the search's candidates, belongs to the state too, and took its time.
         self._count()
         self._has_ended = True
-        trainer.save_checkpoint(self.path)
+        self._save(trainer)
 
     @override
     def on_fit_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
@@ -84,14 +80,10 @@ class KeepLast(Checkpoint):
         if not self._has_ended:
             self.on_train_end(trainer, pl_module)
 
-    @override
-    def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
-        if isinstance(exception, KeyboardInterrupt):
-            log.warning(
-                "Interrupted. The state is in %s; to go on, repeat the command with hydra.run.dir=%s",
-                self.path,
-                self.path.parent.parent,
-            )
+    def _save(self, trainer: pl.Trainer) -> None:
+        for logger in trainer.loggers:
+            logger.save()  # a training that goes on from here logs what comes next
+        trainer.save_checkpoint(self.file.path)
 
     def _count(self) -> None:
         now = time.monotonic()
@@ -127,10 +119,11 @@ class Phases:
         data: The LightningDataModule.
         seed: Seed of each training.
         fingerprint: What must be the same for a run to be continued.
-        is_shared: Whether other runs may train in this directory, too.
+        is_shared: Whether other runs may train in this directory, too, each in its turn, see `alone`. Where they may
+            not, the directory is to be `opened`.
 
     Raises:
-        ValueError: The directory holds a run of other settings.
+        ValueError: The directory is shared and holds a run of other settings.
     """
 
     def __init__(
@@ -148,10 +141,10 @@ class Phases:
         self.make_logger = logger
         self.data = data
         self.seed = seed
+        self.fingerprint = fingerprint
         self.is_shared = is_shared
-        # Where nothing was trained yet there is nothing to be continued.
-        is_begun = any((run_dir / "checkpoints").glob("*.ckpt"))
-        keep_fingerprint(run_dir, "checkpoints/fingerprint.json", fingerprint, is_begun)
+        if is_shared:
+            self._begin()
 
     def fit(
         self,
@@ -162,15 +155,20 @@ class Phases:
         averaging: Averaging | None = None,
     ) -> Fit:
         """Train `module`, from its checkpoint where there is one, its weights averaged where that is asked for."""
-        path = self.run_dir / "checkpoints" / f"{name}.ckpt"
-        keep = KeepLast(path, self.seed)
+        file = self.checkpoint(name)
+        keep = KeepLast(file)
+        divergence = Divergence(f"training {name!r}", ends_worse=True)
         averages = [] if averaging is None else [averaging()]
         logger = self.make_logger(save_dir=self.run_dir, name="logs", version=name)
         trainer = self.make_trainer(
-            max_epochs=epochs, callbacks=[*callbacks, *averages, keep], logger=logger, default_root_dir=self.run_dir
+            max_epochs=epochs,
+            callbacks=[EpochSeeds(self.seed), KeepStopping(), divergence, *callbacks, *averages, keep],
+            logger=logger,
+            default_root_dir=self.run_dir,
         )
-        resumed = path if path.exists() else None
-        trainer.fit(module, datamodule=self.data, ckpt_path=resumed, weights_only=True)
+        if type(trainer.strategy.checkpoint_io) is TorchCheckpointIO:
+            trainer.strategy.checkpoint_io = WholeCheckpointIO()
+        trainer.fit(module, datamodule=self.data, ckpt_path=file.readable(), weights_only=True)
         return Fit(trainer, keep.seconds, trainer.global_step, trainer.current_epoch)
 
     def train(
@@ -181,6 +179,7 @@ class Phases:
 
     def test(self, trainer: pl.Trainer, module: pl.LightningModule) -> dict[str, Any]:
         """Return the metric of what a Trainer trained, on the test split."""
+        begin_random(self.seed)
         figures = trainer.test(module, datamodule=self.data, verbose=False, weights_only=True)[0]
         metric = metric_of(module)
         if metric.test_key not in figures:
@@ -196,6 +195,7 @@ class Phases:
 
     def validate(self, trainer: pl.Trainer, module: pl.LightningModule) -> float:
         """Return the value of the metric on the validation split; NaN where the Trainer is to read nothing of it."""
+        begin_random(self.seed)
         figures = trainer.validate(module, datamodule=self.data, verbose=False, weights_only=True)
         key = metric_of(module).val_key
         if not figures or not sum(trainer.num_val_batches):
@@ -204,13 +204,51 @@ class Phases:
             raise MisconfigurationException(_not_logged(key, module, figures[0], "validation_step"))
         return float(figures[0][key])
 
-    def alone(self) -> AbstractContextManager[Any]:
-        """Let no other process train in this directory meanwhile; it waits for its turn, and then finds the result."""
-        return FileLock(self.run_dir / "checkpoints" / ".lock") if self.is_shared else nullcontext()
+    def checkpoint(self, name: str) -> CheckpointFile:
+        """Return where the state of a training is."""
+        return CheckpointFile(self._folder / f"{name}.ckpt")
+
+    @contextmanager
+    def opened(self) -> Iterator[None]:
+        """Let no other process work in this directory for as long as the context lasts.
+
+        Raises:
+            InUseError: One does.
+            ValueError: The directory holds a run of other settings.
+            UnwritableError: There is no room, or no right to write there.
+        """
+        with alone(self._lock, f"The run directory {str(self.run_dir)!r}"):
+            self._begin()
+            for folder in (self.run_dir, self._folder, *self.run_dir.glob("logs/*")):
+                remove_parts(folder)
+            yield
+
+    @contextmanager
+    def alone(self) -> Iterator[None]:
+        """Let no other process train in a shared directory meanwhile; it waits for its turn, and finds the result."""
+        if not self.is_shared:
+            yield
+            return
+        with alone(self._lock, f"the shared trainings in {str(self.run_dir)!r}", is_waiting=True):
+            remove_parts(self._folder)
+            yield
+
+    @property
+    def _folder(self) -> Path:
+        return self.run_dir / "checkpoints"
+
+    @property
+    def _lock(self) -> Path:
+        return self._folder / ".lock"
+
+    def _begin(self) -> None:
+        # Where nothing was trained yet there is nothing to be continued.
+        is_begun = any(self._folder.glob("*.ckpt"))
+        keep_fingerprint(self.run_dir, "checkpoints/fingerprint.json", self.fingerprint, is_begun)
 
     def claim(self, name: str, wanted: Mapping[str, Any]) -> bool:
         """Say what a training is made for, unless a run said so before; return whether it is for what is wanted."""
-        path = self.run_dir / "checkpoints" / f"{name}.json"
+        path = self._folder / f"{name}.json"
         text = json.dumps(wanted, sort_keys=True)
         if not path.exists():
             write_text(path, text)

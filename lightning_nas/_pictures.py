@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import colorsys
 import io
-import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -15,6 +14,7 @@ from torch.nn import functional
 from torchvision.transforms.functional import pil_to_tensor, to_pil_image
 from torchvision.utils import draw_bounding_boxes, draw_segmentation_masks
 
+from ._files import write_bytes
 from ._recorded import PICTURE, PRIVATE
 
 __all__ = ["draw_detections", "draw_masks", "write_picture"]
@@ -169,10 +169,7 @@ def write_picture(run_dir: str | Path, name: str, sheet: Tensor, *, show_images:
         Path of the file.
     """
     path = Path(run_dir) / f"{PICTURE if show_images else PRIVATE}{name}.jpg"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f"{path.name}.{os.getpid()}.part")
-    part.write_bytes(_jpeg(to_pil_image(sheet.cpu())))
-    part.replace(path)
+    write_bytes(path, _jpeg(to_pil_image(sheet.cpu())))
     return path
 
 

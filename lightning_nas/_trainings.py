@@ -15,6 +15,7 @@ import lightning.pytorch as pl
 import torch
 from torch import Tensor, nn
 
+from ._checkpoints import CheckpointFile
 from ._early import try_data, try_tasks, try_trainer
 from ._fingerprint import plain
 from ._inputs import data_name, inputs_and_outputs, network_settings, prepare, training_images
@@ -284,17 +285,16 @@ class Trainings:
 
     def forget(self, number: int) -> None:
         """Remove the checkpoint of a trial that is not needed any more."""
-        self._checkpoint(number).unlink(missing_ok=True)
+        self._checkpoint(number).remove()
 
-    def _checkpoint(self, number: int) -> Path:
-        return self._phases[0].run_dir / "checkpoints" / f"trial-{number}.ckpt"
+    def _checkpoint(self, number: int) -> CheckpointFile:
+        return self._phases[0].checkpoint(f"trial-{number}")
 
     def _trained(self, number: int) -> dict[str, Any] | None:
         """Return the checkpoint of a trial where it is here, and of its end."""
-        path = self._checkpoint(number)
-        if not path.exists():
+        saved = self._checkpoint(number).load()
+        if saved is None:
             return None
-        saved: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
         is_whole = saved["callbacks"][Rungs.__qualname__]["epochs"] == self.epochs.search
         return saved if is_whole else None
 

@@ -219,104 +219,108 @@ def search_and_finetune(
     try_tasks(task, source, data.num_classes, **tried)
     try_data([data])
     run = Phases(run_dir, trainer, logger, data, seed, fingerprint)
-    origin = shared = run
-    if shared_dir is not None:
-        shared = shared_phases(Path(shared_dir), run, trained)
-        origin = source_phases(Path(shared_dir), run, network, task, epochs.source)
-    own = full.decode(full.reference_nodes)
+    with run.opened():
+        origin = shared = run
+        if shared_dir is not None:
+            shared = shared_phases(Path(shared_dir), run, trained)
+            origin = source_phases(Path(shared_dir), run, network, task, epochs.source)
+        own = full.decode(full.reference_nodes)
 
-    log.info("1/4 Training the source, %.4g ms", costs.latency_ms(own))
-    if epochs.source:
-        with origin.alone():
-            origin.fit("source", task(network=source, num_classes=data.num_classes), epochs.source)
+        log.info("1/4 Training the source, %.4g ms", costs.latency_ms(own))
+        if epochs.source:
+            with origin.alone():
+                origin.fit("source", task(network=source, num_classes=data.num_classes), epochs.source)
 
-    log.info("2/4 Searching")
-    pl.seed_everything(seed, workers=True, verbose=False)
-    supernet = _sorted_supernet(source, example, full)
-    start, untrained = source, deepcopy(supernet)
-    images = training_images(data, num_calibration_batches)
-    watch = _Watch()
-    if num_trial_images:
-        with watch:
-            callback.errors = option_errors(untrained, images[:num_trial_images])
-    teacher = derive(supernet, full.reference_nodes)
-    taught = partial(task, num_classes=data.num_classes, **(teaching or {}))
-    blocks = [path for path, _ in named_blocks(teacher)]
-    module = taught(network=supernet, teacher=teacher, feature_modules=blocks, **(search_task or {}))
-    with shared.alone():
-        fit = shared.fit("search", module, epochs.search, [callback])
-        if callback.readiness:
-            log.info("Supernet: %s", callback.readiness)
-        with watch:
-            is_own = shared.claim("search", wanted) or callback.has_chosen
-            candidates = callback.candidates if is_own else callback.find(**_named(requested))
-            for architecture in candidates[:num_refitted]:
-                confirm(budgets, costs, architecture)
-
-    log.info("3/4 Training the source on, for comparison")
-    pl.seed_everything(seed, workers=True, verbose=False)
-    with shared.alone():
-        baseline = task(network=deepcopy(source), num_classes=data.num_classes, **(finetune_task or {}))
-        # A search that was not ready may have trained for longer than was planned; so does the baseline.
-        length = fit.epochs + epochs.finetune
-        going_on = shared.fit("baseline", baseline, length, averaging=averaging)
-        baseline_metric = shared.test(going_on.trainer, baseline)
-        before = task(network=deepcopy(source), num_classes=data.num_classes)
-        teacher_name = better_teacher(taught_by, shared, going_on.trainer, before, baseline)
-    if teacher_name == "baseline":
-        start = cast(nn.Module, baseline.network)
-        untrained = _sorted_supernet(start, example, full)
-        teacher = derive(untrained, full.reference_nodes)
-
-    log.info("4/4 Fine-tuning the subnet%s", f", and {', '.join(others)}" if others else "")
-    # The map that a classifier pools is imitated by itself; of other networks it has to be named.
-    judged = partial(taught, teacher=teacher, feature_modules=blocks[-1:] if full.tail else ())
-    with watch:
-        chosen, subnet = _best_refitted(candidates[:num_refitted], untrained, teacher, images, judged, data)
-    log.info("Found %s, %.4g ms", chosen, costs.latency_ms(chosen))
-    finetuned = partial(taught, feature_modules=blocks, **(finetune_task or {}))
-    tuned = finetuned(network=subnet, teacher=teacher)
-    tuning = run.fit("finetune", tuned, epochs.finetune, averaging=averaging)
-    subnet_metric = run.test(tuning.trainer, tuned)
-    write_run_picture(run_dir, tuned, data, show_images)
-    compared = []
-    for name, architecture in others.items():
+        log.info("2/4 Searching")
+        pl.seed_everything(seed, workers=True, verbose=False)
+        supernet = _sorted_supernet(source, example, full)
+        start, untrained = source, deepcopy(supernet)
+        images = training_images(data, num_calibration_batches)
+        watch = _Watch()
+        if num_trial_images:
+            with watch:
+                callback.errors = option_errors(untrained, images[:num_trial_images])
+        teacher = derive(supernet, full.reference_nodes)
+        taught = partial(task, num_classes=data.num_classes, **(teaching or {}))
+        blocks = [path for path, _ in named_blocks(teacher)]
+        module = taught(network=supernet, teacher=teacher, feature_modules=blocks, **(search_task or {}))
         with shared.alone():
-            other, its_teacher = inherit(start, architecture, images)
-            # Named after what it is: runs of other budgets and choices that compare with the same network find it.
-            label = f"{name.replace(' ', '_')}-{_digest(architecture, teacher_name)}"
-            rival = finetuned(network=other, teacher=its_teacher)
-            metric = shared.train(label, rival, epochs.finetune, averaging)
-        compared.append(Compared(name, architecture, metric))
+            fit = shared.fit("search", module, epochs.search, [callback])
+            if callback.readiness:
+                log.info("Supernet: %s", callback.readiness)
+            with watch:
+                is_own = shared.claim("search", wanted) or callback.has_chosen
+                candidates = callback.candidates if is_own else callback.find(**_named(requested))
+                for architecture in candidates[:num_refitted]:
+                    confirm(budgets, costs, architecture)
 
-    outcome = Outcome(
-        recipe=recipe,
-        task=type(tuned).__name__.lower(),
-        seed=seed,
-        costs=costs,
-        budgets=budgets,
-        requested=requested,
-        choices=callback.choices,
-        source=own,
-        chosen=chosen,
-        subnet=cast(nn.Module, tuned.network),
-        source_metric=baseline_metric,
-        source_steps=going_on.steps,
-        subnet_metric=subnet_metric,
-        subnet_steps=tuning.steps,
-        compared=compared,
-        search={"seconds": round(fit.seconds + watch.seconds, 1), "steps": fit.steps, **callback.found_at_end},
-        history=callback.history,
-        network=network_settings(network, data.num_classes),
-        epochs=vars(epochs),
-        data_name=data_name(data),
-        taught_by=teacher_name,
-        interface=inputs_and_outputs(data),
-    )
-    result = write_run(run_dir, outcome)
-    log.info("%s\nWritten to %s", summary(result), run_dir)
-    log_hints(costs)
-    return result
+        log.info("3/4 Training the source on, for comparison")
+        pl.seed_everything(seed, workers=True, verbose=False)
+        with shared.alone():
+            baseline = task(network=deepcopy(source), num_classes=data.num_classes, **(finetune_task or {}))
+            # A search that was not ready may have trained for longer than was planned; so does the baseline.
+            length = fit.epochs + epochs.finetune
+            going_on = shared.fit("baseline", baseline, length, averaging=averaging)
+            baseline_metric = shared.test(going_on.trainer, baseline)
+            before = task(network=deepcopy(source), num_classes=data.num_classes)
+            teacher_name = better_teacher(taught_by, shared, going_on.trainer, before, baseline)
+        if teacher_name == "baseline":
+            start = cast(nn.Module, baseline.network)
+            untrained = _sorted_supernet(start, example, full)
+            teacher = derive(untrained, full.reference_nodes)
+
+        log.info("4/4 Fine-tuning the subnet%s", f", and {', '.join(others)}" if others else "")
+        # A resumed run has drawn less by now.
+        pl.seed_everything(seed, workers=True, verbose=False)
+        # The map that a classifier pools is imitated by itself; of other networks it has to be named.
+        judged = partial(taught, teacher=teacher, feature_modules=blocks[-1:] if full.tail else ())
+        with watch:
+            chosen, subnet = _best_refitted(candidates[:num_refitted], untrained, teacher, images, judged, data)
+        log.info("Found %s, %.4g ms", chosen, costs.latency_ms(chosen))
+        finetuned = partial(taught, feature_modules=blocks, **(finetune_task or {}))
+        tuned = finetuned(network=subnet, teacher=teacher)
+        tuning = run.fit("finetune", tuned, epochs.finetune, averaging=averaging)
+        subnet_metric = run.test(tuning.trainer, tuned)
+        write_run_picture(run_dir, tuned, data, show_images)
+        compared = []
+        for name, architecture in others.items():
+            pl.seed_everything(seed, workers=True, verbose=False)
+            with shared.alone():
+                other, its_teacher = inherit(start, architecture, images)
+                # Named after what it is: runs of other budgets and choices that compare with the same network find it.
+                label = f"{name.replace(' ', '_')}-{_digest(architecture, teacher_name)}"
+                rival = finetuned(network=other, teacher=its_teacher)
+                metric = shared.train(label, rival, epochs.finetune, averaging)
+            compared.append(Compared(name, architecture, metric))
+
+        outcome = Outcome(
+            recipe=recipe,
+            task=type(tuned).__name__.lower(),
+            seed=seed,
+            costs=costs,
+            budgets=budgets,
+            requested=requested,
+            choices=callback.choices,
+            source=own,
+            chosen=chosen,
+            subnet=cast(nn.Module, tuned.network),
+            source_metric=baseline_metric,
+            source_steps=going_on.steps,
+            subnet_metric=subnet_metric,
+            subnet_steps=tuning.steps,
+            compared=compared,
+            search={"seconds": round(fit.seconds + watch.seconds, 1), "steps": fit.steps, **callback.found_at_end},
+            history=callback.history,
+            network=network_settings(network, data.num_classes),
+            epochs=vars(epochs),
+            data_name=data_name(data),
+            taught_by=teacher_name,
+            interface=inputs_and_outputs(data),
+        )
+        result = write_run(run_dir, outcome)
+        log.info("%s\nWritten to %s", summary(result), run_dir)
+        log_hints(costs)
+        return result
 
 
 class _Watch:

@@ -15,6 +15,7 @@ from typing import Any
 import lightning.pytorch as pl
 from torch import nn
 
+from ._divergence import DivergedError
 from ._early import check_at_least
 from ._fingerprint import described_device, described_network, described_trainer, plain
 from ._phases import Averaging
@@ -197,28 +198,24 @@ def evolve_and_finetune(
     }
     shared = None if shared_dir is None else Path(shared_dir)
     trainings.open(run_dir, trainer, logger, {**record, **finetuning}, shared)
-    try:
-        log.info(
-            "1/3 Training the source, %.4g ms",
-            costs.latency_ms(places[0].space.decode(places[0].space.reference_nodes)),
-        )
-        trainings.train_source()
-        log.info("2/3 Training %d trials: %s", search.trials, search.sampler)
-        if num_trial_images and trainings.has_source and len(study.results()) < search.trials:
-            study.ground = ground.with_errors(trainings.option_errors(ground, num_trial_images))
-        _run_trials(study, trainings)
-        log.info("3/3 Fine-tuning the best, and training the source on, for comparison")
-        with trainings.alone():
-            results = {}
-            for label, outcome in _finish(study, trainings, costs, recipe, seed, finalists).items():
-                folder = run_dir / label if len(requests) > 1 else run_dir
-                folder.mkdir(parents=True, exist_ok=True)
-                results[label] = write_run(folder, outcome)
-                log.info("%s: %s\n%s\nWritten to %s", label, outcome.chosen, summary(results[label]), folder)
-            log_hints(costs)
-    except KeyboardInterrupt:
-        log.warning("Interrupted. To go on, repeat the command with hydra.run.dir=%s", run_dir)
-        raise
+    log.info(
+        "1/3 Training the source, %.4g ms",
+        costs.latency_ms(places[0].space.decode(places[0].space.reference_nodes)),
+    )
+    trainings.train_source()
+    log.info("2/3 Training %d trials: %s", search.trials, search.sampler)
+    if num_trial_images and trainings.has_source and len(study.results()) < search.trials:
+        study.ground = ground.with_errors(trainings.option_errors(ground, num_trial_images))
+    _run_trials(study, trainings)
+    log.info("3/3 Fine-tuning the best, and training the source on, for comparison")
+    with trainings.alone():
+        results = {}
+        for label, outcome in _finish(study, trainings, costs, recipe, seed, finalists).items():
+            folder = run_dir / label if len(requests) > 1 else run_dir
+            folder.mkdir(parents=True, exist_ok=True)
+            results[label] = write_run(folder, outcome)
+            log.info("%s: %s\n%s\nWritten to %s", label, outcome.chosen, summary(results[label]), folder)
+        log_hints(costs)
     return results if len(requests) > 1 else next(iter(results.values()))
 
 
@@ -284,6 +281,10 @@ def _run_trial(study: Study, trial: Trial, trainings: Trainings) -> None:
             fit, rungs, _ = trainings.train(ground, trial.genes, number, trial.report)
             figures = {"seconds": fit.seconds, "steps": fit.steps, "images": rungs.num_images}
             trial.finish(rungs.value, rungs.epochs, rungs.is_stopped, figures)
+    except DivergedError as error:
+        log.warning("Trial %d is no result. %s", number, error)
+        trainings.forget(number)
+        return
     except LostTrialError as error:
         log.warning("Trial %d is dropped. %s", number, error)
         return

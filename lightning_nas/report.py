@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from lightning_nas._architecture_svg import BlockCost, architecture_svg
+from lightning_nas._files import write_text
 from lightning_nas._page import figures as page_figures
 from lightning_nas._page import page, table, terms
 from lightning_nas._result_text import budget_text, bytes_text, count_text, is_within_budget, metric_text
@@ -84,7 +85,7 @@ def write_report(
         f"<h2>The run</h2>{_provenance(result)}",
     ]
     path = Path(run_dir) / "report.html"
-    path.write_text(page(title, _subtitle(result), sections), encoding="utf-8")
+    write_text(path, page(title, _subtitle(result), sections))
     return path
 
 
@@ -102,7 +103,7 @@ def write_architecture_svg(
     Raises:
         ValueError: There are no blocks.
     """
-    Path(path).write_text(architecture_svg(blocks, baseline_blocks, title), encoding="utf-8")
+    write_text(Path(path), architecture_svg(blocks, baseline_blocks, title))
 
 
 def write_results_page(folder: str | Path) -> str:
@@ -116,7 +117,7 @@ def write_results_page(folder: str | Path) -> str:
         ValueError: There is no result in the folder, or one of them is not in the form of ``result.json``.
     """
     page = results_page(folder)
-    _page_path(folder).write_text(page, encoding="utf-8")
+    write_text(_page_path(folder), page)
     return page
 
 

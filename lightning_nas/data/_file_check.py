@@ -8,14 +8,14 @@ import logging
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 
-from filelock import FileLock
 from PIL import ImageOps
 from tqdm import tqdm
 
 from lightning_nas._files import cache_folder, write_text
+from lightning_nas._locks import alone
 
 from ._decode import DECODE_THREADS, UnreadableImageError, open_image, rgb
 
@@ -50,7 +50,7 @@ def check_files(paths: Iterable[Path]) -> None:
         return
     folder = Path(os.path.commonpath([path.parent for path in stamps]))
     cache = _cache_file(folder)
-    with _alone(cache):
+    with _alone(cache, folder):
         known = _read(cache)
         names = {path: path.relative_to(folder).as_posix() for path in stamps}
         todo = [path for path, stamp in stamps.items() if stamp is None or known.get(names[path]) != stamp]
@@ -132,13 +132,15 @@ def _cache_file(folder: Path) -> Path:
     return cache_folder() / "images" / f"{folder.name}-{key}.json"
 
 
-def _alone(cache: Path) -> FileLock | nullcontext[None]:
+def _alone(cache: Path, folder: Path) -> AbstractContextManager[None]:
     """Let one process of a machine open the files; the others find them opened."""
     try:
         cache.parent.mkdir(parents=True, exist_ok=True)
     except OSError:
         return nullcontext()
-    return FileLock(cache.with_suffix(".lock")) if os.access(cache.parent, os.W_OK) else nullcontext()
+    if not os.access(cache.parent, os.W_OK):
+        return nullcontext()
+    return alone(cache.with_suffix(".lock"), f"the image files in '{folder}'", is_waiting=True)
 
 
 def _read(cache: Path) -> dict[str, Stamp]:

@@ -8,6 +8,8 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from lightning_nas._files import write_text
+
 __all__ = ["ANALYTIC", "TABLE_ONLY", "Device"]
 
 FORMAT = 1
@@ -72,9 +74,7 @@ class Device:
         """Write the device to a JSON file, whole or not at all."""
         data = {"format": FORMAT, **asdict(self)}
         del data["folder"]
-        part = path.with_suffix(".part")
-        part.write_text(json.dumps(data, indent=1) + "\n")
-        part.replace(path)
+        write_text(path, json.dumps(data, indent=1) + "\n")
 
     @classmethod
     def load(cls, path: Path) -> Device:

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from lightning_nas._files import write_text
 from lightning_nas.estimator.device import Device
 from lightning_nas.estimator.files import TARGETS, available_devices
 
@@ -196,7 +197,7 @@ def main() -> None:
     args = parser.parse_args()
     text = devices_page([Device.load(TARGETS / f"{name}.json") for name in available_devices()])
     if not args.check:
-        args.path.write_text(text, encoding="utf-8")
+        write_text(args.path, text)
     elif not args.path.exists() or args.path.read_text(encoding="utf-8") != text:
         sys.exit(
             f"{args.path} is not what the devices' files say: write it with `python -m lightning_nas.estimator.page`."

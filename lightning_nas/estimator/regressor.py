@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import io
-import os
-import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import compress
@@ -12,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
+from lightning_nas._files import write_bytes
 from lightning_nas.estimator.additive import Additive
 from lightning_nas.estimator.interval import Errors
 from lightning_nas.estimator.smooth import Smooth
@@ -113,10 +112,7 @@ class Regressor:
         arrays.update({f"held_out.{name}": np.array(value) for name, value in self.held_out.items()})
         data = io.BytesIO()
         np.savez_compressed(data, **arrays)  # type: ignore[arg-type]
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile(dir=path.parent, delete=False) as file:
-            file.write(data.getvalue())
-        os.replace(file.name, path)
+        write_bytes(path, data.getvalue())
 
     @classmethod
     def load(cls, path: Path) -> Regressor:

@@ -11,7 +11,6 @@ import hashlib
 import io
 import json
 import lzma
-import os
 import re
 import tempfile
 import zipfile
@@ -19,6 +18,8 @@ import zlib
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+
+from lightning_nas._files import write_bytes
 
 __all__ = ["SUFFIX", "pack", "unpacked"]
 
@@ -61,9 +62,7 @@ def pack(table: Path, path: Path) -> Path:
     with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as archive:
         for key, data in {_LIST: json.dumps(listed, indent=1).encode(), **content}.items():
             archive.writestr(zipfile.ZipInfo(key if key == _LIST else name + key, _DATE), data, zipfile.ZIP_DEFLATED)
-    part = path.with_name(f"{path.name}.{os.getpid()}.part")
-    part.write_bytes(buffer.getvalue())
-    part.replace(path)
+    write_bytes(path, buffer.getvalue())
     return path
 
 

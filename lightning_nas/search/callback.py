@@ -15,6 +15,7 @@ from lightning.pytorch.utilities import rank_zero_info
 from torch import Tensor, nn
 from typing_extensions import override
 
+from .._divergence import Divergence
 from ..estimator.estimator import Estimator
 from ..space.spec import Architecture
 from ..supernet.sliced_step import SlicedStep
@@ -177,6 +178,7 @@ class ArchitectureSearch(Callback):
         self._pending: Score | None = None
         self._others: tuple[Any, int, list[tuple[int, ...]]] | None = None  # batch, its number, further paths
         self._recent: deque[Any] = deque(maxlen=CALIBRATION_BATCHES)  # for batch norm before a subnet is evaluated
+        self._divergence = Divergence("supernet's training")
         self._fit: UserFit | None = None
         self._validated: tuple[int, ...] | None = None
         self.has_chosen = False  # in this fit, rather than in the one whose checkpoint it goes on from
@@ -233,6 +235,7 @@ class ArchitectureSearch(Callback):
             self._state = self.state_dict()
         elif self.search is not None:
             self._progress, self.history, self._promised, self._fit = Progress(), [], {}, None
+            self._divergence = Divergence(self._divergence.name)
             self._recent.clear()
         self._optimizer, self.has_chosen = None, False
         self.search = Search(supernet, self.budgets, self.settings, self.errors)
@@ -255,6 +258,7 @@ class ArchitectureSearch(Callback):
     @override
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         report_needed(trainer, self._started())
+        self._divergence.on_train_start(trainer, pl_module)
 
     @override
     def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
@@ -302,7 +306,14 @@ class ArchitectureSearch(Callback):
             pl_module.log(name, value, prog_bar=name.removeprefix("nas/") in self.progress_bar)
 
     @override
+    def on_train_batch_end(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        self._divergence.on_train_batch_end(trainer, pl_module, outputs, batch, batch_idx)
+
+    @override
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self._divergence.on_train_epoch_end(trainer, pl_module)
         if self.history:
             rank_zero_info(f"Epoch {trainer.current_epoch}: {self._started().progress()}")
         if self.selection.not_ready == "continue" and is_last_epoch(trainer):
@@ -360,6 +371,7 @@ class ArchitectureSearch(Callback):
             "search": self.search.state_dict(),
             "optimizer": self._optimizer.state_dict(),
             "history": self.history,
+            "divergence": self._divergence.state_dict(),
             **self._progress.to_dict(),
         }
 
@@ -529,6 +541,8 @@ class ArchitectureSearch(Callback):
         self._started().load_state_dict(state["search"])
         self._optimizer.load_state_dict(state["optimizer"])
         self.history, self._progress = list(state["history"]), Progress.from_dict(state)
+        if "divergence" in state:
+            self._divergence.load_state_dict(state["divergence"])
         search = self._started()
         is_own = state["search"]["budgets"] == search.budgets.figures
         if not is_own or not all(search.is_within(nodes) for nodes in self._progress.ranked):

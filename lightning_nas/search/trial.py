@@ -9,6 +9,7 @@ from contextlib import contextmanager, suppress
 from threading import Event, Thread
 from typing import TYPE_CHECKING, Any
 
+from .._divergence import DivergedError
 from .aging import Evolution, Genes, is_promoted
 from .study_storage import load_optuna
 
@@ -118,7 +119,10 @@ class Trial:
 
     @contextmanager
     def training(self) -> Iterator[None]:
-        """Say all the while that this process is alive; leave the trial to the next one if the body fails."""
+        """Say all the while that this process is alive; leave the trial to the next one if the body fails.
+
+        One whose training diverges is left to nobody.
+        """
         ended = Event()
 
         def beat() -> None:
@@ -130,6 +134,9 @@ class Trial:
         thread.start()
         try:
             yield
+        except DivergedError:
+            self.refuse("diverged")
+            raise
         except BaseException:
             with suppress(LostTrialError):
                 self.write(owner=None)

@@ -15,6 +15,7 @@ from torchvision.models.mobilenetv2 import InvertedResidual as TorchvisionInvert
 from torchvision.models.mobilenetv2 import MobileNetV2
 from torchvision.ops import Conv2dNormActivation
 
+from .._divergence import not_finite
 from .._modes import evaluating
 from ..space.spec import STEM, Architecture, BlockOption, hidden_width
 from .choice import ChoiceBlock
@@ -38,7 +39,8 @@ def derive(module: ModuleT, architecture: Architecture | Sequence[int]) -> Modul
         architecture: A member of the supernet's space, or its nodes.
 
     Raises:
-        ValueError: `module` holds no supernet, or the architecture is not in its space.
+        ValueError: `module` holds no supernet, the architecture is not in its space, or the weights or statistics that
+            it inherits are not finite.
     """
     supernet = find_supernet(module)
     nodes = supernet.space.encode(architecture) if isinstance(architecture, Architecture) else architecture
@@ -74,6 +76,12 @@ def derive(module: ModuleT, architecture: Architecture | Sequence[int]) -> Modul
     for child in copied.modules():
         if isinstance(child, MobileNetV2):
             _finish_torchvision(child, chosen)
+    if bad := not_finite(copied.state_dict()):
+        raise ValueError(
+            f"The subnet would be no network that computes: {bad[0]!r}{' and others' if len(bad) > 1 else ''} of its"
+            " weights and running statistics are not finite, so the training has diverged. HINT: a smaller learning"
+            " rate."
+        )
     return plain
 
 

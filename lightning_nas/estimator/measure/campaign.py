@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import csv
+import io
 import logging
-import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 from tqdm import tqdm
 
+from lightning_nas._files import appending, write_text
+from lightning_nas._locks import alone
 from lightning_nas.estimator.device import Device
 from lightning_nas.estimator.measure.backend import TIMED, Backend, ParallelBackend, UnsupportedError, open_backend
 from lightning_nas.estimator.measure.timing import TIMING
@@ -37,7 +39,18 @@ def measure(
         subgraphs: What to measure; equal ones are measured once.
         path: The table, a CSV file; it is made where it is not there.
         backend: What measures; by default that of the device.
+
+    Raises:
+        InUseError: Another process measures into the table.
+        UnwritableError: There is no room for a row, or no right to write there.
     """
+    with alone(path.with_name(f".{path.name}.lock"), f"The table {str(path)!r}"):
+        return _measure(device, subgraphs, path, backend)
+
+
+def _measure(
+    device: Device, subgraphs: Iterable[Subgraph], path: Path, backend: Backend | None
+) -> dict[Subgraph, Figures]:
     _repair(path, device.backend in TIMED)
     known = dict(read_measurements(path).subgraphs)
     missing = [subgraph for subgraph in dict.fromkeys(subgraphs) if not _is_known(subgraph, known)]
@@ -45,13 +58,11 @@ def measure(
         backend = backend or open_backend(device)
         limit = device.settings.get("max_spread", TIMING["max_spread"])
         names, num_spread = _header(path), 0
-        with path.open("a", newline="") as file:
-            writer = csv.DictWriter(file, names, restval="", extrasaction="ignore", lineterminator="\n")
+        with appending(path) as append:
             for rows in _measured(backend, missing, known, device.name):
                 calm = {part: figures for part, figures in rows.items() if (figures.spread or 0) <= limit}
                 new = {part: figures for part, figures in calm.items() if part not in known}
-                writer.writerows(_row(part, figures) for part, figures in new.items())
-                file.flush()
+                append(_lines(names, new))
                 known.update(new)
                 num_spread += len(rows) - len(calm)
         if num_spread:
@@ -94,6 +105,13 @@ def _header(path: Path) -> list[str]:
         return next(csv.reader(file))
 
 
+def _lines(names: Sequence[str], rows: Mapping[Subgraph, Figures]) -> str:
+    text = io.StringIO()
+    writer = csv.DictWriter(text, names, restval="", extrasaction="ignore", lineterminator="\n")
+    writer.writerows(_row(part, figures) for part, figures in rows.items())
+    return text.getvalue()
+
+
 def _row(subgraph: Subgraph, figures: Figures) -> dict[str, object]:
     spread = "" if figures.spread is None else f"{figures.spread:.3g}"
     return dict(zip((*COLUMNS, SPREAD), (*to_row(subgraph, figures), spread), strict=True))
@@ -105,6 +123,4 @@ def _repair(path: Path, is_timed: bool) -> None:
     text = path.read_text() if path.exists() else ""
     whole = text[: text.rfind("\n") + 1] or header
     if whole != text:
-        part = path.with_suffix(".part")
-        part.write_text(whole)
-        os.replace(part, path)
+        write_text(path, whole)

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import csv
 import hashlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from tqdm import tqdm
 
-from lightning_nas._files import cache_folder
+from lightning_nas._files import appending, cache_folder, write_text
+from lightning_nas._locks import alone
 from lightning_nas.estimator.device import Device
 from lightning_nas.estimator.measure.backend import Backend, UnsupportedError, open_backend
 from lightning_nas.estimator.measurements import Figures
@@ -30,23 +31,32 @@ def measure_networks(
         networks: What to measure.
         path: The table, a CSV file that names networks by a digest of what they are.
         backend: What measures; by default that of the device.
+
+    Raises:
+        UnwritableError: There is no room for a row, or no right to write there.
     """
     networks = list(networks)
     digests = [hashlib.sha256(repr(network).encode()).hexdigest()[:24] for network in networks]
+    with alone(path.with_name(f".{path.name}.lock"), f"the table {str(path)!r}", is_waiting=True):
+        known = _measured(device, dict(zip(digests, networks, strict=True)), path, backend)
+    return [known.get(digest) for digest in digests]
+
+
+def _measured(
+    device: Device, networks: Mapping[str, Network], path: Path, backend: Backend | None
+) -> dict[str, Figures]:
     known = _read(path)
-    missing = {digest: network for digest, network in zip(digests, networks, strict=True) if digest not in known}
+    missing = {digest: network for digest, network in networks.items() if digest not in known}
     if missing:
         backend = backend or open_backend(device)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with path.open("a", newline="") as file:
+        with appending(path) as append:
             for digest, network in tqdm(missing.items(), desc=f"Whole networks on {device.name}", unit="network"):
                 try:
                     figures = known[digest] = backend.measure_network(network)
                 except UnsupportedError:
                     continue
-                csv.writer(file, lineterminator="\n").writerow((digest, repr(figures.latency_ms), figures.sram_bytes))
-                file.flush()
-    return [known.get(digest) for digest in digests]
+                append(f"{digest},{figures.latency_ms!r},{figures.sram_bytes}\n")
+    return known
 
 
 def scratch_table(device: Device, backend: Backend, name: str, folder: Path | None = None) -> Path:
@@ -68,5 +78,5 @@ def _read(path: Path) -> dict[str, Figures]:
     text = path.read_text() if path.exists() else ""
     whole = text[: text.rfind("\n") + 1]
     if whole != text:
-        path.write_text(whole)
+        write_text(path, whole)
     return {digest: Figures(float(latency), int(sram)) for digest, latency, sram in csv.reader(whole.splitlines())}
