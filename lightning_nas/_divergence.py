@@ -5,18 +5,18 @@ from __future__ import annotations
 import logging
 from collections import deque
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, NoReturn
 
 import lightning.pytorch as pl
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from typing_extensions import override
 
-__all__ = ["DivergedError", "Divergence", "not_finite"]
+__all__ = ["DivergedError", "Divergence", "not_finite", "refuse_not_finite"]
 
 log = logging.getLogger(__name__)
 
-# Losses at the start and at the end are means over so many steps.
+# The loss at the end is the mean over so many steps; that at the start is of the first one, before anything changed.
 _STEPS = 16
 # So many losses in a row that are no numbers; a scaler of float16 steps over single ones.
 _IN_A_ROW = 4
@@ -45,6 +45,15 @@ def not_finite(tensors: Mapping[str, Any]) -> list[str]:
     return [name for name, is_fine in zip(floats, fine.tolist(), strict=True) if not is_fine]
 
 
+def refuse_not_finite(subnet: nn.Module) -> None:
+    """Raise a ValueError where a subnet holds weights or running statistics that are not finite."""
+    if bad := not_finite(subnet.state_dict()):
+        raise ValueError(
+            f"The subnet computes nothing: {bad[0]!r}{' and others' if len(bad) > 1 else ''} of its weights and running"
+            " statistics are not finite, since the training has diverged. HINT: a smaller learning rate."
+        )
+
+
 class Divergence(pl.Callback):
     """Ends a training with a `DivergedError` where weights, running statistics or losses are not finite any more.
 
@@ -53,13 +62,19 @@ class Divergence(pl.Callback):
 
     Args:
         name: What is trained, for messages.
-        ends_worse: Whether a loss that is far higher at the end is an error, too.
+        ends_worse: Whether a loss that is far higher after the last epoch is an error, too.
+
+    Attributes:
+        start: The loss before the first step; what is far above it is worse than chance, since a training begins there
+            or below.
+        found: What was said when the training ended with an error; nothing where it did not.
     """
 
     def __init__(self, name: str = "training", ends_worse: bool = False) -> None:
         self.name = name
         self.ends_worse = ends_worse
-        self._first: list[Tensor] = []
+        self.start: float | None = None
+        self.found = ""
         self._recent: deque[Tensor] = deque(maxlen=_STEPS)
         self._given: frozenset[str] = frozenset()
         self._is_warned = False
@@ -77,8 +92,8 @@ class Divergence(pl.Callback):
         loss = outputs.get("loss") if isinstance(outputs, Mapping) else outputs
         if isinstance(loss, Tensor) and loss.numel() == 1:
             self._recent.append(loss.detach().float())
-            if len(self._first) < _STEPS:
-                self._first.append(self._recent[-1])
+            if self.start is None:
+                self.start = float(loss)
         if (batch_idx + 1) % _CHECK_EVERY == 0:
             self._check(trainer, pl_module)
 
@@ -90,18 +105,18 @@ class Divergence(pl.Callback):
             return
         is_last = trainer.current_epoch + 1 >= (trainer.max_epochs or 0) > 0
         if self.ends_worse and is_last:
-            raise DivergedError(self._text(trainer, worse))
+            self._end(trainer, worse)
         if not self._is_warned:
             log.warning("%s", self._text(trainer, worse))
             self._is_warned = True
 
     @override
     def state_dict(self) -> dict[str, Any]:
-        return {"first": [float(loss) for loss in self._first], "is_warned": self._is_warned}
+        return {"start": self.start, "is_warned": self._is_warned}
 
     @override
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        self._first = [torch.tensor(loss) for loss in state_dict["first"]]
+        self.start = state_dict["start"]
         self._is_warned = state_dict["is_warned"]
 
     def _check(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
@@ -115,16 +130,20 @@ class Divergence(pl.Callback):
         if bad:
             more = f" and {len(bad) - 1} more tensors" if len(bad) > 1 else ""
             what = f"{bad[0]!r}{more} hold{'' if more else 's'} values that are not finite"
-        raise DivergedError(self._text(trainer, what))
+        self._end(trainer, what)
+
+    def _end(self, trainer: pl.Trainer, what: str) -> NoReturn:
+        self.found = self._text(trainer, what)
+        raise DivergedError(self.found)
 
     def _worse(self) -> str:
         """Return in words that the loss is far above where it began; nothing where it is not."""
-        if not self._first or not self._recent:
+        if self.start is None or not self._recent:
             return ""
-        before, after = (float(torch.stack([x.cpu() for x in losses]).mean()) for losses in (self._first, self._recent))
-        if after - before <= (_FACTOR - 1) * abs(before) + _OFFSET:
+        loss = float(torch.stack([*self._recent]).mean())
+        if loss - self.start <= (_FACTOR - 1) * abs(self.start) + _OFFSET:
             return ""
-        return f"its loss was {before:.3g} at the start and is {after:.3g}"
+        return f"its loss was {self.start:.3g} at the start and is {loss:.3g}"
 
     def _text(self, trainer: pl.Trainer, what: str) -> str:
         rates = [group["lr"] for optimizer in trainer.optimizers for group in optimizer.param_groups]

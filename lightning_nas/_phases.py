@@ -153,11 +153,25 @@ class Phases:
         epochs: int,
         callbacks: Sequence[pl.Callback] = (),
         averaging: Averaging | None = None,
+        ends_worse: bool = True,
     ) -> Fit:
-        """Train `module`, from its checkpoint where there is one, its weights averaged where that is asked for."""
+        """Train `module`, from its checkpoint where there is one.
+
+        Args:
+            name: Of the training, and of its checkpoint.
+            module: What is trained.
+            epochs: How long.
+            callbacks: Called besides the job's own.
+            averaging: Makes what averages the weights, if they are to be.
+            ends_worse: Whether a loss far above that of the first step is an error in the end.
+
+        Raises:
+            DivergedError: The training has diverged.
+            UnwritableError: There is no room for its state.
+        """
         file = self.checkpoint(name)
         keep = KeepLast(file)
-        divergence = Divergence(f"training {name!r}", ends_worse=True)
+        divergence = Divergence(f"training {name!r}", ends_worse)
         averages = [] if averaging is None else [averaging()]
         logger = self.make_logger(save_dir=self.run_dir, name="logs", version=name)
         trainer = self.make_trainer(

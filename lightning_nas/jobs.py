@@ -245,7 +245,8 @@ def search_and_finetune(
         blocks = [path for path, _ in named_blocks(teacher)]
         module = taught(network=supernet, teacher=teacher, feature_modules=blocks, **(search_task or {}))
         with shared.alone():
-            fit = shared.fit("search", module, epochs.search, [callback])
+            # The callback judges it: the first step's loss depends on the path that was drawn for it.
+            fit = shared.fit("search", module, epochs.search, [callback], ends_worse=False)
             if callback.readiness:
                 log.info("Supernet: %s", callback.readiness)
             with watch:

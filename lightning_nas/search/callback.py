@@ -15,7 +15,7 @@ from lightning.pytorch.utilities import rank_zero_info
 from torch import Tensor, nn
 from typing_extensions import override
 
-from .._divergence import Divergence
+from .._divergence import DivergedError, Divergence
 from ..estimator.estimator import Estimator
 from ..space.spec import Architecture
 from ..supernet.sliced_step import SlicedStep
@@ -313,6 +313,10 @@ class ArchitectureSearch(Callback):
 
     @override
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        if self._progress.start:
+            # Untrained subnets are at chance or below; a single step's loss depends on the path that it drew.
+            self._divergence.start = max(loss for _, loss in self._progress.start)
+            self._divergence.ends_worse = True
         self._divergence.on_train_epoch_end(trainer, pl_module)
         if self.history:
             rank_zero_info(f"Epoch {trainer.current_epoch}: {self._started().progress()}")
@@ -452,12 +456,14 @@ class ArchitectureSearch(Callback):
                 search's own it is the found one.
 
         Raises:
-            RuntimeError: Before `fit`, or if the derived network costs more than a budget.
+            RuntimeError: Before `fit`, if the training has diverged, or if the network costs more than a budget.
             ValueError: `module` is neither the trained module nor a part of it; or an architecture is given, and
                 budgets too.
         """
         if budgets and architecture is not None:
             raise ValueError(f"Give either `architecture` or budgets; got both, {', '.join(budgets)}.")
+        if self._divergence.found:
+            raise DivergedError(self._divergence.found)
         search, space, fit = self._started(), self._started().supernet.space, self._fitted()
         chosen = self.find(**budgets)[0] if budgets and self._requested(**budgets) != self.requested else architecture
         nodes = self._chosen() if chosen is None else space.encode(chosen)

@@ -6,6 +6,7 @@ from typing import Any
 
 from torch import nn
 
+from .._divergence import refuse_not_finite
 from .._modes import evaluating
 from ..supernet.derive import derive, recalibrate
 from .loaders import UserFit
@@ -24,7 +25,7 @@ def derive_subnet(fit: UserFit, wanted: nn.Module, nodes: tuple[int, ...], num_b
         num_batches: Training batches for batch norm's statistics.
 
     Raises:
-        ValueError: `wanted` is neither the trained module nor a part of it.
+        ValueError: `wanted` is neither the trained module nor a part of it, or what it inherits is not finite.
     """
     wanted = getattr(wanted, "_orig_mod", wanted)  # of torch.compile
     names = [name for name, child in fit.module.named_modules() if child is wanted]
@@ -36,4 +37,5 @@ def derive_subnet(fit: UserFit, wanted: nn.Module, nodes: tuple[int, ...], num_b
         batches = enumerate(fit.training_batches(num_batches))
         with fit.trainer.precision_plugin.forward_context():
             recalibrate(derived, lambda item: task_loss(quiet, item[1], item[0]), batches)
+    refuse_not_finite(derived)
     return derived.get_submodule(names[0]) if names[0] else derived

@@ -15,7 +15,7 @@ from torchvision.models.mobilenetv2 import InvertedResidual as TorchvisionInvert
 from torchvision.models.mobilenetv2 import MobileNetV2
 from torchvision.ops import Conv2dNormActivation
 
-from .._divergence import not_finite
+from .._divergence import refuse_not_finite
 from .._modes import evaluating
 from ..space.spec import STEM, Architecture, BlockOption, hidden_width
 from .choice import ChoiceBlock
@@ -76,12 +76,7 @@ def derive(module: ModuleT, architecture: Architecture | Sequence[int]) -> Modul
     for child in copied.modules():
         if isinstance(child, MobileNetV2):
             _finish_torchvision(child, chosen)
-    if bad := not_finite(copied.state_dict()):
-        raise ValueError(
-            f"The subnet would be no network that computes: {bad[0]!r}{' and others' if len(bad) > 1 else ''} of its"
-            " weights and running statistics are not finite, so the training has diverged. HINT: a smaller learning"
-            " rate."
-        )
+    refuse_not_finite(copied)
     return plain
 
 

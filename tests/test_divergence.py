@@ -1,0 +1,120 @@
+"""A training that diverges: said when it happens, never derived, and no reason to end a study of many trials."""
+
+import copy
+import logging
+import math
+from contextlib import nullcontext
+
+import lightning.pytorch as pl
+import pytest
+import torch
+from plain_loop import QUIET, Plain, loader, make_supernet, searching
+
+from lightning_nas import derive
+from lightning_nas._divergence import DivergedError, Divergence, not_finite
+
+
+class Leaping(Plain):
+    """Its learning rate is one at which nothing is learnt."""
+
+    def __init__(self, supernet, lr):
+        super().__init__(supernet)
+        self.lr = lr
+
+    def configure_optimizers(self):
+        return torch.optim.SGD(self.parameters(), lr=self.lr)
+
+
+def fit(folder, module, *callbacks, epochs=2):
+    pl.Trainer(default_root_dir=folder, max_epochs=epochs, callbacks=[*callbacks], **QUIET).fit(module, loader())
+
+
+@pytest.mark.parametrize("lr", [1e30, math.inf])
+def test_a_search_that_diverges_ends_in_its_first_epoch(tmp_path, lr):
+    search, module = searching(), Leaping(make_supernet(kernels=(3,)), lr)
+    with pytest.raises(DivergedError, match=r"The supernet's training has diverged in epoch 0: '.*' and \d+ more"):
+        fit(tmp_path, module, search, epochs=5)
+    assert not search.has_chosen
+    with pytest.raises(DivergedError, match="in epoch 0"):
+        search.derive(module)
+
+
+@pytest.mark.parametrize("has_validation", [True, False])
+def test_weights_that_are_finite_and_of_no_use_are_not_derived(tmp_path, has_validation, caplog):
+    search, module = searching(), Leaping(make_supernet(kernels=(3,)), 1e6)
+    data = [loader(), *([loader(2)] if has_validation else [])]
+    trainer = pl.Trainer(default_root_dir=tmp_path, max_epochs=4, callbacks=[search], **QUIET)
+    with pytest.raises(DivergedError) if has_validation else nullcontext():
+        trainer.fit(module, *data)
+    if not has_validation:
+        assert "The supernet's training has diverged in epoch 0: its loss was" in caplog.text
+    # Without validation data, infinite statistics tell.
+    with pytest.raises(DivergedError if has_validation else ValueError, match="diverged"):
+        search.derive(module)
+
+
+def test_a_subnet_is_refused_only_for_what_it_inherits():
+    supernet = make_supernet(kernels=(3,))
+    space = supernet.supernet.space
+    narrow = space.decode([0] * len(space.multipliers) + list(space.reference))
+    norm = supernet.supernet.blocks[-1]
+    assert derive(supernet, narrow)
+    name, value = next((n, b) for n, b in norm.named_buffers() if n.endswith("running_var"))
+    value[...] = math.inf
+    with pytest.raises(ValueError, match=r"running_var'.* not finite, since the training has diverged"):
+        derive(supernet, space.reference_nodes)
+    assert name
+
+
+class Climbing(pl.LightningModule):
+    """Its loss begins at 2 and becomes what it is told to."""
+
+    def __init__(self, end):
+        super().__init__()
+        self.weight = torch.nn.Parameter(torch.zeros(1))
+        self.register_buffer("mask", torch.tensor([0.0, -math.inf]))
+        self.end = end
+
+    def training_step(self, batch, batch_idx):
+        value = 2.0 if self.trainer.global_step < 8 else self.end
+        return value + 0 * self.weight.sum()
+
+    def configure_optimizers(self):
+        return torch.optim.SGD(self.parameters(), lr=0.1)
+
+
+def train(folder, end, divergence, epochs=5):
+    data = torch.utils.data.DataLoader(torch.zeros(8, 1))
+    trainer = pl.Trainer(
+        default_root_dir=folder, max_epochs=epochs, callbacks=[divergence], enable_checkpointing=False, **QUIET
+    )
+    trainer.fit(Climbing(end), data)
+    return trainer
+
+
+def test_a_loss_far_above_its_start_is_warned_of_once(tmp_path, caplog):
+    with caplog.at_level(logging.WARNING):
+        train(tmp_path, 50.0, Divergence("baseline"))
+    found = [record.getMessage() for record in caplog.records if "diverged" in record.getMessage()]
+    assert len(found) == 1
+    assert "The baseline has diverged in epoch 1: its loss was 2 at the start and is 26" in found[0]
+    assert "The learning rate is 0.1" in found[0]
+
+
+def test_where_it_is_to_end_so_the_last_epoch_is_an_error(tmp_path):
+    with pytest.raises(DivergedError, match="in epoch 4"):
+        train(tmp_path, 500.0, Divergence("baseline", ends_worse=True))
+    train(tmp_path, 3.0, Divergence("baseline", ends_worse=True))
+
+
+def test_losses_that_are_no_numbers_end_it_and_masks_do_not(tmp_path):
+    with pytest.raises(DivergedError, match="in epoch 1: its last losses are nan, nan, nan, nan"):
+        train(tmp_path, math.nan, Divergence("baseline"))
+    train(tmp_path, 2.0, Divergence("baseline"))
+
+
+def test_what_is_not_finite_is_named():
+    good = {"a": torch.ones(2), "count": torch.tensor(3), "none": torch.zeros(0), "text": "x"}
+    assert not_finite(good) == []
+    assert not_finite({**good, "b": torch.tensor([1.0, math.nan]), "c": torch.tensor(-math.inf)}) == ["b", "c"]
+    assert copy.deepcopy(good).keys() == good.keys()
