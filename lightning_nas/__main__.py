@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import shutil
 import sys
 import warnings
@@ -55,7 +56,15 @@ def main() -> None:
         sys.exit(0)
     if name is not None and not any(argument.split("=")[0] in (*PLAIN, *USER_FOLDERS) for argument in arguments):
         _check(name, arguments)
-    _run()
+    # Hydra hands its errors on then, such as that of a directory which it cannot write to, rather than printing them.
+    os.environ.setdefault("HYDRA_FULL_ERROR", "1")
+    try:
+        _run()
+    except Exception as error:
+        cause = _cause(error)
+        if isinstance(error, HydraException | OSError) or _is_users(cause):
+            _fail(_text(cause))
+        raise
 
 
 @hydra.main(version_base="1.3", config_path="pkg://lightning_nas.recipes", config_name=None)
@@ -66,13 +75,13 @@ def _run(config: DictConfig) -> Any:
     except Exception as error:
         cause = _cause(error)
         if not single:
-            # Hydra shows the error of one job; each has a log of its own.
+            # The error of one job ends the sweep; each has a log of its own.
             log.error("This job failed: %s: %s", type(cause).__name__, " ".join(str(cause).split()))
             raise
-        if log.isEnabledFor(logging.DEBUG) or not isinstance(cause, USER_ERRORS) or _is_bug(cause):
+        if not _is_users(cause):
             raise
         _remove_if_unused(Path(HydraConfig.get().runtime.output_dir))
-        _fail(str(cause))
+        _fail(_text(cause))
 
 
 def _stoppable_job(config: DictConfig) -> Any:
@@ -173,6 +182,18 @@ def _is_bug(error: BaseException) -> bool:
         trace = trace.tb_next
     module = "" if trace is None else str(trace.tb_frame.f_globals.get("__name__", ""))
     return isinstance(error, TypeError | RuntimeError) and not module.startswith("lightning_nas")
+
+
+def _is_users(error: BaseException) -> bool:
+    """Return whether an error is one sentence to a user, rather than a traceback to us."""
+    return isinstance(error, USER_ERRORS) and not _is_bug(error) and not log.isEnabledFor(logging.DEBUG)
+
+
+def _text(error: BaseException) -> str:
+    """Return what to say of an error; those of the system name their file after what was wrong."""
+    if isinstance(error, OSError) and error.strerror and error.filename:
+        return f"{str(error.filename)!r}: {error.strerror}."
+    return str(error)
 
 
 def _remove_if_unused(run_dir: Path) -> None:

@@ -15,7 +15,7 @@ from lightning.pytorch.plugins.io import TorchCheckpointIO
 from lightning.pytorch.utilities import rank_zero_only
 from typing_extensions import override
 
-from ._files import write_bytes
+from ._files import UnwritableError, write_bytes
 
 __all__ = ["CheckpointFile", "WholeCheckpointIO"]
 
@@ -87,7 +87,14 @@ class WholeCheckpointIO(TorchCheckpointIO):
         buffer = io.BytesIO()
         torch.save(checkpoint, buffer)
         file = CheckpointFile(Path(path))
-        write_bytes(file.path, buffer.getbuffer(), keep=file.before)
+        try:
+            write_bytes(file.path, buffer.getbuffer(), keep=file.before)
+        except UnwritableError:
+            # There is no room for three: the newest one is enough to go on.
+            if not (file.before.exists() and file.path.exists()):
+                raise
+            file.before.unlink()
+            write_bytes(file.path, buffer.getbuffer(), keep=file.before)
 
 
 def _damage(path: Path) -> str:

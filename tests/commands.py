@@ -2,30 +2,35 @@
 
 import atexit
 import contextlib
+import errno
 import functools
 import json
+import logging
 import os
 import signal
 import subprocess
 import sys
 import tempfile
+import threading
 from pathlib import Path
 
 TIMEOUT_S = 300
 
 
-def run(folder, *arguments, interrupted_at=None):
+def run(folder, *arguments, **trouble):
     """Run `lightning-nas` with arguments in a folder, and return what `subprocess.run` would.
 
     Args:
         folder: Where it runs.
         arguments: What is given to it.
-        interrupted_at: Name of a checkpoint; once that of the first epoch is written, the run gets a Ctrl-C.
+        trouble: What befalls it, see `_TROUBLE`: by name, with its arguments.
     """
     with tempfile.TemporaryDirectory() as place:
         outputs = [Path(place, name) for name in ("stdout", "stderr")]
+        for output in outputs:
+            output.touch()
         server = _server()
-        print(json.dumps([str(folder), [*map(str, outputs)], arguments, interrupted_at]), file=server.stdin, flush=True)
+        print(json.dumps([str(folder), [*map(str, outputs)], arguments, trouble]), file=server.stdin, flush=True)
         code = int(server.stdout.readline())
         return subprocess.CompletedProcess(arguments, code, *(output.read_text() for output in outputs))
 
@@ -45,7 +50,7 @@ def _serve():
         with contextlib.suppress(ImportError):
             __import__(module)
     for line in sys.stdin:
-        folder, outputs, arguments, interrupted_at = json.loads(line)
+        folder, outputs, arguments, trouble = json.loads(line)
         child = os.fork()
         if not child:
             signal.alarm(TIMEOUT_S)
@@ -54,15 +59,18 @@ def _serve():
             for number, output in enumerate(outputs, start=1):
                 os.dup2(os.open(output, os.O_WRONLY | os.O_CREAT), number)
             sys.argv = ["lightning-nas", *arguments]
-            if interrupted_at:
-                _interrupt_at(interrupted_at)
+            # Whoever runs the tests in the background has Ctrl-C ignored, and would hand that on.
+            signal.signal(signal.SIGINT, signal.default_int_handler)
+            for name, options in trouble.items():
+                _TROUBLE[name](*options)
             main()
             return
         sys.stdout.write(f"{os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])}\n")
         sys.stdout.flush()
 
 
-def _interrupt_at(name):
+def _signal_at_checkpoint(name, signum=signal.SIGINT):
+    """Get a signal once a checkpoint of this name has been written behind the first epoch."""
     from lightning.pytorch import Trainer
 
     save = Trainer.save_checkpoint
@@ -70,11 +78,65 @@ def _interrupt_at(name):
     def saving(trainer, path, *others, **options):
         save(trainer, path, *others, **options)
         if Path(path).name == name and trainer.global_step:
-            os.kill(os.getpid(), signal.SIGINT)
+            os.kill(os.getpid(), signum)
 
-    # Whoever runs the tests in the background has Ctrl-C ignored, and would hand that on.
-    signal.signal(signal.SIGINT, signal.default_int_handler)
     Trainer.save_checkpoint = saving
+
+
+def _signal_at_line(text, signum):
+    """Get a signal when a text is logged."""
+    make = logging.getLogRecordFactory()
+
+    def making(*arguments, **options):
+        record = make(*arguments, **options)
+        if text in record.getMessage():
+            threading.Thread(target=os.kill, args=(os.getpid(), signum)).start()
+        return record
+
+    logging.setLogRecordFactory(making)
+
+
+def _signal_in_step(epoch, batch, signum=signal.SIGKILL):
+    """Get a signal at the start of a training step, in whichever training comes to it."""
+    from lightning_nas._seeds import EpochSeeds
+
+    begin = EpochSeeds.on_train_batch_start
+
+    def beginning(self, trainer, module, data, number):
+        if (trainer.current_epoch, number) == (epoch, batch):
+            os.kill(os.getpid(), signum)
+        begin(self, trainer, module, data, number)
+
+    EpochSeeds.on_train_batch_start = beginning
+
+
+def _full_disk_at(number):
+    """Find no room for the file of this number, counted from 0, and for all after it."""
+    sync, written = os.fsync, []
+
+    def syncing(descriptor):
+        written.append(descriptor)
+        if len(written) > number:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        sync(descriptor)
+
+    os.fsync = syncing
+
+
+def _killed_after(seconds):
+    """Get a kill -9 after some time."""
+    timer = threading.Timer(seconds, os.kill, (os.getpid(), signal.SIGKILL))
+    timer.daemon = True
+    timer.start()
+
+
+_TROUBLE = {
+    "signal_at_checkpoint": _signal_at_checkpoint,
+    "signal_at_line": _signal_at_line,
+    "signal_in_step": _signal_in_step,
+    "full_disk_at": _full_disk_at,
+    "killed_after": _killed_after,
+}
 
 
 if __name__ == "__main__":

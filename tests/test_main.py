@@ -171,9 +171,11 @@ def test_weights_that_need_no_training_and_are_averaged(tmp_path):
 
 def test_interrupted_run_goes_on(tmp_path):
     arguments = ["--config-name", "digits", *TINY, *FEW, "epochs.search=2", "hydra.run.dir=run"]
-    stopped = run(tmp_path, *arguments, interrupted_at="search.ckpt")
-    assert stopped.returncode != 0
-    assert re.search(r"to go on, repeat the command with hydra.run.dir=\S*run\b", stopped.stdout), stopped.stderr
+    stopped = run(tmp_path, *arguments, signal_at_checkpoint=["search.ckpt"])
+    assert stopped.returncode == 130
+    assert re.search(r"Stopped by SIGINT.* To go on, repeat the command with hydra.run.dir=\S*run\b", stopped.stdout), (
+        stopped.stderr
+    )
     saved = torch.load(tmp_path / "run" / "checkpoints" / "search.ckpt", weights_only=True)
     assert saved["epoch"] == 0
     assert not (tmp_path / "run" / "result.json").exists()
