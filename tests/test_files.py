@@ -84,12 +84,12 @@ def test_lines_are_appended_whole_or_not_at_all(tmp_path):
                 try:
                     add(f"{number}" * 29 + "\n")
                 except UnwritableError as error:
-                    (tmp_path / "said").write_text(str(error)[:90])
+                    (tmp_path / "said").write_text(str(error).partition("/table.csv")[2])
                     return
 
     in_a_fork(append).join()
     assert path.read_text().splitlines() == ["0" * 29, "1" * 29, "2" * 29]
-    assert "table.csv' cannot be written: File too large" in (tmp_path / "said").read_text()
+    assert "' cannot be written: File too large" in (tmp_path / "said").read_text()
     with appending(path) as add:
         add("next\n")
     assert path.read_text().endswith("2\nnext\n")
@@ -162,9 +162,9 @@ def test_a_lock_says_who_holds_it_and_what_is_waited_for(tmp_path, monkeypatch, 
     monkeypatch.setattr("lightning_nas._locks._PATIENCE_SECONDS", 0.1)
     holder = in_a_fork(hold, lock, held, 2)
     assert held.wait(60)
-    with pytest.raises(InUseError, match=rf"The table 'x' is in use by process {holder.pid} on .* since 20.*HINT"):
-        with alone(lock, "The table 'x'"):
-            pass
+    said = rf"The table 'x' is in use by process {holder.pid} on .* since 20.*HINT"
+    with pytest.raises(InUseError, match=said), alone(lock, "The table 'x'"):
+        pass
     with caplog.at_level(logging.WARNING), alone(lock, "the table 'x'", is_waiting=True):
         assert f"Waiting for the table 'x', which is in use by process {holder.pid} on " in caplog.text
     holder.join()
