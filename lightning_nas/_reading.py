@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-import math
+import reprlib
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,10 @@ FORMAT = 1
 """Of the JSON files of spaces and architectures; one of another format is refused."""
 
 _WRONG_FORM = (TypeError, AttributeError, IndexError, OverflowError, RecursionError)
-_MAX_SHOWN = 80
+_MAX_SHOWN = 120
+# Lists of millions and of any depth are cut before they are written out.
+_SHORT = reprlib.Repr()
+_SHORT.maxstring = _SHORT.maxother = _SHORT.maxlong = _MAX_SHOWN
 
 
 def read_json(path: Path, finite: bool = True) -> Any:
@@ -99,7 +102,7 @@ def whole(value: Any, name: str, most: int, least: int = 1) -> int:
 def number(value: Any, name: str, most: float, least: float = 0.0) -> float:
     """Return a number of a file, within limits, likewise."""
     is_number = isinstance(value, int | float) and not isinstance(value, bool)
-    if not is_number or math.isnan(value) or not least <= value <= most:
+    if not is_number or not least <= value <= most:
         raise ValueError(f"`{name}` must be a number from {least:g} to {most:g}; got {shown(value)}.")
     return value  # type: ignore[no-any-return]  # whole ones stay whole
 
@@ -127,8 +130,8 @@ def only(data: Any, names: Iterable[str], what: str) -> dict[str, Any]:
 def shown(value: Any) -> str:
     """Return a value of a file for a message, cut where it is long."""
     try:
-        text = repr(value)
-    except (RecursionError, ValueError):  # an integer of thousands of digits has no text
+        text = _SHORT.repr(value)
+    except ValueError:  # an integer of thousands of digits has no text
         text = f"a {type(value).__name__}"
     return text if len(text) <= _MAX_SHOWN else f"{text[:_MAX_SHOWN]}..."
 
