@@ -104,7 +104,7 @@ def number(value: Any, name: str, most: float, least: float = 0.0) -> float:
     is_number = isinstance(value, int | float) and not isinstance(value, bool)
     if not is_number or not least <= value <= most:
         raise ValueError(f"`{name}` must be a number from {least:g} to {most:g}; got {shown(value)}.")
-    return value  # type: ignore[no-any-return]  # whole ones stay whole
+    return value  # whole ones stay whole
 
 
 def listed(value: Any, name: str, most: int) -> list[Any]:

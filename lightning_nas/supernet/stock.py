@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import pickle
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -80,7 +79,7 @@ def read_weights(file: Path) -> dict[str, Tensor]:
         state = load_file(file) if is_safe else torch.load(file, map_location="cpu", weights_only=True)
     except Exception as error:  # a damaged file raises nearly anything
         # Of a pickle, PyTorch says how to load it unsafely.
-        is_pickle = isinstance(error, pickle.UnpicklingError)
+        is_pickle = type(error).__name__ == "UnpicklingError"
         reason = "it holds more than tensors" if is_pickle else str(error).strip().partition("\n")[0].rstrip(".")
         raise ValueError(
             f"The file of weights {str(file)!r} cannot be read, it is damaged or of another kind: {reason}."

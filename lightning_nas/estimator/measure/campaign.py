@@ -12,7 +12,7 @@ from tqdm import tqdm
 
 from lightning_nas.estimator.device import Device
 from lightning_nas.estimator.measure.backend import TIMED, Backend, ParallelBackend, UnsupportedError, open_backend
-from lightning_nas.estimator.measure.timing import TIMING
+from lightning_nas.estimator.measure.settings import TIMING
 from lightning_nas.estimator.measurements import COLUMNS, SPREAD, Figures, read_measurements, to_row
 from lightning_nas.estimator.subgraph import Subgraph
 
