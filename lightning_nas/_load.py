@@ -74,10 +74,11 @@ def load_subnet(run_dir: str | Path, model: nn.Module | None = None) -> nn.Modul
     else:
         whole = deepcopy(model)
     with _of_module(folder, model):
-        supernet_with(whole.get_submodule(path), architecture)
-        subnet = derive(whole, architecture)
+        network = whole.get_submodule(path)
     state = read_weights(files[1])
     with _of_module(folder, model):
+        supernet_with(network, architecture)
+        subnet = derive(whole, architecture)
         subnet.load_state_dict(state)
     _check_outputs(folder, subnet.get_submodule(path), architecture, norms)
     return subnet.eval()

@@ -16,6 +16,7 @@ from PIL import ImageOps
 from tqdm import tqdm
 
 from lightning_nas._files import cache_folder, write_text
+from lightning_nas._reading import read_json
 
 from ._decode import DECODE_THREADS, UnreadableImageError, open_image, rgb
 
@@ -144,9 +145,9 @@ def _alone(cache: Path) -> FileLock | nullcontext[None]:
 def _read(cache: Path) -> dict[str, Stamp]:
     """Return what was found good; nothing where that is not known."""
     try:
-        files = json.loads(cache.read_text(encoding="utf-8"))["files"]
+        files = read_json(cache)["files"]
         return {str(name): (int(size), int(changed)) for name, (size, changed) in files.items()}
-    except (OSError, ValueError, TypeError, KeyError, AttributeError):
+    except (OSError, ValueError, TypeError, KeyError, AttributeError, OverflowError):
         return {}
 
 
