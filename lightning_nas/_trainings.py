@@ -294,8 +294,14 @@ class Trainings:
         path = self._checkpoint(number)
         if not path.exists():
             return None
-        saved: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
-        is_whole = saved["callbacks"][Rungs.__qualname__]["epochs"] == self.epochs.search
+        try:
+            saved: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+            is_whole = saved["callbacks"][Rungs.__qualname__]["epochs"] == self.epochs.search
+        except Exception as error:  # a damaged file raises nearly anything
+            raise ValueError(
+                f"The checkpoint '{path}' cannot be read, it is damaged or of another kind. HINT: remove it; its trial"
+                " is then trained anew."
+            ) from error
         return saved if is_whole else None
 
     def _build(

@@ -10,17 +10,7 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal, get_args
 
 from .._reading import FORMAT, parse_json, reading, whole
-from ._limits import (
-    block_list,
-    conv_fields,
-    image_size,
-    num_classes,
-    option_fields,
-    reference,
-    stage_numbers,
-    tail_fields,
-    width,
-)
+from . import _limits as limits
 from .lanes import HasLanes
 from .multiplier import HEAD, STEM, DepthMultiplier
 from .sizes import hidden_width, out_size
@@ -168,15 +158,15 @@ class Architecture:
         with reading("architecture", data):
             stages = tuple(
                 StageArchitecture(wide, tuple(_fixed_block(block) for block in blocks))
-                for wide, blocks in block_list(data["stages"])
+                for wide, blocks in limits.block_list(data["stages"])
             )
             return cls(
-                input_size=image_size(data["input_size"]),
-                stem=ConvSpec(**conv_fields(data["stem"])),
+                input_size=limits.image_size(data["input_size"]),
+                stem=ConvSpec(**limits.conv_fields(data["stem"])),
                 stages=stages,
                 head=_head(data["head"]),
-                num_classes=num_classes(data["num_classes"]),
-                tail=tuple(TailOperation(**fields) for fields in tail_fields(data, stages)),
+                num_classes=limits.num_classes(data["num_classes"]),
+                tail=tuple(TailOperation(**fields) for fields in limits.tail_fields(data, stages)),
             )
 
     def to_json(self) -> str:
@@ -370,35 +360,38 @@ class SearchSpace:
         data = parse_json(text, "A search space")
         with reading("search space", data):
             stages = tuple(
-                Stage(wide, tuple(_choice(block) for block in blocks)) for wide, blocks in block_list(data["stages"])
+                Stage(wide, tuple(_choice(block) for block in blocks))
+                for wide, blocks in limits.block_list(data["stages"])
             )
             multipliers = tuple(
-                DepthMultiplier(stage_numbers(item["stages"]), tuple(tuple(map(width, row)) for row in item["widths"]))
+                DepthMultiplier(
+                    limits.stage_numbers(item["stages"]), tuple(tuple(map(limits.width, row)) for row in item["widths"])
+                )
                 for item in data["multipliers"]
             )
             return cls(
-                input_size=image_size(data["input_size"]),
-                stem=ConvSpec(**conv_fields(data["stem"])),
+                input_size=limits.image_size(data["input_size"]),
+                stem=ConvSpec(**limits.conv_fields(data["stem"])),
                 stages=stages,
                 multipliers=multipliers,
                 head=_head(data["head"]),
-                num_classes=num_classes(data["num_classes"]),
-                reference=reference(data["reference"], [choice for stage in stages for choice in stage.blocks]),
-                tail=tuple(TailOperation(**fields) for fields in tail_fields(data, stages)),
+                num_classes=limits.num_classes(data["num_classes"]),
+                reference=limits.reference(data["reference"], [choice for stage in stages for choice in stage.blocks]),
+                tail=tuple(TailOperation(**fields) for fields in limits.tail_fields(data, stages)),
             )
 
 
 def _fixed_block(data: Any) -> FixedBlock:
-    return FixedBlock(BlockOption(**option_fields(data["option"])), whole(data["stride"], "stride", 2))
+    return FixedBlock(BlockOption(**limits.option_fields(data["option"])), whole(data["stride"], "stride", 2))
 
 
 def _choice(data: Any) -> Choice:
-    options = tuple(BlockOption(**option_fields(option)) for option in data["options"])
+    options = tuple(BlockOption(**limits.option_fields(option)) for option in data["options"])
     return Choice(whole(data["stride"], "stride", 2), options)
 
 
 def _head(data: Any) -> ConvSpec | None:
-    return ConvSpec(**conv_fields(data)) if data is not None else None
+    return ConvSpec(**limits.conv_fields(data)) if data is not None else None
 
 
 def _width_at(nodes: Sequence[int], node: int | None, widths: Sequence[int]) -> int:
