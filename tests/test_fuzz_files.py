@@ -350,9 +350,9 @@ def test_broken_files_are_value_errors(name, tmp_path, monkeypatch, outside):
             except ValueError as error:
                 said.append(str(error))
             except Exception as error:
+                kind_of = f"{type(error).__name__}: {str(error)[:300]}"
                 raise AssertionError(
-                    f"FUZZ_SEED={SEED}, {name}, variant {number}: {type(error).__name__}: {error}; the file begins with"
-                    f" {data[:300]!r}"
+                    f"FUZZ_SEED={SEED}, {name}, variant {number}: {kind_of}; the file begins with {data[:300]!r}"
                 ) from error
     finally:
         faulthandler.cancel_dump_traceback_later()
