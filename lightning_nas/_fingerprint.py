@@ -14,6 +14,7 @@ from typing import Any
 import lightning.pytorch as pl
 
 from ._files import write_text
+from ._reading import read_json
 from .data._splits import Splits
 
 __all__ = ["described_device", "described_network", "described_trainer", "difference_text", "keep_fingerprint", "plain"]
@@ -110,7 +111,9 @@ def keep_fingerprint(run_dir: Path, file: str, settings: Mapping[str, Any], is_b
     """
     path, wanted = run_dir / file, plain(settings, whole_paths=True)
     if is_begun and path.exists():
-        known = json.loads(path.read_text(encoding="utf-8"))
+        known = read_json(path, finite=False)
+        if not isinstance(known, dict):
+            raise ValueError(f"'{path}' must hold an object; got {type(known).__name__}.")
         if differing := difference_text(known, json.loads(json.dumps(wanted))):
             raise ValueError(
                 f"{run_dir} holds a run of other settings: {differing}. HINT: continue it with its own, which are in"

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import json
+import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from ._reading import read_json, shown
 from ._result_text import COST_FIELDS, limits
 
 __all__ = [
@@ -16,7 +17,6 @@ __all__ = [
     "Run",
     "group_key",
     "grouped",
-    "read_json",
     "read_results",
     "read_run",
     "training_text",
@@ -29,6 +29,9 @@ PRIVATE = "private_"
 """How the names of pictures begin whose images may not be shown."""
 
 _FIELDS = ("recipe", "device", "seed", "budget", "baseline", "subnet")
+_MAY_BE_TOLD = ("verified_latency_ms", "macs")
+# Beyond, sums and quotients are no numbers any more.
+_MOST = 1e100
 _CHOICES = ("widths", "kinds", "both")
 
 
@@ -49,18 +52,6 @@ class Run:
     architecture: Mapping[str, Any] = field(default_factory=dict)
 
 
-def read_json(path: Path) -> Any:
-    """Return the content of a JSON file.
-
-    Raises:
-        ValueError: The file is not JSON.
-    """
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise ValueError(f"'{path}' must be JSON; {error}.") from error
-
-
 def read_run(path: Path, overrides: Mapping[str, str] | None = None) -> Run:
     """Return the run whose result is in the file `path`.
 
@@ -71,10 +62,13 @@ def read_run(path: Path, overrides: Mapping[str, str] | None = None) -> Run:
     Raises:
         ValueError: The file, or one beside it, is not in its form.
     """
-    result = read_json(path)
+    result = read_json(path, finite=False)
     _check(path, result)
-    described = _read_beside(path, "run.json")
-    return Run(path.parent, {**described, **result}, overrides or {}, _read_beside(path, "architecture.json"))
+    whole = {**_read_beside(path, "run.json"), **result}
+    _check_described(path, whole)
+    architecture = _read_beside(path, "architecture.json")
+    _check_architecture(path.with_name("architecture.json"), architecture)
+    return Run(path.parent, whole, overrides or {}, architecture)
 
 
 def read_results(folder: Path) -> list[Run]:
@@ -143,14 +137,14 @@ def training_text(result: Mapping[str, Any]) -> str:
 
 def _read_beside(path: Path, name: str) -> Mapping[str, Any]:
     beside = path.with_name(name)
-    content = read_json(beside) if beside.exists() else {}
+    content = read_json(beside, finite=False) if beside.exists() else {}
     if not isinstance(content, dict):
         raise ValueError(f"'{beside}' must hold an object; got {type(content).__name__}.")
     return content
 
 
 def _looks_like_result(path: Path) -> bool:
-    data = read_json(path)
+    data = read_json(path, finite=False)
     return isinstance(data, dict) and "subnet" in data
 
 
@@ -160,10 +154,11 @@ def _check(path: Path, result: Any) -> None:
     for name in _FIELDS:
         if name not in result:
             raise ValueError(f"'{path}' must be a result with the field {name!r}; it has {', '.join(result)}.")
-    if not isinstance(result["seed"], int):
-        raise ValueError(f"'{path}' must have a whole number as its seed; got {result['seed']!r}.")
+    if not isinstance(result["seed"], int) or abs(result["seed"]) > _MOST:
+        raise ValueError(f"'{path}' must have a whole number as its seed; got {shown(result['seed'])}.")
     if not isinstance(result["budget"], dict):
-        raise ValueError(f"'{path}' must have an object as its budget; got {result['budget']!r}.")
+        raise ValueError(f"'{path}' must have an object as its budget; got {shown(result['budget'])}.")
+    _check_cost(path, "budget", result["budget"], (), COST_FIELDS)
     for name in ("baseline", "subnet"):
         _check_cost(path, name, result[name], COST_FIELDS)
         _check_metric(path, name, result[name].get("metric"))
@@ -176,14 +171,52 @@ def _check(path: Path, result: Any) -> None:
             _check_metric(path, name, cost["metric"])
 
 
-def _check_cost(path: Path, network: str, cost: Any, needed: Iterable[str]) -> None:
+def _check_described(path: Path, result: Mapping[str, Any]) -> None:
+    """Check what a result or the run.json beside it may tell, and older ones do not."""
+    for name in ("search", "versions", "fusing"):
+        if not isinstance(result.get(name) or {}, dict):
+            raise ValueError(f"'{path}' must have an object as its {name}; got {shown(result[name])}.")
+    if not isinstance(result.get("command") or "", str):
+        raise ValueError(f"'{path}' must have text as its command; got {shown(result['command'])}.")
+    if search := result.get("search"):
+        _check_cost(path, "search", search, ("steps", "seconds"))
+    if told := result.get("fusing"):
+        for name in ("all", "where_faster"):
+            _check_cost(path, name, told.get(name), ("latency_ms",))
+        blocks = told.get("blocks")
+        if not isinstance(blocks, list) or not all(_is_number(number) for number in blocks):
+            raise ValueError(f"'{path}' must list numbers as the blocks of its fusing; got {shown(blocks)}.")
+
+
+def _check_architecture(path: Path, content: Mapping[str, Any]) -> None:
+    """Check what pages tell of an architecture, which may be of an older format."""
+    if not isinstance(content.get("input_size", []), list) or not isinstance(content.get("stem", {}), dict):
+        raise ValueError(f"'{path}' must have a list as its `input_size` and an object as its `stem`.")
+    if not isinstance(content.get("stages") or [], list):
+        raise ValueError(f"'{path}' must have a list as its `stages`; got {shown(content['stages'])}.")
+
+
+def _check_cost(path: Path, network: str, cost: Any, needed: Iterable[str], told: Iterable[str] = _MAY_BE_TOLD) -> None:
     figures = cost if isinstance(cost, dict) else {}
     for name in needed:
-        if not isinstance(figures.get(name), int | float):
-            raise ValueError(f"'{path}' must give a number as {name!r} of {network!r}; got {figures.get(name)!r}.")
+        if not _is_number(figures.get(name)):
+            raise ValueError(f"'{path}' must give a number as {name!r} of {network!r}; got {shown(figures.get(name))}.")
+    for name in told:
+        if figures.get(name) is not None and not _is_number(figures[name]):
+            raise ValueError(f"'{path}' must give a number or null as {name!r} of {network!r}.")
 
 
 def _check_metric(path: Path, network: str, metric: Any) -> None:
     known = isinstance(metric, dict) and {"name", "split"} <= metric.keys()
-    if not known or not isinstance(metric.get("value"), int | float):
-        raise ValueError(f"'{path}' must give name, value and split as the metric of {network!r}; got {metric!r}.")
+    if not known or not (_is_number(metric.get("value")) or _is_nan(metric.get("value"))):
+        raise ValueError(f"'{path}' must give name, value and split as the metric of {network!r}; got {shown(metric)}.")
+
+
+def _is_nan(value: Any) -> bool:
+    """Return whether a metric was none, as of a training that diverged."""
+    return isinstance(value, float) and math.isnan(value)
+
+
+def _is_number(value: Any) -> bool:
+    """Return whether figures can be computed with a value."""
+    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) <= _MOST

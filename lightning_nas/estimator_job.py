@@ -7,7 +7,6 @@ import datetime
 import io
 import json
 import logging
-import re
 import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -28,6 +27,7 @@ from .estimator.granularity import best_granularity
 from .estimator.judge import judge
 from .estimator.measure.backend import BACKENDS, SPLIT, Backend, available_backend, open_backend, why_unavailable
 from .estimator.measure.device_table import measure_device
+from .estimator.measure.settings import files_of
 from .estimator.measurements import COLUMNS, Measurements, read_measurements, to_row
 from .estimator.share import SUFFIX, pack, unpacked
 from .estimator.staircase import Staircase, curve_subgraphs, curves_in, find_lanes
@@ -43,7 +43,6 @@ EITHER = ("vela",)
 PROBE = Subgraph("conv", 8, 8, 16, 16, 16, kernel=3)
 """Measured and forgotten before anything is written: settings that the backend refuses are said then."""
 
-_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
 _OPERATORS = "_operators.csv"
 
 
@@ -198,16 +197,12 @@ def _source(
                 raise ValueError(f"{path.name} has no table beside it; to measure one, say backend={chip.backend}.")
             yield _Source(replace(chip, lanes=lanes or chip.lanes), None, chip.lanes, path.parent)
     else:
-        yield _Source(_new(device, backend, settings, lanes))
+        yield _new(device, backend, settings, lanes)
 
 
 def _known(table: Path, backend: str | None, settings: Mapping[str, Any] | None, lanes: int | None) -> _Source:
     described = table.with_suffix(".json").exists()
     chip = Estimator.load(table, lanes=lanes).device
-    if not _NAME.fullmatch(chip.name):
-        raise ValueError(
-            f"A device is named by letters, digits, '_', '-' and '.'; got {chip.name!r}. Rename its table."
-        )
     if not described and backend is not None:
         chip = replace(chip, backend=backend, settings=dict(settings or {}))
     documented = Device.load(table.with_suffix(".json")).lanes if described else None
@@ -222,16 +217,19 @@ def _agreeing(chip: Device, backend: str | None, settings: Mapping[str, Any] | N
     return chip
 
 
-def _new(name: str, backend: str | None, settings: Mapping[str, Any] | None, lanes: int | None) -> Device:
+def _new(name: str, backend: str | None, settings: Mapping[str, Any] | None, lanes: int | None) -> _Source:
     if backend is None:
         raise ValueError(
             f"There is no device {name!r}: it must be one of {', '.join(available_devices())}, the path of a .csv"
             f" table, of a .json device or of an {SUFFIX} file; a new one needs a backend of"
             f" {', '.join(BACKENDS)}."
         )
-    if not _NAME.fullmatch(name):
-        raise ValueError(f"A device is named by letters, digits, '_', '-' and '.'; got {name!r}.")
-    return Device(name, backend, lanes or DEFAULT_LANES, backend in SPLIT, dict(settings or {}))
+    given, folder = dict(settings or {}), None
+    if isinstance(hardware := given.get("hardware"), str):
+        # Whoever starts the run may name any folder; its device then names the copy beside it.
+        folder, given["hardware"] = Path(hardware).expanduser().parent, Path(hardware).name
+    device = Device(name, backend, lanes or DEFAULT_LANES, backend in SPLIT, given, folder=folder or Path())
+    return _Source(device, folder=folder)
 
 
 def _open(chip: Device, is_required: bool, is_wanted: bool) -> Backend | None:
@@ -276,13 +274,20 @@ def _started(run_dir: Path, source: _Source, is_measured: bool, settings: Mappin
             _write_rows(read_measurements(source.table), table)
         else:
             shutil.copyfile(source.table, table)
-    names = [value for value in chip.settings.values() if isinstance(value, str) and value == Path(value).name]
-    for name in names:
-        if source.folder is not None and (source.folder / name).is_file():
-            shutil.copyfile(source.folder / name, run_dir / name)
+    if source.folder is not None:
+        for name in files_of(chip):
+            _copy_beside(source.folder / name, run_dir)
     # Last: a run is one that can be continued once it has this file.
     chip.save(described)
     return table
+
+
+def _copy_beside(file: Path, run_dir: Path) -> None:
+    """Copy a file that a device names, unless it is a link that leads out of the device's folder."""
+    if not file.resolve().is_relative_to(file.parent.resolve()):
+        raise ValueError(f"{file} leads out of the folder of its device. HINT: put a copy there.")
+    if file.is_file() and not (run_dir / file.name).exists():
+        shutil.copyfile(file, run_dir / file.name)
 
 
 def _write_rows(rows: Measurements, path: Path) -> None:

@@ -15,6 +15,14 @@ from lightning_nas.space.spec import HEAD, STEM
 from lightning_nas.supernet import space_of, supernet_from
 
 FACTOR = {"fused": 0.3, "head": 0.1, "stem": 0.1}
+VELA = {
+    "accelerator": "EthosU85",
+    "macs": 1024,
+    "cores": 1,
+    "clock_hz": 1e9,
+    "system_config": "Ethos_U85_SYS_DRAM_High",
+    "memory_mode": "Shared_Sram",
+}
 SETTING = [[1, 8, 1, 1], [4, 16, 2, 2], [4, 24, 2, 2]]
 
 

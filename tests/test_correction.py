@@ -54,5 +54,5 @@ def test_absurd_corrections_are_refused(tmp_path):
         with pytest.raises(ValueError, match=re.escape(f"`{name}` of device 'own'")):
             Device("own", "vela", 8, **{name: value})
     path = tmp_path / "own.json"
-    Device("own", "vela", 8, correction=1.02, spread=0.01).save(path)
+    Device("own", "csv", 8, correction=1.02, spread=0.01).save(path)
     assert (Device.load(path).correction, Device.load(path).spread) == (1.02, 0.01)

@@ -319,6 +319,11 @@ def annotate(**entry: object):
         (annotate(image_id=[]), "each of `annotations` must have"),
         (annotate(bbox=[1, 2, 3]), "each of `annotations` must have"),
         (annotate(bbox=[1, 2, 3, float("nan")]), "each of `annotations` must have"),
+        (annotate(bbox=[1, 2, 3, 10**400]), "each of `annotations` must have"),
+        (annotate(area=10**400), "each of `annotations` must have"),
+        (lambda content: content["images"][1].update(width=10**400), "each of `images` must have"),
+        (lambda content: content["images"][1].update(file_name="x" * 5000), "must exist; 1 of 4 do not"),
+        (lambda content: content["images"][1].update(file_name="a\0b"), "must exist; 1 of 4 do not"),
         (annotate(bbox=None), "each of `annotations` must have"),
         (annotate(iscrowd="0"), "`iscrowd` and `ignore` of 0 or 1"),
         (annotate(ignore=2), "`iscrowd` and `ignore` of 0 or 1"),
@@ -331,7 +336,7 @@ def test_bad_annotations_are_refused(tmp_path: Path, change, message: str) -> No
     assert "instances_train.json" in str(error.value)
 
 
-@pytest.mark.parametrize("content", ["no json", "[1]", '"text"', ""])
+@pytest.mark.parametrize("content", ["no json", "[1]", '"text"', "", "[" * 100_000])
 def test_what_is_no_coco_file_is_refused(tmp_path: Path, content: str) -> None:
     write(make(tmp_path), "val", content)
     with pytest.raises(ValueError, match=r"instances_val\.json' must be a COCO file"):

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 import torchvision
+from conftest import VELA
 
 from lightning_nas.estimator.device import Device
 from lightning_nas.estimator.error import format_error
@@ -41,7 +42,7 @@ def synthetic(widths=range(8, 264, 8)):
 
 
 def save_device(folder, rows=(), name="own", **kwargs):
-    Device(name, "vela", 16, **kwargs).save(folder / f"{name}.json")
+    Device(name, "vela", 16, settings=VELA, **kwargs).save(folder / f"{name}.json")
     table = folder / f"{name}.csv"
     table.write_text("\n".join([HEADER, *rows]) + "\n")
     return table

@@ -71,8 +71,8 @@ def test_what_cannot_be_packed_is_said(table, tmp_path):
     table.with_suffix(".json").unlink()
     with pytest.raises(ValueError, match=r"there is no my_chip\.json"):
         pack(table, tmp_path / "a.estimator.zip")
-    with pytest.raises(ValueError, match=r"letters, digits.*got 'my chip'"):
-        pack(tmp_path / "my chip.csv", tmp_path / "a.estimator.zip")
+    with pytest.raises(ValueError, match=r"named as a file is.*got '.my chip'"):
+        pack(tmp_path / ".my chip.csv", tmp_path / "a.estimator.zip")
     assert not list(tmp_path.glob("a.*"))
 
 
@@ -119,7 +119,7 @@ def unlisted(members):
     [
         (evil, "it must hold .*got .*evil"),
         (swapped, "my_chip.csv is not what was packed"),
-        (renamed, "letters, digits"),
+        (renamed, "named as a file is"),
         (unlisted, "checksums of .csv, .json"),
         (lambda members: {**members, "estimator.json": b"[]"}, "no estimator"),
         (lambda members: {**members, "estimator.json": b'{"format": 2}'}, "format must be 1; got 2"),

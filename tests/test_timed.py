@@ -10,6 +10,7 @@ import sys
 import pytest
 import torch
 import torchvision
+from conftest import VELA
 from torch import nn
 
 from lightning_nas.estimator.__main__ import main
@@ -308,7 +309,7 @@ def test_a_device_is_not_judged_by_less_without_being_told(tmp_path, monkeypatch
     with pytest.raises(SystemExit):
         command(monkeypatch, "error", table)
     assert "own was timed on another machine" in capsys.readouterr().err
-    missing = dataclasses.replace(device, backend="vela", record={**record, "measured_by": {}})
+    missing = dataclasses.replace(device, backend="vela", settings=VELA, record={**record, "measured_by": {}})
     missing.save(table.with_suffix(".json"))
     monkeypatch.setitem(sys.modules, "ethosu", None)
     with pytest.raises(SystemExit):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -184,7 +185,8 @@ def _check_boxes(
 
 def _sizes(images: Sequence[AnnotatedImage], source: Path) -> tuple[list[tuple[int, int]], list[bool]]:
     """Return the size that each image's boxes refer to, and whether it is that of the pixels as stored."""
-    missing = [image.path for image in images if not image.path.is_file()]
+    # Unlike a path's own question, this one answers no for names that no file can have.
+    missing = [image.path for image in images if not os.path.isfile(image.path)]
     if missing:
         raise ValueError(
             f"All images of '{source}' must exist; {len(missing)} of {len(images)} do not, first '{missing[0]}'."

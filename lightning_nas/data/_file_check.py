@@ -16,6 +16,7 @@ from tqdm import tqdm
 
 from lightning_nas._files import cache_folder, write_text
 from lightning_nas._locks import alone
+from lightning_nas._reading import read_json
 
 from ._decode import DECODE_THREADS, UnreadableImageError, open_image, rgb
 
@@ -146,9 +147,9 @@ def _alone(cache: Path, folder: Path) -> AbstractContextManager[None]:
 def _read(cache: Path) -> dict[str, Stamp]:
     """Return what was found good; nothing where that is not known."""
     try:
-        files = json.loads(cache.read_text(encoding="utf-8"))["files"]
+        files = read_json(cache)["files"]
         return {str(name): (int(size), int(changed)) for name, (size, changed) in files.items()}
-    except (OSError, ValueError, TypeError, KeyError, AttributeError):
+    except (OSError, ValueError, TypeError, KeyError, AttributeError, OverflowError):
         return {}
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -12,6 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from .._reading import parse_json
 from ._splits import Split
 
 __all__ = ["IGNORE", "Labels", "check_ignored", "check_labels", "found_labels", "label_settings", "named_labels"]
@@ -201,12 +201,12 @@ def check_ignored(root: Path, counts: Mapping[Split, NDArray[np.int64]], labels:
 def _read(path: Path) -> tuple[dict[int, str], tuple[int, ...] | None]:
     """Return the names by id, and the ignored ids if the file has them."""
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = parse_json(path.read_bytes(), "it")
         numbers = [int(entry["id"]) for entry in content["classes"]]
         names = dict(zip(numbers, (str(entry["name"]) for entry in content["classes"]), strict=True))
         ignored = content.get("ignore_index", IGNORE)
         left_out = () if ignored is None else tuple(map(int, ignored if isinstance(ignored, list) else [ignored]))
-    except (ValueError, TypeError, KeyError, AttributeError) as error:
+    except (ValueError, TypeError, KeyError, AttributeError, OverflowError) as error:
         raise ValueError(f"'{path}' must be of the form {FORM}; reading it failed: {error!r}.") from error
     found = left_out if "ignore_index" in content else None
     try:

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import logging
-import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, get_args
 
+from .._reading import parse_json
 from ._annotations import AnnotatedImage, AnnotatedSource, checked_splits, warn_of_unseen
 from .detection import DetectionDataModule
 from .detection_augment import DetectionAugmentation
@@ -20,6 +19,8 @@ __all__ = ["CocoDataModule"]
 logger = logging.getLogger(__name__)
 
 PREFIX = "instances_"
+# Pixels; beyond, sums and squares of them are no numbers any more.
+_MOST = 1e9
 LEAST_AREA = 1e-3
 
 
@@ -161,9 +162,9 @@ def _read_split(root: Path, file: Path, expected: tuple[str, ...] = ()) -> tuple
 
 def _load(file: Path) -> dict[str, list[dict[str, Any]]]:
     try:
-        content = json.loads(file.read_bytes())
+        content = parse_json(file.read_bytes(), "it", finite=False)
     except (OSError, ValueError) as error:
-        raise ValueError(f"'{file}' must be a COCO file; reading it failed: {error}.") from error
+        raise ValueError(f"'{file}' must be a COCO file; reading it failed: {str(error).rstrip('.')}.") from error
     for name in ("images", "annotations", "categories"):
         entries = content.get(name) if isinstance(content, dict) else None
         if not (isinstance(entries, list) and all(isinstance(entry, dict) for entry in entries)):
@@ -204,7 +205,7 @@ def _annotated_images(
             )
         _require(_are_numbers(entry.get("bbox"), 4), "annotations", entry, file)
         area = entry.get("area")
-        _require(area is None or (_are_numbers([area], 1) and area >= 0), "annotations", entry, file)
+        _require(area is None or (_is_number(area) and 0 <= area <= _MOST**2), "annotations", entry, file)
         for name in ("iscrowd", "ignore"):
             _require(entry.get(name) in (None, 0, 1), "annotations", entry, file)
         objects[image].append(entry)
@@ -242,15 +243,19 @@ def _area(entry: dict[str, Any]) -> float:
 def _is_image(entry: dict[str, Any]) -> bool:
     """Return whether an entry has an id, a file name and either a size or none."""
     sides = entry.get("height"), entry.get("width")
-    sized = sides == (None, None) or all(isinstance(side, int | float) and 1 <= side < math.inf for side in sides)
+    sized = sides == (None, None) or all(isinstance(side, int | float) and 1 <= side <= _MOST for side in sides)
     return sized and isinstance(entry.get("id"), int | str) and isinstance(entry.get("file_name"), str)
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
 
 
 def _are_numbers(values: Any, count: int) -> bool:
     return (
         isinstance(values, list)
         and len(values) == count
-        and all(isinstance(value, int | float) and math.isfinite(value) for value in values)
+        and all(_is_number(value) and abs(value) <= _MOST for value in values)
     )
 
 

@@ -48,7 +48,7 @@ class PetsDataModule(MaskFilesData):
         try:
             OxfordIIITPet(folder, "trainval", "segmentation", download=download)
             trainval, test = (_pairs(folder / "oxford-iiit-pet", part) for part in ("trainval", "test"))
-        except (RuntimeError, OSError) as error:
+        except (RuntimeError, OSError, ValueError, LookupError) as error:
             raise ValueError(f"There are no pets in '{folder}': {error}. HINT: download=true loads them.") from error
         train = [pair for number, pair in enumerate(trainval) if number % VAL_EVERY]
         files: dict[Split, list[Pair]] = {"train": train, "val": trainval[::VAL_EVERY], "test": test}
@@ -58,5 +58,5 @@ class PetsDataModule(MaskFilesData):
 
 def _pairs(folder: Path, part: str) -> list[Pair]:
     lines = (folder / "annotations" / f"{part}.txt").read_text(encoding="utf-8").splitlines()
-    names = [line.split()[0] for line in lines if line and not line.startswith("#")]
+    names = [line.split()[0] for line in lines if line.strip() and not line.startswith("#")]
     return [Pair(folder / "images" / f"{name}.jpg", folder / "annotations/trimaps" / f"{name}.png") for name in names]

@@ -10,6 +10,7 @@ from xml.etree import ElementTree
 from torchvision.datasets import VOCDetection
 from torchvision.datasets.voc import DATASET_YEAR_DICT
 
+from .._reading import shown
 from ._annotations import AnnotatedImage, AnnotatedSource, checked_splits, warn_of_unseen
 from .detection import DetectionDataModule
 from .detection_augment import DetectionAugmentation
@@ -42,6 +43,11 @@ CLASS_NAMES = (
 )
 
 Box = tuple[float, float, float, float]
+
+# What reading XML as dictionaries of dictionaries raises where the tags are others, or nested without end.
+_MALFORMED = (LookupError, TypeError, ValueError, AttributeError, OverflowError, RecursionError)
+# Pixels; beyond, sums and squares of them are no numbers any more.
+_MOST = 1e9
 
 
 class VocDetectionDataModule(DetectionDataModule):
@@ -158,7 +164,7 @@ def _read_annotation(xml: Path, drop_difficult: bool) -> tuple[tuple[int, int] |
         size = (int(content["size"]["height"]), int(content["size"]["width"])) if "size" in content else None
         # An annotation of one object whose parts have boxes too has them inside of it, not beside it.
         objects = [_read_object(entry) for entry in content["object"]]
-    except (OSError, ElementTree.ParseError, KeyError, TypeError, ValueError) as error:
+    except (OSError, ElementTree.ParseError, *_MALFORMED) as error:
         raise ValueError(f"'{xml}' must be a VOC annotation; reading it failed: {error!r}.") from error
     kept = [(name, box) for name, box, difficult in objects if not (difficult and drop_difficult)]
     # A size of zeros is how some tools say that they do not know it.
@@ -167,6 +173,8 @@ def _read_annotation(xml: Path, drop_difficult: bool) -> tuple[tuple[int, int] |
 
 def _read_object(entry: dict[str, Any]) -> tuple[str, Box, bool]:
     """Return name, box and whether it is difficult."""
-    left, top, right, bottom = (float(entry["bndbox"][name]) for name in ("xmin", "ymin", "xmax", "ymax"))
+    left, top, right, bottom = sides = [float(entry["bndbox"][name]) for name in ("xmin", "ymin", "xmax", "ymax")]
+    if not isinstance(entry["name"], str) or not all(abs(side) <= _MOST for side in sides):
+        raise ValueError(f"an object must have one name and four finite sides; it has {shown(dict(entry))}")
     # VOC counts pixels from 1, and its right and bottom pixels belong to the object.
     return entry["name"], (left - 1, top - 1, right, bottom), entry.get("difficult", "0") != "0"

@@ -124,7 +124,8 @@ def measured_device(table: Path, backend: str | None, settings: Sequence[str], l
         return device
     if backend is None:
         raise ValueError(f"There is no {path}: say what measures, with `--backend`, one of {', '.join(BACKENDS)}.")
-    return Device(table.stem, backend, DEFAULT_LANES if lanes is None else lanes, backend in SPLIT, given)
+    used = DEFAULT_LANES if lanes is None else lanes
+    return Device(table.stem, backend, used, backend in SPLIT, given, folder=table.parent)
 
 
 def measure_table(table: Path, device: Device, seed: int, num_subgraphs: int | None) -> None:

@@ -9,10 +9,14 @@ from pathlib import Path
 from typing import Any
 
 from lightning_nas._files import write_text
+from lightning_nas._reading import read_json, shown
 
-__all__ = ["ANALYTIC", "TABLE_ONLY", "Device"]
+__all__ = ["ANALYTIC", "TABLE_ONLY", "Device", "check_name"]
 
 FORMAT = 1
+
+# More than there are channels; and what leaves room for the endings of files.
+_MAX_LANES, _MAX_NAME = 2**16, 200
 
 TABLE_ONLY = "csv"
 """Backend of a device of which there is a table and nothing that could measure more."""
@@ -26,7 +30,7 @@ class Device:
     """A device and the backend that measures it.
 
     Attributes:
-        name: Name of the device, and of its table.
+        name: Name of the device, of its table and of other files of it, see `check_name`.
         backend: Name of the backend, a module of `lightning_nas.estimator.measure`; or `TABLE_ONLY`.
         lanes: Channels that the device processes together; latency against channels steps at its multiples.
         is_split: Whether the table holds operators, whose costs add up to those of subgraphs, or whole subgraphs.
@@ -58,17 +62,22 @@ class Device:
 
     def __post_init__(self) -> None:
         # Files come from anybody: what is of another type would fail later, and say nothing about why.
-        types = (("name", str), ("backend", str), ("is_split", bool), ("settings", Mapping), ("record", Mapping))
+        check_name(self.name)
+        types = (("backend", str), ("is_split", bool), ("settings", Mapping), ("errors", Mapping), ("record", Mapping))
         for attribute, kind in types:
             if not isinstance(getattr(self, attribute), kind):
                 words = {str: "text", bool: "true or false"}.get(kind, "an object of names and values")
-                raise ValueError(f"`{attribute}` of a device must be {words}; got {getattr(self, attribute)!r}.")
+                raise ValueError(f"`{attribute}` of a device must be {words}; got {shown(getattr(self, attribute))}.")
         if not isinstance(self.lanes, int) or isinstance(self.lanes, bool) or self.lanes < 1:
-            raise ValueError(f"`lanes` of device {self.name!r} must be a positive integer; got {self.lanes!r}.")
-        if not 0.5 <= self.correction <= 2:
-            raise ValueError(f"`correction` of device {self.name!r} must be from 0.5 to 2; got {self.correction!r}.")
-        if not 0 <= self.spread < 1:
-            raise ValueError(f"`spread` of device {self.name!r} must be from 0 to below 1; got {self.spread!r}.")
+            raise ValueError(f"`lanes` of device {self.name!r} must be a positive integer; got {shown(self.lanes)}.")
+        if self.lanes > _MAX_LANES:
+            raise ValueError(f"`lanes` of device {self.name!r} must be {_MAX_LANES} at most; got {shown(self.lanes)}.")
+        if not _is_number(self.correction) or not 0.5 <= self.correction <= 2:
+            raise ValueError(
+                f"`correction` of device {self.name!r} must be from 0.5 to 2; got {shown(self.correction)}."
+            )
+        if not _is_number(self.spread) or not 0 <= self.spread < 1:
+            raise ValueError(f"`spread` of device {self.name!r} must be from 0 to below 1; got {shown(self.spread)}.")
 
     def save(self, path: Path) -> None:
         """Write the device to a JSON file, whole or not at all."""
@@ -83,11 +92,47 @@ class Device:
         Raises:
             ValueError: The file is no device.
         """
+        # These know devices, and so need this module first.
+        from lightning_nas.estimator.interval import Errors
+        from lightning_nas.estimator.measure.settings import check_settings
+
         try:
-            data = json.loads(path.read_text())
+            data = read_json(path)
             if data.pop("format") != FORMAT:
                 raise ValueError(f"its format is not {FORMAT}")
-            return cls(**data, folder=path.parent)
-        except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
+            device = cls(**data, folder=path.parent)
+            check_settings(device)
+            if device.errors:
+                Errors.from_dict(device.errors)
+            if not isinstance(device.record.get("measured_by", {}), Mapping):
+                raise ValueError("`measured_by` in its record must be an object of names and versions")
+            return device
+        except (ValueError, TypeError, KeyError, AttributeError, OverflowError) as error:
             reason = str(error).rstrip(".")
             raise ValueError(f"{path.name} is no device: {reason}.") from error
+
+
+def check_name(name: object) -> None:
+    r"""Refuse what cannot name a device: its files are called so, and must lie where they are put.
+
+    Names are those of files, such as ``my chip (2)``: up to 200 bytes of what can be printed, without ``/``, ``\`` and
+    ``:``, which part folders and drives, and not hidden by a point in front.
+
+    Raises:
+        ValueError: The name is another.
+
+    Example::
+
+        >>> check_name("../chip")
+        Traceback (most recent call last):
+        ValueError: A device is named as a file is, without / \ : and a point in front; got '../chip'.
+    """
+    if not isinstance(name, str):
+        raise ValueError(f"`name` of a device must be text; got {shown(name)}.")
+    is_plain = bool(name) and name.isprintable() and name[0] != "." and not set(name) & set("/\\:")
+    if not is_plain or len(name.encode()) > _MAX_NAME:
+        raise ValueError(f"A device is named as a file is, without / \\ : and a point in front; got {shown(name)}.")
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)

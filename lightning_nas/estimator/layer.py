@@ -8,7 +8,7 @@ from typing import Literal
 
 from lightning_nas.space.spec import out_size
 
-__all__ = ["Form", "Layer", "Operator"]
+__all__ = ["MAX_SIZE", "Form", "Layer", "Operator"]
 
 Operator = Literal[
     "conv",
@@ -29,6 +29,9 @@ Operator = Literal[
 """``pool`` is the global average, ``norm`` one that cannot be folded, ``other`` what has no model of its own."""
 
 _WEIGHTLESS = ("add", "pool", "mul", "concat", "avg_pool", "max_pool", "resize", "activation", "other")
+
+MAX_SIZE = 2**30
+"""Of what a table says of an operator: no tensor has as many rows, columns or channels."""
 
 _FORM = re.compile(r"(\d+)x(\d+) k(\d+)x(\d+) s(\d+)x(\d+) d(\d+) g(\d+) n(\d+)(?: (\w+))?")
 
@@ -84,6 +87,9 @@ class Form:
         *numbers, variant = match.groups()
         rows, columns, down, across, steps_down, steps_across, dilation, groups, num_values = map(int, numbers)
         sizes = ((rows, columns), (down, across), (steps_down, steps_across))
+        counts = (*sizes[0], *sizes[1], *sizes[2], dilation, groups)
+        if min(counts) < 1 or max(*counts, num_values) > MAX_SIZE:
+            raise ValueError(f"The numbers of a form must be 1 to {MAX_SIZE}, and n may be 0; got {text!r}.")
         return cls(*sizes, dilation, groups, variant or "", num_values)
 
 

@@ -24,7 +24,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, get_args
 
-from lightning_nas.estimator.layer import Form
+from lightning_nas.estimator.layer import MAX_SIZE, Form
 from lightning_nas.estimator.subgraph import OperatorKind, Subgraph, SubgraphKind
 
 __all__ = ["COLUMNS", "SPREAD", "Figures", "MeasuredNetwork", "Measurements", "read_measurements", "to_row"]
@@ -43,6 +43,9 @@ _HIDDEN = {
     "in_channels": ("ds", "classifier", "pool", "depthwise"),
     "out_channels": ("stem", "conv", "linear"),
 }
+
+# A light's way through a transistor, eleven days, an exabyte: beyond, logarithms and squares are no numbers any more.
+_LEAST_MS, _MOST_MS, _MOST_BYTES = 1e-12, 1e9, 1e18
 
 _log = logging.getLogger(__name__)
 
@@ -235,6 +238,8 @@ def _size(name: str, text: str | None) -> int:
         raise ValueError(f"`{name}` must be {valid}; got {text!r}.") from None
     if not value.is_integer() or value < lowest or (name == "residual" and value > 1):
         raise ValueError(f"`{name}` must be {valid}; got {text!r}.")
+    if value > MAX_SIZE:
+        raise ValueError(f"`{name}` must be {MAX_SIZE} at most; got {text!r}.")
     return int(value)
 
 
@@ -256,6 +261,8 @@ def _figures(latency: str, row: Mapping[str, str]) -> Figures:
     if not (math.isfinite(value) and value > 0):
         hint = " HINT: write it with a point, not with a comma." if text and "," in text else ""
         raise ValueError(f"`{latency}` must be a positive, finite number; got {text!r}.{hint}")
+    if not _LEAST_MS <= value * _MS_PER[latency] <= _MOST_MS:
+        raise ValueError(f"`{latency}` must be {_LEAST_MS:g} to {_MOST_MS:g} milliseconds; got {text!r}.")
     return Figures(value * _MS_PER[latency], _bytes(row.get("sram_bytes")), _spread(row.get(SPREAD)))
 
 
@@ -264,7 +271,7 @@ def _bytes(text: str | None) -> int:
         value = float(text or 0)
     except ValueError:
         value = -1.0
-    if not (value.is_integer() and value >= 0):
+    if not (value.is_integer() and 0 <= value <= _MOST_BYTES):
         raise ValueError(f"`sram_bytes` must be a whole number, 0 or more, or empty; got {text!r}.")
     return int(value)
 

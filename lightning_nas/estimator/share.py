@@ -11,7 +11,6 @@ import hashlib
 import io
 import json
 import lzma
-import re
 import tempfile
 import zipfile
 import zlib
@@ -20,6 +19,8 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from lightning_nas._files import write_bytes
+from lightning_nas._reading import parse_json
+from lightning_nas.estimator.device import check_name
 
 __all__ = ["SUFFIX", "pack", "unpacked"]
 
@@ -30,7 +31,6 @@ FORMAT = 1
 _LIST = "estimator.json"
 # Of a table, by what follows the name of the device: needed or not.
 _PARTS = {".csv": True, ".json": True, "_operators.csv": False}
-_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
 # A hundred times the tables of this package.
 _MAX_BYTES = 128 * 1024**2
 # Of members, so that equal tables make equal archives.
@@ -51,7 +51,8 @@ def pack(table: Path, path: Path) -> Path:
     """
     if not path.name.endswith(SUFFIX):
         raise ValueError(f"The file of an estimator must be named *{SUFFIX}; got {path.name}.")
-    name = _checked_name(table.stem)
+    name = table.stem
+    check_name(name)
     files = {suffix: table.with_name(name + suffix) for suffix in _PARTS}
     missing = [file.name for suffix, file in files.items() if _PARTS[suffix] and not file.exists()]
     if missing:
@@ -90,10 +91,11 @@ def _read(path: Path) -> tuple[str, dict[str, bytes]]:
         members = {member.filename: member for member in archive.infolist()}
         if len(members) != len(archive.infolist()) or sum(member.file_size for member in members.values()) > _MAX_BYTES:
             raise ValueError(f"its members are there twice, or larger than {_MAX_BYTES} bytes.")
-        listed = json.loads(_member(archive, _LIST))
+        listed = parse_json(_member(archive, _LIST), _LIST)
         if listed.get("format") != FORMAT:
             raise ValueError(f"its format must be {FORMAT}; got {listed.get('format')!r}.")
-        name, sums = _checked_name(listed["name"]), _checked_sums(listed["sha256"])
+        name, sums = listed["name"], _checked_sums(listed["sha256"])
+        check_name(name)
         expected = {_LIST, *(name + key for key in sums)}
         if set(members) != expected:
             raise ValueError(f"it must hold {', '.join(sorted(expected))}; got {', '.join(sorted(members))}.")
@@ -111,12 +113,6 @@ def _member(archive: zipfile.ZipFile, name: str) -> bytes:
     if len(data) > _MAX_BYTES:
         raise ValueError(f"{name} is larger than {_MAX_BYTES} bytes.")
     return data
-
-
-def _checked_name(name: object) -> str:
-    if not isinstance(name, str) or not _NAME.fullmatch(name):
-        raise ValueError(f"the name of an estimator must be letters, digits, '_', '-' and '.'; got {name!r}.")
-    return name
 
 
 def _checked_sums(sums: object) -> Mapping[str, str]:

@@ -7,6 +7,9 @@ import platform
 import uuid
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
+
+from .._reading import only, shown, whole
 
 __all__ = ["Owner"]
 
@@ -46,6 +49,19 @@ class Owner:
     def to_dict(self) -> dict[str, str | int]:
         """Return the fields as builtins."""
         return asdict(self)
+
+    @classmethod
+    def from_dict(cls, data: Any) -> Owner:
+        """Read what `to_dict` returned.
+
+        Raises:
+            ValueError: It is something else: no process is looked for by what anybody may have written.
+        """
+        found = only(data, ("host", "pid", "token"), "The owner of a trial")
+        texts = [found.get(name) for name in ("host", "token")]
+        if not all(isinstance(text, str) for text in texts):
+            raise ValueError(f"The owner of a trial must have a `host` and a `token`; got {shown(data)}.")
+        return cls(str(texts[0]), whole(found.get("pid"), "pid", 2**31 - 1), str(texts[1]))
 
     def knows_dead(self, other: Owner) -> bool:
         """Return whether another process is of this machine and no more; of other machines nothing is known."""

@@ -214,7 +214,7 @@ class Study:
             return is_stale
         if attributes["owner"] is None:
             return True
-        owner = Owner(**attributes["owner"])
+        owner = Owner.from_dict(attributes["owner"])
         return owner != self.owner and (is_stale or self.owner.knows_dead(owner))
 
 

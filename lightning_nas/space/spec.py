@@ -9,7 +9,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal, get_args
 
-from ._reading import FORMAT, reading
+from .._reading import FORMAT, parse_json, reading, whole
+from . import _limits as limits
 from .lanes import HasLanes
 from .multiplier import HEAD, STEM, DepthMultiplier
 from .sizes import hidden_width, out_size
@@ -156,16 +157,17 @@ class Architecture:
         """
         with reading("architecture", data):
             stages = tuple(
-                StageArchitecture(
-                    stage["width"],
-                    tuple(FixedBlock(BlockOption(**block["option"]), block["stride"]) for block in stage["blocks"]),
-                )
-                for stage in data["stages"]
+                StageArchitecture(wide, tuple(_fixed_block(block) for block in blocks))
+                for wide, blocks in limits.block_list(data["stages"])
             )
-            head = ConvSpec(**data["head"]) if data["head"] else None
-            size = _image_size(data["input_size"])
-            tail = tuple(map(TailOperation.from_dict, data.get("tail", ())))
-            return cls(size, ConvSpec(**data["stem"]), stages, head, data["num_classes"], tail)
+            return cls(
+                input_size=limits.image_size(data["input_size"]),
+                stem=ConvSpec(**limits.conv_fields(data["stem"])),
+                stages=stages,
+                head=_head(data["head"]),
+                num_classes=limits.num_classes(data["num_classes"]),
+                tail=tuple(TailOperation(**fields) for fields in limits.tail_fields(data, stages)),
+            )
 
     def to_json(self) -> str:
         """Return the JSON text of the architecture."""
@@ -174,7 +176,7 @@ class Architecture:
     @classmethod
     def from_json(cls, text: str) -> Architecture:
         """Read the JSON text of `to_json`."""
-        return cls.from_dict(json.loads(text))
+        return cls.from_dict(parse_json(text, "An architecture"))
 
     @property
     def blocks(self) -> tuple[FixedBlock, ...]:
@@ -355,38 +357,42 @@ class SearchSpace:
         Raises:
             ValueError: A field is missing or of the wrong form.
         """
-        data = json.loads(text)
+        data = parse_json(text, "A search space")
         with reading("search space", data):
             stages = tuple(
-                Stage(
-                    stage["width"],
-                    tuple(
-                        Choice(block["stride"], tuple(BlockOption(**option) for option in block["options"]))
-                        for block in stage["blocks"]
-                    ),
-                )
-                for stage in data["stages"]
+                Stage(wide, tuple(_choice(block) for block in blocks))
+                for wide, blocks in limits.block_list(data["stages"])
             )
             multipliers = tuple(
-                DepthMultiplier(tuple(item["stages"]), tuple(tuple(row) for row in item["widths"]))
+                DepthMultiplier(
+                    limits.stage_numbers(item["stages"]), tuple(tuple(map(limits.width, row)) for row in item["widths"])
+                )
                 for item in data["multipliers"]
             )
             return cls(
-                input_size=_image_size(data["input_size"]),
-                stem=ConvSpec(**data["stem"]),
+                input_size=limits.image_size(data["input_size"]),
+                stem=ConvSpec(**limits.conv_fields(data["stem"])),
                 stages=stages,
                 multipliers=multipliers,
-                head=ConvSpec(**data["head"]) if data["head"] else None,
-                num_classes=data["num_classes"],
-                reference=tuple(data["reference"]),
-                tail=tuple(map(TailOperation.from_dict, data.get("tail", ()))),
+                head=_head(data["head"]),
+                num_classes=limits.num_classes(data["num_classes"]),
+                reference=limits.reference(data["reference"], [choice for stage in stages for choice in stage.blocks]),
+                tail=tuple(TailOperation(**fields) for fields in limits.tail_fields(data, stages)),
             )
+
+
+def _fixed_block(data: Any) -> FixedBlock:
+    return FixedBlock(BlockOption(**limits.option_fields(data["option"])), whole(data["stride"], "stride", 2))
+
+
+def _choice(data: Any) -> Choice:
+    options = tuple(BlockOption(**limits.option_fields(option)) for option in data["options"])
+    return Choice(whole(data["stride"], "stride", 2), options)
+
+
+def _head(data: Any) -> ConvSpec | None:
+    return ConvSpec(**limits.conv_fields(data)) if data is not None else None
 
 
 def _width_at(nodes: Sequence[int], node: int | None, widths: Sequence[int]) -> int:
     return widths[0 if node is None else nodes[node]]
-
-
-def _image_size(values: Sequence[int]) -> tuple[int, int, int]:
-    channels, height, width = values
-    return channels, height, width

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any
 
 __all__ = ["TailOperation", "block_number", "from_block", "resized", "sources"]
 
@@ -40,11 +39,6 @@ class TailOperation:
     path: str = ""
     is_bounded: bool = False
     is_output: bool = False
-
-    @classmethod
-    def from_dict(cls, data: Mapping[str, Any]) -> TailOperation:
-        """Read what `dataclasses.asdict` wrote."""
-        return cls(**{**data, "inputs": tuple(data["inputs"])})
 
 
 def from_block(block: int) -> int:

@@ -23,7 +23,8 @@ def stock_network(name: str, num_classes: int, weights: str | Path | None = None
         num_classes: Outputs of the classifier.
         weights: None (random), ``imagenet`` (downloaded by torchvision or timm), or a file of a state_dict (.pth,
             .pt or .safetensors). A classifier of another size in the file is left out.
-        **options: Further arguments of the network, such as ``width_mult`` (torchvision) or ``drop_rate`` (timm).
+        **options: Further arguments of the network, such as ``width_mult`` (torchvision) or ``drop_rate`` (timm). They
+            are passed on as they are; timm's ``checkpoint_path`` has a file read.
 
     Raises:
         ValueError: An unknown name, options that the network does not take, or weights that are damaged or of another
@@ -79,9 +80,9 @@ def read_weights(file: Path) -> dict[str, Tensor]:
     except Exception as error:  # a damaged file raises nearly anything
         # Of a pickle, PyTorch says how to load it unsafely.
         is_pickle = type(error).__name__ == "UnpicklingError"
-        reason = "it holds more than tensors" if is_pickle else str(error).strip().partition("\n")[0]
+        reason = "it holds more than tensors" if is_pickle else str(error).strip().partition("\n")[0].rstrip(".")
         raise ValueError(
-            f"The file of weights {str(file)!r} cannot be read, it is damaged or of another kind: {reason}"
+            f"The file of weights {str(file)!r} cannot be read, it is damaged or of another kind: {reason}."
         ) from error
     if not (isinstance(state, Mapping) and state and all(isinstance(value, Tensor) for value in state.values())):
         raise ValueError(
@@ -100,4 +101,8 @@ def _load(network: nn.Module, state: dict[str, Tensor], origin: str) -> None:
             f"The weights of {origin} are not of a {type(network).__name__} like this one: {len(missing)} of "
             f"{len(own)} tensors are missing or of another shape, the first is {missing[0]!r}."
         )
-    network.load_state_dict(fitting, strict=False)
+    try:
+        network.load_state_dict(fitting, strict=False)
+    except RuntimeError as error:  # sparse or quantized ones, or without values
+        reason = " ".join(str(error).split())
+        raise ValueError(f"The weights of {origin} are tensors of another kind: {reason}") from error

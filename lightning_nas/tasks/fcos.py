@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import torch
@@ -49,7 +50,7 @@ class FCOSHead(nn.Module):
         self.scores = nn.Conv2d(width, num_classes, 1)
         self.boxes = nn.Conv2d(width, 5, 1)  # four distances and the centre-ness
         nn.init.normal_(self.scores.weight, std=0.01)
-        nn.init.constant_(_bias(self.scores), -float(torch.tensor((1 - _PRIOR) / _PRIOR).log()))
+        nn.init.constant_(_bias(self.scores), -math.log((1 - _PRIOR) / _PRIOR))
         nn.init.normal_(self.boxes.weight, std=0.01)
         nn.init.zeros_(_bias(self.boxes))
 

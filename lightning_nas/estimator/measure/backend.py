@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 from typing import Protocol, runtime_checkable
 
 from lightning_nas.estimator.device import ANALYTIC, TABLE_ONLY, Device
+from lightning_nas.estimator.measure.settings import BACKENDS
 from lightning_nas.estimator.measurements import Figures
 from lightning_nas.estimator.network import Network
 from lightning_nas.estimator.subgraph import Subgraph
@@ -22,8 +23,6 @@ __all__ = [
     "open_backend",
     "why_unavailable",
 ]
-
-BACKENDS = ("vela", "zigzag", "onnxruntime", "torch", "analytic")
 
 TIMED = ("onnxruntime", "torch")
 """Those that time this machine, and say how far the timings are apart."""

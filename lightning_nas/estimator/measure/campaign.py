@@ -14,7 +14,7 @@ from lightning_nas._files import appending, write_text
 from lightning_nas._locks import alone
 from lightning_nas.estimator.device import Device
 from lightning_nas.estimator.measure.backend import TIMED, Backend, ParallelBackend, UnsupportedError, open_backend
-from lightning_nas.estimator.measure.timing import TIMING
+from lightning_nas.estimator.measure.settings import TIMING
 from lightning_nas.estimator.measurements import COLUMNS, SPREAD, Figures, read_measurements, to_row
 from lightning_nas.estimator.subgraph import Subgraph
 

@@ -43,13 +43,13 @@ def read_hardware(path: Path) -> Hardware:
         raise FileNotFoundError(f"There is no hardware description {path}.")
     try:
         data = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+    except (OSError, UnicodeDecodeError, yaml.YAMLError, RecursionError) as error:
         raise ValueError(f"The hardware description {path} cannot be read: {error}") from error
     if problems := list(_problems(data)):
         raise ValueError(f"{path} describes no hardware: {'; '.join(problems)}.")
     try:
         return Hardware(AcceleratorFactory(_normalised(data)).create(), _mappings(data))
-    except (AssertionError, KeyError, TypeError, ValueError) as error:
+    except (AssertionError, AttributeError, LookupError, TypeError, ValueError, ArithmeticError) as error:
         raise ValueError(f"{path} describes no hardware: {type(error).__name__}: {error}.") from error
 
 

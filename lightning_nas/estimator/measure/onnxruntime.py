@@ -15,8 +15,8 @@ import numpy as np
 from lightning_nas.estimator.device import Device
 from lightning_nas.estimator.measure.onnxfile import author
 from lightning_nas.estimator.measure.runnable import as_network, lone
-from lightning_nas.estimator.measure.settings import checked_settings
-from lightning_nas.estimator.measure.timing import CLOCKS, TIMING, Timing, clocked_ms, processor, timed
+from lightning_nas.estimator.measure.settings import SETTINGS, checked_settings
+from lightning_nas.estimator.measure.timing import Timing, clocked_ms, processor, timed
 from lightning_nas.estimator.measurements import Figures
 from lightning_nas.estimator.network import Network
 from lightning_nas.estimator.subgraph import Subgraph
@@ -25,8 +25,6 @@ if TYPE_CHECKING:
     from onnxruntime import InferenceSession
 
 __all__ = ["Measure"]
-
-_SETTINGS = {**TIMING, "clock": tuple(CLOCKS), "precision": ("fp32", "int8"), "batch": 1, "threads": 1}
 
 
 class Measure:
@@ -41,7 +39,7 @@ class Measure:
     """
 
     def __init__(self, device: Device) -> None:
-        settings = checked_settings(device, _SETTINGS)
+        settings = checked_settings(device, SETTINGS["onnxruntime"])
         if settings["clock"] == "cpu" and settings["threads"] > 1:
             raise ValueError(f"`clock` cpu of {device.name!r} is of one thread; with several it must be wall.")
         try:

@@ -1,13 +1,90 @@
-"""What a device's file tells its backend, checked before it is used: the file may come from anybody."""
+"""What a device's file tells its backend, checked when it is read: the file may come from anybody."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from dataclasses import dataclass
+from pathlib import PurePosixPath, PureWindowsPath
+from typing import Any, Literal
 
-from lightning_nas.estimator.device import Device
+from lightning_nas._reading import shown
+from lightning_nas.estimator.analytic import AnalyticArray
+from lightning_nas.estimator.device import ANALYTIC, TABLE_ONLY, Device
 
-__all__ = ["checked_settings"]
+__all__ = ["BACKENDS", "SETTINGS", "TIMING", "check_settings", "checked_settings", "files_of"]
+
+BACKENDS = ("vela", "zigzag", "onnxruntime", "torch", "analytic")
+
+TIMING = {"window_ms": 20.0, "num_windows": 9, "max_spread": 0.25}
+"""Settings that all backends which time have, and their defaults; `max_spread` is that of `measure`."""
+
+
+@dataclass(frozen=True)
+class Needed:
+    """A setting without a default.
+
+    Attributes:
+        kind: Its values; or what it is: a whole number of at least one, a positive number, text, or a file beside the
+            device's own.
+    """
+
+    kind: tuple[Any, ...] | Literal["whole", "number", "text", "file"]
+
+
+# No clock, and no number of anything, comes near.
+_MOST = 1e15
+_TIMED = {**TIMING, "clock": ("wall", "cpu")}
+
+SETTINGS: Mapping[str, Mapping[str, Any]] = {
+    "vela": {
+        "accelerator": Needed(("EthosU55", "EthosU65", "EthosU85")),
+        "macs": Needed("whole"),
+        "cores": Needed("whole"),
+        "clock_hz": Needed("number"),
+        "system_config": Needed("text"),
+        "memory_mode": Needed("text"),
+    },
+    "zigzag": {"hardware": Needed("file"), "clock_hz": Needed("number")},
+    "onnxruntime": {**_TIMED, "precision": ("fp32", "int8"), "batch": 1, "threads": 1},
+    "torch": {
+        **_TIMED,
+        "device": ("cpu", "cuda"),
+        "precision": ("fp32", "fp16", "bf16"),
+        "channels_last": (False, True),
+        "batch": 1,
+        "threads": 1,
+    },
+}
+"""The settings of each backend but the closed form, as `checked_settings` takes them."""
+
+
+def check_settings(device: Device) -> None:
+    """Check the backend of a device and its settings, without what the backend needs to be installed.
+
+    Raises:
+        ValueError: There is no such backend, or a setting is missing, unknown or of another type.
+
+    Example::
+
+        >>> check_settings(Device("npu", "zigzag", 8, settings={"hardware": "../array.yaml", "clock_hz": 1e9}))
+        Traceback (most recent call last):
+        ValueError: `hardware` of device 'npu' must be the name of a file beside its own; got '../array.yaml'.
+    """
+    if device.backend == ANALYTIC:
+        AnalyticArray.of(device)
+    elif device.backend in SETTINGS:
+        checked_settings(device, SETTINGS[device.backend])
+    elif device.backend != TABLE_ONLY:
+        raise ValueError(
+            f"`backend` of device {device.name!r} must be one of {', '.join((*BACKENDS, TABLE_ONLY))}; got"
+            f" {device.backend!r}."
+        )
+
+
+def files_of(device: Device) -> list[str]:
+    """Return the names of the files beside a device's own that its settings name."""
+    valid = SETTINGS.get(device.backend, {})
+    return [device.settings[name] for name, kind in valid.items() if kind == Needed("file") and name in device.settings]
 
 
 def checked_settings(device: Device, valid: Mapping[str, Any]) -> dict[str, Any]:
@@ -16,7 +93,7 @@ def checked_settings(device: Device, valid: Mapping[str, Any]) -> dict[str, Any]
     Args:
         device: Its ``settings`` are checked.
         valid: By the name of a setting: a tuple of its values, of which the first is the default; or a default, whose
-            type says what is valid: a whole number of at least one, or a positive number.
+            type says what is valid: a whole number of at least one, or a positive number; or what is `Needed`.
 
     Raises:
         ValueError: There is no such setting or value; the message names those that there are.
@@ -32,21 +109,42 @@ def checked_settings(device: Device, valid: Mapping[str, Any]) -> dict[str, Any]
         raise ValueError(
             f"`settings` of device {device.name!r} must be of {', '.join(valid)}; got {', '.join(map(repr, unknown))}."
         )
+    needed = [name for name, kind in valid.items() if isinstance(kind, Needed)]
+    if missing := [name for name in needed if name not in device.settings]:
+        raise ValueError(
+            f"Device {device.name!r} lacks the setting {missing[0]!r}, which {device.backend} needs; all that it needs"
+            f" are {', '.join(needed)}."
+        )
     return {name: _checked(device, name, values) for name, values in valid.items()}
 
 
 def _checked(device: Device, name: str, valid: Any) -> Any:
-    choices = valid if isinstance(valid, tuple) else None
-    value = device.settings.get(name, choices[0] if choices else valid)
+    kind = valid.kind if isinstance(valid, Needed) else valid
+    choices = kind if isinstance(kind, tuple) else None
+    value = (
+        device.settings[name]
+        if isinstance(valid, Needed)
+        else device.settings.get(name, choices[0] if choices else valid)
+    )
     if choices:
         if not any(value is choice or (type(value) is type(choice) and value == choice) for choice in choices):
             raise ValueError(
                 f"`{name}` of device {device.name!r} must be one of {', '.join(map(str, choices))}; got {value!r}."
             )
         return value
-    whole = isinstance(valid, int)
-    number = isinstance(value, int if whole else (int, float)) and not isinstance(value, bool)
-    if not number or not (1 if whole else 0) <= value < float("inf") or value == 0:
+    if kind in ("text", "file"):
+        is_valid = isinstance(value, str) and value.isprintable() and (kind == "text" or _is_file_name(value))
+        rule = "text of one line" if kind == "text" else "the name of a file beside its own"
+    else:
+        whole = kind == "whole" or isinstance(kind, int)
         rule = "a whole number, 1 or more" if whole else "a positive number"
-        raise ValueError(f"`{name}` of device {device.name!r} must be {rule}; got {value!r}.")
+        is_valid = isinstance(value, int if whole else (int, float)) and not isinstance(value, bool)
+        is_valid = is_valid and (1 if whole else 0) <= value <= _MOST and value != 0
+    if not is_valid:
+        raise ValueError(f"`{name}` of device {device.name!r} must be {rule}; got {shown(value)}.")
     return value
+
+
+def _is_file_name(value: str) -> bool:
+    """Return whether a path is that of a file beside another one, on any system."""
+    return value not in ("", ".", "..") and PurePosixPath(value).name == value == PureWindowsPath(value).name

@@ -18,12 +18,10 @@ from pathlib import Path
 
 import numpy as np
 
+from lightning_nas.estimator.measure.settings import TIMING
 from lightning_nas.estimator.measurements import Figures
 
-__all__ = ["CLOCKS", "TIMING", "Timing", "clocked_ms", "processor", "timed"]
-
-TIMING = {"window_ms": 20.0, "num_windows": 9, "max_spread": 0.25}
-"""Settings that all backends which time have, and their defaults; `max_spread` is that of `measure`."""
+__all__ = ["CLOCKS", "Timing", "clocked_ms", "processor", "timed"]
 
 CLOCKS = {"wall": time.perf_counter, "cpu": time.process_time}
 """What processors are timed by. A process of several threads has the time of all of them on its clock."""

@@ -15,8 +15,8 @@ import torch
 from lightning_nas.estimator.device import Device
 from lightning_nas.estimator.measure.module import NetworkModule
 from lightning_nas.estimator.measure.runnable import as_network, lone
-from lightning_nas.estimator.measure.settings import checked_settings
-from lightning_nas.estimator.measure.timing import CLOCKS, TIMING, Timing, clocked_ms, processor, timed
+from lightning_nas.estimator.measure.settings import SETTINGS, checked_settings
+from lightning_nas.estimator.measure.timing import Timing, clocked_ms, processor, timed
 from lightning_nas.estimator.measurements import Figures
 from lightning_nas.estimator.network import Network
 from lightning_nas.estimator.subgraph import Subgraph
@@ -24,15 +24,6 @@ from lightning_nas.estimator.subgraph import Subgraph
 __all__ = ["Measure"]
 
 _DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
-_SETTINGS = {
-    **TIMING,
-    "clock": tuple(CLOCKS),
-    "device": ("cpu", "cuda"),
-    "precision": tuple(_DTYPES),
-    "channels_last": (False, True),
-    "batch": 1,
-    "threads": 1,
-}
 
 
 class Measure:
@@ -53,7 +44,7 @@ class Measure:
     """
 
     def __init__(self, device: Device) -> None:
-        settings = checked_settings(device, _SETTINGS)
+        settings = checked_settings(device, SETTINGS["torch"])
         if settings["device"] == "cuda" and not torch.cuda.is_available():
             raise ValueError(
                 f"`device` of {device.name!r} is cuda, but PyTorch {torch.__version__} finds no CUDA GPU here: set it"

@@ -16,6 +16,7 @@ from lightning_nas.estimator.device import Device
 from lightning_nas.estimator.lower import lowered
 from lightning_nas.estimator.measure.backend import UnsupportedError
 from lightning_nas.estimator.measure.context import in_context
+from lightning_nas.estimator.measure.settings import SETTINGS, checked_settings
 from lightning_nas.estimator.measure.tflite import WEIGHT_SEED, WEIGHT_SIGMA, author
 from lightning_nas.estimator.measurements import Figures
 from lightning_nas.estimator.network import Network, chain
@@ -57,7 +58,7 @@ class Measure:
             raise ImportError(
                 f"Device {device.name!r} is measured by Vela: pip install 'lightning-nas[vela]'."
             ) from error
-        settings = device.settings
+        settings = checked_settings(device, SETTINGS["vela"])
         # Feature maps would live in DRAM, and a part alone would pay for what stays in the cache in a network.
         if settings["memory_mode"].startswith("Dedicated_Sram"):
             raise ValueError(f"`memory_mode` must be Shared_Sram or Sram_Only; got {settings['memory_mode']}.")

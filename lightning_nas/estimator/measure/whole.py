@@ -79,4 +79,7 @@ def _read(path: Path) -> dict[str, Figures]:
     whole = text[: text.rfind("\n") + 1]
     if whole != text:
         write_text(path, whole)
-    return {digest: Figures(float(latency), int(sram)) for digest, latency, sram in csv.reader(whole.splitlines())}
+    try:
+        return {digest: Figures(float(latency), int(sram)) for digest, latency, sram in csv.reader(whole.splitlines())}
+    except (ValueError, csv.Error) as error:
+        raise ValueError(f"'{path}' holds no measured networks: {error}. HINT: remove it to measure anew.") from error

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 from lightning_nas.estimator.device import Device
 from lightning_nas.estimator.layer import Layer
 from lightning_nas.estimator.measure.backend import UnsupportedError
+from lightning_nas.estimator.measure.settings import SETTINGS, checked_settings
 from lightning_nas.estimator.measurements import Figures
 from lightning_nas.estimator.network import Network
 from lightning_nas.estimator.subgraph import Subgraph
@@ -38,7 +39,7 @@ _MIN_LAYERS_A_PROCESS = 32
 class Measure:
     """Prices layers on the hardware that a device describes.
 
-    Settings of the device: ``hardware`` (path of the description, relative to the device's own file) and ``clock_hz``.
+    Settings of the device: ``hardware`` (name of the description, which is beside the device's own file), ``clock_hz``.
 
     Raises:
         ImportError: ZigZag is not installed.
@@ -47,12 +48,8 @@ class Measure:
     """
 
     def __init__(self, device: Device) -> None:
-        hardware, clock_hz = device.settings.get("hardware"), device.settings.get("clock_hz")
-        if not isinstance(hardware, str):
-            raise ValueError(f"`hardware` of device {device.name!r} must be a path; got {hardware!r}.")
-        if not isinstance(clock_hz, int | float) or not 0 < clock_hz < float("inf"):
-            raise ValueError(f"`clock_hz` of device {device.name!r} must be a positive number; got {clock_hz!r}.")
-        self._path, self._clock_hz = device.folder / hardware, float(clock_hz)
+        settings = checked_settings(device, SETTINGS["zigzag"])
+        self._path, self._clock_hz = device.folder / settings["hardware"], float(settings["clock_hz"])
         try:
             self._hardware = _read(self._path)
         except ImportError as error:
