@@ -25,7 +25,7 @@ def run(folder, *arguments, **trouble):
         arguments: What is given to it.
         trouble: What befalls it, see `_TROUBLE`: by name, with its arguments.
     """
-    with tempfile.TemporaryDirectory() as place:
+    with tempfile.TemporaryDirectory(dir=os.environ.get("COMMANDS_OUTPUT")) as place:
         outputs = [Path(place, name) for name in ("stdout", "stderr")]
         for output in outputs:
             output.touch()

@@ -9,7 +9,6 @@ import sys
 import threading
 import time
 
-import pytest
 from commands import run
 
 from lightning_nas.__main__ import recipes
@@ -40,13 +39,11 @@ def test_a_signal_in_any_phase_and_between_them_is_said_and_the_command_goes_on(
     assert "digits" in recipes()
     troubles = [
         ("signal_at_line", "10 classes", signal.SIGTERM),  # reading data
-        ("signal_at_line", "1/4 Training the source", signal.SIGTERM),
+        ("signal_at_checkpoint", "source.ckpt", signal.SIGTERM),
         ("signal_at_line", "2/4 Searching", signal.SIGUSR1),  # sorting channels
-        ("signal_at_checkpoint", "search.ckpt", signal.SIGTERM),
         ("signal_in_step", 1, 1, signal.SIGUSR1),  # of the baseline, the only training of two epochs
         ("signal_at_line", "4/4 Fine-tuning", signal.SIGINT),  # refitting
-        ("signal_at_line", "Found stem", signal.SIGTERM),
-        ("signal_at_checkpoint", "finetune.ckpt", signal.SIGINT),
+        ("signal_at_checkpoint", "finetune.ckpt", signal.SIGTERM),
     ]
     for name, *options in troubles:
         stopped = run(tmp_path, *TINY, **{name: options})
@@ -82,7 +79,7 @@ def test_slurm_gets_a_job_back_that_it_asked_to_stop(tmp_path, monkeypatch):
 def test_a_full_disk_at_any_file_is_a_sentence_and_the_command_goes_on(tmp_path):
     """The first files of a run are written, then no more; the next command finds room for some of those that follow."""
     named = set()
-    for number in (0, 1, 3, 4, 5, 5, 5, 5, 4, 4, 3, 3, 3, 3, 99):
+    for number in (0, 3, 5, 9, 99):
         done = run(tmp_path, *TINY, full_disk_at=[number])
         assert not parts(tmp_path)
         if done.returncode == 0:
@@ -99,7 +96,7 @@ def test_a_full_disk_at_any_file_is_a_sentence_and_the_command_goes_on(tmp_path)
         assert "Traceback" not in done.stderr
     assert done.returncode == 0
     assert json.loads((tmp_path / "run" / "result.json").read_text())
-    assert {"source.ckpt", "search.ckpt"} <= named
+    assert len(named) == 4
 
 
 def test_two_commands_for_one_directory(tmp_path):
@@ -121,14 +118,14 @@ def test_two_commands_for_one_directory(tmp_path):
     assert first["done"].returncode == -signal.SIGKILL
 
 
-@pytest.mark.parametrize("is_whole", [True, False])
-def test_a_torn_checkpoint_of_any_phase_is_stepped_over(tmp_path, is_whole):
+def test_a_torn_checkpoint_of_any_phase_is_stepped_over(tmp_path):
     done = run(tmp_path, *TINY)
     assert done.returncode == 0, done.stderr
     expected = (tmp_path / "run" / "subnet.safetensors").read_bytes()
     folder = tmp_path / "run" / "checkpoints"
     for path in folder.glob("*.ckpt"):
-        if is_whole or ".previous" not in path.name:
+        # Of half of the trainings there is no state before.
+        if ".previous" not in path.name or path.name.startswith(("source", "baseline")):
             path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
     again = run(tmp_path, *TINY)
     assert again.returncode == 0, again.stderr
