@@ -47,7 +47,7 @@ FAMILIES = {
         "num_subgraphs=40",
         "num_networks=4",
         "num_folds=2",
-        "staircase_width=33",
+        "staircase_width=65",
     ],
 }
 MIB = 1024**2
