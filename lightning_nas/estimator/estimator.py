@@ -13,6 +13,7 @@ from typing import Any, get_args
 import numpy as np
 from torch import Tensor, nn
 
+from lightning_nas._numbers import check_number
 from lightning_nas.estimator.coverage import Coverage
 from lightning_nas.estimator.decompose import split
 from lightning_nas.estimator.device import ANALYTIC, Device
@@ -124,6 +125,8 @@ class Estimator:
             >>> f"{chip.predict_ms([Subgraph('conv', 28, 28, 64, 128, 128, kernel=3)])[0]:.6f}"
             '0.056064'
         """
+        if lanes is not None:
+            check_number("lanes", lanes, whole=True, least=1)
         if str(name_or_path).endswith(SUFFIX):
             with unpacked(Path(name_or_path)) as table:
                 return cls.load(table, exact, lanes, fallback)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from lightning_nas._numbers import check_number
 from lightning_nas.estimator.device import Device
 
 __all__ = ["checked_settings"]
@@ -44,9 +45,5 @@ def _checked(device: Device, name: str, valid: Any) -> Any:
                 f"`{name}` of device {device.name!r} must be one of {', '.join(map(str, choices))}; got {value!r}."
             )
         return value
-    whole = isinstance(valid, int)
-    number = isinstance(value, int if whole else (int, float)) and not isinstance(value, bool)
-    if not number or not (1 if whole else 0) <= value < float("inf") or value == 0:
-        rule = "a whole number, 1 or more" if whole else "a positive number"
-        raise ValueError(f"`{name}` of device {device.name!r} must be {rule}; got {value!r}.")
+    check_number(name, value, whole=isinstance(valid, int), above=0, of=f"device {device.name!r}")
     return value
