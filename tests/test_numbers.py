@@ -8,12 +8,16 @@ import pkgutil
 import types
 import typing
 from dataclasses import dataclass, field
+from fractions import Fraction
 from functools import partial
 
 import numpy as np
 import pytest
 import torch
+from commands import run
 from conftest import LinearEstimator, small_network
+from lightning.pytorch import Trainer
+from lightning.pytorch.callbacks import EMAWeightAveraging
 from PIL import Image
 from plain_loop import Plain, fit, make_supernet, searching
 from torch import nn
@@ -21,6 +25,8 @@ from torchvision.models import MobileNetV2
 
 import lightning_nas
 from lightning_nas import estimator_job, jobs
+from lightning_nas._early import try_trainer
+from lightning_nas._numbers import check_number
 from lightning_nas.data import (
     coco,
     detection,
@@ -43,6 +49,7 @@ from lightning_nas.estimator.measurements import Figures
 from lightning_nas.estimator.peak import peak_error
 from lightning_nas.estimator.staircase import curve_subgraphs
 from lightning_nas.search import aging, budget, callback, module, settings
+from lightning_nas.search.tables import space_budgets
 from lightning_nas.space import spec
 from lightning_nas.space.curate import aligned, curate, curated_widths, round_to_lanes
 from lightning_nas.space.multiplier import DepthMultiplier
@@ -55,15 +62,16 @@ from lightning_nas.tasks import features as taps
 # Nobody gives these a number: what calls them has checked it, or has counted it itself. A place, and why.
 EXEMPT = {
     "comparisons": "the seed is the job's",
-    "data._": "private",
     "data.detection_batches": "made by a datamodule, of its own settings and of what it read",
-    "data.digits.Scenes": "made by DigitScenes",
+    "data.masks.MaskFolderDataModule.classes": "ids, read as those of labels.json are",
+    "data.masks.MaskFolderDataModule.ignored": "ids, read as those of labels.json are",
+    "data.masks.mask_data.classes": "ids, read as those of labels.json are",
+    "data.masks.mask_data.ignored": "ids, read as those of labels.json are",
     "data.pets": "hands its numbers to MaskFilesData, as MaskFolderDataModule does",
     "data.voc_segmentation": "hands its numbers to MaskFilesData, as MaskFolderDataModule does",
     "estimator.additive": "a fit",
     "estimator.analytic.systolic_cycles": "a formula",
     "estimator.correction": "a fit",
-    "estimator.covariance": "a formula",
     "estimator.estimator.Estimator.memory": "`dtype` is a name",
     "estimator.device": "read from a file, and checked there",
     "estimator.files": "Estimator.load has checked them",
@@ -92,12 +100,15 @@ EXEMPT = {
     "report": "of a run's own results",
     "search.aging.Result": "of a study",
     "search.aging.is_promoted": "of a study",
+    "search.budget.resolve_budget.reference": "a cost of the space",
     "search.budget.": "the forms of resolve_budget, by its caller",
     "search.callback.ArchitectureSearch.on_": "Lightning gives it",
+    "search.callback.ArchitectureSearch.derive.budgets": "each is in the table by its own name",
     "search.module.SearchModule.on_": "Lightning gives it",
     "search.module.SearchModule.training_step": "Lightning gives it",
     "search.": "of a search, whose settings and budgets are checked",
-    "space.multiplier.": "",
+    "space.spec.SearchSpace.stage_node": "of a space",
+    "space.spec.SearchSpace.tail_at": "of a space",
     "space.sizes": "a formula",
     "space.tail": "made by the tracer",
     "supernet.": "made by supernet_from, of a space that is checked",
@@ -143,7 +154,7 @@ def rows(folders, search):
     head = {"in_widths": (16, 24), "strides": (16, 32), "num_classes": 2}
     plain = {"in_widths": 0, "strides": 0, "num_classes": 0, "width": 0}
     light = {"low_width": 8, "high_width": 16, "num_classes": 2, "width": 8, "enlargement": 4}
-    supernet = make_supernet()
+    supernet, chip = make_supernet(), Estimator.load("analytic_array")
     parts = inspect.signature(jobs.search_and_finetune).parameters
     job = {name: None for name, one in parts.items() if one.default is one.empty} | {"latency": 1.0}
     widths = [[stage.width] for stage in space.stages]
@@ -209,6 +220,13 @@ def rows(folders, search):
         "estimator.estimator.Estimator": Row(
             lambda **settings: Estimator.load("analytic_array", settings=settings),
             {"rows": 0, "columns": 0, "clock_hz": 0, "dram_bytes_per_s": 0},
+        ),
+        "estimator.estimator.Estimator.interval_ms": Row(chip.interval_ms, {"level": 0}, {"subgraphs": []}),
+        "estimator.estimator.Estimator.total_interval_ms": Row(
+            chip.total_interval_ms, {"level": 0}, {"subgraphs": [Subgraph("conv", 8, 8, 8, 8, 8)]}
+        ),
+        "estimator.estimator.Estimator.latency_interval_ms": Row(
+            chip.latency_interval_ms, {"level": 0}, {"network": space.decode(space.reference_nodes)}
         ),
         "estimator.judge.judge": Row(judge, {"num_subnets": -1, "num_folds": 1}, {"estimator": None}),
         "estimator.measure.device_table.measure_device": Row(
@@ -493,15 +511,13 @@ def table(tmp_path_factory):
 
 def test_each_number_of_the_public_api_is_in_the_table(table):
     places = {place: names for place, names in public() if names}
-    exempt = {place for place in places if place not in table and any(place.startswith(part) for part in EXEMPT)}
-    multishot = {"multishot.evolve_and_finetune"}
-    lacking = {
-        place: sorted(set(names) - set(table[place].below if place in table else ()))
-        for place, names in places.items()
-        if place not in exempt | multishot
-    }
-    assert {place: names for place, names in lacking.items() if names} == {}
-    assert [part for part in EXEMPT if not any(place.startswith(part) for place in places)] == []
+    places.pop("multishot.evolve_and_finetune", None)  # see below
+    given = {f"{place}.{name}": place for place, names in places.items() for name in names}
+    rows = {f"{place}.{name}" for place, row in table.items() for name in row.below}
+    exempt = {name for name, place in given.items() if place not in table or name in EXEMPT}
+    exempt = {name for name in exempt if any(name.startswith(part) for part in EXEMPT)}
+    assert sorted(given.keys() - rows - exempt) == []
+    assert [part for part in EXEMPT if not any(name.startswith(part) for name in exempt)] == []
 
 
 def test_what_is_no_number_and_what_is_out_of_range_is_refused_by_name(table):
@@ -511,3 +527,95 @@ def test_what_is_no_number_and_what_is_out_of_range_is_refused_by_name(table):
             found = [fails(row, name, bad) for bad in (math.nan, math.inf, -math.inf, below)]
             wrong += [f"{place}: {said}" for said in found if said]
     assert wrong == []
+
+
+def test_numbers_of_a_multishot_job_are_refused_by_name(tmp_path):
+    pytest.importorskip("optuna", reason="needs the extra: pip install 'lightning-nas[multishot]'")
+    from lightning_nas.multishot import evolve_and_finetune
+
+    wanted = inspect.signature(evolve_and_finetune).parameters
+    given = {name: None for name, one in wanted.items() if one.default is one.empty}
+    given |= {"output_dir": tmp_path / "run", "seed": 0, "latency": "0.5x", "budgets": (), "image_sizes": (32,)}
+    below = {"seed": -1, **BUDGETS, "budgets": "-0.5x", "image_sizes": 0, "finalists": 0}
+    below |= {"num_calibration_batches": 0, "num_trial_images": -1}
+    assert not set(parameters(evolve_and_finetune)) - below.keys()
+    row = Row(evolve_and_finetune, below, {**given, "budgets": ("0.5x",)}, {"budgets": "latency_ms"})
+    for name, bad in below.items():
+        row.given["budgets"] = ("0.5x",) if name == "budgets" else ()
+        assert [fails(row, name, number) for number in (math.nan, math.inf, -math.inf, bad)] == [""] * 4
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("number", [np.float64(0.5), np.float32(0.5), torch.tensor(0.5), Fraction(1, 2), 1])
+def test_scalars_of_other_packages_are_numbers(number):
+    check_number("lr", number, above=0, most=1)
+    with pytest.raises(ValueError, match="`lr` must be at least 2; got"):
+        check_number("lr", number, least=2)
+
+
+@pytest.mark.parametrize("number", [3, np.int64(3), np.uint8(3), torch.tensor(3)])
+def test_whole_scalars_of_other_packages_are_whole_numbers(number):
+    check_number("every", number, whole=True, least=1)
+
+
+@pytest.mark.parametrize("value", ["1", None, True, np.True_, torch.tensor(True), math.nan, 10**400, [1], np.ones(2)])
+def test_what_is_no_finite_number_is_refused(value):
+    with pytest.raises(ValueError, match="`lr` must be a finite number at least 0 and below 1; got"):
+        check_number("lr", value, least=0, below=1)
+
+
+@pytest.mark.parametrize("value", [0.5, 1.0, "1", True, math.inf, np.float64(2)])
+def test_what_is_no_whole_number_is_refused(value):
+    with pytest.raises(ValueError, match="`every` must be a whole number at least 1; got"):
+        check_number("every", value, whole=True, least=1)
+
+
+def test_whole_numbers_beyond_64_bits_are_refused():
+    with pytest.raises(ValueError, match="`every` must be at most 9223372036854775807; got 1180591620717411303424"):
+        check_number("every", 2**70, whole=True, least=1)
+
+
+def test_a_served_latency_that_binds_nothing_is_refused(tmp_path):
+    search = callback.ArchitectureSearch(LinearEstimator(), latency="0.6x", serves=("0.5x", "5x"), every=2)
+    with pytest.raises(ValueError, match=r"`serves` holds '5x', and latency_ms=.* binds nothing: the dearest"):
+        fit(Plain(), search, tmp_path)
+
+
+def test_a_served_latency_above_the_source_is_told_of(caplog):
+    space = make_supernet().supernet.space
+    found = space_budgets(space, LinearEstimator(), {"latency_ms": "0.6x"}, serves=("1.5x",))
+    assert found.serves == pytest.approx([1.5 / 0.6 * found.limits[0].budget])
+    assert "`serves` holds '1.5x', which the source network keeps itself" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("averaging", "trainer", "said"),
+    [
+        ({"decay": 2.0}, {}, "`averaging` is not valid: Invalid decay value 2.0"),
+        ({"decay": math.nan}, {}, "`averaging.decay` must be a finite number; got nan"),
+        ({}, {"limit_val_batches": math.nan}, "`trainer.limit_val_batches` must be a finite number; got nan"),
+        ({}, {"limit_train_batches": -1}, "`trainer` is not valid: .*limit_train_batches"),
+        ({}, {"devices": 0}, "`trainer` is not valid: "),
+        ({}, {"limit_val_batches": 0, "limit_train_batches": 0}, "`trainer.limit_train_batches` must be more than 0"),
+    ],
+)
+def test_numbers_of_lightning_are_refused_in_a_sentence(averaging, trainer, said):
+    with pytest.raises(ValueError, match=said):
+        try_trainer(partial(Trainer, accelerator="cpu", **trainer), partial(EMAWeightAveraging, **averaging))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["digits", "task.lr=nan"], "`lr` must be a finite number above 0; got nan."),
+        (["digits", "epochs.search=1e9"], "`epochs.search` must be a whole number; got 1000000000.0."),
+        (["digits", "seed=-1"], "`seed` must be between 0 and 4294967295; got -1."),
+        (["estimator", "lanes=0"], "`lanes` must be at least 1; got 0."),
+    ],
+)
+def test_numbers_on_the_command_line_end_with_a_sentence(tmp_path, arguments, said):
+    recipe, *overrides = arguments
+    done = run(tmp_path, "--config-name", recipe, f"hydra.run.dir={tmp_path / 'run'}", *overrides)
+    assert (done.returncode, said in done.stderr) == (2, True), done.stderr
+    assert "Traceback" not in done.stderr
+    assert not (tmp_path / "run").exists()
