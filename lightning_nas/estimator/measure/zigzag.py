@@ -17,6 +17,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from lightning_nas._numbers import check_number
 from lightning_nas.estimator.device import Device
 from lightning_nas.estimator.layer import Layer
 from lightning_nas.estimator.measure.backend import UnsupportedError
@@ -50,9 +51,8 @@ class Measure:
         hardware, clock_hz = device.settings.get("hardware"), device.settings.get("clock_hz")
         if not isinstance(hardware, str):
             raise ValueError(f"`hardware` of device {device.name!r} must be a path; got {hardware!r}.")
-        if not isinstance(clock_hz, int | float) or not 0 < clock_hz < float("inf"):
-            raise ValueError(f"`clock_hz` of device {device.name!r} must be a positive number; got {clock_hz!r}.")
-        self._path, self._clock_hz = device.folder / hardware, float(clock_hz)
+        check_number("clock_hz", clock_hz, above=0, of=f"device {device.name!r}")
+        self._path, self._clock_hz = device.folder / hardware, float(device.settings["clock_hz"])
         try:
             self._hardware = _read(self._path)
         except ImportError as error:
