@@ -135,7 +135,7 @@ def test_arguments_that_no_array_can_have(arguments, message):
 def test_what_is_no_closed_form(tmp_path):
     with pytest.raises(ValueError, match="of rows, columns, clock_hz, dram_bytes_per_s, dataflow; got bandwidth"):
         Estimator.load("analytic_array", settings={"bandwidth": 1})
-    with pytest.raises(ValueError, match="`lanes` of device 'analytic_array' must be a positive integer; got 0"):
+    with pytest.raises(ValueError, match="`lanes` must be at least 1; got 0"):
         Estimator.load("analytic_array", lanes=0)
     with pytest.raises(ValueError, match="was measured with its settings"):
         Estimator.load("ethos_u85_1024", settings={"macs": 512})

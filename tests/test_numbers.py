@@ -610,7 +610,6 @@ def test_numbers_of_lightning_are_refused_in_a_sentence(averaging, trainer, said
         (["digits", "task.lr=nan"], "`lr` must be a finite number above 0; got nan."),
         (["digits", "epochs.search=1e9"], "`epochs.search` must be a whole number; got 1000000000.0."),
         (["digits", "seed=-1"], "`seed` must be between 0 and 4294967295; got -1."),
-        (["estimator", "lanes=0"], "`lanes` must be at least 1; got 0."),
     ],
 )
 def test_numbers_on_the_command_line_end_with_a_sentence(tmp_path, arguments, said):
