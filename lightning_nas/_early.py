@@ -8,22 +8,12 @@ from typing import Any
 import lightning.pytorch as pl
 from torch import nn
 
+from ._numbers import check_number
 from ._phases import Averaging
 from ._settings import check_arguments
 from .tasks.metric import metric_of
 
-__all__ = ["check_at_least", "try_data", "try_tasks", "try_trainer"]
-
-
-def check_at_least(**bounds: tuple[int, int]) -> None:
-    """Refuse numbers that are too small, given as number and least value by name.
-
-    Raises:
-        ValueError: One of them is below its least value.
-    """
-    for name, (number, least) in bounds.items():
-        if number < least:
-            raise ValueError(f"`{name}` must be at least {least}; got {number}.")
+__all__ = ["try_data", "try_tasks", "try_trainer"]
 
 
 def try_tasks(
@@ -63,11 +53,22 @@ def try_trainer(
     Raises:
         ValueError: They do not take their settings, or the Trainer is to read nothing of a split that is needed.
     """
-    callbacks = [] if averaging is None else [averaging()]
-    made = trainer(max_epochs=1, callbacks=callbacks, logger=False)
+    callbacks = [] if averaging is None else [_made("averaging", averaging)]
+    made = _made("trainer", trainer, max_epochs=1, callbacks=callbacks, logger=False)
     for split in splits:
         if not getattr(made, f"limit_{split}_batches"):
             raise ValueError(f"`trainer.limit_{split}_batches` must be more than 0: a run needs the {split} data.")
+
+
+def _made(name: str, make: Callable[..., Any], **arguments: Any) -> Any:
+    """Make what others have written, which take numbers that are not finite, and raise whatever they like."""
+    for option, value in getattr(make, "keywords", {}).items():
+        if isinstance(value, float):
+            check_number(f"{name}.{option}", value)
+    try:
+        return make(**arguments)
+    except Exception as error:
+        raise ValueError(f"`{name}` is not valid: {error}") from error
 
 
 def try_data(data: Sequence[Any]) -> None:

@@ -17,6 +17,7 @@ from typing import Any
 from ._estimator_report import estimator_page
 from ._files import write_text
 from ._fingerprint import described_device, keep_fingerprint
+from ._numbers import check_number, check_seed
 from ._run_files import versions
 from .estimator import Device, Estimator, Subgraph, available_devices, measure
 from .estimator.correction import format_correction
@@ -30,7 +31,7 @@ from .estimator.measure.device_table import measure_device
 from .estimator.measure.settings import files_of
 from .estimator.measurements import COLUMNS, Measurements, read_measurements, to_row
 from .estimator.share import SUFFIX, pack, unpacked
-from .estimator.staircase import Staircase, curve_subgraphs, curves_in, find_lanes
+from .estimator.staircase import FIRST_WIDTH, MIN_POINTS, Staircase, curve_subgraphs, curves_in, find_lanes
 from .estimator.verdict import Verdict
 
 __all__ = ["build_estimator"]
@@ -103,10 +104,16 @@ def build_estimator(
             networks are off to one side, and no correction mends that: there is a report then, and nothing to use.
         ImportError: The packages of the backend are not installed.
     """
-    bounds = (("num_subgraphs", num_subgraphs, 20), ("num_networks", num_networks, 0), ("num_folds", num_folds, 2))
-    for name, value, least in bounds:
-        if value is not None and value < least:
-            raise ValueError(f"`{name}` must be at least {least}; got {value}.")
+    check_seed(seed)
+    for name, value, least in (
+        ("lanes", lanes, 1),
+        ("num_subgraphs", num_subgraphs, 20),
+        ("num_networks", num_networks, 0),
+        ("num_folds", num_folds, 2),
+        ("staircase_width", staircase_width, FIRST_WIDTH + MIN_POINTS - 1),
+    ):
+        if value is not None or name in ("num_networks", "num_folds"):
+            check_number(name, value, whole=True, least=least)
     run_dir = Path(output_dir)
     with _source(device, backend, settings, lanes) as source:
         curves = curve_subgraphs(staircase_width) if staircase_width is not None else []

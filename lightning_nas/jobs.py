@@ -18,10 +18,11 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from ._early import check_at_least, try_data, try_tasks, try_trainer
+from ._early import try_data, try_tasks, try_trainer
 from ._fingerprint import described_device, described_network, described_trainer, plain
 from ._inputs import data_name, inputs_and_outputs, network_settings, prepare, training_images
 from ._modes import evaluating
+from ._numbers import check_number, check_seed
 from ._phases import Averaging, Phases, shared_phases, source_phases
 from ._run_files import Compared, Outcome, log_hints, summary, write_run
 from ._run_pictures import write_run_picture
@@ -31,7 +32,7 @@ from .comparisons import Comparison, comparison_architectures, inherit
 from .estimator import Estimator
 from .search import ArchitectureSearch
 from .search.ablation import searched_options
-from .search.budget import confirm, format_reach
+from .search.budget import check_requested, confirm, format_reach
 from .search.probe import quiet_copy, task_loss
 from .search.tables import space_budgets
 from .space.spec import Architecture, SearchSpace
@@ -62,8 +63,7 @@ class Epochs:
 
     def __post_init__(self) -> None:
         for name, least in (("source", 0), ("search", 1), ("finetune", 1)):
-            if getattr(self, name) < least:
-                raise ValueError(f"`epochs.{name}` must be at least {least}; got {getattr(self, name)}.")
+            check_number(f"epochs.{name}", getattr(self, name), whole=True, least=least)
 
 
 def search_and_finetune(
@@ -157,11 +157,11 @@ def search_and_finetune(
         "peak_activation_bytes": peak_activation_bytes,
     }
     check_taught_by(taught_by)
-    check_at_least(
-        num_refitted=(num_refitted, 1),
-        num_calibration_batches=(num_calibration_batches, 1),
-        num_trial_images=(num_trial_images, 0),
-    )
+    check_seed(seed)
+    check_requested(requested)
+    check_number("num_refitted", num_refitted, whole=True, least=1)
+    check_number("num_calibration_batches", num_calibration_batches, whole=True, least=1)
+    check_number("num_trial_images", num_trial_images, whole=True, least=0)
     check_arguments(space_of, space, "space")
     run_dir = Path(output_dir)
     pl.seed_everything(seed, workers=True, verbose=False)

@@ -16,8 +16,8 @@ import lightning.pytorch as pl
 from torch import nn
 
 from ._divergence import DivergedError
-from ._early import check_at_least
 from ._fingerprint import described_device, described_network, described_trainer, plain
+from ._numbers import check_number, check_seed
 from ._phases import Averaging
 from ._run_files import Outcome, log_hints, summary, write_run
 from ._settings import check_arguments
@@ -27,7 +27,7 @@ from .estimator import Estimator
 from .jobs import Epochs
 from .search.aging import Evolution, Result
 from .search.best_trial import best_trials
-from .search.budget import Budgets, confirm, format_reach
+from .search.budget import Budgets, check_requested, confirm, format_reach
 from .search.ground import Ground, Target, targets_of
 from .search.study import Study
 from .search.trial import LostTrialError, Trial
@@ -136,14 +136,16 @@ def evolve_and_finetune(
         RuntimeError: The best trial costs more than a budget, by the estimator or the device's backend.
     """
     run_dir = Path(output_dir)
-    pl.seed_everything(seed, workers=True, verbose=False)
+    check_seed(seed)
     requests = _requests(latency, budgets, parameter_bytes, peak_activation_bytes)
+    check_number("finalists", finalists, whole=True, least=1)
+    check_number("num_calibration_batches", num_calibration_batches, whole=True, least=1)
+    check_number("num_trial_images", num_trial_images, whole=True, least=0)
+    for sides in image_sizes:
+        for side in sides if isinstance(sides, Sequence) else (sides,):
+            check_number("image_sizes", side, whole=True, least=1)
     _check(search, epochs, len(requests))
-    check_at_least(
-        finalists=(finalists, 1),
-        num_calibration_batches=(num_calibration_batches, 1),
-        num_trial_images=(num_trial_images, 0),
-    )
+    pl.seed_everything(seed, workers=True, verbose=False)
     check_arguments(space_of, space, "space")
     check_taught_by(taught_by)
     costs = estimator(device)
@@ -234,6 +236,7 @@ def _requests(
         if label in requests:
             raise ValueError(f"`budgets` must differ; got {list(budgets)}.")
         requests[label] = {"latency_ms": value, **others}
+        check_requested(requests[label])
     return requests
 
 

@@ -115,12 +115,12 @@ def test_a_space_is_priced(network, images):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"lanes": 0}, "`lanes` must be a whole number, 1 or more; got 0"),
-        ({"rows": 2.5}, "`rows` must be a whole number, 1 or more; got 2.5"),
+        ({"lanes": 0}, "`lanes` must be at least 1; got 0"),
+        ({"rows": 2.5}, "`rows` must be a whole number at least 1; got 2.5"),
         ({"columns": True}, "`columns` must be a whole number"),
-        ({"dram_bytes_per_s": -1e9}, "`dram_bytes_per_s` must be a positive, finite number; got -1000000000.0"),
-        ({"clock_hz": math.nan}, "`clock_hz` must be a positive, finite number; got nan"),
-        ({"clock_hz": "fast"}, "`clock_hz` must be a positive, finite number; got 'fast'"),
+        ({"dram_bytes_per_s": -1e9}, "`dram_bytes_per_s` must be above 0; got -1000000000.0"),
+        ({"clock_hz": math.nan}, "`clock_hz` must be a finite number above 0; got nan"),
+        ({"clock_hz": "fast"}, "`clock_hz` must be a finite number above 0; got 'fast'"),
         ({"dataflow": "row_stationary"}, "`dataflow` must be one of tiled, output_stationary.*got 'row_stationary'"),
     ],
 )
@@ -135,7 +135,7 @@ def test_arguments_that_no_array_can_have(arguments, message):
 def test_what_is_no_closed_form(tmp_path):
     with pytest.raises(ValueError, match="of rows, columns, clock_hz, dram_bytes_per_s, dataflow; got bandwidth"):
         Estimator.load("analytic_array", settings={"bandwidth": 1})
-    with pytest.raises(ValueError, match="`lanes` of device 'analytic_array' must be a positive integer; got 0"):
+    with pytest.raises(ValueError, match="`lanes` must be at least 1; got 0"):
         Estimator.load("analytic_array", lanes=0)
     with pytest.raises(ValueError, match="was measured with its settings"):
         Estimator.load("ethos_u85_1024", settings={"macs": 512})

@@ -378,7 +378,7 @@ def test_missing_folders_and_files_are_refused(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"image_size": 4}, "`image_size` must be one whole number or two, each at least 8; got 4"),
+        ({"image_size": 4}, "`image_size` must be at least 8; got 4"),
         ({"image_size": (32, 32, 3)}, "`image_size` must be"),
         ({"batch_size": 0}, "`batch_size` must be at least 1; got 0"),
         ({"min_crop_area": 0}, "`min_crop_area` must be above 0"),

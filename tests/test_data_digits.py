@@ -92,10 +92,10 @@ def test_batches_are_channels_last_floats_and_only_training_drops_images() -> No
     [
         ({"image_size": 16}, "`image_size` must be between 32 and 128; got 16"),
         ({"fractions": (0.5, 0.5, 0.5)}, "add up to 1; got"),
-        ({"fractions": (0.9, 0.1, 0.0)}, "at least 0.05"),
+        ({"fractions": (0.9, 0.08, 0.02)}, "at least 0.05"),
         ({"scenes_per_digit": 0}, "`scenes_per_digit` must be at least 1; got 0"),
         ({"batch_size": 0}, "`batch_size` must be at least 1; got 0"),
-        ({"seed": -1}, "`seed` must be at least 0; got -1"),
+        ({"seed": -1}, "`seed` must be between 0 and 4294967295; got -1"),
     ],
 )
 def test_settings_out_of_range_are_refused(settings: dict, message: str) -> None:

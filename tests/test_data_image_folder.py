@@ -281,8 +281,8 @@ def test_class_too_small_to_split_is_refused(tmp_path: Path) -> None:
     [
         ({"image_size": 4}, "`image_size` must be at least 8; got 4"),
         ({"batch_size": 0}, "`batch_size` must be at least 1; got 0"),
-        ({"min_crop_area": 0}, "`min_area` must be above 0"),
-        ({"color_jitter": 1}, "`jitter` must be at least 0 and below 1; got 1"),
+        ({"min_crop_area": 0}, "`min_crop_area` must be above 0"),
+        ({"color_jitter": 1}, "`color_jitter` must be at least 0 and below 1; got 1"),
     ],
 )
 def test_settings_out_of_range_are_refused(tmp_path: Path, settings: dict, message: str) -> None:

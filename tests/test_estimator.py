@@ -316,7 +316,7 @@ def test_residual_is_held_while_the_block_runs():
 def test_bad_subgraph_is_refused():
     with pytest.raises(ValueError, match=r"kind.*'mlp'"):
         Subgraph("mlp", 8, 8, 8, 8, 8)
-    with pytest.raises(ValueError, match="positive"):
+    with pytest.raises(ValueError, match="`hidden_channels` of subgraph '' must be at least 1; got 0"):
         Subgraph("conv", 8, 8, 8, 0, 8)
 
 

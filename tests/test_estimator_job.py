@@ -221,7 +221,7 @@ def test_lanes_that_differ_from_what_was_found_are_said(tmp_path):
         ({"device": "ethos_u85_1024", "settings": {"macs": 1}}, "has settings of its own"),
         ({"device": "ethos_u85_1024", "num_subgraphs": 3}, "`num_subgraphs` must be at least 20; got 3"),
         ({"device": "ethos_u85_1024", "num_networks": -1}, "`num_networks` must be at least 0; got -1"),
-        ({"device": "ethos_u85_1024", "staircase_width": 40}, "64 channels at least; got 40"),
+        ({"device": "ethos_u85_1024", "staircase_width": 40}, "`staircase_width` must be at least 64; got 40"),
     ],
 )
 def test_what_is_wrong_is_said_before_any_work(tmp_path, given, message):

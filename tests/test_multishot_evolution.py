@@ -276,9 +276,9 @@ def test_places_must_offer_the_same():
         ({"population": 0}, "`population` must be at least 1"),
         ({"crossover": 1.5}, "`crossover` must be between 0 and 1"),
         ({"rungs": [3, 1]}, "`rungs` must be ascending"),
-        ({"rungs": [0]}, "`rungs` must be ascending"),
-        ({"eta": 1.0}, "`eta` must be greater than 1"),
-        ({"stale_seconds": 0}, "`stale_seconds` must be positive"),
+        ({"rungs": [0]}, r"`rungs\[0\]` must be at least 1"),
+        ({"eta": 1.0}, "`eta` must be above 1"),
+        ({"stale_seconds": 0}, "`stale_seconds` must be above 0"),
     ],
 )
 def test_bad_settings(options, message):

@@ -115,7 +115,7 @@ def test_bad_lanes_are_refused():
     ("make", "message"),
     [
         (lambda: BlockOption("conv", 1, 3), "ibn, fused, ds"),
-        (lambda: BlockOption("ibn", 0, 3), "positive"),
+        (lambda: BlockOption("ibn", 0, 3), "above 0"),
         (lambda: BlockOption("ibn", 6, 4), "odd"),
         (lambda: BlockOption("ds", 2, 3), "must be 1"),
         (lambda: Choice(3, (BlockOption("ibn", 6, 3),)), "1 or 2"),

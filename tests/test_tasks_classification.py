@@ -164,12 +164,12 @@ def test_network_with_other_outputs_is_refused() -> None:
     ("settings", "message"),
     [
         ({"num_classes": 1}, "`num_classes` must be at least 2; got 1"),
-        ({"lr": 0.0}, "`lr` must be a positive number; got 0"),
-        ({"lr": float("nan")}, "`lr` must be a positive number; got nan"),
-        ({"weight_decay": -1.0}, "`weight_decay` must be zero or a positive number; got -1"),
+        ({"lr": 0.0}, "`lr` must be above 0; got 0"),
+        ({"lr": float("nan")}, "`lr` must be a finite number above 0; got nan"),
+        ({"weight_decay": -1.0}, "`weight_decay` must be at least 0; got -1"),
         ({"optimizer": "lion"}, "`optimizer` must be one of sgd, adamw; got 'lion'"),
-        ({"mixup": -1.0}, "`mixup` must be zero or a positive number; got -1"),
-        ({"temperature": 0.0}, "`temperature` must be a positive number; got 0"),
+        ({"mixup": -1.0}, "`mixup` must be at least 0; got -1"),
+        ({"temperature": 0.0}, "`temperature` must be above 0; got 0"),
         ({"distillation_weight": 1.5}, "`distillation_weight` must be between 0 and 1; got 1.5"),
     ],
 )

@@ -193,12 +193,12 @@ def test_resumed_run_ends_with_the_same_weights(tmp_path: Path) -> None:
     [
         ({"num_classes": 1}, "`num_classes` must be between 2 and 255; got 1"),
         ({"num_classes": 256}, "`num_classes` must be between 2 and 255; got 256"),
-        ({"lr": 0.0}, "`lr` must be a positive number; got 0"),
+        ({"lr": 0.0}, "`lr` must be above 0; got 0"),
         ({"label_smoothing": 2.0}, "`label_smoothing` must be between 0 and 1; got 2"),
         ({"distillation_weight": 1.5}, "`distillation_weight` must be between 0 and 1; got 1.5"),
-        ({"cutmix": -1.0}, "`cutmix` must be zero or a positive number; got -1"),
+        ({"cutmix": -1.0}, "`cutmix` must be at least 0; got -1"),
         ({"class_weights": [1.0, 2.0]}, r"`class_weights` must be 4 positive numbers, one a class; got \[1.0, 2.0\]"),
-        ({"class_weights": [1.0, 2.0, 0.0, 1.0]}, "must be 4 positive numbers"),
+        ({"class_weights": [1.0, 2.0, 0.0, 1.0]}, r"`class_weights\[2\]` must be above 0"),
     ],
 )
 def test_settings_out_of_range_are_refused(settings: dict, message: str) -> None:

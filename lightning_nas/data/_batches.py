@@ -13,6 +13,8 @@ from torch import Tensor
 from torch.nn import functional
 from torch.utils.data import DataLoader, Dataset, Sampler
 
+from .._numbers import check_number, check_seed
+
 __all__ = ["BatchAugmentation", "BatchedImages", "EpochSampler", "SeededBatches", "image_loader"]
 
 Item = TypeVar("Item", covariant=True)
@@ -46,10 +48,9 @@ class BatchAugmentation:
     jitter: float = 0.2
 
     def __post_init__(self) -> None:
-        if not 0 < self.min_area <= 1:
-            raise ValueError(f"`min_area` must be above 0 and at most 1; got {self.min_area}.")
-        if not 0 <= self.jitter < 1:
-            raise ValueError(f"`jitter` must be at least 0 and below 1; got {self.jitter}.")
+        # By the names of the datamodules, which is where they are given.
+        check_number("min_crop_area", self.min_area, above=0, most=1)
+        check_number("color_jitter", self.jitter, least=0, below=1)
 
     def __call__(self, images: Tensor, generator: torch.Generator) -> Tensor:
         """Return an augmented copy of float images in 0..1, NCHW."""
@@ -219,9 +220,9 @@ def check_loading(batch_size: int, num_workers: int, seed: int) -> None:
     Raises:
         ValueError: One of them is out of range.
     """
-    for name, value, least in (("batch_size", batch_size, 1), ("num_workers", num_workers, 0), ("seed", seed, 0)):
-        if value < least:
-            raise ValueError(f"`{name}` must be at least {least}; got {value}.")
+    check_number("batch_size", batch_size, whole=True, least=1)
+    check_number("num_workers", num_workers, whole=True, least=0)
+    check_seed(seed)
 
 
 def _whole_batch(batch: object) -> object:

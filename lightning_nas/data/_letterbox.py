@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import torch
 from torch import Tensor
 
+from .._numbers import check_number
 from ._batches import IMAGENET_MEAN
 
 __all__ = ["GREY", "canvas_size", "fit_size", "scale_boxes"]
@@ -17,11 +18,12 @@ GREY = tuple(round(255 * mean) for mean in IMAGENET_MEAN)
 MIN_SIDE = 8
 
 
-def canvas_size(image_size: int | Sequence[int]) -> tuple[int, int]:
-    """Return height and width of the canvas.
+def canvas_size(image_size: int | Sequence[int], name: str = "image_size") -> tuple[int, int]:
+    """Return height and width of the canvas, or of whatever else has both.
 
     Args:
         image_size: Side of a square canvas, or height and width.
+        name: What it is called where it is given.
 
     Raises:
         ValueError: It is neither, or too small.
@@ -31,10 +33,12 @@ def canvas_size(image_size: int | Sequence[int]) -> tuple[int, int]:
         >>> canvas_size(96), canvas_size([192, 256])
         ((96, 96), (192, 256))
     """
-    sides = (image_size, image_size) if isinstance(image_size, int) else tuple(image_size)
-    if len(sides) != 2 or not all(isinstance(side, int) and side >= MIN_SIDE for side in sides):
-        raise ValueError(f"`image_size` must be one whole number or two, each at least {MIN_SIDE}; got {image_size}.")
-    return sides[0], sides[1]
+    sides = tuple(image_size) if isinstance(image_size, Iterable) else (image_size, image_size)
+    if isinstance(image_size, str) or len(sides) != 2:
+        raise ValueError(f"`{name}` must be height and width, or one number for both; got {image_size!r}.")
+    for side in sides:
+        check_number(name, side, whole=True, least=MIN_SIDE)
+    return int(sides[0]), int(sides[1])
 
 
 def fit_size(size: tuple[int, int], bound: tuple[int, int]) -> tuple[int, int]:

@@ -16,15 +16,17 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 from typing_extensions import override
 
+from .._numbers import check_number
 from ._batches import IMAGENET_MEAN, IMAGENET_STD, BatchAugmentation, SeededBatches
 from ._contents import SplitContents
 from ._file_check import naming_all
 from ._labels import IGNORE, Labels, check_labels
-from ._mask_files import Pair, Size, count_ids, decode_all, decode_some, oriented
+from ._letterbox import canvas_size
+from ._mask_files import Pair, count_ids, decode_all, decode_some, oriented
 from ._preprocessing import Preprocessing
 from ._splits import Split, Splits
 
-__all__ = ["MaskFilesData", "MaskedImages", "checked_size"]
+__all__ = ["MaskFilesData", "MaskedImages"]
 
 logger = logging.getLogger(__name__)
 
@@ -120,8 +122,9 @@ class MaskFilesData(L.LightningDataModule):
         paths = {split: [path for pair in pairs for path in (pair.image, pair.mask)] for split, pairs in files.items()}
         self.splits = Splits(self._load, batch_size, num_workers, seed, f"'{root}'", "test" in files, paths)
         self.root = root
-        self.image_size = checked_size(image_size)
-        self.mask_size = self.image_size if mask_size is None else checked_size(mask_size, "mask_size")
+        self.image_size = canvas_size(image_size)
+        self.mask_size = self.image_size if mask_size is None else canvas_size(mask_size, "mask_size")
+        check_number("cache_limit_bytes", cache_limit_bytes, whole=True, least=0)
         self.cache_limit_bytes = cache_limit_bytes
         self._augment = BatchAugmentation(min_crop_area, flip, color_jitter)
         # Masks are read here, so that the number of classes is known before the network is built, and what is wrong
@@ -197,19 +200,6 @@ class MaskFilesData(L.LightningDataModule):
             )
             load = partial(decode_some, pairs, self.image_size, mask_size, self._labels)
         return MaskedImages(load, len(pairs), augment, self.seed)
-
-
-def checked_size(size: int | Sequence[int], name: str = "image_size") -> Size:
-    """Return height and width.
-
-    Raises:
-        ValueError: They are no two numbers of at least 8.
-    """
-    sides = [size] * 2 if isinstance(size, int) else list(size)
-    if len(sides) != 2 or min(sides) < 8:
-        raise ValueError(f"`{name}` must be height and width, each at least 8; got {sides}.")
-    height, width = sides
-    return height, width
 
 
 def _contents(counts: NDArray[np.int64], labels: Labels) -> SplitContents:

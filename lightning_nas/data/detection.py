@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 from typing_extensions import override
 
+from .._numbers import check_number
 from ._contents import SplitContents
 from ._letterbox import canvas_size
 from ._preprocessing import Preprocessing
@@ -79,6 +80,7 @@ class DetectionDataModule(L.LightningDataModule):
         name, has_test = type(self).__name__, "test" in records
         self.splits = Splits(self._load, batch_size, num_workers, seed, name, has_test, files)
         self.image_size = canvas_size(image_size)
+        check_number("cache_limit_bytes", cache_limit_bytes, whole=True, least=0)
         self.batch_size = batch_size
         self.seed = seed
         self.augment = augment

@@ -12,6 +12,7 @@ from torchvision import tv_tensors
 from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional
 
+from .._numbers import check_number
 from ._letterbox import fit_size
 
 __all__ = ["DetectionAugmentation"]
@@ -55,12 +56,9 @@ class DetectionAugmentation:
     color_jitter: float = 0.2
 
     def __post_init__(self) -> None:
-        if not 0 < self.min_crop_area <= 1:
-            raise ValueError(f"`min_crop_area` must be above 0 and at most 1; got {self.min_crop_area}.")
-        if not 1 <= self.zoom_out <= 8:
-            raise ValueError(f"`zoom_out` must be between 1 and 8; got {self.zoom_out}.")
-        if not 0 <= self.color_jitter < 1:
-            raise ValueError(f"`color_jitter` must be at least 0 and below 1; got {self.color_jitter}.")
+        check_number("min_crop_area", self.min_crop_area, above=0, most=1)
+        check_number("zoom_out", self.zoom_out, least=1, most=8)
+        check_number("color_jitter", self.color_jitter, least=0, below=1)
 
     def __call__(
         self, image: Tensor, boxes: Tensor, labels: Tensor, canvas: tuple[int, int], crowds: Tensor | None = None

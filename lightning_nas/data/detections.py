@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from ._letterbox import canvas_size
 from .coco import CocoDataModule
 from .digit_detection import DigitDetectionDataModule
 
@@ -49,7 +50,7 @@ def detection_data(
             f"`extra_roots` and `extra_test` add to the images of `root`, which is not given; got {extra_roots} and "
             f"{extra_test}."
         )
-    sides = {DIGITS_SIZE} if image_size is None else {image_size} if isinstance(image_size, int) else set(image_size)
-    if len(sides) != 1:
+    height, width = canvas_size(DIGITS_SIZE if image_size is None else image_size)
+    if height != width:
         raise ValueError(f"`image_size` of the embedded digit scenes must be square; got {image_size}.")
-    return DigitDetectionDataModule(sides.pop(), **options)
+    return DigitDetectionDataModule(height, **options)

@@ -58,8 +58,7 @@ class DigitMasksDataModule(L.LightningDataModule):
         max_digits: int = 1,
     ) -> None:
         super().__init__()
-        train, val, test = fractions
-        self.scenes = DigitScenes(image_size, seed, (train, val, test), scenes_per_digit, max_digits)
+        self.scenes = DigitScenes(image_size, seed, fractions, scenes_per_digit, max_digits)
         self.batch_size = batch_size
         self.seed = seed
         self.splits = Splits(self._load, batch_size, num_workers, seed, "Digit scenes")

@@ -16,6 +16,7 @@ from torch.nn import functional
 from torch.utils.data import DataLoader
 from typing_extensions import override
 
+from lightning_nas._numbers import check_number, check_numbers, check_seed
 from lightning_nas.data._batches import BatchAugmentation, BatchedImages
 from lightning_nas.data._preprocessing import Preprocessing
 from lightning_nas.data._splits import Split, Splits
@@ -76,25 +77,22 @@ class DigitScenes:
 
     image_size: int = 48
     seed: int = 0
-    fractions: tuple[float, float, float] = (0.6, 0.2, 0.2)
+    fractions: Sequence[float] = (0.6, 0.2, 0.2)
     scenes_per_digit: int = 4
     max_digits: int = 1
 
     def __post_init__(self) -> None:
         low, high = IMAGE_SIZES
-        if not low <= self.image_size <= high:
-            raise ValueError(f"`image_size` must be between {low} and {high}; got {self.image_size}.")
+        check_number("image_size", self.image_size, whole=True, least=low, most=high)
+        check_numbers("fractions", self.fractions, above=0, below=1)
         if len(self.fractions) != 3 or min(self.fractions) < MIN_FRACTION or abs(sum(self.fractions) - 1) > 1e-6:
             raise ValueError(
                 f"`fractions` must be three shares (train, val, test) of at least {MIN_FRACTION} that add up to 1; "
                 f"got {tuple(self.fractions)}."
             )
-        if self.scenes_per_digit < 1:
-            raise ValueError(f"`scenes_per_digit` must be at least 1; got {self.scenes_per_digit}.")
-        if not 1 <= self.max_digits <= 4:
-            raise ValueError(f"`max_digits` must be between 1 and 4; got {self.max_digits}.")
-        if self.seed < 0:
-            raise ValueError(f"`seed` must be at least 0; got {self.seed}.")
+        check_number("scenes_per_digit", self.scenes_per_digit, whole=True, least=1)
+        check_number("max_digits", self.max_digits, whole=True, least=1, most=4)
+        check_seed(self.seed)
 
     def make(self, split: Split) -> Scenes:
         """Return all scenes of `split`, in random order of the digits.
@@ -230,8 +228,7 @@ class DigitsDataModule(L.LightningDataModule):
         scenes_per_digit: int = 4,
     ) -> None:
         super().__init__()
-        train, val, test = fractions
-        self.scenes = DigitScenes(image_size, seed, (train, val, test), scenes_per_digit)
+        self.scenes = DigitScenes(image_size, seed, fractions, scenes_per_digit)
         self.batch_size = batch_size
         self.splits = Splits(self._load, batch_size, num_workers, seed, "Digit scenes")
 

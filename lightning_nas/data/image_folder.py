@@ -18,7 +18,8 @@ from torch.utils.data import DataLoader
 from torchvision.datasets.folder import IMG_EXTENSIONS
 from typing_extensions import override
 
-from lightning_nas.data._batches import BatchAugmentation, BatchedImages
+from lightning_nas._numbers import check_number
+from lightning_nas.data._batches import BatchAugmentation, BatchedImages, check_loading
 from lightning_nas.data._contents import SplitContents
 from lightning_nas.data._decode import DECODE_THREADS, open_image, rgb
 from lightning_nas.data._preprocessing import Preprocessing
@@ -84,8 +85,9 @@ class ImageFolderDataModule(L.LightningDataModule):
         extra_test_root: str | Path | None = None,
     ) -> None:
         super().__init__()
-        if image_size < 8:
-            raise ValueError(f"`image_size` must be at least 8; got {image_size}.")
+        check_number("image_size", image_size, whole=True, least=8)
+        check_loading(batch_size, num_workers, seed)
+        check_number("cache_limit_bytes", cache_limit_bytes, whole=True, least=0)
         self.root = Path(root).expanduser()
         self.image_size = image_size
         self.batch_size = batch_size

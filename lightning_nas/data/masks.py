@@ -12,7 +12,8 @@ from numpy.typing import NDArray
 from torchvision.datasets.folder import IMG_EXTENSIONS
 
 from ._labels import Labels, check_ignored, found_labels, label_settings, named_labels
-from ._mask_data import MaskFilesData, checked_size
+from ._letterbox import canvas_size
+from ._mask_data import MaskFilesData
 from ._mask_files import Pair
 from ._split_folders import folder_names, spelled_splits
 from ._walk import files_below
@@ -106,7 +107,7 @@ def mask_data(
     for name, value in (("mask_size", mask_size), ("classes", classes), ("ignored", ignored)):
         if value is not None:
             raise ValueError(f"`{name}` is of the masks in `root`, which is not given; got {value}.")
-    height, width = checked_size(64 if image_size is None else image_size)
+    height, width = canvas_size(64 if image_size is None else image_size)
     if height != width:
         raise ValueError(f"Digit scenes are square; got `image_size` {height}x{width}. HINT: `data.root` is not set.")
     return DigitMasksDataModule(image_size=height, **options)

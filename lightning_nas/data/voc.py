@@ -10,8 +10,11 @@ from xml.etree import ElementTree
 from torchvision.datasets import VOCDetection
 from torchvision.datasets.voc import DATASET_YEAR_DICT
 
+from .._numbers import check_number
 from .._reading import shown
 from ._annotations import AnnotatedImage, AnnotatedSource, checked_splits, warn_of_unseen
+from ._batches import check_loading
+from ._letterbox import canvas_size
 from .detection import DetectionDataModule
 from .detection_augment import DetectionAugmentation
 from .detection_batches import DetectionRecord
@@ -96,6 +99,11 @@ class VocDetectionDataModule(DetectionDataModule):
         names = CLASS_NAMES if class_names is None else tuple(class_names)
         if not names or len(set(names)) < len(names):
             raise ValueError(f"`class_names` must be different names; got {', '.join(names) or 'none'}.")
+        # Reading the folder may take minutes, or a download.
+        augment = DetectionAugmentation(min_crop_area, flip, zoom_out, color_jitter)
+        check_loading(batch_size, num_workers, seed)
+        canvas_size(image_size)
+        check_number("cache_limit_bytes", cache_limit_bytes, whole=True, least=0)
         splits = _read_folder(self.root, str(year), download, names)
         super().__init__(
             splits,
@@ -104,7 +112,7 @@ class VocDetectionDataModule(DetectionDataModule):
             batch_size,
             num_workers,
             seed,
-            DetectionAugmentation(min_crop_area, flip, zoom_out, color_jitter),
+            augment,
             cache_limit_bytes,
         )
 

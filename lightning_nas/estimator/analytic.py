@@ -6,6 +6,7 @@ import math
 from dataclasses import asdict, dataclass
 from typing import Literal, get_args
 
+from lightning_nas._numbers import check_number
 from lightning_nas.estimator.device import ANALYTIC, Device
 from lightning_nas.estimator.layer import Layer
 
@@ -59,14 +60,9 @@ class AnalyticArray:
 
     def __post_init__(self) -> None:
         for name in ("lanes", "rows", "columns"):
-            value = getattr(self, name)
-            if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-                raise ValueError(f"`{name}` must be a whole number, 1 or more; got {value!r}.")
+            check_number(name, getattr(self, name), whole=True, least=1)
         for name in ("clock_hz", "dram_bytes_per_s"):
-            value = getattr(self, name)
-            is_number = isinstance(value, int | float) and not isinstance(value, bool)
-            if not is_number or not math.isfinite(value) or value <= 0:
-                raise ValueError(f"`{name}` must be a positive, finite number; got {value!r}.")
+            check_number(name, getattr(self, name), above=0)
         if self.dataflow not in get_args(Dataflow):
             raise ValueError(f"`dataflow` must be one of {', '.join(get_args(Dataflow))}; got {self.dataflow!r}.")
 

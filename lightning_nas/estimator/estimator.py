@@ -13,11 +13,12 @@ from typing import Any, get_args
 import numpy as np
 from torch import Tensor, nn
 
+from lightning_nas._numbers import check_number
 from lightning_nas.estimator.coverage import Coverage
 from lightning_nas.estimator.decompose import split
 from lightning_nas.estimator.device import ANALYTIC, Device
 from lightning_nas.estimator.files import cache_path, closed_form, closed_form_errors, device_of, find_device
-from lightning_nas.estimator.interval import Errors
+from lightning_nas.estimator.interval import Errors, level_number
 from lightning_nas.estimator.liveness import BRICKS, Layout
 from lightning_nas.estimator.measure.backend import available_backend, open_backend
 from lightning_nas.estimator.measurements import Figures, MeasuredNetwork, read_measurements
@@ -124,6 +125,8 @@ class Estimator:
             >>> f"{chip.predict_ms([Subgraph('conv', 28, 28, 64, 128, 128, kernel=3)])[0]:.6f}"
             '0.056064'
         """
+        if lanes is not None:
+            check_number("lanes", lanes, whole=True, least=1)
         if str(name_or_path).endswith(SUFFIX):
             with unpacked(Path(name_or_path)) as table:
                 return cls.load(table, exact, lanes, fallback)
@@ -196,6 +199,7 @@ class Estimator:
             subgraphs: What is asked.
             level: Share of subgraphs that are to lie within, one of `lightning_nas.estimator.interval.LEVELS`.
         """
+        level_number(level)
         return np.array([self.total_interval_ms([part], level) for part in subgraphs]).reshape(-1, 2)
 
     def total_interval_ms(self, subgraphs: Sequence[Subgraph], level: float = 0.9) -> tuple[float, float]:
@@ -205,8 +209,9 @@ class Estimator:
         alone were measured, the process that is fitted to them knows which sums they tell and which not.
 
         Raises:
-            ValueError: A part is predicted, and how far such ones are off is not known.
+            ValueError: A part is predicted, and how far such ones are off is not known; or there is no such level.
         """
+        level_number(level)  # whatever was measured needs none, and would not say that it is wrong
         total_ms = float(self.predict_ms(subgraphs).sum())
         counts = Counter(piece for part in subgraphs for piece in self._pieces(part))
         guessed = [piece for piece in counts if piece not in self._looked_up]

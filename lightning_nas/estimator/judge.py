@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
+from lightning_nas._numbers import check_number
 from lightning_nas.estimator.correction import LEVEL, corrected, corrected_by, fit_factor
 from lightning_nas.estimator.device import Device
 from lightning_nas.estimator.estimator import Estimator
@@ -55,6 +56,8 @@ def judge(
         backend: What measures; None for the networks of the table alone.
         folder: Where measured networks are kept, so that none is measured twice; by default in the cache.
     """
+    check_number("num_subnets", num_subnets, whole=True, least=0)
+    check_number("num_folds", num_folds, whole=True, least=2)
     rows = held_out_rows(estimator, num_folds)
     if rows is not None:
         estimator = estimator.with_device(dataclasses.replace(estimator.device, errors=rows.errors.to_dict()))

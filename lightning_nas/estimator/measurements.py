@@ -24,6 +24,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, get_args
 
+from lightning_nas._numbers import check_number
 from lightning_nas.estimator.layer import MAX_SIZE, Form
 from lightning_nas.estimator.subgraph import OperatorKind, Subgraph, SubgraphKind
 
@@ -65,12 +66,10 @@ class Figures:
     spread: float | None = None
 
     def __post_init__(self) -> None:
-        if not (math.isfinite(self.latency_ms) and self.latency_ms > 0):
-            raise ValueError(f"`latency_ms` must be positive and finite; got {self.latency_ms}.")
-        if self.sram_bytes < 0:
-            raise ValueError(f"`sram_bytes` must not be negative; got {self.sram_bytes}.")
-        if self.spread is not None and not (math.isfinite(self.spread) and self.spread >= 0):
-            raise ValueError(f"`spread` must be finite and not negative; got {self.spread}.")
+        check_number("latency_ms", self.latency_ms, above=0)
+        check_number("sram_bytes", self.sram_bytes, least=0)
+        if self.spread is not None:
+            check_number("spread", self.spread, least=0)
 
 
 @dataclass(frozen=True)

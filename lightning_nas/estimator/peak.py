@@ -7,6 +7,7 @@ import random
 import numpy as np
 from tqdm import tqdm
 
+from lightning_nas._numbers import check_number
 from lightning_nas.estimator.device import Device
 from lightning_nas.estimator.measure.backend import open_backend
 from lightning_nas.estimator.measure.networks import JUDGING
@@ -32,6 +33,7 @@ def peak_error(device: Device, num_networks: int = 150) -> dict[str, float]:
     Raises:
         ValueError: The backend plans no memory.
     """
+    check_number("num_networks", num_networks, whole=True, least=1)
     backend = open_backend(device)
     if not hasattr(backend, "peak_bytes"):
         raise ValueError(f"Backend {device.backend!r} of device {device.name!r} plans no memory to compare with.")

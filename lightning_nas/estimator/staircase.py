@@ -13,6 +13,7 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 
+from lightning_nas._numbers import check_number
 from lightning_nas.estimator.measurements import Figures
 from lightning_nas.estimator.subgraph import Subgraph
 
@@ -121,8 +122,7 @@ def curve_subgraphs(last_width: int = 129) -> list[Subgraph]:
     Raises:
         ValueError: Too narrow for a curve.
     """
-    if last_width < FIRST_WIDTH + MIN_POINTS - 1:
-        raise ValueError(f"A staircase must go to {FIRST_WIDTH + MIN_POINTS - 1} channels at least; got {last_width}.")
+    check_number("last_width", last_width, whole=True, least=FIRST_WIDTH + MIN_POINTS - 1)
     shapes = [
         Subgraph("conv", 28, 28, 64, 1, 1, 3),
         Subgraph("conv", 28, 28, 64, 1, 1),

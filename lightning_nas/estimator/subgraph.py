@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Literal, get_args
 
+from lightning_nas._numbers import check_number
 from lightning_nas.estimator.layer import Form, Layer, Operator
 from lightning_nas.space.spec import Architecture, BlockOption, ConvSpec, hidden_width
 
@@ -42,6 +43,7 @@ OperatorKind = Literal[
 ``general_conv``: a convolution that is dilated, grouped, not square or changes the size otherwise than by its stride.
 ``other``: one that has no model, kept for those who ask for an estimate by the bytes that it moves."""
 
+_SIZES = ("height", "width", "in_channels", "hidden_channels", "out_channels", "kernel", "stride")
 _KINDS = frozenset((*get_args(SubgraphKind), *get_args(OperatorKind)))
 
 
@@ -86,9 +88,11 @@ class Subgraph:
         if self.kind not in _KINDS:
             kinds = ", ".join((*get_args(SubgraphKind), *get_args(OperatorKind)))
             raise ValueError(f"`kind` must be one of {kinds}; got {self.kind!r}.")
-        sizes = (self.height, self.width, self.in_channels, self.hidden_channels, self.out_channels)
-        if min(sizes) < 1:
-            raise ValueError(f"Sizes and channels of a subgraph must be positive; got {sizes} at {self.path!r}.")
+        for name in _SIZES:
+            size = getattr(self, name)
+            # Nearly all are of the package's own making, and there are very many.
+            if type(size) is not int or size < 1:
+                check_number(name, size, whole=True, least=1, of=f"subgraph {self.path!r}")
 
     @property
     def layers(self) -> tuple[Layer, ...]:

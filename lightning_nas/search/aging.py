@@ -9,6 +9,7 @@ from typing import Literal, get_args
 import numpy as np
 from numpy.typing import NDArray
 
+from .._numbers import check_number, check_numbers
 from .domination import survivors
 
 __all__ = ["Evolution", "Genes", "Result", "Sampler", "is_promoted", "parents"]
@@ -56,17 +57,14 @@ class Evolution:
         if self.sampler not in get_args(Sampler):
             raise ValueError(f"`sampler` must be one of {', '.join(get_args(Sampler))}; got {self.sampler!r}.")
         for name in ("trials", "population", "tournament"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"`{name}` must be at least 1; got {getattr(self, name)}.")
+            check_number(name, getattr(self, name), whole=True, least=1)
         for name in ("crossover", "floor"):
-            if not 0 <= getattr(self, name) <= 1:
-                raise ValueError(f"`{name}` must be between 0 and 1; got {getattr(self, name)}.")
-        if list(self.rungs) != sorted({rung for rung in self.rungs if rung >= 1}):
+            check_number(name, getattr(self, name), least=0, most=1)
+        check_number("eta", self.eta, above=1)
+        check_number("stale_seconds", self.stale_seconds, above=0)
+        check_numbers("rungs", self.rungs, whole=True, least=1)
+        if list(self.rungs) != sorted(set(self.rungs)):
             raise ValueError(f"`rungs` must be ascending epochs of at least 1; got {list(self.rungs)}.")
-        if not self.eta > 1:
-            raise ValueError(f"`eta` must be greater than 1; got {self.eta}.")
-        if not self.stale_seconds > 0:
-            raise ValueError(f"`stale_seconds` must be positive; got {self.stale_seconds}.")
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from .budget import Budgets
 
-__all__ = ["check_binding"]
+__all__ = ["check_binding", "check_served"]
 
 log = logging.getLogger(__name__)
 
@@ -62,6 +62,26 @@ def check_binding(found: Sequence[Budgets]) -> None:
     if all(bound.leaves_source for bound in bounds):
         said = ", ".join(f"{bound.name}={bound.budget:.6g} (it has {bound.source:.6g})" for bound in bounds)
         log.warning("The source network keeps the budget itself, %s: the subnet may cost more than it does.", said)
+
+
+def check_served(latency: float | str, found: Budgets) -> None:
+    """Refuse a latency to be served that no architecture exceeds, and warn of one that the source network keeps.
+
+    Args:
+        latency: What the user gave.
+        found: The search's budgets, with that latency in place of its own.
+
+    Raises:
+        ValueError: Every architecture keeps it.
+    """
+    bound = _bounds(found)[0]
+    if bound.is_idle:
+        raise ValueError(f"`serves` holds {latency!r}, and {bound}.")
+    if bound.leaves_source:
+        log.warning(
+            "`serves` holds %r, which the source network keeps itself: paths that cost more are trained for it.",
+            latency,
+        )
 
 
 def _bounds(budgets: Budgets) -> list[_Bound]:

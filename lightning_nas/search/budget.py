@@ -98,13 +98,14 @@ class Budgets:
         return self.limits if largest is None else (largest, *self.limits[1:])
 
 
-def resolve_budget(value: float | str, reference: float, name: str) -> float:
+def resolve_budget(value: float | str, reference: float, name: str, asked_as: str = "") -> float:
     """Return a budget in absolute figures.
 
     Args:
         value: What the user gave.
         reference: The source network's cost, for relative budgets.
         name: ``latency_ms``, ``parameter_bytes`` or ``peak_activation_bytes``.
+        asked_as: What the user gave it as, where that is not its name.
 
     Example::
 
@@ -121,7 +122,8 @@ def resolve_budget(value: float | str, reference: float, name: str) -> float:
     except (KeyError, ValueError):
         number = math.nan
     if not (math.isfinite(number) and number > 0):
-        raise ValueError(f"The budget {name}={value!r} is not valid; give a positive number: {FORMS[name]}.")
+        asked = f"{asked_as or name}={value!r}"
+        raise ValueError(f"The budget {asked} is not valid; give a positive number: {FORMS[name]}.")
     return number
 
 
@@ -138,8 +140,10 @@ def check_requested(requested: Mapping[str, float | str | None], serves: Sequenc
     given = [(name, value) for name, value in requested.items() if value is not None]
     if not given:
         raise ValueError("Give at least one budget of latency, parameter_bytes and peak_activation_bytes; got none.")
-    for name, value in [*given, *(("latency_ms", value) for value in serves)]:
+    for name, value in given:
         resolve_budget(value, 1.0, name)
+    for value in serves:
+        resolve_budget(value, 1.0, "latency_ms", asked_as="serves")
 
 
 def warn_unserved(trained: Budgets, asked: Budgets) -> None:

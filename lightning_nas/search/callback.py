@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from typing_extensions import override
 
 from .._divergence import DivergedError, Divergence
+from .._numbers import check_number
 from ..estimator.estimator import Estimator
 from ..space.spec import Architecture
 from ..supernet.sliced_step import SlicedStep
@@ -460,6 +461,7 @@ class ArchitectureSearch(Callback):
             ValueError: `module` is neither the trained module nor a part of it; or an architecture is given, and
                 budgets too.
         """
+        check_number("num_batches", num_batches, whole=True, least=1)
         if budgets and architecture is not None:
             raise ValueError(f"Give either `architecture` or budgets; got both, {', '.join(budgets)}.")
         if self._divergence.found:

@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
+from .._numbers import check_number
 from ..estimator.table import CostTable
 from ..space.spec import Architecture
 from .engine import Search
@@ -75,11 +76,10 @@ def frontier_subnets(
     Raises:
         ValueError: There is no latency budget, or `count` is below 2.
     """
+    check_number("count", count, whole=True, least=2)
     limits = {limit.name: limit for limit in search.budgets.limits}
     if "latency_ms" not in limits:
         raise ValueError("A frontier is over latencies, and the search has no latency budget.")
-    if count < 2:
-        raise ValueError(f"`count` must be at least 2; got {count}.")
     latency = limits.pop("latency_ms")
     greatest = replace(latency, budget=reach(latency.table, samples=1).maximum)
     if len(observed) >= MIN_OBSERVED:

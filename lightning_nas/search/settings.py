@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from .._numbers import check_number, check_numbers, check_seed
 from .strategy import STRATEGIES, Strategy
 
 __all__ = ["SearchSettings", "SelectionSettings", "check_list"]
@@ -55,21 +56,21 @@ class SearchSettings:
     seed: int = 0
 
     def __post_init__(self) -> None:
+        for name in ("warmup", "beta1", "use"):
+            check_number(name, getattr(self, name), least=0, below=1)
+        for name in ("rho", "eta", "prior"):
+            check_number(name, getattr(self, name), least=0)
+        # Each of the samples is compared with the others.
+        for name, least in (("every", 1), ("samples", 2), ("pool", 1)):
+            check_number(name, getattr(self, name), whole=True, least=least)
+        check_number("lr", self.lr, above=0)
+        check_number("uniform", self.uniform, least=0, most=1)
+        check_numbers("band", self.band, least=0)
+        check_seed(self.seed)
         for name, valid, rule in (
-            ("warmup", 0 <= self.warmup < 1, "at least 0 and below 1"),
-            ("every", self.every >= 1, "at least 1"),
-            ("samples", self.samples >= 2, "at least 2, since each is compared with the others"),
-            ("lr", self.lr > 0, "above 0"),
-            ("beta1", 0 <= self.beta1 < 1, "at least 0 and below 1"),
-            ("rho", self.rho >= 0, "at least 0"),
-            ("eta", self.eta >= 0, "at least 0"),
-            ("uniform", 0 <= self.uniform <= 1, "between 0 and 1"),
-            ("prior", self.prior >= 0, "at least 0"),
-            ("pool", self.pool >= 1, "at least 1"),
-            ("use", 0 <= self.use < 1, "at least 0 and below 1"),
             ("phases", self.phases in ("joint", "decoupled"), "joint or decoupled"),
             ("strategy", self.strategy in STRATEGIES, f"one of {', '.join(STRATEGIES)}"),
-            ("band", 0 <= self.band[0] < self.band[1], "two rising numbers"),
+            ("band", len(self.band) == 2 and self.band[0] < self.band[1], "two rising numbers"),
         ):
             if not valid:
                 raise ValueError(f"`{name}` must be {rule}; got {getattr(self, name)}.")
@@ -117,19 +118,18 @@ class SelectionSettings:
     effort: float | None = 0.5
 
     def __post_init__(self) -> None:
-        if self.effort is not None and self.effort <= 0:
-            raise ValueError(f"`effort` must be above 0, or None for no limit; got {self.effort}.")
+        if self.effort is not None:
+            check_number("effort", self.effort, above=0)
+        check_number("size_weight", self.size_weight, least=0)
         for name, least in (
             ("candidates", 1),
             ("evaluations", 0),
             ("random_subnets", 0),
             ("steps", 1),
-            ("size_weight", 0),
             ("trials", 0),
             ("trial_epochs", 1),
         ):
-            if getattr(self, name) < least:
-                raise ValueError(f"`{name}` must be at least {least}; got {getattr(self, name)}.")
+            check_number(name, getattr(self, name), whole=True, least=least)
         if self.not_ready not in ("warn", "continue", "stop"):
             raise ValueError(f"`not_ready` must be one of warn, continue, stop; got {self.not_ready}.")
 

@@ -15,7 +15,7 @@ from ..estimator.subgraph import Subgraph
 from ..estimator.table import CostTable, cost_table
 from ..space.spec import SearchSpace
 from .ablation import Choices
-from .binding import check_binding
+from .binding import check_binding, check_served
 from .budget import Budgets, feasibility
 
 __all__ = ["cost_tables", "space_budgets", "warn_off_grid"]
@@ -57,8 +57,10 @@ def space_budgets(
     if serves and requested.get("latency_ms") is None:
         raise ValueError(f"`serves` names other latencies than the budget's; there is no latency budget. Got {serves}.")
     # Each is looked at as a budget of its own, so that what is out of reach is said before the training.
-    others = [feasibility(space, tables, {**requested, "latency_ms": value}).limits[0].budget for value in serves]
-    return replace(budgets, serves=tuple(others))
+    others = [feasibility(space, tables, {**requested, "latency_ms": value}, choices) for value in serves]
+    for value, found in zip(serves, others, strict=True):
+        check_served(value, found)
+    return replace(budgets, serves=tuple(found.limits[0].budget for found in others))
 
 
 def warn_off_grid(space: SearchSpace, lanes: int) -> None:

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Literal
 
+from .._numbers import check_number, check_numbers
 from .lanes import HasLanes
 from .multiplier import HEAD, STEM, DepthMultiplier
 from .spec import SearchSpace
@@ -29,8 +30,8 @@ def round_to_lanes(width: float, lanes: int) -> int:
     Raises:
         ValueError: `lanes` is not positive.
     """
-    if lanes < 1:
-        raise ValueError(f"`lanes` must be at least 1; got {lanes}.")
+    check_number("width", width, above=0)
+    check_number("lanes", lanes, whole=True, least=1)
     rounded = max(lanes, int(width + lanes / 2) // lanes * lanes)
     return rounded + lanes if rounded < 0.9 * width else rounded
 
@@ -48,9 +49,8 @@ def curated_widths(full: int, ratios: Sequence[float], lanes: int) -> tuple[int,
     Raises:
         ValueError: A ratio outside (0, 1].
     """
-    for ratio in ratios:
-        if not 0 < ratio <= 1:
-            raise ValueError(f"A depth multiplier's ratio must be above 0 and at most 1; got {ratio}.")
+    check_number("full", full, whole=True, least=1)
+    check_numbers("ratios", ratios, above=0, most=1)
     return tuple(sorted({full, *(min(full, round_to_lanes(full * ratio, lanes)) for ratio in ratios)}))
 
 
@@ -81,6 +81,12 @@ def curate(
     Raises:
         ValueError: A ratio, a scope, or a width that is not valid for the lanes.
     """
+    check_number("lanes", lanes, whole=True, least=1)
+    check_numbers("ratios", ratios, above=0, most=1)
+    for row in widths or ():
+        check_numbers("widths", row, whole=True, least=1)
+    for name, offered in (("stem_widths", stem_widths), ("head_widths", head_widths)):
+        check_numbers(name, offered or (), whole=True, least=1)
     if scope not in ("stage", "model"):
         raise ValueError(f"`scope` must be 'stage' or 'model'; got {scope!r}.")
     if scope != "stage" and (widths or stem_widths or head_widths):
@@ -118,7 +124,8 @@ def aligned(space: SearchSpace, device: HasLanes | int) -> SearchSpace:
     Raises:
         ValueError: The lanes are not positive.
     """
-    lanes = device if isinstance(device, int) else device.lanes
+    lanes = device.lanes if isinstance(device, HasLanes) else device
+    check_number("lanes", lanes, whole=True, least=1)
     multipliers = []
     for multiplier in space.multipliers:
         full = multiplier.widths[-1]

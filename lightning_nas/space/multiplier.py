@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from .._numbers import check_numbers
+
 __all__ = ["HEAD", "STEM", "DepthMultiplier"]
 
 STEM = -1
@@ -26,6 +28,9 @@ class DepthMultiplier:
     widths: tuple[tuple[int, ...], ...]
 
     def __post_init__(self) -> None:
+        check_numbers("stages", self.stages, whole=True, least=HEAD)
+        for row in self.widths:
+            check_numbers("widths", row, whole=True, least=1)
         if not self.widths or any(len(row) != len(self.stages) for row in self.widths):
             raise ValueError(f"Each option must give one width for each stage of {self.stages}; got {self.widths}.")
         if len(set(self.widths)) != len(self.widths):

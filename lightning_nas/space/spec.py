@@ -9,6 +9,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal, get_args
 
+from .._numbers import check_number, check_numbers
 from .._reading import FORMAT, parse_json, reading, whole
 from . import _limits as limits
 from .lanes import HasLanes
@@ -61,12 +62,12 @@ class BlockOption:
     def __post_init__(self) -> None:
         if self.kind not in get_args(Kind):
             raise ValueError(f"`kind` must be one of {', '.join(get_args(Kind))}; got {self.kind!r}.")
-        if not (math.isfinite(self.expansion) and self.expansion > 0):
-            raise ValueError(f"`expansion` must be a positive number; got {self.expansion}.")
+        check_number("expansion", self.expansion, above=0)
+        check_number("kernel", self.kernel, whole=True, least=1)
         if self.kind == "ds" and self.expansion != 1:
             raise ValueError(f"`expansion` of a 'ds' block must be 1; got {self.expansion}.")
-        if self.kernel < 1 or self.kernel % 2 == 0:
-            raise ValueError(f"`kernel` must be odd and positive; got {self.kernel}.")
+        if self.kernel % 2 == 0:
+            raise ValueError(f"`kernel` must be odd; got {self.kernel}.")
 
     def __str__(self) -> str:
         return f"{self.kind} e{self.expansion:g} k{self.kernel}"
@@ -83,6 +84,7 @@ class Choice:
     options: tuple[BlockOption, ...]
 
     def __post_init__(self) -> None:
+        check_number("stride", self.stride, whole=True)
         if self.stride not in (1, 2):
             raise ValueError(f"`stride` must be 1 or 2; got {self.stride}.")
         if not self.options:
@@ -98,6 +100,9 @@ class Stage:
     width: int
     blocks: tuple[Choice, ...]
 
+    def __post_init__(self) -> None:
+        check_number("width", self.width, whole=True, least=1)
+
 
 @dataclass(frozen=True)
 class ConvSpec:
@@ -107,6 +112,10 @@ class ConvSpec:
     kernel: int
     stride: int
 
+    def __post_init__(self) -> None:
+        for name in ("width", "kernel", "stride"):
+            check_number(name, getattr(self, name), whole=True, least=1)
+
 
 @dataclass(frozen=True)
 class FixedBlock:
@@ -115,6 +124,9 @@ class FixedBlock:
     option: BlockOption
     stride: int
 
+    def __post_init__(self) -> None:
+        check_number("stride", self.stride, whole=True, least=1)
+
 
 @dataclass(frozen=True)
 class StageArchitecture:
@@ -122,6 +134,9 @@ class StageArchitecture:
 
     width: int
     blocks: tuple[FixedBlock, ...]
+
+    def __post_init__(self) -> None:
+        check_number("width", self.width, whole=True, least=1)
 
 
 @dataclass(frozen=True)
@@ -143,6 +158,9 @@ class Architecture:
     head: ConvSpec | None
     num_classes: int
     tail: tuple[TailOperation, ...] = ()
+
+    def __post_init__(self) -> None:
+        _check_ends(self.input_size, self.num_classes)
 
     def to_dict(self) -> dict[str, Any]:
         """Return builtins that `from_dict` reads back."""
@@ -218,6 +236,8 @@ class SearchSpace:
     tail: tuple[TailOperation, ...] = ()
 
     def __post_init__(self) -> None:
+        _check_ends(self.input_size, self.num_classes)
+        check_numbers("reference", self.reference, whole=True, least=0)
         covered = sorted(stage for multiplier in self.multipliers for stage in multiplier.stages)
         ends = [HEAD, STEM] if self.head else [STEM]
         if len(set(covered)) < len(covered) or [n for n in covered if n not in ends] != list(range(len(self.stages))):
@@ -304,7 +324,8 @@ class SearchSpace:
             ValueError: Wrong number of nodes, or an index out of range.
         """
         if len(nodes) != len(self.node_sizes) or any(
-            not 0 <= node < size for node, size in zip(nodes, self.node_sizes, strict=False)
+            not (hasattr(node, "__index__") and 0 <= node < size)
+            for node, size in zip(nodes, self.node_sizes, strict=False)
         ):
             raise ValueError(f"`nodes` must hold one index below each of {self.node_sizes}; got {tuple(nodes)}.")
         options = iter(nodes[len(self.multipliers) :])
@@ -392,6 +413,11 @@ def _choice(data: Any) -> Choice:
 
 def _head(data: Any) -> ConvSpec | None:
     return ConvSpec(**limits.conv_fields(data)) if data is not None else None
+
+
+def _check_ends(input_size: Sequence[int], num_classes: int) -> None:
+    check_numbers("input_size", input_size, whole=True, least=1)
+    check_number("num_classes", num_classes, whole=True, least=0)
 
 
 def _width_at(nodes: Sequence[int], node: int | None, widths: Sequence[int]) -> int:

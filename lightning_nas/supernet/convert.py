@@ -9,6 +9,7 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
+from .._numbers import check_number, check_numbers
 from ..space.curate import Scope, curate
 from ..space.spec import HEAD, STEM, BlockOption, Choice, DepthMultiplier, Kind, SearchSpace, Stage
 from .agreement import check_agreement, outputs_of
@@ -59,6 +60,10 @@ def space_of(
     Raises:
         ValueError: The network is not supported, or an option is not valid.
     """
+    check_number("lanes", lanes, whole=True, least=1)
+    check_numbers("expansions", expansions, above=0)
+    check_numbers("kernels", kernels, whole=True, least=1)
+    check_numbers("ratios", ratios, above=0, most=1)
     source = read_source(model, example_input)
     for kind in kinds:
         if kind not in ("ibn", "fused"):

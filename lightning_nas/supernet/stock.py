@@ -12,7 +12,11 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 from torchvision.models import MobileNet_V2_Weights, get_model
 
+from .._numbers import check_number
+
 __all__ = ["read_weights", "stock_network"]
+
+_RATES = ("dropout", "drop_rate", "drop_path_rate")
 
 
 def stock_network(name: str, num_classes: int, weights: str | Path | None = None, **options: Any) -> nn.Module:
@@ -36,6 +40,8 @@ def stock_network(name: str, num_classes: int, weights: str | Path | None = None
         >>> type(stock_network("mobilenetv2_050", num_classes=10)).__name__
         'EfficientNet'
     """
+    check_number("num_classes", num_classes, whole=True, least=0)
+    _check_options(options)
     file = None if weights in (None, "imagenet") else Path(str(weights)).expanduser()
     if file is not None and not file.is_file():
         raise FileNotFoundError(f"There is no file of weights at {str(file)!r}; give a .pth, .pt or .safetensors file.")
@@ -54,17 +60,28 @@ def stock_network(name: str, num_classes: int, weights: str | Path | None = None
     return network.to(memory_format=torch.channels_last)
 
 
+def _check_options(options: Mapping[str, Any]) -> None:
+    """Refuse numbers of which the libraries would make something, or fail late."""
+    for name, value in options.items():
+        if name in _RATES and value is not None:
+            check_number(name, value, least=0, most=1)
+        elif name == "width_mult":
+            check_number(name, value, above=0)
+        elif isinstance(value, int | float) and not isinstance(value, bool):
+            check_number(name, value, least=0)
+
+
 def _torchvision_network(name: str, num_classes: int, options: dict[str, Any]) -> nn.Module:
     try:
         return get_model(name, num_classes=num_classes, **options)
-    except TypeError as error:
+    except (TypeError, ValueError, RuntimeError, ArithmeticError) as error:
         raise ValueError(f"torchvision's {name} does not take the options {options}: {error}.") from error
 
 
 def _timm_network(name: str, download: bool, num_classes: int, options: dict[str, Any]) -> nn.Module:
     try:
         return timm.create_model(name, pretrained=download, num_classes=num_classes, **options)
-    except TypeError as error:
+    except (TypeError, ValueError, ArithmeticError) as error:
         raise ValueError(f"timm's {name} does not take all of the options {', '.join(options)}: {error}.") from error
 
 

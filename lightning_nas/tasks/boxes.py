@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 from torchvision.ops import batched_nms, clip_boxes_to_image
+
+from .._numbers import check_number, check_numbers
 
 __all__ = ["Target", "pick"]
 
@@ -18,6 +22,18 @@ pixels these are counted in are one of the boxes, across and down.
 
 # COCO's measure looks at the 100 surest of an image.
 _MOST = 100
+
+
+def check_head(in_widths: Sequence[int], strides: Sequence[int], num_classes: int, width: int) -> None:
+    """Refuse sizes that no head has.
+
+    Raises:
+        ValueError: One of them is out of range.
+    """
+    check_numbers("in_widths", in_widths, whole=True, least=1)
+    check_numbers("strides", strides, whole=True, least=1)
+    check_number("num_classes", num_classes, whole=True, least=1)
+    check_number("width", width, whole=True, least=1)
 
 
 def objects_and_crowds(target: Target) -> tuple[Target, Target]:
@@ -52,6 +68,9 @@ def pick(scores: Tensor, boxes: Tensor, size: tuple[int, int], threshold: float,
         >>> pick(torch.tensor([[0.9], [0.8], [0.3]]), boxes, (8, 8), threshold=0.1, iou=0.5)["boxes"].tolist()
         [[0.0, 0.0, 4.0, 4.0], [5.0, 5.0, 8.0, 8.0]]
     """
+    check_numbers("size", size, whole=True, least=1)
+    check_number("threshold", threshold, least=0, most=1)
+    check_number("iou", iou, least=0, most=1)
     places, labels = torch.where(scores > threshold)
     found = scores[places, labels]
     order = found.argsort(descending=True)[: 10 * _MOST]

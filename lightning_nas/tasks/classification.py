@@ -13,6 +13,7 @@ from torch.nn import functional
 from torchmetrics.classification import MulticlassAccuracy
 from typing_extensions import override
 
+from .._numbers import check_number
 from .distillation import distillation_loss
 from .metric import TaskMetric
 from .mixup import mix
@@ -80,11 +81,9 @@ class Classification(L.LightningModule):
     ) -> None:
         super().__init__()
         self.optimizing = Optimizing(optimizer, lr, weight_decay, warmup_fraction)
-        if num_classes < 2:
-            raise ValueError(f"`num_classes` must be at least 2; got {num_classes}.")
+        check_number("num_classes", num_classes, whole=True, least=2)
         check_teaching(num_classes, feature_weight, distillation_weight, temperature, mixup)
-        if not 0 <= label_smoothing <= 1:
-            raise ValueError(f"`label_smoothing` must be between 0 and 1; got {label_smoothing}.")
+        check_number("label_smoothing", label_smoothing, least=0, most=1)
         self.save_hyperparameters(ignore=["network", "teacher"], logger=False)
         self.network = network
         self.num_classes = num_classes

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from .._numbers import check_number
 from ..supernet.stock import stock_network
 from .fcos import FCOSHead
 from .features import features, headless, strides_to_taps, tap_widths
@@ -74,6 +75,7 @@ def detector(
     """
     if head not in HEADS:
         raise ValueError(f"`head` must be one of {', '.join(HEADS)}; got {head!r}.")
+    check_number("num_classes", num_classes, whole=True, least=1)
     network = headless(stock_network(backbone, num_classes=1000, weights=weights, **options))
     make, strides = HEADS[head]
     taps = strides_to_taps(network, strides)

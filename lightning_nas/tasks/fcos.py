@@ -10,7 +10,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torchvision.ops import generalized_box_iou_loss, sigmoid_focal_loss
 
-from .boxes import Target, objects_and_crowds, pick
+from .._numbers import check_number
+from .boxes import Target, check_head, objects_and_crowds, pick
 
 __all__ = ["FCOSHead"]
 
@@ -42,6 +43,8 @@ class FCOSHead(nn.Module):
         self, in_widths: Sequence[int], strides: Sequence[int], num_classes: int, width: int = 64, depth: int = 2
     ) -> None:
         super().__init__()
+        check_head(in_widths, strides, num_classes, width)
+        check_number("depth", depth, whole=True, least=0)
         self.strides = tuple(strides)
         self.num_classes = num_classes
         self.laterals = nn.ModuleList(_conv_norm(channels, width) for channels in in_widths)

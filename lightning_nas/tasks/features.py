@@ -12,6 +12,8 @@ from torch import Tensor, nn
 from torchvision.models import MobileNetV2
 from torchvision.models.mobilenetv2 import InvertedResidual
 
+from .._numbers import check_number, check_numbers
+
 __all__ = ["block_strides", "features", "headless", "limit_stride", "strides_to_taps", "tap_widths"]
 
 
@@ -67,6 +69,7 @@ def strides_to_taps(backbone: nn.Module, strides: Sequence[int]) -> tuple[int, .
         >>> strides_to_taps(MobileNetV2(), [4, 8, 16, 32])
         (3, 6, 13, 17)
     """
+    check_numbers("strides", strides, whole=True, least=1)
     last = block_strides(backbone)
     if missing := [stride for stride in strides if stride not in last]:
         raise ValueError(f"`strides` can be {', '.join(map(str, last))} for this backbone; got {missing[0]}.")
@@ -101,12 +104,14 @@ def limit_stride(backbone: nn.Module, stride: int) -> nn.Module:
 
     Raises:
         TypeError: A network of another class.
+        ValueError: The stride is not a whole number of at least 1.
 
     Example::
 
         >>> block_strides(limit_stride(headless(MobileNetV2()), 16))
         {2: 1, 4: 3, 8: 6, 16: 17}
     """
+    check_number("stride", stride, whole=True, least=1)
     stem, units = _units(backbone)
     total = _stride(stem)
     for unit in units.values():
@@ -179,6 +184,7 @@ def _units(backbone: nn.Module) -> tuple[nn.Module, dict[int, nn.Module]]:
 
 
 def _check_taps(taps: Sequence[int], units: dict[int, nn.Module]) -> None:
+    check_numbers("taps", taps, whole=True, least=0)
     if not taps or not set(taps) <= set(units):
         raise ValueError(f"`taps` must be one or more of the blocks {min(units)} to {max(units)}; got {list(taps)}.")
 

@@ -7,6 +7,8 @@ from torch import Tensor
 from torchmetrics import Metric
 from typing_extensions import override
 
+from .._numbers import check_number
+
 __all__ = ["IGNORE", "MeanIoU"]
 
 IGNORE = 255
@@ -37,6 +39,7 @@ class MeanIoU(Metric):
 
     def __init__(self, num_classes: int) -> None:
         super().__init__()
+        check_number("num_classes", num_classes, whole=True, least=1)
         self.num_classes = num_classes
         zeros = torch.zeros(num_classes, num_classes, dtype=torch.long)
         self.add_state("confusion", default=zeros, dist_reduce_fx="sum")

@@ -12,6 +12,8 @@ from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.utilities.types import OptimizerLRSchedulerConfig
 from torch.optim.lr_scheduler import LambdaLR
 
+from .._numbers import check_number
+
 __all__ = ["Optimizing", "OptimizerName"]
 
 OptimizerName = Literal["sgd", "adamw"]
@@ -42,12 +44,9 @@ class Optimizing:
             raise ValueError(
                 f"`optimizer` must be one of {', '.join(get_args(OptimizerName))}; got {self.optimizer!r}."
             )
-        if not (math.isfinite(self.lr) and self.lr > 0):
-            raise ValueError(f"`lr` must be a positive number; got {self.lr}.")
-        if not (math.isfinite(self.weight_decay) and self.weight_decay >= 0):
-            raise ValueError(f"`weight_decay` must be zero or a positive number; got {self.weight_decay}.")
-        if not 0 <= self.warmup_fraction <= 1:
-            raise ValueError(f"`warmup_fraction` must be between 0 and 1; got {self.warmup_fraction}.")
+        check_number("lr", self.lr, above=0)
+        check_number("weight_decay", self.weight_decay, least=0)
+        check_number("warmup_fraction", self.warmup_fraction, least=0, most=1)
 
     def configured(self, module: L.LightningModule) -> OptimizerLRSchedulerConfig:
         """Return what `configure_optimizers` of `module` returns.

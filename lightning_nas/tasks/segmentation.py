@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from typing import ClassVar
 
@@ -13,6 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 from typing_extensions import override
 
+from .._numbers import check_number, check_numbers
 from .distillation import distillation_loss
 from .metric import TaskMetric
 from .miou import IGNORE, MeanIoU
@@ -88,11 +88,9 @@ class Segmentation(L.LightningModule):
     ) -> None:
         super().__init__()
         self.optimizing = Optimizing(optimizer, lr, weight_decay, warmup_fraction)
-        if not 2 <= num_classes <= IGNORE:
-            raise ValueError(f"`num_classes` must be between 2 and {IGNORE}; got {num_classes}.")
+        check_number("num_classes", num_classes, whole=True, least=2, most=IGNORE)
         check_teaching(num_classes, feature_weight, distillation_weight, temperature, cutmix=cutmix)
-        if not 0 <= label_smoothing <= 1:
-            raise ValueError(f"`label_smoothing` must be between 0 and 1; got {label_smoothing}.")
+        check_number("label_smoothing", label_smoothing, least=0, most=1)
         if class_weights is not None:
             class_weights = _checked(class_weights, num_classes)
         self.save_hyperparameters(ignore=["network", "teacher"], logger=False)
@@ -197,8 +195,9 @@ def mask_loss(
 
 
 def _checked(class_weights: Sequence[float], num_classes: int) -> list[float]:
+    check_numbers("class_weights", class_weights, above=0)
     values = [float(value) for value in class_weights]
-    if len(values) != num_classes or not all(math.isfinite(value) and value > 0 for value in values):
+    if len(values) != num_classes:
         raise ValueError(f"`class_weights` must be {num_classes} positive numbers, one a class; got {values}.")
     return values
 

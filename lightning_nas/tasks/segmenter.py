@@ -9,6 +9,7 @@ from typing import Any, Literal, get_args
 import torch
 from torch import Tensor, nn
 
+from .._numbers import check_number, check_numbers
 from ..supernet.stock import stock_network
 from .features import block_strides, features, headless, limit_stride, tap_widths
 
@@ -43,6 +44,7 @@ class LRASPPHead(nn.Module):
 
     def __init__(self, low_width: int, high_width: int, num_classes: int, width: int, enlargement: int) -> None:
         super().__init__()
+        _check_widths(low_width=low_width, high_width=high_width, num_classes=num_classes, width=width)
         self.project = _unit(nn.Conv2d(high_width, width, 1, bias=False))
         self.gate = _gate(high_width, width)
         self.classify_high = nn.Conv2d(width, num_classes, 1)
@@ -90,6 +92,8 @@ class DeepLabV3LiteHead(nn.Module):
         rates: Sequence[int] = (1, 2, 4),
     ) -> None:
         super().__init__()
+        _check_widths(low_width=low_width, high_width=high_width, num_classes=num_classes, width=width)
+        check_numbers("rates", rates, whole=True, least=1)
         branches = [_unit(nn.Conv2d(high_width, width, 1, bias=False))]
         for rate in rates:
             depthwise = nn.Conv2d(high_width, high_width, 3, 1, rate, rate, groups=high_width, bias=False)
@@ -190,9 +194,9 @@ def segmenter(
     """
     if head not in get_args(HeadName):
         raise ValueError(f"`head` must be one of {', '.join(get_args(HeadName))}; got {head!r}.")
-    for name, value, least in (("num_classes", num_classes, 2), ("head_width", head_width, 1)):
-        if value < least:
-            raise ValueError(f"`{name}` must be at least {least}; got {value}.")
+    check_number("num_classes", num_classes, whole=True, least=2)
+    check_number("head_width", head_width, whole=True, least=1)
+    check_number("width_mult", width_mult, above=0)
     if backbone == "mobilenet_v2":
         options["width_mult"] = width_mult
     elif width_mult != 1:
@@ -217,6 +221,11 @@ def segmenter(
     return Segmenter(stock, taps, made.to(memory_format=torch.channels_last))
 
 
+def _check_widths(**widths: int) -> None:
+    for name, width in widths.items():
+        check_number(name, width, whole=True, least=1)
+
+
 def _unit(convolution: nn.Conv2d) -> nn.Sequential:
     return nn.Sequential(convolution, nn.BatchNorm2d(convolution.out_channels), nn.ReLU())
 
@@ -227,7 +236,8 @@ def _gate(in_width: int, width: int) -> nn.Sequential:
 
 def _enlarge(factor: int) -> nn.Sequential:
     """Return steps of 2, since some accelerators take no other factor."""
-    if factor < 1 or factor & (factor - 1):
+    check_number("enlargement", factor, whole=True, least=1)
+    if factor & (factor - 1):
         raise ValueError(f"`enlargement` must be a power of 2; got {factor}.")
     steps = factor.bit_length() - 1
     return nn.Sequential(*(nn.Upsample(scale_factor=2, mode="bilinear", align_corners=False) for _ in range(steps)))

@@ -10,7 +10,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torchvision.ops import box_convert, box_iou
 
-from .boxes import Target, objects_and_crowds, pick
+from .._numbers import check_number
+from .boxes import Target, check_head, objects_and_crowds, pick
 
 __all__ = ["SSDLiteHead"]
 
@@ -40,8 +41,8 @@ class SSDLiteHead(nn.Module):
         self, in_widths: Sequence[int], strides: Sequence[int], num_classes: int, width: int = 128, extra: int = 1
     ) -> None:
         super().__init__()
-        if extra < 0:
-            raise ValueError(f"`extra` must be at least 0; got {extra}.")
+        check_head(in_widths, strides, num_classes, width)
+        check_number("extra", extra, whole=True, least=0)
         self.num_classes = num_classes
         self.num_anchors = len(_RATIOS) + 1
         widths = [*in_widths, *[width] * extra]

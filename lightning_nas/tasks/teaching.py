@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -11,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from .._numbers import check_number
 from .distillation import feature_loss, feature_maps
 
 __all__ = ["Teacher", "Taught", "check_teaching"]
@@ -89,12 +89,8 @@ def check_teaching(
     Raises:
         ValueError: One of them is out of range.
     """
-    if num_classes < 1:
-        raise ValueError(f"`num_classes` must be at least 1; got {num_classes}.")
+    check_number("num_classes", num_classes, whole=True, least=1)
     for name, value in (("feature_weight", feature_weight), ("mixup", mixup), ("cutmix", cutmix)):
-        if not (math.isfinite(value) and value >= 0):
-            raise ValueError(f"`{name}` must be zero or a positive number; got {value}.")
-    if not 0 <= distillation_weight <= 1:
-        raise ValueError(f"`distillation_weight` must be between 0 and 1; got {distillation_weight}.")
-    if not (math.isfinite(temperature) and temperature > 0):
-        raise ValueError(f"`temperature` must be a positive number; got {temperature}.")
+        check_number(name, value, least=0)
+    check_number("distillation_weight", distillation_weight, least=0, most=1)
+    check_number("temperature", temperature, above=0)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from lightning_nas._numbers import check_number, check_seed
 from lightning_nas.estimator.device import Device
 from lightning_nas.estimator.measure.backend import TIMED, Backend
 from lightning_nas.estimator.measure.campaign import measure
@@ -35,6 +36,9 @@ def measure_device(
         num_subgraphs: How many; by default 10,000 that are compiled or simulated, 300 that are timed.
         backend: What measures; by default that of the device.
     """
+    check_seed(seed)
+    if num_subgraphs is not None:
+        check_number("num_subgraphs", num_subgraphs, whole=True, least=1)
     if device.backend in TIMED:
         return measure(device, plan_subgraphs(seed, num_subgraphs or _NUM_TIMED), table, backend)
     count = num_subgraphs or _NUM_COUNTED

@@ -6,6 +6,7 @@ import itertools
 import random
 from collections.abc import Iterator
 
+from lightning_nas._numbers import check_number, check_seed
 from lightning_nas.estimator.staircase import short_curve
 from lightning_nas.estimator.subgraph import Subgraph, subgraphs
 from lightning_nas.space.spec import (
@@ -78,6 +79,8 @@ def plan_subgraphs(seed: int, num_subgraphs: int) -> list[Subgraph]:
     Networks have a single stem and a single head, too few of which would be drawn to learn their latency from. Where
     there is room, one convolution comes with its channels one by one: it shows the lanes.
     """
+    check_seed(seed)
+    check_number("num_subgraphs", num_subgraphs, whole=True, least=1)
     curve = short_curve() if num_subgraphs >= _MIN_FOR_CURVE else []
     drawn: dict[str, list[Subgraph]] = {}
     for subgraph in sample_subgraphs(seed, 20 * num_subgraphs):

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import PurePosixPath, PureWindowsPath
 from typing import Any, Literal
 
+from lightning_nas._numbers import check_number
 from lightning_nas._reading import shown
 from lightning_nas.estimator.analytic import AnalyticArray
 from lightning_nas.estimator.device import ANALYTIC, TABLE_ONLY, Device
@@ -133,15 +134,12 @@ def _checked(device: Device, name: str, valid: Any) -> Any:
             )
         return value
     if kind in ("text", "file"):
-        is_valid = isinstance(value, str) and value.isprintable() and (kind == "text" or _is_file_name(value))
-        rule = "text of one line" if kind == "text" else "the name of a file beside its own"
-    else:
-        whole = kind == "whole" or isinstance(kind, int)
-        rule = "a whole number, 1 or more" if whole else "a positive number"
-        is_valid = isinstance(value, int if whole else (int, float)) and not isinstance(value, bool)
-        is_valid = is_valid and (1 if whole else 0) <= value <= _MOST and value != 0
-    if not is_valid:
-        raise ValueError(f"`{name}` of device {device.name!r} must be {rule}; got {shown(value)}.")
+        if not (isinstance(value, str) and value.isprintable() and (kind == "text" or _is_file_name(value))):
+            rule = "text of one line" if kind == "text" else "the name of a file beside its own"
+            raise ValueError(f"`{name}` of device {device.name!r} must be {rule}; got {shown(value)}.")
+        return value
+    is_whole = kind == "whole" or isinstance(kind, int)
+    check_number(name, value, whole=is_whole, above=0, most=_MOST, of=f"device {device.name!r}")
     return value
 
 

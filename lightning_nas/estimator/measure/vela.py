@@ -12,6 +12,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from lightning_nas._numbers import check_number
 from lightning_nas.estimator.device import Device
 from lightning_nas.estimator.lower import lowered
 from lightning_nas.estimator.measure.backend import UnsupportedError
@@ -66,6 +67,7 @@ class Measure:
         self._is_split = device.is_split
         self._accelerator = settings["accelerator"]
         self._clock_hz = settings["clock_hz"]
+        check_number("clock_hz", self._clock_hz, above=0, of=f"device {device.name!r}")
         self._config = (
             f"[architecture]\nmacs={settings['macs']}\ncores={settings['cores']}\n"
             f"[vela]\nsystem_config_name={settings['system_config']}\nmemory_mode_name={settings['memory_mode']}\n"
