@@ -24,6 +24,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from ._files import write_text
 from ._malloc import keep_freed_memory
+from ._reading import read_json
 from ._settings import check_settings
 from ._stop import Stopped, requeue, stoppable
 
@@ -121,9 +122,10 @@ def _job(config: DictConfig) -> Any:
     finished = Path(hydra_config.runtime.output_dir) / ".hydra" / "finished.json"
     overrides = sorted(hydra_config.overrides.task)
     if hydra_config.mode == RunMode.MULTIRUN:
-        if finished.exists() and json.loads(finished.read_text(encoding="utf-8"))["overrides"] == overrides:
+        known = read_json(finished) if finished.exists() else None
+        if isinstance(known, dict) and known.get("overrides") == overrides:
             log.info("%s is finished: it is not run again.", finished.parent.parent)
-            return json.loads(finished.read_text(encoding="utf-8"))["metric"]
+            return known.get("metric")
         if _can_share(config):
             config.shared_dir = str(Path(hydra_config.sweep.dir) / "shared")
     check_settings(OmegaConf.to_container(config, resolve=True))
@@ -193,6 +195,9 @@ def _text(error: BaseException) -> str:
     """Return what to say of an error; those of the system name their file after what was wrong."""
     if isinstance(error, OSError) and error.strerror and error.filename:
         return f"{str(error.filename)!r}: {error.strerror}."
+    if isinstance(error, OSError) and error.strerror:
+        # Hydra's, which writes its own files before the job begins.
+        return f"The directory of the run cannot be written: {error.strerror}. HINT: repeat the command when it can be."
     return str(error)
 
 

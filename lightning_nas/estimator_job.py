@@ -7,7 +7,6 @@ import datetime
 import io
 import json
 import logging
-import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -15,8 +14,9 @@ from pathlib import Path
 from typing import Any
 
 from ._estimator_report import estimator_page
-from ._files import write_text
+from ._files import remove_parts, write_bytes, write_text
 from ._fingerprint import described_device, keep_fingerprint
+from ._locks import alone
 from ._numbers import check_number, check_seed
 from ._run_files import versions
 from .estimator import Device, Estimator, Subgraph, available_devices, measure
@@ -119,62 +119,66 @@ def build_estimator(
         curves = curve_subgraphs(staircase_width) if staircase_width is not None else []
         measures = _open(source.device, backend is not None, bool(curves or num_networks))
         begun = {"device": described_device(device), "backend": backend, "settings": settings, "seed": seed}
-        table = _started(run_dir, source, backend is not None, begun)
+        with alone(run_dir / ".lock", f"The run directory {str(run_dir)!r}"):
+            remove_parts(run_dir)
+            table = _started(run_dir, source, backend is not None, begun)
 
-    log.info("Lanes")
-    chip = Device.load(table.with_suffix(".json"))
-    staircase = _staircase(chip, table, curves, measures)
-    chip = _with_lanes(chip, lanes, source, staircase)
-
-    if backend is not None:
-        assert measures is not None
-        log.info("Granularity")
-        is_new = source.table is None and "granularity" not in chip.record
-        if is_new and num_networks and chip.backend in EITHER:
-            sizes = {"num_subgraphs": num_subgraphs or 1500, "num_networks": num_networks}
-            chip = _with_best_granularity(chip, table, **{name: min(size, 1500) for name, size in sizes.items()})
-            measures = open_backend(chip)
-        log.info("Table")
-        measure_device(chip, table, seed, num_subgraphs, measures)
-        if not curves:  # the rows that were measured just now may hold one
+            log.info("Lanes")
+            chip = Device.load(table.with_suffix(".json"))
             staircase = _staircase(chip, table, curves, measures)
             chip = _with_lanes(chip, lanes, source, staircase)
-    chip.save(table.with_suffix(".json"))
 
-    log.info("Fit and error")
-    verdict = judge(Estimator.load(table), num_networks, num_folds, measures, run_dir)
-    chip = verdict.estimator.device
+            if backend is not None:
+                assert measures is not None
+                log.info("Granularity")
+                is_new = source.table is None and "granularity" not in chip.record
+                if is_new and num_networks and chip.backend in EITHER:
+                    sizes = {"num_subgraphs": num_subgraphs or 1500, "num_networks": num_networks}
+                    chip = _with_best_granularity(
+                        chip, table, **{name: min(size, 1500) for name, size in sizes.items()}
+                    )
+                    measures = open_backend(chip)
+                log.info("Table")
+                measure_device(chip, table, seed, num_subgraphs, measures)
+                if not curves:  # the rows that were measured just now may hold one
+                    staircase = _staircase(chip, table, curves, measures)
+                    chip = _with_lanes(chip, lanes, source, staircase)
+            chip.save(table.with_suffix(".json"))
 
-    log.info("Report")
-    result = {
-        "recipe": recipe,
-        "device": chip.name,
-        "backend": chip.backend,
-        "settings": dict(chip.settings),
-        "seed": seed,
-        "rows": len(verdict.estimator.measurements),
-        "networks": len(verdict.estimator.networks),
-        "lanes": {
-            "used": chip.lanes,
-            "documented": source.documented,
-            "found": staircase.lanes,
-            "reason": staircase.reason,
-        },
-        "granularity": chip.record.get("granularity"),
-        "fit": str(verdict.estimator.regressor),
-        "correction": _rounded(verdict.correction),
-        "error": _rounded(verdict.error),
-        "measured_by": measures.versions() if measures is not None else chip.record.get("measured_by"),
-        "file": f"{chip.name}{SUFFIX}",
-        "versions": versions(),
-    }
-    write_text(run_dir / "report.html", estimator_page(result, verdict, staircase))
-    if verdict.refusal is not None:
-        raise ValueError(f"{verdict.refusal} Network by network: {run_dir / 'report.html'}")
-    _write(table, chip, result, backend is not None)
-    write_text(run_dir / "result.json", json.dumps(result, indent=1))
-    log.info("%s\nWritten to %s", _summary(result, verdict), run_dir)
-    return result
+            log.info("Fit and error")
+            verdict = judge(Estimator.load(table), num_networks, num_folds, measures, run_dir)
+            chip = verdict.estimator.device
+
+            log.info("Report")
+            result = {
+                "recipe": recipe,
+                "device": chip.name,
+                "backend": chip.backend,
+                "settings": dict(chip.settings),
+                "seed": seed,
+                "rows": len(verdict.estimator.measurements),
+                "networks": len(verdict.estimator.networks),
+                "lanes": {
+                    "used": chip.lanes,
+                    "documented": source.documented,
+                    "found": staircase.lanes,
+                    "reason": staircase.reason,
+                },
+                "granularity": chip.record.get("granularity"),
+                "fit": str(verdict.estimator.regressor),
+                "correction": _rounded(verdict.correction),
+                "error": _rounded(verdict.error),
+                "measured_by": measures.versions() if measures is not None else chip.record.get("measured_by"),
+                "file": f"{chip.name}{SUFFIX}",
+                "versions": versions(),
+            }
+            write_text(run_dir / "report.html", estimator_page(result, verdict, staircase))
+            if verdict.refusal is not None:
+                raise ValueError(f"{verdict.refusal} Network by network: {run_dir / 'report.html'}")
+            _write(table, chip, result, backend is not None)
+            write_text(run_dir / "result.json", json.dumps(result, indent=1))
+            log.info("%s\nWritten to %s", _summary(result, verdict), run_dir)
+            return result
 
 
 @contextmanager
@@ -276,11 +280,11 @@ def _started(run_dir: Path, source: _Source, is_measured: bool, settings: Mappin
     if source.table is not None:
         operators = f"{source.table.stem}{_OPERATORS}"
         if source.table.with_name(operators).exists():
-            shutil.copyfile(source.table.with_name(operators), run_dir / f"{chip.name}{_OPERATORS}")
+            _copy(source.table.with_name(operators), run_dir / f"{chip.name}{_OPERATORS}")
         if is_measured:
             _write_rows(read_measurements(source.table), table)
         else:
-            shutil.copyfile(source.table, table)
+            _copy(source.table, table)
     if source.folder is not None:
         for name in files_of(chip):
             _copy_beside(source.folder / name, run_dir)
@@ -294,7 +298,11 @@ def _copy_beside(file: Path, run_dir: Path) -> None:
     if not file.resolve().is_relative_to(file.parent.resolve()):
         raise ValueError(f"{file} leads out of the folder of its device. HINT: put a copy there.")
     if file.is_file() and not (run_dir / file.name).exists():
-        shutil.copyfile(file, run_dir / file.name)
+        _copy(file, run_dir / file.name)
+
+
+def _copy(source: Path, target: Path) -> None:
+    write_bytes(target, source.read_bytes())
 
 
 def _write_rows(rows: Measurements, path: Path) -> None:

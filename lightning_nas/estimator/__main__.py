@@ -20,6 +20,7 @@ import argparse
 import csv
 import dataclasses
 import datetime
+import io
 import json
 import logging
 import sys
@@ -29,6 +30,8 @@ from typing import Any
 
 import numpy as np
 
+from lightning_nas._files import write_text
+from lightning_nas._stop import Stopped, stoppable
 from lightning_nas.estimator.correction import format_correction
 from lightning_nas.estimator.device import ANALYTIC, TABLE_ONLY, Device
 from lightning_nas.estimator.error import format_error
@@ -46,6 +49,8 @@ from lightning_nas.estimator.measurements import COLUMNS, Figures, to_row
 from lightning_nas.estimator.parity import Parity
 from lightning_nas.estimator.peak import format_peak, peak_error
 from lightning_nas.estimator.staircase import curve_subgraphs, curves_in, find_lanes
+
+_log = logging.getLogger(__name__)
 
 SIMULATED = "edge_tpu"
 """What closed forms are compared with: the settings of `analytic_array` are those of its array."""
@@ -66,24 +71,33 @@ def main() -> None:
     args = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     table = Path(args.device) if args.device.endswith(".csv") else TARGETS / f"{args.device}.csv"
-    try:
-        if args.command == "plan":
-            plan_table(table, args.seed, args.num_subgraphs or 300)
-        elif args.command == "measure":
-            device = measured_device(table, args.backend, args.set, args.lanes)
-            measure_table(table, device, args.seed, args.num_subgraphs)
-        elif args.command == "lanes":
-            compare_lanes(table)
-        elif args.command == "granularity":
-            choose_granularity(table)
-        elif args.command == "memory":
-            compare_memory(table, args.num_networks or 150)
-        elif table.with_suffix(".json").exists() and not table.exists():
-            judge_closed_form(table)
-        else:
-            judge_table(table, 200 if args.num_networks is None else args.num_networks, args.lanes)
-    except (OSError, ValueError, ImportError) as error:
-        parser.exit(2, f"{error}\n")
+    with stoppable() as came:
+        try:
+            _run(args, table)
+        except (OSError, ValueError, ImportError) as error:
+            parser.exit(2, f"{error}\n")
+        except Stopped:
+            _log.warning("Stopped by %s. What was measured is kept; to go on, repeat the command.", came[0].name)
+            parser.exit(came[0].exit_code)
+
+
+def _run(args: argparse.Namespace, table: Path) -> None:
+    """Run the command that was given for a table."""
+    if args.command == "plan":
+        plan_table(table, args.seed, args.num_subgraphs or 300)
+    elif args.command == "measure":
+        device = measured_device(table, args.backend, args.set, args.lanes)
+        measure_table(table, device, args.seed, args.num_subgraphs)
+    elif args.command == "lanes":
+        compare_lanes(table)
+    elif args.command == "granularity":
+        choose_granularity(table)
+    elif args.command == "memory":
+        compare_memory(table, args.num_networks or 150)
+    elif table.with_suffix(".json").exists() and not table.exists():
+        judge_closed_form(table)
+    else:
+        judge_table(table, 200 if args.num_networks is None else args.num_networks, args.lanes)
 
 
 def plan_table(table: Path, seed: int, num_subgraphs: int) -> None:
@@ -94,10 +108,11 @@ def plan_table(table: Path, seed: int, num_subgraphs: int) -> None:
     """
     if table.exists():
         raise ValueError(f"{table} exists; it is not overwritten.")
-    with table.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(COLUMNS[:-1])
-        writer.writerows([*to_row(part, Figures(1))[:-2], ""] for part in plan_subgraphs(seed, num_subgraphs))
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(COLUMNS[:-1])
+    writer.writerows([*to_row(part, Figures(1))[:-2], ""] for part in plan_subgraphs(seed, num_subgraphs))
+    write_text(table, text.getvalue())
 
 
 def measured_device(table: Path, backend: str | None, settings: Sequence[str], lanes: int | None) -> Device:

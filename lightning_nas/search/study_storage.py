@@ -8,6 +8,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
+from .._files import UnwritableError
 from .._fingerprint import difference_text
 
 if TYPE_CHECKING:
@@ -84,7 +85,18 @@ def _backend(storage: str) -> Any:
     path = Path(storage).expanduser()
     path.parent.mkdir(parents=True, exist_ok=True)
     _drop_torn_line(path)
-    return optuna.storages.JournalStorage(optuna.storages.journal.JournalFileBackend(str(path)))
+
+    class Journal(optuna.storages.journal.JournalFileBackend):  # type: ignore[misc]
+        """Optuna's file, which says its name where there is no room for more, and stays readable."""
+
+        def append_logs(self, logs: list[dict[str, Any]]) -> None:
+            try:
+                super().append_logs(logs)
+            except OSError as error:
+                _drop_torn_line(path)
+                raise UnwritableError(path, error, len(json.dumps(logs))) from error
+
+    return optuna.storages.JournalStorage(Journal(str(path)))
 
 
 def _drop_torn_line(path: Path) -> None:
