@@ -1,5 +1,6 @@
 """The study: counted, shared by processes, taken over from dead ones, refused where it is of another search."""
 
+import errno
 import json
 import multiprocessing
 import os
@@ -11,8 +12,10 @@ from threading import Semaphore
 import pytest
 from test_multishot_evolution import LinearEstimator, ground_of, places
 
+from lightning_nas._files import UnwritableError
 from lightning_nas.search.aging import Evolution
 from lightning_nas.search.study import Study
+from lightning_nas.search.study_storage import open_study
 from lightning_nas.search.trial import LostTrialError
 from lightning_nas.space.spec import Architecture
 
@@ -268,3 +271,23 @@ def test_without_optuna_the_extra_is_named(tmp_path, ground, monkeypatch):
     monkeypatch.setitem(sys.modules, "optuna", None)
     with pytest.raises(ImportError, match=r"pip install 'lightning-nas\[multishot\]'"):
         open_(tmp_path / "study.journal", ground)
+
+
+def test_a_study_without_room_names_its_file_and_goes_on_later(tmp_path, monkeypatch):
+    path = tmp_path / "study.journal"
+    study = open_study(path, ["maximize"], {"seed": 0})
+    study.add_trial(optuna.trial.create_trial(value=1.0))
+    sync = os.fsync
+
+    def full(descriptor):
+        os.ftruncate(descriptor, os.fstat(descriptor).st_size - 3)  # half a line was written
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(UnwritableError, match=r"study\.journal' cannot be written: No space left on device"):
+        study.set_user_attr("more", 1)
+    monkeypatch.setattr(os, "fsync", sync)
+    again = open_study(path, ["maximize"], {"seed": 0})
+    assert [trial.value for trial in again.trials] == [1.0]
+    again.set_user_attr("more", 2)
+    assert open_study(path, ["maximize"], {"seed": 0}).user_attrs["more"] == 2

@@ -12,6 +12,7 @@ import time
 from commands import run
 
 from lightning_nas.__main__ import recipes
+from lightning_nas.estimator.measurements import read_measurements
 
 TINY = [
     "--config-name=digits",
@@ -132,3 +133,22 @@ def test_a_torn_checkpoint_of_any_phase_is_stepped_over(tmp_path):
     for name in ("source", "search", "baseline", "finetune"):
         assert re.search(rf"/{name}\.ckpt' \(.*\)( and .*)? cannot be read", again.stdout), name
     assert (tmp_path / "run" / "subnet.safetensors").read_bytes() == expected
+
+
+def test_two_processes_measure_into_one_table(tmp_path):
+    """The second is told of the first; what was measured is there once, and can be read."""
+    table = tmp_path / "my_cpu.csv"
+    command = [sys.executable, "-m", "lightning_nas.estimator", "measure", str(table), "--backend", "torch"]
+    command += ["--num-subgraphs", "2000", "--set", "window_ms=0.1", "num_windows=1", "max_spread=9"]
+    first = subprocess.Popen(command, cwd=tmp_path, stderr=subprocess.PIPE, text=True)
+    while not (table.exists() and table.read_text().count("\n") > 3):
+        time.sleep(0.1)
+        assert first.poll() is None
+    second = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=300)
+    assert second.returncode == 2
+    assert f"The table '{table}' is in use by process {first.pid} on " in second.stderr
+    first.send_signal(signal.SIGTERM)
+    said = first.communicate(timeout=120)[1]
+    assert first.returncode == 128 + signal.SIGTERM
+    assert "Stopped by SIGTERM. What was measured is kept; to go on, repeat the command." in said
+    assert len(read_measurements(table).subgraphs) >= 3

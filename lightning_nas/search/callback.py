@@ -464,6 +464,8 @@ class ArchitectureSearch(Callback):
         check_number("num_batches", num_batches, whole=True, least=1)
         if budgets and architecture is not None:
             raise ValueError(f"Give either `architecture` or budgets; got both, {', '.join(budgets)}.")
+        if unknown := [name for name in budgets if name not in ("latency", *_COSTS[1:])]:
+            raise ValueError(f"Budgets are latency, {', '.join(_COSTS[1:])}; got {', '.join(unknown)}.")
         if self._divergence.found:
             raise DivergedError(self._divergence.found)
         search, space, fit = self._started(), self._started().supernet.space, self._fitted()

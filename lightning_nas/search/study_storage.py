@@ -85,8 +85,9 @@ def _backend(storage: str) -> Any:
     path = Path(storage).expanduser()
     path.parent.mkdir(parents=True, exist_ok=True)
     _drop_torn_line(path)
+    file_backend: Any = optuna.storages.journal.JournalFileBackend
 
-    class Journal(optuna.storages.journal.JournalFileBackend):  # type: ignore[misc]
+    class Journal(file_backend):
         """Optuna's file, which says its name where there is no room for more, and stays readable."""
 
         def append_logs(self, logs: list[dict[str, Any]]) -> None:
