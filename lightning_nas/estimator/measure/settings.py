@@ -33,7 +33,7 @@ class Needed:
 
 
 # No clock, and no number of anything, comes near.
-_MOST = 1e15
+_MOST = 10**15
 _TIMED = {**TIMING, "clock": ("wall", "cpu")}
 
 SETTINGS: Mapping[str, Mapping[str, Any]] = {
@@ -139,7 +139,8 @@ def _checked(device: Device, name: str, valid: Any) -> Any:
             raise ValueError(f"`{name}` of device {device.name!r} must be {rule}; got {shown(value)}.")
         return value
     is_whole = kind == "whole" or isinstance(kind, int)
-    check_number(name, value, whole=is_whole, above=0, most=_MOST, of=f"device {device.name!r}")
+    bounds: dict[str, Any] = {"whole": True, "least": 1} if is_whole else {"above": 0}
+    check_number(name, value, **bounds, most=_MOST, of=f"device {device.name!r}")
     return value
 
 
