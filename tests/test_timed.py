@@ -188,7 +188,7 @@ def test_bad_spread_is_refused(tmp_path, value):
         ({"precision": "fp64"}, "`precision` of device 'own' must be one of fp32, fp16, bf16; got 'fp64'"),
         ({"precision": "fp16"}, "fp16.*of `device` cuda"),
         ({"colour": 1}, "must be of window_ms, .*; got 'colour'"),
-        ({"threads": 0}, "`threads` of device 'own' must be above 0; got 0"),
+        ({"threads": 0}, "`threads` of device 'own' must be between 1 and .*; got 0"),
         ({"threads": True}, "whole number"),
         ({"batch": "8"}, "`batch`.*whole number.*'8'"),
         ({"window_ms": -1.0}, "`window_ms` of device 'own' must be above 0"),
