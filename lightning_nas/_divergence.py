@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 from collections import deque
 from collections.abc import Mapping
 from typing import Any, NoReturn
@@ -138,7 +139,7 @@ class Divergence(pl.Callback):
 
     def _worse(self) -> str:
         """Return in words that the loss is far above where it began; nothing where it is not."""
-        if self.start is None or not self._recent:
+        if self.start is None or not math.isfinite(self.start) or not self._recent:
             return ""
         loss = float(torch.stack([*self._recent]).mean())
         if loss - self.start <= (_FACTOR - 1) * abs(self.start) + _OFFSET:
