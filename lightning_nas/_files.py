@@ -5,8 +5,9 @@ from __future__ import annotations
 import errno
 import os
 import shutil
+import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from safetensors.torch import save
@@ -144,10 +145,18 @@ def appending(path: Path) -> Iterator[Callable[[str], None]]:
         yield append
 
 
-def remove_parts(folder: Path) -> None:
-    """Remove what processes were killed over while they wrote to a folder, where no other process writes now."""
+def remove_parts(folder: Path, others_write: bool = False) -> None:
+    """Remove what processes were killed over while they wrote to a folder.
+
+    Args:
+        folder: The folder.
+        others_write: Whether other processes may be writing there now; what was begun in the last hour is theirs then.
+    """
+    latest = time.time() - 3600 if others_write else float("inf")
     for part in folder.glob(f"*{_PART}"):
-        part.unlink(missing_ok=True)
+        with suppress(FileNotFoundError):
+            if part.stat().st_mtime <= latest:
+                part.unlink()
 
 
 def _free_text(path: Path) -> str:

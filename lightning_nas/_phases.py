@@ -244,7 +244,8 @@ class Phases:
             yield
             return
         with alone(self._lock, f"the shared trainings in {str(self.run_dir)!r}", is_waiting=True):
-            remove_parts(self._folder)
+            # Trials of other processes are trained here meanwhile.
+            remove_parts(self._folder, others_write=True)
             yield
 
     @property
