@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import errno
+import hashlib
 import os
 import shutil
-import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 
 from safetensors.torch import save
 from torch import Tensor
+
+from ._processes import host_name, is_dead
 
 __all__ = [
     "UnwritableError",
@@ -76,7 +78,7 @@ def write_bytes(path: Path, data: bytes | memoryview, keep: Path | None = None) 
     Raises:
         UnwritableError: There is no room, or no right to write there.
     """
-    part = path.with_name(f"{path.name}.{os.getpid()}{_PART}")
+    part = path.with_name(f"{path.name}.{_host_digest()}-{os.getpid()}{_PART}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
@@ -150,13 +152,17 @@ def remove_parts(folder: Path, others_write: bool = False) -> None:
 
     Args:
         folder: The folder.
-        others_write: Whether other processes may be writing there now; what was begun in the last hour is theirs then.
+        others_write: Whether other processes may be writing there now. What is theirs stays then, and what is of
+            other machines, of whose processes nothing is known.
     """
-    latest = time.time() - 3600 if others_write else float("inf")
     for part in folder.glob(f"*{_PART}"):
-        with suppress(FileNotFoundError):
-            if part.stat().st_mtime <= latest:
-                part.unlink()
+        host, _, pid = part.name.removesuffix(_PART).rpartition(".")[2].partition("-")
+        if not others_write or (host == _host_digest() and pid.isdigit() and is_dead(int(pid))):
+            part.unlink(missing_ok=True)
+
+
+def _host_digest() -> str:
+    return hashlib.sha256(host_name().encode()).hexdigest()[:8]
 
 
 def _free_text(path: Path) -> str:

@@ -3,18 +3,14 @@
 from __future__ import annotations
 
 import os
-import platform
 import uuid
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any
 
+from .._processes import host_name, is_dead
 from .._reading import only, shown, whole
 
 __all__ = ["Owner"]
-
-# Containers may share the name of their host, but number their processes apart.
-_NAMESPACE = Path("/proc/self/ns/pid")
 
 
 @dataclass(frozen=True)
@@ -40,11 +36,7 @@ class Owner:
     @classmethod
     def here(cls) -> Owner:
         """Return this process, as an owner of its own each time."""
-        try:
-            namespace = str(_NAMESPACE.stat().st_ino)
-        except OSError:
-            namespace = ""
-        return cls(f"{platform.node()} {namespace}".strip(), os.getpid(), uuid.uuid4().hex)
+        return cls(host_name(), os.getpid(), uuid.uuid4().hex)
 
     def to_dict(self) -> dict[str, str | int]:
         """Return the fields as builtins."""
@@ -65,12 +57,4 @@ class Owner:
 
     def knows_dead(self, other: Owner) -> bool:
         """Return whether another process is of this machine and no more; of other machines nothing is known."""
-        if other.host != self.host:
-            return False
-        try:
-            os.kill(other.pid, 0)
-        except ProcessLookupError:
-            return True
-        except OSError:
-            return False  # it belongs to somebody else
-        return False
+        return other.host == self.host and is_dead(other.pid)

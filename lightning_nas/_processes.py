@@ -1,0 +1,32 @@
+"""Which process this is, and whether another one is still there."""
+
+from __future__ import annotations
+
+import os
+import platform
+from pathlib import Path
+
+__all__ = ["host_name", "is_dead"]
+
+# Containers may share the name of their host, but number their processes apart.
+_NAMESPACE = Path("/proc/self/ns/pid")
+
+
+def host_name() -> str:
+    """Return the name of this machine, and of its own numbering of processes where there are several."""
+    try:
+        namespace = str(_NAMESPACE.stat().st_ino)
+    except OSError:
+        namespace = ""
+    return f"{platform.node()} {namespace}".strip()
+
+
+def is_dead(pid: int) -> bool:
+    """Return whether a process of this machine is no more."""
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return True
+    except OSError:
+        return False  # it belongs to somebody else
+    return False
