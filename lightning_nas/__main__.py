@@ -122,8 +122,8 @@ def _job(config: DictConfig) -> Any:
     finished = Path(hydra_config.runtime.output_dir) / ".hydra" / "finished.json"
     overrides = sorted(hydra_config.overrides.task)
     if hydra_config.mode == RunMode.MULTIRUN:
-        known = read_json(finished) if finished.exists() else None
-        if isinstance(known, dict) and known.get("overrides") == overrides:
+        known = _finished(finished)
+        if known.get("overrides") == overrides:
             log.info("%s is finished: it is not run again.", finished.parent.parent)
             return known.get("metric")
         if _can_share(config):
@@ -135,6 +135,16 @@ def _job(config: DictConfig) -> Any:
     metric = result["subnet"]["metric"]["value"] if isinstance(result, dict) and "subnet" in result else None
     write_text(finished, json.dumps({"overrides": overrides, "metric": metric}))
     return metric
+
+
+def _finished(path: Path) -> dict[str, Any]:
+    """Return what a job of a sweep wrote when it was finished; nothing where it is not."""
+    try:
+        found = read_json(path) if path.exists() else {}
+    except ValueError as error:
+        log.warning("%s Its job is run again.", error)
+        return {}
+    return found if isinstance(found, dict) else {}
 
 
 def _can_share(config: DictConfig) -> bool:

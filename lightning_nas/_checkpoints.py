@@ -98,10 +98,20 @@ class WholeCheckpointIO(TorchCheckpointIO):
 
 
 def _damage(path: Path) -> str:
-    """Return what is wrong with a checkpoint, or nothing. Its checksums tell, which PyTorch does not look at."""
+    """Return what is wrong with a checkpoint, or nothing.
+
+    Raises:
+        OSError: The system does not let it be read.
+    """
     try:
+        # Its checksums tell, which PyTorch does not look at.
         with zipfile.ZipFile(path) as archive:
-            bad = archive.testzip()
-    except (zipfile.BadZipFile, EOFError, NotImplementedError) as error:
-        return str(error) or type(error).__name__
-    return "" if bad is None else f"{bad} has another checksum"
+            if (bad := archive.testzip()) is not None:
+                return f"{bad} has another checksum"
+        found = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+    except OSError:
+        raise
+    except Exception as error:  # a damaged file raises nearly anything
+        return type(error).__name__
+    is_lightning = isinstance(found, dict) and {"state_dict", "callbacks", "pytorch-lightning_version"} <= found.keys()
+    return "" if is_lightning else "it is no checkpoint of Lightning's"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
+import statistics
 from collections import deque
 from collections.abc import Mapping
 from typing import Any, NoReturn
@@ -13,17 +14,20 @@ import torch
 from torch import Tensor, nn
 from typing_extensions import override
 
-__all__ = ["DivergedError", "Divergence", "not_finite", "refuse_not_finite"]
+__all__ = ["DivergedError", "Divergence", "learnt", "not_finite", "refuse_not_finite"]
 
 log = logging.getLogger(__name__)
 
-# The loss at the end is the mean over so many steps; that at the start is of the first one, before anything changed.
+# The loss at the end is the mean over so many steps.
 _STEPS = 16
 # So many losses in a row that are no numbers; a scaler of float16 steps over single ones.
 _IN_A_ROW = 4
 _CHECK_EVERY = 50
-# A network that knows nothing begins at chance, a trained one below it.
-_FACTOR, _OFFSET = 3.0, 1.0
+# Far above the start is by this factor. Chance, where networks begin, is at 0.7 nats (2 classes) to 10; a trained one
+# begins below, and a first batch may be an easy one, so what is less than this is no start to compare with.
+_FACTOR, _LEAST = 3.0, 3.0
+# The first losses may be far above the very first one, up to this factor, and be no divergence.
+_EASY = 10.0
 
 
 class DivergedError(RuntimeError):
@@ -46,9 +50,15 @@ def not_finite(tensors: Mapping[str, Any]) -> list[str]:
     return [name for name, is_fine in zip(floats, fine.tolist(), strict=True) if not is_fine]
 
 
+def learnt(module: nn.Module) -> dict[str, Tensor]:
+    """Return what a training changes: parameters and running statistics. Other buffers may hold what they like."""
+    running = {name: b for name, b in module.named_buffers() if name.rpartition(".")[2].startswith("running_")}
+    return {**dict(module.named_parameters()), **running}
+
+
 def refuse_not_finite(subnet: nn.Module) -> None:
     """Raise a ValueError where a subnet holds weights or running statistics that are not finite."""
-    if bad := not_finite(subnet.state_dict()):
+    if bad := not_finite(learnt(subnet)):
         raise ValueError(
             f"The subnet computes nothing: {bad[0]!r}{' and others' if len(bad) > 1 else ''} of its weights and running"
             " statistics are not finite, since the training has diverged. HINT: a smaller learning rate."
@@ -59,15 +69,14 @@ class Divergence(pl.Callback):
     """Ends a training with a `DivergedError` where weights, running statistics or losses are not finite any more.
 
     It looks after each epoch, and every 50 batches, before the state is saved. A loss that has become far higher than
-    it was at the start is warned of.
+    it was at the start is warned of: such a network knows less than one that guesses.
 
     Args:
         name: What is trained, for messages.
         ends_worse: Whether a loss that is far higher after the last epoch is an error, too.
 
     Attributes:
-        start: The loss before the first step; what is far above it is worse than chance, since a training begins there
-            or below.
+        start: The loss before anything was trained, where more is known of it than the first step's.
         found: What was said when the training ended with an error; nothing where it did not.
     """
 
@@ -76,6 +85,7 @@ class Divergence(pl.Callback):
         self.ends_worse = ends_worse
         self.start: float | None = None
         self.found = ""
+        self._first: list[float] = []
         self._recent: deque[Tensor] = deque(maxlen=_STEPS)
         self._given: frozenset[str] = frozenset()
         self._is_warned = False
@@ -83,7 +93,7 @@ class Divergence(pl.Callback):
     @override
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         # A module may hold infinite values on purpose, such as masks.
-        self._given = frozenset(not_finite(pl_module.state_dict()))
+        self._given = frozenset(not_finite(learnt(pl_module)))
         self._recent.clear()
 
     @override
@@ -93,8 +103,8 @@ class Divergence(pl.Callback):
         loss = outputs.get("loss") if isinstance(outputs, Mapping) else outputs
         if isinstance(loss, Tensor) and loss.numel() == 1:
             self._recent.append(loss.detach().float())
-            if self.start is None:
-                self.start = float(loss)
+            if len(self._first) < _STEPS and math.isfinite(value := float(loss)) and value:
+                self._first.append(value)
         if (batch_idx + 1) % _CHECK_EVERY == 0:
             self._check(trainer, pl_module)
 
@@ -113,15 +123,15 @@ class Divergence(pl.Callback):
 
     @override
     def state_dict(self) -> dict[str, Any]:
-        return {"start": self.start, "is_warned": self._is_warned}
+        return {"first": self._first, "is_warned": self._is_warned}
 
     @override
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        self.start = state_dict["start"]
+        self._first = list(state_dict["first"])
         self._is_warned = state_dict["is_warned"]
 
     def _check(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
-        bad = [name for name in not_finite(module.state_dict()) if name not in self._given]
+        bad = [name for name in not_finite(learnt(module)) if name not in self._given]
         losses = [float(loss) for loss in list(self._recent)[-_IN_A_ROW:]]
         is_lost = len(losses) == _IN_A_ROW and not torch.tensor(losses).isfinite().any()
         # All processes end together, or none does: one that is left alone would wait for the others.
@@ -139,16 +149,20 @@ class Divergence(pl.Callback):
 
     def _worse(self) -> str:
         """Return in words that the loss is far above where it began; nothing where it is not."""
-        if self.start is None or not math.isfinite(self.start) or not self._recent:
+        recent = [loss for loss in map(float, self._recent) if math.isfinite(loss)]
+        if not self._first or not recent:
             return ""
-        loss = float(torch.stack([*self._recent]).mean())
-        if loss - self.start <= (_FACTOR - 1) * abs(self.start) + _OFFSET:
-            return ""
-        return f"its loss was {self.start:.3g} at the start and is {loss:.3g}"
+        start = self._first[0] if self.start is None else self.start
+        least = max(_LEAST, abs(start))
+        usual = max(least, min(statistics.median(self._first), _EASY * least))
+        loss = statistics.fmean(recent)
+        return f"its loss was {start:.3g} at the start and is {loss:.3g}" if loss > _FACTOR * usual else ""
 
     def _text(self, trainer: pl.Trainer, what: str) -> str:
-        rates = [group["lr"] for optimizer in trainer.optimizers for group in optimizer.param_groups]
-        rate = f" The learning rate is {max(map(float, rates)):.3g}." if rates else ""
+        groups = [group for optimizer in trainer.optimizers for group in optimizer.param_groups]
+        # Schedules end near 0 and keep beside it what they began with.
+        rates = [float(group[key]) for group in groups for key in ("lr", "initial_lr", "max_lr") if key in group]
+        rate = f" The learning rate is up to {max(rates):.3g}." if rates else ""
         return (
             f"The {self.name} has diverged in epoch {trainer.current_epoch}: {what}.{rate} HINT: a smaller learning"
             " rate, or `gradient_clip_val` of the Trainer."

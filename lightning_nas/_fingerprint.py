@@ -111,9 +111,12 @@ def keep_fingerprint(run_dir: Path, file: str, settings: Mapping[str, Any], is_b
     """
     path, wanted = run_dir / file, plain(settings, whole_paths=True)
     if is_begun and path.exists():
-        known = read_json(path, finite=False)
-        if not isinstance(known, dict):
-            raise ValueError(f"'{path}' must hold an object; got {type(known).__name__}.")
+        try:
+            known = read_json(path, finite=False)
+            if not isinstance(known, dict):
+                raise ValueError(f"'{path}' must hold an object; got {type(known).__name__}.")
+        except ValueError as error:
+            raise ValueError(f"{error} HINT: remove it if the settings are as they were.") from error
         if differing := difference_text(known, json.loads(json.dumps(wanted))):
             raise ValueError(
                 f"{run_dir} holds a run of other settings: {differing}. HINT: continue it with its own, which are in"

@@ -267,7 +267,7 @@ class Phases:
         text = json.dumps(wanted, sort_keys=True)
         if not path.exists():
             write_text(path, text)
-        return path.read_text(encoding="utf-8") == text
+        return path.read_bytes() == text.encode()
 
 
 def shared_phases(root: Path, run: Phases, settings: Mapping[str, Any]) -> Phases:

@@ -87,7 +87,8 @@ def stoppable() -> Iterator[list[Stopped]]:
         yield _came
     finally:
         for signum, handler in before.items():
-            signal.signal(signum, handler)
+            # What comes while a stopped process ends is of the same who stopped it.
+            signal.signal(signum, signal.SIG_IGN if _came else handler)
         _installed.clear()
 
 

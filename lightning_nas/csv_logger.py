@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import logging
 from argparse import Namespace
 from collections.abc import Mapping
 from pathlib import Path
@@ -18,6 +19,8 @@ from typing_extensions import override
 from ._files import write_text
 
 __all__ = ["CSVLogger"]
+
+log = logging.getLogger(__name__)
 
 _STEP = "step"
 
@@ -126,9 +129,13 @@ class CSVLogger(Logger):
 
 
 def _read(path: Path) -> list[dict[str, Any]]:
-    """Return the rows of a file, without those that nothing wrote whole."""
+    """Return the rows of a file; none of one that something else wrote or tore, which is replaced."""
     if not path.exists():
         return []
-    with path.open(newline="", encoding="utf-8") as file:
-        rows = csv.DictReader(file)
-        return [row for row in rows if (row.get(_STEP) or "").isdigit()]
+    try:
+        with path.open(newline="", encoding="utf-8") as file:
+            rows = list(csv.DictReader(file))
+            return [row for row in rows if int(row[_STEP]) >= 0]
+    except (ValueError, KeyError, TypeError, csv.Error) as error:
+        log.warning("%r is no log of a training (%s) and begins anew.", str(path), error)
+        return []

@@ -66,51 +66,72 @@ def test_a_subnet_is_refused_only_for_what_it_inherits():
     assert name
 
 
-class Climbing(pl.LightningModule):
-    """Its loss begins at 2 and becomes what it is told to."""
+class Told(pl.LightningModule):
+    """Its losses are those that it is told."""
 
-    def __init__(self, end):
+    def __init__(self, losses):
         super().__init__()
         self.weight = torch.nn.Parameter(torch.zeros(1))
         self.register_buffer("mask", torch.tensor([0.0, -math.inf]))
-        self.end = end
+        self.register_buffer("best", torch.zeros(1))
+        self.losses = losses
 
     def training_step(self, batch, batch_idx):
-        value = 2.0 if self.trainer.global_step < 8 else self.end
-        return value + 0 * self.weight.sum()
+        self.best[...] = -math.inf  # what is no statistic may become what it likes
+        loss = self.losses[self.trainer.global_step]
+        return None if loss is None else loss + 0 * self.weight.sum()
 
     def configure_optimizers(self):
-        return torch.optim.SGD(self.parameters(), lr=0.1)
+        optimizer = torch.optim.SGD(self.parameters(), lr=0.1)
+        return [optimizer], [torch.optim.lr_scheduler.LambdaLR(optimizer, lambda epoch: 0.1**epoch)]
 
 
-def train(folder, end, divergence, epochs=5):
+def train(folder, losses, divergence, epochs=5):
+    """Train for 8 steps an epoch; a short list of losses is repeated at its end."""
+    losses = [*losses, *losses[-1:] * (8 * epochs)]
     data = torch.utils.data.DataLoader(torch.zeros(8, 1))
-    trainer = pl.Trainer(
-        default_root_dir=folder, max_epochs=epochs, callbacks=[divergence], enable_checkpointing=False, **QUIET
-    )
-    trainer.fit(Climbing(end), data)
-    return trainer
+    options = {"max_epochs": epochs, "callbacks": [divergence], "enable_checkpointing": False}
+    pl.Trainer(default_root_dir=folder, **options, **QUIET).fit(Told(losses), data)
 
 
 def test_a_loss_far_above_its_start_is_warned_of_once(tmp_path, caplog):
     with caplog.at_level(logging.WARNING):
-        train(tmp_path, 50.0, Divergence("baseline"))
+        train(tmp_path, [2.0] * 8 + [500.0], Divergence("baseline"))
     found = [record.getMessage() for record in caplog.records if "diverged" in record.getMessage()]
     assert len(found) == 1
-    assert "The baseline has diverged in epoch 1: its loss was 2 at the start and is 26" in found[0]
-    assert "The learning rate is 0.1" in found[0]
+    assert "The baseline has diverged in epoch 1: its loss was 2 at the start and is 251" in found[0]
+    assert "The learning rate is up to 0.1." in found[0]
 
 
-def test_where_it_is_to_end_so_the_last_epoch_is_an_error(tmp_path):
-    with pytest.raises(DivergedError, match="in epoch 4"):
-        train(tmp_path, 500.0, Divergence("baseline", ends_worse=True))
-    train(tmp_path, 3.0, Divergence("baseline", ends_worse=True))
+@pytest.mark.parametrize("losses", [[2.0] * 8 + [500.0], [2.3, 1e6], [0.0, 3.0, 400.0], [1e-4, 100.0]])
+def test_where_it_is_to_end_so_the_last_epoch_is_an_error(tmp_path, losses):
+    with pytest.raises(DivergedError, match=r"in epoch 4: its loss was .* at the start and is "):
+        train(tmp_path, losses, Divergence("baseline", ends_worse=True))
 
 
-def test_losses_that_are_no_numbers_end_it_and_masks_do_not(tmp_path):
+HEALTHY = {
+    "a first batch without objects": [0.0, 1.2],
+    "sums over objects": [0.0, 20.0, 25.0],
+    "from a trained network": [0.01, 0.5, 1.5],
+    "a first loss that is no number": [math.nan, 1.0],
+    "single ones that are none": [1.0, math.inf, 1.0, math.nan, 1.0],
+    "batches that are left out": [1.0, None] * 40,
+    "below zero": [-1.0, -3.0],
+    "chance of many classes": [7.0, 8.0],
+}
+
+
+@pytest.mark.parametrize("losses", HEALTHY.values(), ids=HEALTHY)
+@pytest.mark.filterwarnings("ignore:`training_step` returned `None`")
+def test_healthy_trainings_are_let_alone(tmp_path, losses, caplog):
+    with caplog.at_level(logging.WARNING):
+        train(tmp_path, losses, Divergence("baseline", ends_worse=True), epochs=2)
+    assert "diverged" not in caplog.text
+
+
+def test_losses_that_are_no_numbers_end_it(tmp_path):
     with pytest.raises(DivergedError, match="in epoch 1: its last losses are nan, nan, nan, nan"):
-        train(tmp_path, math.nan, Divergence("baseline"))
-    train(tmp_path, 2.0, Divergence("baseline"))
+        train(tmp_path, [2.0] * 9 + [math.nan], Divergence("baseline"))
 
 
 def test_what_is_not_finite_is_named():

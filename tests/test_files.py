@@ -1,10 +1,12 @@
 """Writing on disks that fill up, locks of processes that die, and checkpoints that somebody tore."""
 
 import errno
+import io
 import json
 import logging
 import multiprocessing
 import os
+import random
 import resource
 import signal
 import tempfile
@@ -103,7 +105,8 @@ def test_lines_are_appended_whole_or_not_at_all(tmp_path):
 
 def saved(file, *values):
     for value in values:
-        WholeCheckpointIO().save_checkpoint({"value": value, "weights": torch.arange(9.0)}, file.path)
+        state = {"pytorch-lightning_version": "2.6", "callbacks": {}, "state_dict": {"weights": torch.arange(9.0)}}
+        WholeCheckpointIO().save_checkpoint({**state, "value": value}, file.path)
     return file
 
 
@@ -111,7 +114,13 @@ def test_the_state_before_stands_in_for_a_torn_one(tmp_path, caplog):
     file = saved(CheckpointFile(tmp_path / "search.ckpt"), 1, 2)
     assert file.load()["value"] == 2
     data = file.path.read_bytes()
-    for torn in (data[: len(data) // 2], b"", data.replace(b"\x80\x3f", b"\x81\x3f")):
+    other = io.BytesIO()
+    torch.save({"a": 1}, other)
+    rng = random.Random(0)
+    flipped = [bytearray(data) for _ in range(60)]
+    for copy in flipped:
+        copy[rng.randrange(len(copy) - 700, len(copy))] ^= 1 << rng.randrange(8)  # where the parts are listed
+    for torn in (data[: len(data) // 2], b"", data.replace(b"\x80\x3f", b"\x81\x3f"), other.getvalue()):
         saved(file, 1, 2)
         file.path.write_bytes(torn)
         caplog.clear()
@@ -121,6 +130,10 @@ def test_the_state_before_stands_in_for_a_torn_one(tmp_path, caplog):
         # It took the place of the torn one, which a later save would else have put in its own.
         assert file.load()["value"] == 1
         assert not file.before.exists()
+    for torn in flipped:
+        saved(file, 1, 2)
+        file.path.write_bytes(torn)
+        assert file.load()["value"] in (1, 2)
 
 
 def test_a_process_that_was_killed_between_two_moves_goes_on_from_the_state_before(tmp_path, caplog):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -263,6 +264,8 @@ class ArchitectureSearch(Callback):
 
     @override
     def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        # Batch norm is recalibrated on batches of one epoch alone: a resumed training has seen no others.
+        self._recent.clear()
         # What was found for earlier weights; while weights train first, all that was observed is of those.
         self._progress.restart(keep_observed=self.settings.phases == "joint")
 
@@ -316,8 +319,9 @@ class ArchitectureSearch(Callback):
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         if self._progress.start:
             # Untrained subnets are at chance or below; a single step's loss depends on the path that it drew.
-            self._divergence.start = max(loss for _, loss in self._progress.start)
-            self._divergence.ends_worse = True
+            losses = [loss for _, loss in self._progress.start if math.isfinite(loss)]
+            self._divergence.start = max(losses, default=None)
+            self._divergence.ends_worse = bool(losses)
         self._divergence.on_train_epoch_end(trainer, pl_module)
         if self.history:
             rank_zero_info(f"Epoch {trainer.current_epoch}: {self._started().progress()}")

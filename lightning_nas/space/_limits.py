@@ -8,6 +8,7 @@ from typing import Any
 from .._reading import listed, number, only, shown, whole
 
 __all__ = [
+    "MAX_KERNEL",
     "block_list",
     "conv_fields",
     "image_size",
@@ -20,7 +21,10 @@ __all__ = [
 ]
 
 # Eight times the channels of the widest stock networks, and twice the kernel of MixNet's.
-_MAX_WIDTH, _MAX_KERNEL, _MAX_STRIDE, _MAX_EXPANSION = 2**14, 15, 16, 64
+MAX_KERNEL = 31
+"""Of a convolution, in a file and in a space: that of RepLKNet (arXiv 2203.06717)."""
+
+_MAX_WIDTH, _MAX_STRIDE, _MAX_EXPANSION = 2**14, 16, 64
 # Images of 16 megapixels, and of more bands than satellites have.
 _MAX_SIDE, _MAX_BANDS = 2**12, 64
 # ImageNet-21k has 2**14.4 classes.
@@ -56,7 +60,7 @@ def image_size(values: Any) -> tuple[int, int, int]:
 
 def conv_fields(data: Any) -> dict[str, Any]:
     """Return the fields of a `ConvSpec`, likewise."""
-    limits = {"width": _MAX_WIDTH, "kernel": _MAX_KERNEL, "stride": _MAX_STRIDE}
+    limits = {"width": _MAX_WIDTH, "kernel": MAX_KERNEL, "stride": _MAX_STRIDE}
     found = only(data, limits, "A convolution")
     return {name: whole(found[name], name, most) for name, most in limits.items()}
 
@@ -67,7 +71,7 @@ def option_fields(data: Any) -> dict[str, Any]:
     return {
         "kind": _text(found["kind"], "kind"),
         "expansion": number(found["expansion"], "expansion", _MAX_EXPANSION),
-        "kernel": whole(found["kernel"], "kernel", _MAX_KERNEL),
+        "kernel": whole(found["kernel"], "kernel", MAX_KERNEL),
     }
 
 

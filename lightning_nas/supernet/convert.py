@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from .._numbers import check_number, check_numbers
+from ..space._limits import MAX_KERNEL
 from ..space.curate import Scope, curate
 from ..space.spec import HEAD, STEM, BlockOption, Choice, DepthMultiplier, Kind, SearchSpace, Stage
 from .agreement import check_agreement, outputs_of
@@ -62,7 +63,7 @@ def space_of(
     """
     check_number("lanes", lanes, whole=True, least=1)
     check_numbers("expansions", expansions, above=0)
-    check_numbers("kernels", kernels, whole=True, least=1)
+    check_numbers("kernels", kernels, whole=True, least=1, most=MAX_KERNEL)
     check_numbers("ratios", ratios, above=0, most=1)
     source = read_source(model, example_input)
     for kind in kinds:
