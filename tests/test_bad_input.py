@@ -11,7 +11,6 @@ from plain_loop import Plain, Stateful, fit, largest_difference, loader, make_su
 from torch.utils.data import DataLoader, Subset
 
 from lightning_nas.search.callback import ArchitectureSearch
-from lightning_nas.search.engine import MAX_UNUSABLE
 from lightning_nas.supernet import space_of, supernet_from
 
 
@@ -89,16 +88,24 @@ def test_losses_that_are_not_finite_at_first_are_skipped_and_counted(tmp_path):
     assert within(search)
 
 
-def test_losses_that_are_never_finite_end_the_search(tmp_path):
-    with pytest.raises(RuntimeError, match=rf"not finite in {MAX_UNUSABLE} architecture steps.*HINT"):
-        fit(NotFinite(batches=1000), searching(), tmp_path, max_epochs=4)
+@pytest.mark.parametrize("batches", [7, 1000])
+def test_losses_that_are_never_finite_end_the_search(tmp_path, batches):
+    search = searching(candidates=3)
+    with pytest.raises(RuntimeError, match=r"The supernet's training has diverged in epoch 0: '.* not finite.*HINT"):
+        fit(NotFinite(batches=batches), search, tmp_path, max_epochs=4)
+    assert not search._progress.ranked
 
 
-def test_weights_that_are_not_finite_at_the_end_are_not_compared(tmp_path):
-    """A training too short for the error above must not end with a choice among broken subnets."""
+class NotFiniteInEvaluation(Plain):
+    def training_step(self, batch, batch_idx):
+        loss = super().training_step(batch, batch_idx)
+        return loss if self.training else loss * float("nan")
+
+
+def test_subnets_without_a_finite_loss_are_not_compared(tmp_path):
     search = searching(candidates=3)
     with pytest.raises(RuntimeError, match=r"None of 3 compared subnets has a finite loss.*HINT"):
-        fit(NotFinite(batches=7), search, tmp_path)
+        fit(NotFiniteInEvaluation(), search, tmp_path)
     assert not search._progress.ranked
 
 
