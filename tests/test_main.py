@@ -164,9 +164,10 @@ def test_weights_that_need_no_training_and_are_averaged(tmp_path):
     done = run(tmp_path, "--config-name", "digits", *TINY, *FEW, *averaging)
     assert done.returncode == 0, done.stderr
     trained = {path.name: path for path in (run_dir(tmp_path) / "checkpoints").glob("*.ckpt")}
-    assert trained.keys() == {"search.ckpt", "finetune.ckpt", "baseline.ckpt"}
+    names = ("search", "finetune", "baseline")
+    assert trained.keys() == {f"{name}{part}.ckpt" for name in names for part in ("", ".previous")}
     averaged = {name for name, path in trained.items() if "averaging_state" in torch.load(path, weights_only=True)}
-    assert averaged == {"finetune.ckpt", "baseline.ckpt"}
+    assert averaged == {name for name in trained if not name.startswith("search")}
 
 
 def test_interrupted_run_goes_on(tmp_path):
