@@ -17,6 +17,7 @@ from torch import Tensor
 from typing_extensions import override
 
 from ._files import write_text
+from ._numbers import check_number
 
 __all__ = ["CSVLogger"]
 
@@ -37,6 +38,9 @@ class CSVLogger(Logger):
         version: Folder in that.
         flush_logs_every_n_steps: After how many steps rows are written.
 
+    Raises:
+        ValueError: `flush_logs_every_n_steps` is no whole number of at least 1.
+
     Example::
 
         >>> import tempfile
@@ -54,6 +58,7 @@ class CSVLogger(Logger):
         self, save_dir: str | Path, name: str, version: str | int = 0, flush_logs_every_n_steps: int = 100
     ) -> None:
         super().__init__()
+        check_number("flush_logs_every_n_steps", flush_logs_every_n_steps, whole=True, least=1)
         self._save_dir = Path(save_dir)
         self._name, self._version = name, version
         self._flush_every = flush_logs_every_n_steps

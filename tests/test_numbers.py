@@ -24,7 +24,7 @@ from torch import nn
 from torchvision.models import MobileNetV2
 
 import lightning_nas
-from lightning_nas import estimator_job, jobs
+from lightning_nas import csv_logger, estimator_job, jobs
 from lightning_nas._early import try_trainer
 from lightning_nas._numbers import check_number
 from lightning_nas.data import (
@@ -62,6 +62,8 @@ from lightning_nas.tasks import features as taps
 # Nobody gives these a number: what calls them has checked it, or has counted it itself. A place, and why.
 EXEMPT = {
     "comparisons": "the seed is the job's",
+    "csv_logger.CSVLogger.log_": "Lightning gives it",
+    "csv_logger.CSVLogger.version": "a name",
     "data.detection_batches": "made by a datamodule, of its own settings and of what it read",
     "data.masks.MaskFolderDataModule.classes": "ids, read as those of labels.json are",
     "data.masks.MaskFolderDataModule.ignored": "ids, read as those of labels.json are",
@@ -159,6 +161,9 @@ def rows(folders, search):
     job = {name: None for name, one in parts.items() if one.default is one.empty} | {"latency": 1.0}
     widths = [[stage.width] for stage in space.stages]
     return {
+        "csv_logger.CSVLogger": Row(
+            csv_logger.CSVLogger, {"flush_logs_every_n_steps": 0}, {"save_dir": folders, "name": "logs"}
+        ),
         "data.coco.CocoDataModule": Row(
             coco.CocoDataModule,
             {"image_size": 0, **LOADED, **AUGMENTED, "zoom_out": 0.5, "cache_limit_bytes": -1},
