@@ -65,11 +65,13 @@ class KeepLast(Checkpoint):
     @override
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         self._count()
-        self._save(trainer)
+        # The last one is saved with what callbacks find at the end, such as the search's candidates. Resumed between
+        # the two, they would have to find it without the batches of the training.
+        if not (trainer.should_stop or trainer.current_epoch + 1 >= (trainer.max_epochs or math.inf)):
+            self._save(trainer)
 
     @override
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        # What callbacks found at the end, such as the search's candidates, belongs to the state too, and took its time.
         self._count()
         self._has_ended = True
         self._save(trainer)
