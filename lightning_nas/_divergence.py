@@ -112,8 +112,9 @@ class Divergence(pl.Callback):
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         self._check(trainer, pl_module)
         worse = self._worse()
-        if not worse:
+        if not trainer.strategy.reduce_boolean_decision(bool(worse), all=False):
             return
+        worse = worse or "its loss on another process is far above that of the start"
         is_last = trainer.current_epoch + 1 >= (trainer.max_epochs or 0) > 0
         if self.ends_worse and is_last:
             self._end(trainer, worse)

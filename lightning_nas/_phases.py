@@ -59,7 +59,8 @@ class KeepLast(Checkpoint):
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         self._started = time.monotonic()
         self._has_ended = False
-        if not self.file.exists:
+        # The first process decides for all, which wait for each other in saving: it may have written the file by now.
+        if not trainer.strategy.broadcast(self.file.exists):
             self._save(trainer)
 
     @override
