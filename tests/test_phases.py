@@ -1,6 +1,7 @@
 """A run's trainings: resumed with averaged weights, and what they say of the data that they were judged on."""
 
 import math
+from contextlib import nullcontext
 from functools import partial
 
 import lightning.pytorch as pl
@@ -135,8 +136,9 @@ class Choice(pl.Callback):
 def test_what_is_made_up_for_after_a_stop_behind_the_last_epoch_is_kept(tmp_path):
     make = partial(pl.Trainer, accelerator="cpu", enable_progress_bar=False, enable_model_summary=False)
     run = Phases(tmp_path, make, CSVLogger, Rows(), 0, {})
+    # Its state is that behind two epochs.
     with pytest.raises(RuntimeError, match="stop"):
-        run.fit("search", Judged(), 2, [Choice(fails=True)])
+        run.fit("search", Judged(stop_in=2), 3, [Choice()])
     assert run.fit("search", Judged(), 2, [Choice()]).steps == 6
     path = tmp_path / "checkpoints" / "search.ckpt"
     assert torch.load(path, weights_only=True)["callbacks"]["Choice"] == {"chosen": 2}
@@ -144,6 +146,21 @@ def test_what_is_made_up_for_after_a_stop_behind_the_last_epoch_is_kept(tmp_path
     written = path.stat().st_mtime_ns
     run.fit("search", Judged(), 2, [Choice()])
     assert path.stat().st_mtime_ns == written
+
+
+def test_a_training_that_was_stopped_at_its_end_repeats_its_last_epoch(tmp_path):
+    make = partial(pl.Trainer, accelerator="cpu", enable_progress_bar=False, enable_model_summary=False)
+    run = Phases(tmp_path, make, CSVLogger, Rows(), 0, {})
+    seen = []
+
+    class Counting(Choice):
+        def on_train_batch_end(self, *arguments):
+            seen.append(arguments)
+
+    for fails in (True, False):
+        with pytest.raises(RuntimeError, match="stop") if fails else nullcontext():
+            assert run.fit("search", Judged(), 2, [Counting(fails)]).steps == 6
+    assert len(seen) == 6 + 3
 
 
 def test_a_source_is_shared_by_runs_of_the_same_network_task_data_and_length(tmp_path):
