@@ -67,7 +67,12 @@ class CheckpointFile:
     def load(self) -> dict[str, Any] | None:
         """Return the newest state that can be read, or None."""
         path = self.readable()
-        return None if path is None else torch.load(path, map_location="cpu", weights_only=True)
+        try:
+            return None if path is None else _read(path)
+        except OSError:
+            raise
+        except Exception as error:
+            raise ValueError(f"{str(path)!r} cannot be read ({type(error).__name__}). HINT: remove it.") from error
 
     def remove(self) -> None:
         """Remove both."""
@@ -97,6 +102,12 @@ class WholeCheckpointIO(TorchCheckpointIO):
             write_bytes(file.path, buffer.getbuffer(), keep=file.before)
 
 
+def _read(path: Path) -> Any:
+    # From an open file, as Lightning does: by its name, PyTorch reads it in another way.
+    with path.open("rb") as file:
+        return torch.load(file, map_location="cpu", weights_only=True)
+
+
 def _damage(path: Path) -> str:
     """Return what is wrong with a checkpoint, or nothing.
 
@@ -108,7 +119,9 @@ def _damage(path: Path) -> str:
         with zipfile.ZipFile(path) as archive:
             if (bad := archive.testzip()) is not None:
                 return f"{bad} has another checksum"
-        found = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+            if any(part.compress_size != part.file_size or part.compress_type for part in archive.infolist()):
+                return "its list of parts is damaged"
+        found = _read(path)
     except OSError:
         raise
     except Exception as error:  # a damaged file raises nearly anything
