@@ -94,9 +94,9 @@ class WholeCheckpointIO(TorchCheckpointIO):
         file = CheckpointFile(Path(path))
         try:
             write_bytes(file.path, buffer.getbuffer(), keep=file.before)
-        except UnwritableError:
+        except UnwritableError as error:
             # There is no room for three: the newest one is enough to go on.
-            if not (file.before.exists() and file.path.exists()):
+            if not (error.needs_room and file.before.exists() and file.path.exists()):
                 raise
             file.before.unlink()
             write_bytes(file.path, buffer.getbuffer(), keep=file.before)

@@ -46,6 +46,7 @@ class UnwritableError(OSError):
             text += f" It takes {size_text(num_bytes)}{_free_text(path)}. HINT: make room, and repeat the command."
         super().__init__(text)
         self.errno = error.errno
+        self.needs_room = error.errno in _NO_ROOM
 
 
 def cache_folder() -> Path:

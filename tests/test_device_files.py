@@ -18,7 +18,7 @@ from lightning_nas.estimator_job import build_estimator
 
 HEADER = "kind,height,width,in_channels,hidden_channels,out_channels,kernel,stride,residual,latency_ms"
 ROWS = [f"conv,8,8,{width},,{width},3,1,0,{width * width * 1e-4}" for width in range(8, 16 + 8 * MIN_ROWS, 8)]
-OUTSIDE = ("../../x", "/tmp/x", "..", ".", "", ".hidden", "a/b", "a\\b", "C:x", "a\nb", "a\0b", "x" * 201, "\u202ea")
+OUTSIDE = ("../../x", "/absolute", "..", ".", "", ".hidden", "a/b", "a\\b", "C:x", "a\nb", "a\0b", "x" * 201, "\u202ea")
 
 
 @pytest.fixture(autouse=True)

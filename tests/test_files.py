@@ -168,6 +168,16 @@ def test_a_checkpoint_needs_no_other_disk_and_gives_up_the_state_before_for_room
 
     monkeypatch.setattr(_files.os, "fsync", nearly_full)
     assert saved(file, 3).load()["value"] == 3
+
+    def refused(descriptor):
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+
+    monkeypatch.setattr(_files.os, "fsync", sync)
+    saved(file, 4)
+    monkeypatch.setattr(_files.os, "fsync", refused)
+    with pytest.raises(UnwritableError, match="Permission denied"):
+        saved(file, 5)
+    assert file.before.exists()  # no room would be won
     file.remove()
     assert os.listdir(tmp_path) == []
 

@@ -274,7 +274,7 @@ def broken_archive(rng, data):
         members = {name: archive.read(name) for name in archive.namelist()}
     members["estimator.json"] = broken_json(rng, members["estimator.json"])
     if rng.random() < 0.3:
-        members[rng.choice(["../../x", "/tmp/x", "chip.pkl"])] = b"x"
+        members[rng.choice(["../../x", "/absolute", "chip.pkl"])] = b"x"
     file = io.BytesIO()
     with zipfile.ZipFile(file, "w") as archive:
         for name, content in members.items():
