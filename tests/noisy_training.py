@@ -114,11 +114,12 @@ def trained(folder, stop=None, num_workers=0, **options):
         else:
             raise AssertionError(f"nothing stopped the training at {stop}")
     module, figures = train(None)
+    if torch.distributed.is_initialized():  # the first process writes the log, and may be the last to end
+        torch.distributed.barrier()
     return module.state_dict(), figures, (folder / "logs" / "source" / "metrics.csv").read_text()
 
 
 def main(folder):
-
     for name, stop in {"whole": None, **STOPS}.items():
         found = trained(folder / name, stop, devices=2, strategy="ddp")
         torch.save(found, folder / f"{name}-{os.environ['LOCAL_RANK']}.pt")
