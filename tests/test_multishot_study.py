@@ -114,7 +114,7 @@ def test_a_trial_left_by_the_same_machine_goes_on_at_once(tmp_path, ground):
     # What follows is what would have followed, too.
     assert [*straight[:2], trial.genes, *train(study)] == straight
     assert study.totals()["trials"] == 6
-    assert [result.number for result in study.results()][:3] == [0, 1, 2]
+    assert [result.number for result in study.results()] == list(range(6))
 
 
 def test_a_trial_of_another_machine_is_waited_for_until_it_is_silent(tmp_path, ground, monkeypatch):

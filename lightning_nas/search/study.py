@@ -123,8 +123,21 @@ class Study:
         is_complete = trial.state.name == "COMPLETE"
         epochs = attributes["epochs"] if is_complete else max(rungs)
         value = trial.values[0] if is_complete else rungs[epochs]
-        number, cost = attributes.get("origin", trial.number), self.ground.cost(genes)
+        number, cost = self._number(trial.number, attributes), self.ground.cost(genes)
         return Result(number, genes, epochs, value, cost, is_complete, self._larger_is_better)
+
+    def _number(self, number: int, attributes: Mapping[str, Any]) -> int:
+        """Return the number of a trial, the same whether or not processes died over it and over those before it.
+
+        A trial that was taken over has another number in Optuna, and so has all that follows.
+
+        Args:
+            number: Its number in Optuna.
+            attributes: Its attributes there.
+        """
+        first = attributes.get("origin", number)
+        again = sum("origin" in trial.user_attrs for trial in self._trials() if trial.number < first)
+        return int(first - again)
 
     def _enqueue_next(self, trials: Sequence[FrozenTrial]) -> bool:
         """Propose for the target with the fewest trials; return whether there was anything to propose."""
@@ -177,7 +190,8 @@ class Study:
     def _ask(self) -> Trial | None:
         """Start a trial that was enqueued; None where it is one too many, or another process has just started it."""
         asked = self._study.ask(self._distributions)
-        trial = Trial(self._study, asked, self.settings, self._larger_is_better)
+        number = self._number(asked.number, asked.user_attrs)
+        trial = Trial(self._study, asked, number, self.settings, self._larger_is_better)
         before = [other for other in self._counted(self._trials()) if other.number < asked.number]
         genes = asked.user_attrs.get("genes")
         try:
@@ -202,7 +216,7 @@ class Study:
         if "genes" not in left.user_attrs:
             return None
         origin = left.user_attrs.get("origin", left.number)
-        log.info("Trial %d was left unfinished; it goes on.", origin)
+        log.info("Trial %d was left unfinished; it goes on.", self._number(left.number, left.user_attrs))
         self._enqueue({**left.user_attrs, "origin": origin})
         return self._ask()
 

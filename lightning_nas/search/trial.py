@@ -31,23 +31,25 @@ class Trial:
     Args:
         study: Where it is written.
         asked: The trial there.
+        number: Of its first attempt, where there were several.
         settings: Rungs, and how long a process may be silent.
         larger_is_better: Whether more is better of the metric.
     """
 
     def __init__(
-        self, study: optuna.Study, asked: optuna.Trial, settings: Evolution, larger_is_better: bool = True
+        self,
+        study: optuna.Study,
+        asked: optuna.Trial,
+        number: int,
+        settings: Evolution,
+        larger_is_better: bool = True,
     ) -> None:
+        self.number = number
         self._study = study
         self._asked = asked
         self._settings = settings
         self._larger_is_better = larger_is_better
         self._state = load_optuna().trial.TrialState
-
-    @property
-    def number(self) -> int:
-        """Number of the trial in the study; of its first attempt where there were several."""
-        return int(self._asked.user_attrs.get("origin", self._asked.number))
 
     @property
     def genes(self) -> Genes:
