@@ -22,11 +22,11 @@ from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from ._files import write_text
-from ._malloc import keep_freed_memory
-from ._reading import read_json
-from ._settings import check_settings
-from ._stop import Stopped, requeue, stoppable
+from lightning_nas.io.reading import read_json
+from lightning_nas.io.writing import write_text
+from lightning_nas.jobs.malloc import keep_freed_memory
+from lightning_nas.jobs.settings import check_settings
+from lightning_nas.training.stop import Stopped, requeue, stoppable
 
 __all__ = ["main", "recipes"]
 

@@ -43,10 +43,10 @@ def _server():
 
 
 def _serve():
-    from lightning_nas import estimator_job, jobs  # noqa: F401
     from lightning_nas.__main__ import main
+    from lightning_nas.jobs import estimator as estimator_job  # noqa: F401
 
-    for module in ("torch._dynamo", "lightning_nas.multishot", "ethosu.vela.vela"):
+    for module in ("torch._dynamo", "lightning_nas.jobs.multishot", "ethosu.vela.vela"):
         with contextlib.suppress(ImportError):
             __import__(module)
     for line in sys.stdin:
@@ -98,7 +98,7 @@ def _signal_at_line(text, signum):
 
 def _signal_in_step(epoch, batch, signum=signal.SIGKILL):
     """Get a signal at the start of a training step, in whichever training comes to it."""
-    from lightning_nas._seeds import EpochSeeds
+    from lightning_nas.training.seeds import EpochSeeds
 
     begin = EpochSeeds.on_train_batch_start
 

@@ -8,9 +8,9 @@ import pytest
 import torch
 from torchvision.models import MobileNetV2
 
-from lightning_nas.estimator import trees
-from lightning_nas.estimator.subgraph import subgraphs
+from lightning_nas.estimator.fit import trees
 from lightning_nas.search import measuring
+from lightning_nas.space.network import subgraphs
 from lightning_nas.space.spec import HEAD, STEM
 from lightning_nas.supernet import space_of, supernet_from
 

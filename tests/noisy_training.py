@@ -18,9 +18,9 @@ from torch import nn
 from torch.utils.data import DataLoader, Dataset
 from torchvision.transforms import v2
 
-from lightning_nas._phases import Phases
-from lightning_nas.csv_logger import CSVLogger
 from lightning_nas.tasks.metric import TaskMetric
+from lightning_nas.training.csv_logger import CSVLogger
+from lightning_nas.training.phases import Phases
 
 EPOCHS = 3
 STOPS = {"behind an epoch": (1, 0), "in the middle of one": (1, 2), "in the first": (0, 1)}

@@ -10,10 +10,10 @@ from lightning.pytorch.plugins.precision import MixedPrecision
 from torch.nn import functional
 from torch.utils.data import DataLoader, TensorDataset
 
+from lightning_nas.budget.tables import space_budgets
 from lightning_nas.search.callback import ArchitectureSearch
 from lightning_nas.search.engine import Search
 from lightning_nas.search.settings import SearchSettings
-from lightning_nas.search.tables import space_budgets
 from lightning_nas.supernet import space_of, supernet_from
 
 QUIET = {

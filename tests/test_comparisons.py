@@ -7,8 +7,8 @@ import torch
 from conftest import small_network
 
 from lightning_nas import Estimator, space_of
-from lightning_nas.comparisons import comparison_architectures, fused_where_faster, inherit
-from lightning_nas.search.tables import space_budgets
+from lightning_nas.budget.tables import space_budgets
+from lightning_nas.jobs.comparisons import comparison_architectures, fused_where_faster, inherit
 
 NAMES = ("uniform", "random", "rule")
 

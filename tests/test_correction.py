@@ -6,11 +6,12 @@ import re
 import numpy as np
 import pytest
 
-from lightning_nas.estimator.correction import fit_factor, fit_spread
 from lightning_nas.estimator.device import Device
 from lightning_nas.estimator.estimator import Estimator
+from lightning_nas.estimator.files import read_device
+from lightning_nas.estimator.judge.correction import fit_factor, fit_spread
 from lightning_nas.estimator.measurements import Figures
-from lightning_nas.estimator.subgraph import Subgraph
+from lightning_nas.graph.subgraph import Subgraph
 
 
 def test_a_bias_is_corrected():
@@ -55,4 +56,4 @@ def test_absurd_corrections_are_refused(tmp_path):
             Device("own", "vela", 8, **{name: value})
     path = tmp_path / "own.json"
     Device("own", "csv", 8, correction=1.02, spread=0.01).save(path)
-    assert (Device.load(path).correction, Device.load(path).spread) == (1.02, 0.01)
+    assert (read_device(path).correction, read_device(path).spread) == (1.02, 0.01)

@@ -12,12 +12,12 @@ from hydra.utils import instantiate
 from omegaconf import OmegaConf
 from PIL import Image
 
-from lightning_nas._inputs import data_name
 from lightning_nas.data.coco import CocoDataModule
 from lightning_nas.data.detection_augment import DetectionAugmentation
 from lightning_nas.data.detection_batches import DetectionBatches, DetectionRecord
 from lightning_nas.data.detections import detection_data
 from lightning_nas.data.digit_detection import DigitDetectionDataModule
+from lightning_nas.jobs.inputs import data_name
 
 DATA = Path(os.environ.get("LIGHTNING_NAS_DATA", Path(__file__).parents[2] / "shared" / "data"))
 CONF = Path(__file__).parents[1] / "conf" / "data"

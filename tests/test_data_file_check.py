@@ -21,9 +21,9 @@ from lightning_nas.data.image_folder import ImageFolderDataModule
 from lightning_nas.data.masks import MaskFolderDataModule
 from lightning_nas.data.pets import PetsDataModule
 from lightning_nas.data.voc import VocDetectionDataModule
-from lightning_nas.jobs import Epochs, search_and_finetune
-from lightning_nas.multishot import evolve_and_finetune
-from lightning_nas.search.aging import Evolution
+from lightning_nas.jobs.multishot import evolve_and_finetune
+from lightning_nas.jobs.search import Epochs, search_and_finetune
+from lightning_nas.multishot.evolution import Evolution
 from lightning_nas.supernet import stock_network
 from lightning_nas.tasks.classification import Classification
 

@@ -9,8 +9,8 @@ import pytest
 import torch
 from PIL import Image
 
-from lightning_nas._fingerprint import plain
 from lightning_nas.data.image_folder import ImageFolderDataModule
+from lightning_nas.training.fingerprint import plain
 
 DATA = Path(os.environ.get("LIGHTNING_NAS_DATA", Path(__file__).parents[2] / "shared" / "data"))
 

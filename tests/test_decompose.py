@@ -7,11 +7,12 @@ import torchvision
 from timm.models._efficientnet_blocks import EdgeResidual
 from torch import nn
 
-from lightning_nas.estimator.decompose import decompose, split
-from lightning_nas.estimator.layer import Form
-from lightning_nas.estimator.measure.sample import sample_architecture
-from lightning_nas.estimator.network import chain
-from lightning_nas.estimator.subgraph import Subgraph, subgraphs
+from lightning_nas.estimator.measure.sampling.sample import sample_architecture
+from lightning_nas.graph.decompose import decompose, split
+from lightning_nas.graph.layer import Form
+from lightning_nas.graph.network import chain
+from lightning_nas.graph.subgraph import Subgraph
+from lightning_nas.space.network import subgraphs
 from lightning_nas.space.spec import Architecture, BlockOption, ConvSpec, FixedBlock, StageArchitecture
 
 MOBILENET = ((16, 1, 1), (24, 2, 2), (32, 3, 2), (64, 4, 2), (96, 3, 1), (160, 3, 2), (320, 1, 1))

@@ -10,11 +10,11 @@ from conftest import VELA
 from lightning_nas.estimator import __main__ as command
 from lightning_nas.estimator.device import Device, check_name
 from lightning_nas.estimator.estimator import Estimator
-from lightning_nas.estimator.files import MIN_ROWS
+from lightning_nas.estimator.files import MIN_ROWS, read_device
 from lightning_nas.estimator.measure.backend import BACKENDS
 from lightning_nas.estimator.measure.settings import SETTINGS
 from lightning_nas.estimator.share import pack
-from lightning_nas.estimator_job import build_estimator
+from lightning_nas.jobs.estimator import build_estimator
 
 HEADER = "kind,height,width,in_channels,hidden_channels,out_channels,kernel,stride,residual,latency_ms"
 ROWS = [f"conv,8,8,{width},,{width},3,1,0,{width * width * 1e-4}" for width in range(8, 16 + 8 * MIN_ROWS, 8)]
@@ -113,7 +113,7 @@ def test_a_device_that_cannot_be_measured_is_refused_when_it_is_loaded(tmp_path,
     for package in ("ethosu", "zigzag", "onnxruntime", "onnx"):
         monkeypatch.setitem(sys.modules, package, None)
     table = table_of(tmp_path / "in", **{"backend": "vela", "settings": VELA, **change})
-    for read in (Estimator.load, lambda path: Device.load(path.with_suffix(".json"))):
+    for read in (Estimator.load, lambda path: read_device(path.with_suffix(".json"))):
         with pytest.raises(ValueError, match=rf"my_chip\.json is no device: .*{message}"):
             read(table)
 
@@ -123,7 +123,7 @@ def test_every_backend_says_what_it_needs():
 
 
 def test_a_link_out_of_the_folder_of_a_device_is_not_copied(tmp_path, monkeypatch):
-    monkeypatch.setattr("lightning_nas.estimator_job._open", lambda *_: None)
+    monkeypatch.setattr("lightning_nas.jobs.estimator._open", lambda *_: None)
     folder = tmp_path / "in"
     table = table_of(folder, backend="zigzag", settings={"hardware": "array.yaml", "clock_hz": 1e9})
     (tmp_path / "secret").write_text("secret")

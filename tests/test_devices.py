@@ -3,14 +3,14 @@
 from pathlib import Path
 
 import pytest
+from devices_page import devices_page
 
 from lightning_nas.estimator.device import ANALYTIC, Device
-from lightning_nas.estimator.files import TARGETS, available_devices
+from lightning_nas.estimator.files import TARGETS, available_devices, read_device
 from lightning_nas.estimator.measurements import read_measurements
-from lightning_nas.estimator.page import devices_page
 
 PAGE = Path(__file__).parents[1] / "recipes" / "results" / "estimator.md"
-DEVICES = [Device.load(TARGETS / f"{name}.json") for name in available_devices()]
+DEVICES = [read_device(TARGETS / f"{name}.json") for name in available_devices()]
 MEASURED = [device for device in DEVICES if device.backend != ANALYTIC]
 
 # Mean error, and least shares within 5 % and 10 %, on networks that are in no table.

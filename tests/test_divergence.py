@@ -11,7 +11,8 @@ import torch
 from plain_loop import QUIET, Plain, loader, make_supernet, searching
 
 from lightning_nas import derive
-from lightning_nas._divergence import DivergedError, Divergence, not_finite
+from lightning_nas.graph.finite import not_finite
+from lightning_nas.training.divergence import DivergedError, Divergence
 
 
 class Leaping(Plain):

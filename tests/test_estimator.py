@@ -9,21 +9,22 @@ import torchvision
 from conftest import VELA
 
 from lightning_nas.estimator.device import Device
-from lightning_nas.estimator.error import format_error
 from lightning_nas.estimator.estimator import Estimator
-from lightning_nas.estimator.files import TARGETS, available_devices
-from lightning_nas.estimator.judge import judge
-from lightning_nas.estimator.layer import Form
+from lightning_nas.estimator.files import TARGETS, available_devices, read_device
+from lightning_nas.estimator.fit.pieces import OPERATOR_KINDS
+from lightning_nas.estimator.fit.regressor import Regressor
+from lightning_nas.estimator.fit.trees import Trees
+from lightning_nas.estimator.judge.error import format_error
+from lightning_nas.estimator.judge.judge import judge
 from lightning_nas.estimator.measure.backend import open_backend
 from lightning_nas.estimator.measure.campaign import measure
-from lightning_nas.estimator.measure.sample import sample_architecture, sample_subgraphs
-from lightning_nas.estimator.measure.varied import sample_varied_subgraphs
+from lightning_nas.estimator.measure.sampling.random_blocks import sample_varied_subgraphs
+from lightning_nas.estimator.measure.sampling.sample import sample_architecture, sample_subgraphs
 from lightning_nas.estimator.measurements import COLUMNS, Figures, read_measurements, to_row
-from lightning_nas.estimator.memory import Memory
-from lightning_nas.estimator.pieces import OPERATOR_KINDS
-from lightning_nas.estimator.regressor import Regressor
-from lightning_nas.estimator.subgraph import Subgraph, block_subgraph, subgraphs
-from lightning_nas.estimator.trees import Trees
+from lightning_nas.graph.layer import Form
+from lightning_nas.graph.memory import Memory
+from lightning_nas.graph.subgraph import Subgraph
+from lightning_nas.space.network import block_subgraph, subgraphs
 from lightning_nas.space.spec import BlockOption
 
 HEADER = ",".join(COLUMNS)
@@ -117,14 +118,14 @@ def test_model_and_architecture_agree(estimator):
 
 def test_networks_in_the_table_are_known(estimator):
     model = torchvision.models.mobilenet_v2(num_classes=10)
-    from lightning_nas.estimator.decompose import decompose
+    from lightning_nas.graph.decompose import decompose
 
     for size in (96, 224):
         assert estimator.measured_share(decompose(model, torch.zeros(1, 3, size, size))) > 0.9
 
 
 def test_recorded_error_meets_the_goal():
-    error = Device.load(TARGETS / "ethos_u85_1024.json").record["error"]
+    error = read_device(TARGETS / "ethos_u85_1024.json").record["error"]
     for name in ("networks", "networks_predicted"):
         assert error[name]["count"] >= 100
         assert error[name]["mape"] <= 0.02

@@ -11,18 +11,19 @@ from commands import run
 from conftest import VELA
 from torch import nn
 
-from lightning_nas import estimator_job
-from lightning_nas.estimator import granularity, whole_networks
 from lightning_nas.estimator.device import Device
 from lightning_nas.estimator.estimator import Estimator
+from lightning_nas.estimator.files import read_device
+from lightning_nas.estimator.fit.staircase import short_curve
+from lightning_nas.estimator.judge import granularity, whole_networks
 from lightning_nas.estimator.measure import backend as backends
 from lightning_nas.estimator.measure import device_table
 from lightning_nas.estimator.measurements import Figures, read_measurements
 from lightning_nas.estimator.share import unpacked
-from lightning_nas.estimator.staircase import short_curve
-from lightning_nas.estimator.subgraph import Subgraph
-from lightning_nas.estimator.trace import trace
-from lightning_nas.estimator_job import build_estimator
+from lightning_nas.graph.subgraph import Subgraph
+from lightning_nas.graph.trace import trace
+from lightning_nas.jobs import estimator as estimator_job
+from lightning_nas.jobs.estimator import build_estimator
 
 pytestmark = pytest.mark.usefixtures("few_trees")
 HEADER = "kind,height,width,in_channels,hidden_channels,out_channels,kernel,stride,residual,latency_ms"
@@ -137,7 +138,7 @@ def test_a_new_device_is_measured_and_its_lanes_are_found(tmp_path, backend):
     assert result["error"]["sums"]["bias"] == pytest.approx(1 / 1.02, rel=1e-3)
     assert (result["error"]["networks"]["count"], result["error"]["stock"]["count"]) == (4, 1)
     assert result["granularity"]["operators"] < 0.2 < result["granularity"]["subgraphs"]
-    device = Device.load(run / "new_chip.json")
+    device = read_device(run / "new_chip.json")
     assert (device.backend, device.lanes, device.is_split, dict(device.settings)) == ("vela", 16, True, VELA)
     assert device.record["measured_by"] == {"formula": "1"}
     page = (run / "report.html").read_text()
@@ -154,7 +155,7 @@ def test_without_curves_the_table_itself_shows_the_lanes(tmp_path, backend, monk
     given = {"staircase_width": None, "num_networks": 0, "settings": VELA}
     result = build_estimator(**options(tmp_path, device="new_chip", backend="vela", **given))
     assert (result["lanes"]["used"], result["lanes"]["found"]) == (16, 16)
-    assert Device.load(tmp_path / "run" / "new_chip.json").lanes == 16
+    assert read_device(tmp_path / "run" / "new_chip.json").lanes == 16
 
 
 def test_a_run_that_was_stopped_goes_on_and_measures_nothing_twice(tmp_path, backend, monkeypatch):
@@ -246,7 +247,7 @@ def test_what_is_wrong_is_said_before_any_work(tmp_path, given, message):
 def test_settings_that_the_backend_refuses_are_said_before_any_work(tmp_path, settings, message):
     pytest.importorskip("ethosu", reason="needs the extra: pip install 'lightning-nas[vela]'")
     if "system_config" in settings:
-        shipped = Device.load(estimator_job.TARGETS / "ethos_u85_1024.json").settings
+        shipped = read_device(estimator_job.TARGETS / "ethos_u85_1024.json").settings
         settings = {**shipped, **settings}
     with pytest.raises(ValueError, match=message):
         build_estimator(**options(tmp_path, device="my_u55", backend="vela", settings=settings))

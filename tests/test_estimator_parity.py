@@ -5,11 +5,11 @@ import pytest
 
 from lightning_nas.estimator.device import Device
 from lightning_nas.estimator.estimator import Estimator
-from lightning_nas.estimator.held_out import held_out_rows
-from lightning_nas.estimator.judge import judge
+from lightning_nas.estimator.judge.held_out import held_out_rows
+from lightning_nas.estimator.judge.judge import judge
+from lightning_nas.estimator.judge.parity import Parity
 from lightning_nas.estimator.measurements import Figures, MeasuredNetwork
-from lightning_nas.estimator.parity import Parity
-from lightning_nas.estimator.subgraph import Subgraph
+from lightning_nas.graph.subgraph import Subgraph
 
 pytestmark = pytest.mark.usefixtures("few_trees")
 CONVS = {Subgraph("conv", 8, 8, width, width, width, 3): Figures(width * width * 1e-4) for width in range(8, 250, 8)}

@@ -9,7 +9,7 @@ from lightning_nas.estimator import share
 from lightning_nas.estimator.device import Device
 from lightning_nas.estimator.estimator import Estimator
 from lightning_nas.estimator.share import pack
-from lightning_nas.estimator.subgraph import Subgraph
+from lightning_nas.graph.subgraph import Subgraph
 
 HEADER = "kind,height,width,in_channels,hidden_channels,out_channels,kernel,stride,residual,latency_ms"
 ROWS = [f"conv,8,8,{width},,{width},3,1,0,{width * width * 1e-4}" for width in range(8, 200, 8)]

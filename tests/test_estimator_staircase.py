@@ -6,11 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from lightning_nas.estimator.device import Device
-from lightning_nas.estimator.files import TARGETS
+from lightning_nas.estimator.files import TARGETS, read_device
+from lightning_nas.estimator.fit.staircase import Curve, curve_subgraphs, curves_in, find_lanes
 from lightning_nas.estimator.measurements import Figures
-from lightning_nas.estimator.staircase import Curve, curve_subgraphs, curves_in, find_lanes
-from lightning_nas.estimator.subgraph import Subgraph
+from lightning_nas.graph.subgraph import Subgraph
 
 WIDTHS = tuple(range(33, 130))
 
@@ -107,7 +106,7 @@ def test_the_compiler_steps_at_the_documented_lanes(path: Path):
     pytest.importorskip("ethosu", reason="needs the extra: pip install 'lightning-nas[vela]'")
     from lightning_nas.estimator.measure.backend import open_backend
 
-    device = Device.load(path)
+    device = read_device(path)
     if device.backend != "vela":
         pytest.skip("only Vela is quick")
     backend = open_backend(device)

@@ -6,8 +6,8 @@ import torch
 import torchvision
 from torch.utils.flop_counter import FlopCounterMode
 
-from lightning_nas.estimator.decompose import decompose
-from lightning_nas.estimator.detector import without_detection
+from lightning_nas.graph.decompose import decompose
+from lightning_nas.graph.detector import without_detection
 
 CLASSIFIERS = {
     "mobilenet_v2": 19,

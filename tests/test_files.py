@@ -15,10 +15,10 @@ import time
 import pytest
 import torch
 
-from lightning_nas import _files
-from lightning_nas._checkpoints import CheckpointFile, WholeCheckpointIO
-from lightning_nas._files import UnwritableError, appending, remove_parts, write_bytes, write_text, write_weights
-from lightning_nas._locks import InUseError, alone
+from lightning_nas.io import writing as _files
+from lightning_nas.io.locks import InUseError, alone
+from lightning_nas.io.writing import UnwritableError, appending, remove_parts, write_bytes, write_text, write_weights
+from lightning_nas.training.checkpoints import CheckpointFile, WholeCheckpointIO
 
 FORK = multiprocessing.get_context("fork")
 pytestmark = pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
@@ -191,7 +191,7 @@ def hold(lock, held, seconds):
 
 def test_a_lock_says_who_holds_it_and_what_is_waited_for(tmp_path, monkeypatch, caplog):
     lock, held = tmp_path / ".lock", FORK.Event()
-    monkeypatch.setattr("lightning_nas._locks._PATIENCE_SECONDS", 0.1)
+    monkeypatch.setattr("lightning_nas.io.locks._PATIENCE_SECONDS", 0.1)
     holder = in_a_fork(hold, lock, held, 2)
     assert held.wait(60)
     said = rf"The table 'x' is in use by process {holder.pid} on .* since 20.*HINT"

@@ -20,20 +20,20 @@ import torch
 from conftest import SETTING, VELA, small_network
 from PIL import Image
 from recorded_runs import make_architecture, make_comparisons, make_result
+from results_page import results_page
 from safetensors.torch import save_file
 
 from lightning_nas import load_subnet
-from lightning_nas._results_page import results_page
 from lightning_nas.data._labels import label_settings
 from lightning_nas.data.coco import CocoDataModule
 from lightning_nas.data.voc import VocDetectionDataModule
-from lightning_nas.estimator.device import Device
 from lightning_nas.estimator.estimator import Estimator
-from lightning_nas.estimator.interval import LEVELS, Errors
-from lightning_nas.estimator.regressor import Regressor
+from lightning_nas.estimator.files import read_device
+from lightning_nas.estimator.fit.interval import LEVELS, Errors
+from lightning_nas.estimator.fit.regressor import Regressor
 from lightning_nas.estimator.share import pack
-from lightning_nas.estimator.subgraph import Subgraph
-from lightning_nas.report import write_sweep_report
+from lightning_nas.graph.subgraph import Subgraph
+from lightning_nas.report.run import write_sweep_report
 from lightning_nas.space.spec import SearchSpace
 from lightning_nas.supernet import derive, space_of, stock_network, supernet_from
 
@@ -286,7 +286,7 @@ VOC_YEAR = "VOCdevkit/VOC2012/Annotations/a.xml"
 COCO = "annotations/instances_train.json"
 FORMATS = {
     "device": (estimator_files, "chip.json", "json", read_estimator),
-    "device alone": (estimator_files, "chip.json", "json", lambda folder: Device.load(folder / "chip.json")),
+    "device alone": (estimator_files, "chip.json", "json", lambda folder: read_device(folder / "chip.json")),
     "table": (estimator_files, "chip.csv", "text", read_estimator),
     "operators": (estimator_files, "chip_operators.csv", "text", read_estimator),
     "archive": (archive_files, "a.estimator.zip", "zip", lambda folder: Estimator.load(folder / "a.estimator.zip")),

@@ -9,10 +9,10 @@ import test_data_file_check
 import test_data_masks
 from PIL import Image
 
-from lightning_nas._inputs import inputs_and_outputs
 from lightning_nas.data.coco import CocoDataModule
 from lightning_nas.data.image_folder import ImageFolderDataModule
 from lightning_nas.data.masks import MaskFolderDataModule
+from lightning_nas.jobs.inputs import inputs_and_outputs
 
 
 def prepared(path: Path, how: dict) -> np.ndarray:

@@ -7,15 +7,16 @@ import pytest
 import torch
 from conftest import small_network
 
-from lightning_nas.estimator import available_devices, regressor, trees
+from lightning_nas.estimator import available_devices
 from lightning_nas.estimator.analytic import AnalyticArray
 from lightning_nas.estimator.device import Device
 from lightning_nas.estimator.estimator import Estimator
-from lightning_nas.estimator.interval import LEVELS, Errors
+from lightning_nas.estimator.fit import regressor, trees
+from lightning_nas.estimator.fit.interval import LEVELS, Errors
+from lightning_nas.estimator.fit.regressor import Regressor
+from lightning_nas.estimator.fit.trees import Trees
 from lightning_nas.estimator.measurements import Figures
-from lightning_nas.estimator.regressor import Regressor
-from lightning_nas.estimator.subgraph import Subgraph
-from lightning_nas.estimator.trees import Trees
+from lightning_nas.graph.subgraph import Subgraph
 
 WIDTHS = range(8, 264, 8)
 

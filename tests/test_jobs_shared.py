@@ -6,9 +6,9 @@ import commands
 import pytest
 from PIL import Image
 
-from lightning_nas._fingerprint import plain
 from lightning_nas.data.digit_detection import DigitDetectionDataModule
 from lightning_nas.data.image_folder import ImageFolderDataModule
+from lightning_nas.training.fingerprint import plain
 
 TINY = [
     "epochs.source=1",

@@ -10,24 +10,26 @@ import timm
 import torch
 from torch import nn
 
-from lightning_nas.estimator import regressor, trees, whole_networks
-from lightning_nas.estimator.correction import format_correction
-from lightning_nas.estimator.decompose import split
 from lightning_nas.estimator.device import Device
-from lightning_nas.estimator.error import format_error
 from lightning_nas.estimator.estimator import Estimator
-from lightning_nas.estimator.granularity import best_granularity
-from lightning_nas.estimator.interval import Errors
-from lightning_nas.estimator.judge import judge
-from lightning_nas.estimator.measure import networks, sample
+from lightning_nas.estimator.fit import regressor, trees
+from lightning_nas.estimator.fit.interval import Errors
+from lightning_nas.estimator.judge import whole_networks
+from lightning_nas.estimator.judge.correction import format_correction
+from lightning_nas.estimator.judge.error import format_error
+from lightning_nas.estimator.judge.granularity import best_granularity
+from lightning_nas.estimator.judge.judge import judge
 from lightning_nas.estimator.measure.backend import UnsupportedError
 from lightning_nas.estimator.measure.campaign import measure
-from lightning_nas.estimator.measure.networks import CORRECTING, JUDGING, subnets
+from lightning_nas.estimator.measure.sampling import random_networks as networks
+from lightning_nas.estimator.measure.sampling import sample
+from lightning_nas.estimator.measure.sampling.random_networks import CORRECTING, JUDGING, subnets
 from lightning_nas.estimator.measure.whole import measure_networks
 from lightning_nas.estimator.measurements import Figures
-from lightning_nas.estimator.network import Network
-from lightning_nas.estimator.subgraph import Subgraph
-from lightning_nas.estimator.trace import trace
+from lightning_nas.graph.decompose import split
+from lightning_nas.graph.network import Network
+from lightning_nas.graph.subgraph import Subgraph
+from lightning_nas.graph.trace import trace
 from lightning_nas.space.spec import SearchSpace
 from lightning_nas.supernet import space_of
 

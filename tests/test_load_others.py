@@ -12,7 +12,7 @@ import torch
 from safetensors.torch import save_file
 
 from lightning_nas import load_subnet
-from lightning_nas._network_options import checked_options
+from lightning_nas.jobs.network_options import checked_options
 from lightning_nas.space.spec import Architecture
 from lightning_nas.supernet import derive, space_of, stock_network, supernet_from
 from lightning_nas.supernet.stock import read_weights

@@ -10,7 +10,7 @@ import pytest
 SCRIPT = """
 import sys
 import torch
-from lightning_nas._malloc import keep_freed_memory
+from lightning_nas.jobs.malloc import keep_freed_memory
 
 def resident_bytes():
     with open("/proc/self/statm") as file:
@@ -35,7 +35,7 @@ def test_a_freed_tensor_stays_in_memory(name, told, stays):
 
 
 def test_another_c_library_is_left_alone(monkeypatch):
-    from lightning_nas._malloc import keep_freed_memory
+    from lightning_nas.jobs.malloc import keep_freed_memory
 
     monkeypatch.setattr(platform, "libc_ver", lambda: ("", ""))
     assert keep_freed_memory() is False

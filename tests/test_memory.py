@@ -11,18 +11,18 @@ import torch
 import torchvision
 from torch import nn
 
-from lightning_nas.estimator import peak
 from lightning_nas.estimator.device import Device
 from lightning_nas.estimator.estimator import Estimator
-from lightning_nas.estimator.files import TARGETS
-from lightning_nas.estimator.liveness import BRICKS, PLAIN, Layout, live_values, peak_values
-from lightning_nas.estimator.lower import lowered
+from lightning_nas.estimator.files import TARGETS, read_device
+from lightning_nas.estimator.judge import peak
 from lightning_nas.estimator.measure.backend import open_backend
-from lightning_nas.estimator.measure.sample import sample_architecture
-from lightning_nas.estimator.memory import network_memory
-from lightning_nas.estimator.network import chain
-from lightning_nas.estimator.subgraph import subgraphs
-from lightning_nas.estimator.trace import trace
+from lightning_nas.estimator.measure.sampling.sample import sample_architecture
+from lightning_nas.graph.liveness import BRICKS, PLAIN, Layout, live_values, peak_values
+from lightning_nas.graph.lower import lowered
+from lightning_nas.graph.memory import network_memory
+from lightning_nas.graph.network import chain
+from lightning_nas.graph.trace import trace
+from lightning_nas.space.network import subgraphs
 
 STOCK = {
     "mobilenet_v2": lambda: torchvision.models.mobilenet_v2(),
@@ -112,7 +112,7 @@ def random_parts(count, seed):
 @pytest.fixture(scope="module", params=["ethos_u55_128", "ethos_u85_1024"])
 def compiler(request):
     pytest.importorskip("ethosu", reason="needs the extra: pip install 'lightning-nas[vela]'")
-    return open_backend(Device.load(TARGETS / f"{request.param}.json"))
+    return open_backend(read_device(TARGETS / f"{request.param}.json"))
 
 
 @pytest.mark.parametrize("name", STOCK)
@@ -159,7 +159,7 @@ def test_sum_of_subgraphs_is_the_whole_network(compiler):
 
 def test_peak_is_the_arena_of_tensorflow_lite_micro(capfd):
     micro = pytest.importorskip("tflite_micro", reason="needs pip install tflite-micro")
-    tflite = pytest.importorskip("lightning_nas.estimator.measure.tflite")
+    tflite = pytest.importorskip("lightning_nas.estimator.measure.backends.tflite")
     networks = [lowered(net) for net in (*random_networks(20), *(network(name) for name in STOCK if name != "lraspp"))]
     equal = 0
     for net in networks:

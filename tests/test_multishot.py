@@ -13,14 +13,15 @@ import pytest
 import torch
 from lightning.pytorch.loggers import CSVLogger
 
-from lightning_nas import Architecture, Estimator, _trainings, load_subnet
-from lightning_nas.comparisons import inherit
+from lightning_nas import Architecture, Estimator, load_subnet
 from lightning_nas.data.digits import DigitsDataModule
-from lightning_nas.jobs import Epochs
-from lightning_nas.multishot import evolve_and_finetune
-from lightning_nas.search.aging import Evolution
-from lightning_nas.search.ground import Ground
-from lightning_nas.search.proposing import propose
+from lightning_nas.jobs import trainings as _trainings
+from lightning_nas.jobs.comparisons import inherit
+from lightning_nas.jobs.multishot import evolve_and_finetune
+from lightning_nas.jobs.search import Epochs
+from lightning_nas.multishot.evolution import Evolution
+from lightning_nas.multishot.propose import propose
+from lightning_nas.multishot.space import Ground
 from lightning_nas.supernet import stock_network
 from lightning_nas.tasks.classification import Classification
 

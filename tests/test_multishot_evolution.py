@@ -10,13 +10,13 @@ import pytest
 import torch
 from conftest import LinearEstimator, small_network
 
-from lightning_nas.search.aging import Evolution, Result, is_promoted, parents
-from lightning_nas.search.best_trial import best_trials
-from lightning_nas.search.domination import non_dominated_rank, survivors
-from lightning_nas.search.ground import Ground, Place, targets_of
-from lightning_nas.search.owner import Owner
-from lightning_nas.search.proposing import propose
-from lightning_nas.search.tables import cost_tables
+from lightning_nas.budget.tables import cost_tables
+from lightning_nas.multishot.best_trial import best_trials
+from lightning_nas.multishot.domination import non_dominated_rank, survivors
+from lightning_nas.multishot.evolution import Evolution, Result, is_promoted, parents
+from lightning_nas.multishot.process import Owner
+from lightning_nas.multishot.propose import propose
+from lightning_nas.multishot.space import Ground, Place, targets_of
 from lightning_nas.supernet import space_of
 
 

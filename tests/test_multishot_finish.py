@@ -7,12 +7,12 @@ import pytest
 from conftest import LinearEstimator, small_network
 from torch import zeros
 
-from lightning_nas._trainings import Finetuned
-from lightning_nas.multishot import _finish
-from lightning_nas.search.aging import Evolution, Result
-from lightning_nas.search.ground import Ground, Place, targets_of
-from lightning_nas.search.proposing import propose
-from lightning_nas.search.tables import cost_tables
+from lightning_nas.budget.tables import cost_tables
+from lightning_nas.jobs.multishot import _finish
+from lightning_nas.jobs.trainings import Finetuned
+from lightning_nas.multishot.evolution import Evolution, Result
+from lightning_nas.multishot.propose import propose
+from lightning_nas.multishot.space import Ground, Place, targets_of
 from lightning_nas.supernet import space_of
 from lightning_nas.tasks.metric import TaskMetric
 

@@ -12,11 +12,11 @@ from threading import Semaphore
 import pytest
 from test_multishot_evolution import LinearEstimator, ground_of, places
 
-from lightning_nas._files import UnwritableError
-from lightning_nas.search.aging import Evolution
-from lightning_nas.search.study import Study
-from lightning_nas.search.study_storage import open_study
-from lightning_nas.search.trial import LostTrialError
+from lightning_nas.io.writing import UnwritableError
+from lightning_nas.multishot.evolution import Evolution
+from lightning_nas.multishot.study import Study
+from lightning_nas.multishot.study_storage import open_study
+from lightning_nas.multishot.trial import LostTrialError
 from lightning_nas.space.spec import Architecture
 
 optuna = pytest.importorskip("optuna")
@@ -159,7 +159,7 @@ class Paces:
 def test_a_process_that_lives_gives_signs_of_it(tmp_path, ground, monkeypatch):
     now, paces = [1_000_000.0], Paces()
     monkeypatch.setattr(time, "time", lambda: now[0])
-    monkeypatch.setattr("lightning_nas.search.trial.Event", lambda: paces)
+    monkeypatch.setattr("lightning_nas.multishot.trial.Event", lambda: paces)
     study, other = (open_(tmp_path / "study.journal", ground, trials=1, stale_seconds=100) for _ in range(2))
     trial = study.next()
     with trial.training():

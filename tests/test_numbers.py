@@ -24,9 +24,8 @@ from torch import nn
 from torchvision.models import MobileNetV2
 
 import lightning_nas
-from lightning_nas import csv_logger, estimator_job, jobs
-from lightning_nas._early import try_trainer
-from lightning_nas._numbers import check_number
+from lightning_nas.budget import budget
+from lightning_nas.budget.tables import space_budgets
 from lightning_nas.data import (
     coco,
     detection,
@@ -40,30 +39,38 @@ from lightning_nas.data import (
     masks,
     voc,
 )
-from lightning_nas.estimator import Estimator, Subgraph, judge
+from lightning_nas.estimator import Estimator, Subgraph
 from lightning_nas.estimator.analytic import AnalyticArray
 from lightning_nas.estimator.device import Device
-from lightning_nas.estimator.measure import device_table, sample
+from lightning_nas.estimator.fit.staircase import curve_subgraphs
+from lightning_nas.estimator.judge import judge
+from lightning_nas.estimator.judge.peak import peak_error
+from lightning_nas.estimator.measure import device_table
+from lightning_nas.estimator.measure.sampling import sample
 from lightning_nas.estimator.measure.settings import checked_settings
 from lightning_nas.estimator.measurements import Figures
-from lightning_nas.estimator.peak import peak_error
-from lightning_nas.estimator.staircase import curve_subgraphs
-from lightning_nas.search import aging, budget, callback, module, settings
-from lightning_nas.search.tables import space_budgets
+from lightning_nas.io.numbers import check_number
+from lightning_nas.jobs import estimator as estimator_job
+from lightning_nas.jobs import search as jobs
+from lightning_nas.jobs.early import try_trainer
+from lightning_nas.multishot import evolution as aging
+from lightning_nas.search import callback, module, settings
 from lightning_nas.space import spec
-from lightning_nas.space.curate import aligned, curate, curated_widths, round_to_lanes
+from lightning_nas.space.curate import curate, curated_widths
+from lightning_nas.space.lanes import round_to_lanes
 from lightning_nas.space.multiplier import DepthMultiplier
 from lightning_nas.supernet import convert, derive, stock
 from lightning_nas.tasks import boxes, classification, fcos, miou, optimizing, segmentation, segmenter, ssdlite
 from lightning_nas.tasks import detection as detecting
 from lightning_nas.tasks import detector as detectors
 from lightning_nas.tasks import features as taps
+from lightning_nas.training import csv_logger
 
 # Nobody gives these a number: what calls them has checked it, or has counted it itself. A place, and why.
 EXEMPT = {
-    "comparisons": "the seed is the job's",
-    "csv_logger.CSVLogger.log_": "Lightning gives it",
-    "csv_logger.CSVLogger.version": "a name",
+    "jobs.comparisons": "the seed is the job's",
+    "training.csv_logger.CSVLogger.log_": "Lightning gives it",
+    "training.csv_logger.CSVLogger.version": "a name",
     "data.detection_batches": "made by a datamodule, of its own settings and of what it read",
     "data.masks.MaskFolderDataModule.classes": "ids, read as those of labels.json are",
     "data.masks.MaskFolderDataModule.ignored": "ids, read as those of labels.json are",
@@ -71,39 +78,39 @@ EXEMPT = {
     "data.masks.mask_data.ignored": "ids, read as those of labels.json are",
     "data.pets": "hands its numbers to MaskFilesData, as MaskFolderDataModule does",
     "data.voc_segmentation": "hands its numbers to MaskFilesData, as MaskFolderDataModule does",
-    "estimator.additive": "a fit",
+    "estimator.fit.additive": "a fit",
     "estimator.analytic.systolic_cycles": "a formula",
-    "estimator.correction": "a fit",
+    "estimator.judge.correction": "a fit",
     "estimator.estimator.Estimator.memory": "`dtype` is a name",
     "estimator.device": "read from a file, and checked there",
     "estimator.files": "Estimator.load has checked them",
-    "estimator.granularity": "build_estimator has checked them",
-    "estimator.held_out": "judge has checked them",
-    "estimator.interval": "a level is one of a few, and so checked as a name",
-    "estimator.layer": "made by the tracer",
-    "estimator.liveness": "two layouts that the package has",
-    "estimator.measure.flatfile": "writes what the package made",
-    "estimator.measure.networks": "judge has checked them",
-    "estimator.measure.onnxfile": "writes what the package made",
-    "estimator.measure.sample.sample_subgraphs": "measure_device has checked them",
-    "estimator.measure.timing": "checked_settings has checked them",
-    "estimator.measure.varied": "measure_device has checked them",
-    "estimator.memory": "a result, and `dtype` is a name",
-    "estimator.network": "made by the tracer",
-    "estimator.peak.format_peak": "says a result",
-    "estimator.regressor": "a fit",
-    "estimator.staircase.Curve": "made of a table",
-    "estimator.staircase.Staircase": "a result",
-    "estimator.subgraph.": "shapes of an architecture, whose subgraphs are checked",
+    "estimator.judge.granularity": "build_estimator has checked them",
+    "estimator.judge.held_out": "judge has checked them",
+    "estimator.fit.interval": "a level is one of a few, and so checked as a name",
+    "graph.layer": "made by the tracer",
+    "graph.liveness": "two layouts that the package has",
+    "estimator.measure.backends.flatfile": "writes what the package made",
+    "estimator.measure.sampling.random_networks": "judge has checked them",
+    "estimator.measure.backends.onnxfile": "writes what the package made",
+    "estimator.measure.sampling.sample.sample_subgraphs": "measure_device has checked them",
+    "estimator.measure.backends.timing": "checked_settings has checked them",
+    "estimator.measure.sampling.random_blocks": "measure_device has checked them",
+    "graph.memory": "a result, and `dtype` is a name",
+    "graph.network": "made by the tracer",
+    "estimator.judge.peak.format_peak": "says a result",
+    "estimator.fit.regressor": "a fit",
+    "estimator.fit.staircase.Curve": "made of a table",
+    "estimator.fit.staircase.Staircase": "a result",
+    "graph.subgraph.": "shapes of an architecture, whose subgraphs are checked",
     "estimator.table": "made of a space",
-    "estimator.trees": "a fit",
-    "estimator.verdict": "a result",
-    "estimator.whole_networks": "judge has checked them",
-    "report": "of a run's own results",
-    "search.aging.Result": "of a study",
-    "search.aging.is_promoted": "of a study",
-    "search.budget.resolve_budget.reference": "a cost of the space",
-    "search.budget.": "the forms of resolve_budget, by its caller",
+    "estimator.fit.trees": "a fit",
+    "estimator.judge.verdict": "a result",
+    "estimator.judge.whole_networks": "judge has checked them",
+    "report.": "of a run's own results",
+    "multishot.evolution.Result": "of a study",
+    "multishot.evolution.is_promoted": "of a study",
+    "budget.budget.resolve_budget.reference": "a cost of the space",
+    "budget.budget.": "the forms of resolve_budget, by its caller",
     "search.callback.ArchitectureSearch.on_": "Lightning gives it",
     "search.callback.ArchitectureSearch.derive.budgets": "each is in the table by its own name",
     "search.module.SearchModule.on_": "Lightning gives it",
@@ -111,7 +118,7 @@ EXEMPT = {
     "search.": "of a search, whose settings and budgets are checked",
     "space.spec.SearchSpace.stage_node": "of a space",
     "space.spec.SearchSpace.tail_at": "of a space",
-    "space.sizes": "a formula",
+    "graph.sizes": "a formula",
     "space.tail": "made by the tracer",
     "supernet.": "made by supernet_from, of a space that is checked",
     "tasks.detector.Detector": "features checks the taps whenever it runs",
@@ -161,7 +168,7 @@ def rows(folders, search):
     job = {name: None for name, one in parts.items() if one.default is one.empty} | {"latency": 1.0}
     widths = [[stage.width] for stage in space.stages]
     return {
-        "csv_logger.CSVLogger": Row(
+        "training.csv_logger.CSVLogger": Row(
             csv_logger.CSVLogger, {"flush_logs_every_n_steps": 0}, {"save_dir": folders, "name": "logs"}
         ),
         "data.coco.CocoDataModule": Row(
@@ -233,11 +240,11 @@ def rows(folders, search):
         "estimator.estimator.Estimator.latency_interval_ms": Row(
             chip.latency_interval_ms, {"level": 0}, {"network": space.decode(space.reference_nodes)}
         ),
-        "estimator.judge.judge": Row(judge, {"num_subnets": -1, "num_folds": 1}, {"estimator": None}),
+        "estimator.judge.judge.judge": Row(judge, {"num_subnets": -1, "num_folds": 1}, {"estimator": None}),
         "estimator.measure.device_table.measure_device": Row(
             device_table.measure_device, {"seed": -1, "num_subgraphs": 0}, {"device": None, "table": None}
         ),
-        "estimator.measure.sample.plan_subgraphs": Row(
+        "estimator.measure.sampling.sample.plan_subgraphs": Row(
             sample.plan_subgraphs, {"seed": -1, "num_subgraphs": 0}, {"seed": 0, "num_subgraphs": 40}
         ),
         "estimator.measure.settings.checked_settings": Row(
@@ -249,29 +256,29 @@ def rows(folders, search):
         "estimator.measurements.Figures": Row(
             Figures, {"latency_ms": 0, "sram_bytes": -1, "spread": -0.1}, {"latency_ms": 1.0}
         ),
-        "estimator.peak.peak_error": Row(peak_error, {"num_networks": 0}, {"device": None}),
-        "estimator.staircase.curve_subgraphs": Row(curve_subgraphs, {"last_width": 63}),
-        "estimator.subgraph.Subgraph": Row(
+        "estimator.judge.peak.peak_error": Row(peak_error, {"num_networks": 0}, {"device": None}),
+        "estimator.fit.staircase.curve_subgraphs": Row(curve_subgraphs, {"last_width": 63}),
+        "graph.subgraph.Subgraph": Row(
             Subgraph,
             dict.fromkeys(("height", "width", "in_channels", "hidden_channels", "out_channels", "kernel", "stride"), 0),
             {"kind": "conv", **dict.fromkeys(("height", "width", "in_channels", "hidden_channels", "out_channels"), 8)},
         ),
-        "estimator_job.build_estimator": Row(
+        "jobs.estimator.build_estimator": Row(
             estimator_job.build_estimator,
             {"seed": -1, "lanes": 0, "num_subgraphs": 19, "num_networks": -1, "num_folds": 1, "staircase_width": 63},
             {"recipe": "", "output_dir": folders / "run", "seed": 0, "device": "nothing"},
         ),
-        "jobs.Epochs": Row(
+        "jobs.search.Epochs": Row(
             jobs.Epochs,
             dict.fromkeys(("source", "search", "finetune"), -1),
             dict.fromkeys(("source", "search", "finetune"), 1),
         ),
-        "jobs.search_and_finetune": Row(
+        "jobs.search.search_and_finetune": Row(
             jobs.search_and_finetune,
             {"seed": -1, **BUDGETS, "num_refitted": 0, "num_calibration_batches": 0, "num_trial_images": -1},
             {**job, "seed": 0},
         ),
-        "search.aging.Evolution": Row(
+        "multishot.evolution.Evolution": Row(
             aging.Evolution,
             {
                 **dict.fromkeys(("trials", "population", "tournament", "rungs"), 0),
@@ -279,7 +286,7 @@ def rows(folders, search):
             },
             {"trials": 8, "rungs": (1, 2)},
         ),
-        "search.budget.resolve_budget": Row(
+        "budget.budget.resolve_budget": Row(
             budget.resolve_budget,
             {"value": "-0.5x"},
             {"value": "0.5x", "reference": 1.0, "name": "latency_ms"},
@@ -320,7 +327,6 @@ def rows(folders, search):
                 **{"trials": -1, "trial_epochs": 0, "effort": 0},
             },
         ),
-        "space.curate.aligned": Row(aligned, {"device": 0}, {"space": space}, {"device": "lanes"}),
         "space.curate.curate": Row(curate, WIDTHS, {"space": space, "lanes": 8, **OFFERED, "widths": widths}),
         "space.curate.curated_widths": Row(
             curated_widths, {"full": 0, "ratios": 0, "lanes": 0}, {"full": 16, "ratios": (0.5, 1.0), "lanes": 8}
@@ -516,7 +522,7 @@ def table(tmp_path_factory):
 
 def test_each_number_of_the_public_api_is_in_the_table(table):
     places = {place: names for place, names in public() if names}
-    places.pop("multishot.evolve_and_finetune", None)  # see below
+    places.pop("jobs.multishot.evolve_and_finetune", None)  # see below
     given = {f"{place}.{name}": place for place, names in places.items() for name in names}
     rows = {f"{place}.{name}" for place, row in table.items() for name in row.below}
     exempt = {name for name, place in given.items() if place not in table or name in EXEMPT}
@@ -536,7 +542,7 @@ def test_what_is_no_number_and_what_is_out_of_range_is_refused_by_name(table):
 
 def test_numbers_of_a_multishot_job_are_refused_by_name(tmp_path):
     pytest.importorskip("optuna", reason="needs the extra: pip install 'lightning-nas[multishot]'")
-    from lightning_nas.multishot import evolve_and_finetune
+    from lightning_nas.jobs.multishot import evolve_and_finetune
 
     wanted = inspect.signature(evolve_and_finetune).parameters
     given = {name: None for name, one in wanted.items() if one.default is one.empty}

@@ -2,9 +2,9 @@ import pytest
 import torch
 from torchvision.models import mobilenet_v2
 
+from lightning_nas.budget.tables import space_budgets
 from lightning_nas.search.engine import Search
 from lightning_nas.search.settings import SearchSettings
-from lightning_nas.search.tables import space_budgets
 from lightning_nas.supernet import derive, option_errors, recalibrate, refit, sort_channels, space_of, supernet_from
 
 SHALLOW = [[1, 16, 1, 1], [6, 24, 2, 2], [6, 32, 2, 1]]

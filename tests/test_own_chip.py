@@ -11,16 +11,16 @@ import numpy as np
 import pytest
 
 from lightning_nas.estimator.__main__ import main
-from lightning_nas.estimator.coverage import Coverage
 from lightning_nas.estimator.estimator import Estimator
 from lightning_nas.estimator.files import MIN_ROWS
-from lightning_nas.estimator.judge import judge
+from lightning_nas.estimator.fit.coverage import Coverage
+from lightning_nas.estimator.fit.pieces import pieces
+from lightning_nas.estimator.fit.regressor import Regressor
+from lightning_nas.estimator.judge.judge import judge
 from lightning_nas.estimator.measure.backend import open_backend
-from lightning_nas.estimator.measure.sample import plan_subgraphs
+from lightning_nas.estimator.measure.sampling.sample import plan_subgraphs
 from lightning_nas.estimator.measurements import COLUMNS, Figures, read_measurements, to_row
-from lightning_nas.estimator.pieces import pieces
-from lightning_nas.estimator.regressor import Regressor
-from lightning_nas.estimator.subgraph import Subgraph
+from lightning_nas.graph.subgraph import Subgraph
 
 HEADER = "kind,height,width,in_channels,hidden_channels,out_channels,kernel,stride,residual,latency_ms"
 ROWS = [f"conv,8,8,{width},,{width},3,1,0,{width * width * 1e-4}" for width in range(8, 8 + 8 * MIN_ROWS, 8)]

@@ -15,11 +15,11 @@ import lightning_nas
 from lightning_nas.estimator.device import Device
 from lightning_nas.estimator.estimator import Estimator
 from lightning_nas.estimator.files import MIN_ROWS
+from lightning_nas.estimator.fit.regressor import Regressor
+from lightning_nas.estimator.fit.smooth import Smooth
+from lightning_nas.estimator.fit.trees import Trees
 from lightning_nas.estimator.measurements import read_measurements
-from lightning_nas.estimator.regressor import Regressor
-from lightning_nas.estimator.smooth import Smooth
-from lightning_nas.estimator.subgraph import Subgraph
-from lightning_nas.estimator.trees import Trees
+from lightning_nas.graph.subgraph import Subgraph
 
 UNPICKLING = {"pickle", "cPickle", "dill", "joblib", "cloudpickle", "shelve", "marshal"}
 HEADER = "kind,height,width,in_channels,hidden_channels,out_channels,kernel,stride,residual,latency_ms"

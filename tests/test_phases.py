@@ -13,10 +13,10 @@ from lightning.pytorch.loggers import CSVLogger
 from torch import nn
 from torch.utils.data import DataLoader, IterableDataset
 
-from lightning_nas._phases import Phases, _num_images, source_phases
 from lightning_nas.tasks.metric import TaskMetric
 from lightning_nas.tasks.segmentation import Segmentation
 from lightning_nas.tasks.segmenter import segmenter
+from lightning_nas.training.phases import Phases, _num_images, source_phases
 
 
 class Endless(IterableDataset):

@@ -7,7 +7,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from lightning_nas._pictures import draw_detections, draw_masks, write_picture
+from lightning_nas.report.pictures import draw_detections, draw_masks, write_picture
 
 FOUND = torch.tensor([255, 146, 32])
 TRUTH = torch.tensor([64, 214, 120])

@@ -5,12 +5,12 @@ import json
 import pytest
 from recorded_runs import make_result
 
-from lightning_nas._recorded import read_run
 from lightning_nas.data._labels import label_settings
 from lightning_nas.data.voc import _read_annotation
-from lightning_nas.estimator.layer import Form
 from lightning_nas.estimator.measurements import read_measurements
-from lightning_nas.search.owner import Owner
+from lightning_nas.graph.layer import Form
+from lightning_nas.multishot.process import Owner
+from lightning_nas.report.recorded import read_run
 from lightning_nas.space.spec import SearchSpace
 
 DEEP = "[" * 100_000

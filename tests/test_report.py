@@ -6,9 +6,10 @@ from pathlib import Path
 from xml.etree import ElementTree
 
 import pytest
+import write
+from results_page import results_page
 
-from lightning_nas import report
-from lightning_nas.report import BlockCost, Point, write_architecture_svg, write_report, write_results_page
+from lightning_nas.report.run import BlockCost, Point, write_architecture_svg, write_report
 
 BASELINE = [
     BlockCost("stem", "stem", 3, 16, 1, 3, 2, (24, 24), 0.5),
@@ -147,8 +148,7 @@ def test_impossible_block_is_refused(kind: str, latency_ms: float, message: str)
 
 def test_page_has_mean_and_spread_over_seeds(tmp_path: Path) -> None:
     folder = record(tmp_path / "classification", *(make_result(seed, accuracy=0.90 + 0.01 * seed) for seed in range(3)))
-    page = write_results_page(folder)
-    assert (tmp_path / "classification.md").read_text() == page
+    page = results_page(folder)
     row = rows_of(page)[2]
     assert row[:5] == ["digits", "npu <1>", "2 ms", "both (V3)", "3"]
     assert row[6:] == ["0.930 ± 0.000", "0.910 ± 0.010", "\u22120.020 ± 0.010", "\u221250%", "yes"]
@@ -157,44 +157,46 @@ def test_page_has_mean_and_spread_over_seeds(tmp_path: Path) -> None:
 
 def test_page_has_a_row_for_each_budget_and_says_who_exceeds_it(tmp_path: Path) -> None:
     results = [make_result(budget_ms=3.0), make_result(latency_ms=2.0), make_result(seed=1, latency_ms=2.1)]
-    rows = rows_of(write_results_page(record(tmp_path / "classification", *results)))
+    rows = rows_of(results_page(record(tmp_path / "classification", *results)))
     assert [row[2] for row in rows[2:4]] == ["3 ms", "2 ms"]
     assert [row[-1] for row in rows[2:4]] == ["yes", "no (1 of 2)"]
 
 
 def test_page_does_not_depend_on_the_names_of_runs(tmp_path: Path) -> None:
     results = [make_result(seed) for seed in range(3)]
-    one = write_results_page(record(tmp_path / "a" / "task", *results))
-    assert one == write_results_page(record(tmp_path / "b" / "task", *reversed(results)))
+    one = results_page(record(tmp_path / "a" / "task", *results))
+    assert one == results_page(record(tmp_path / "b" / "task", *reversed(results)))
 
 
 def test_page_shows_other_networks_and_skips_other_files(tmp_path: Path) -> None:
     result = {**make_result(), "comparisons": {"width multiplier": make_cost(1.9, 0.88)}, "machine": {"cpu": "2 cores"}}
     folder = record(tmp_path / "task", result)
     (folder / "run0" / "architecture.json").write_text("{}")
-    page = write_results_page(folder)
+    page = results_page(folder)
     assert "| digits | npu <1> | 2 ms | both (V3) | width multiplier | 0.880 | +0.030 | 1.9 | 1 |" in page
     assert "machine: cpu 2 cores" in page
 
 
-def test_check_finds_a_stale_page(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_check_finds_a_stale_page(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     folder = record(tmp_path / "task", make_result())
-    assert report.main([str(folder), "--check"]) == 1
-    assert "is out of date; run: python -m lightning_nas.report" in capsys.readouterr().err
-    assert report.main([str(folder)]) == 0
-    assert report.main([str(folder), "--check"]) == 0
+    monkeypatch.setattr(write, "RESULTS", tmp_path)
+    assert write.main(["--check"]) == 1
+    assert "task.md is out of date; run: python docs/pages/write.py" in capsys.readouterr().err
+    assert write.main([]) == 0
+    assert write.main(["--check"]) == 0
     (folder / "run0" / "result.json").write_text(json.dumps(make_result(accuracy=0.5)))
-    assert report.main([str(folder), "--check"]) == 1
+    assert write.main(["--check"]) == 1
 
 
-def test_folder_without_results_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(SystemExit, match="2"):
-        report.main([str(tmp_path)])
-    assert "must hold a result.json" in capsys.readouterr().err
+def test_folder_without_results_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"must hold a result\.json"):
+        results_page(tmp_path)
 
 
 def test_incomplete_result_is_named(tmp_path: Path) -> None:
     result = make_result()
     del result["device"]
     with pytest.raises(ValueError, match=r"run0/result.json' must be a result with the field 'device'"):
-        write_results_page(record(tmp_path / "task", result))
+        results_page(record(tmp_path / "task", result))

@@ -4,8 +4,7 @@ from pathlib import Path
 
 import pytest
 from recorded_runs import make_architecture, make_comparisons, make_cost, make_result, rows_of, write_run
-
-from lightning_nas.report import results_page
+from results_page import results_page
 
 
 def test_choices_are_groups_of_their_own(tmp_path: Path) -> None:

@@ -1,7 +1,7 @@
 """What a run says of its command: all that matters, and nothing of one machine."""
 
-from lightning_nas._run_files import _block_cost, _command
-from lightning_nas.estimator.subgraph import Subgraph
+from lightning_nas.graph.subgraph import Subgraph
+from lightning_nas.jobs.record import _block_cost, _command
 
 
 def test_folders_of_one_machine_are_left_out():

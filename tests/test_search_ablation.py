@@ -5,11 +5,11 @@ import itertools
 import pytest
 from test_search_callback import Plain, loader, trainer
 
-from lightning_nas.search.ablation import searched_options
+from lightning_nas.budget.ablation import searched_options
+from lightning_nas.budget.tables import cost_tables, space_budgets
 from lightning_nas.search.callback import ArchitectureSearch
 from lightning_nas.search.engine import Search
 from lightning_nas.search.settings import SearchSettings
-from lightning_nas.search.tables import cost_tables, space_budgets
 
 pytestmark = pytest.mark.usefixtures("few_anchors")
 

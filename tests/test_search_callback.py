@@ -8,12 +8,12 @@ import torch.nn.functional as F
 from lightning.pytorch.callbacks import ModelCheckpoint
 from torch.utils.data import DataLoader, TensorDataset
 
-from lightning_nas.estimator.subgraph import subgraphs
+from lightning_nas.budget.tables import space_budgets
 from lightning_nas.search.callback import ArchitectureSearch
 from lightning_nas.search.engine import Search
 from lightning_nas.search.module import SearchModule
 from lightning_nas.search.settings import SearchSettings
-from lightning_nas.search.tables import space_budgets
+from lightning_nas.space.network import subgraphs
 
 pytestmark = pytest.mark.usefixtures("few_anchors")
 QUIET = {"logger": False, "enable_progress_bar": False, "enable_model_summary": False, "accelerator": "cpu"}

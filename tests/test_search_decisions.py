@@ -8,18 +8,18 @@ import pytest
 import torch
 from conftest import LinearEstimator
 
-from lightning_nas import jobs
+from lightning_nas.budget.binding import check_binding
+from lightning_nas.budget.evolution import evolve
+from lightning_nas.budget.solve import Limit, _Program, solve, usable_part
+from lightning_nas.budget.tables import space_budgets
 from lightning_nas.estimator.table import CostTable, Factor
-from lightning_nas.search.binding import check_binding
+from lightning_nas.jobs import search as jobs
 from lightning_nas.search.engine import Search
-from lightning_nas.search.evolution import evolve
 from lightning_nas.search.frontier import frontier_subnets
 from lightning_nas.search.needed import needed_steps
 from lightning_nas.search.penalty import log_probability
 from lightning_nas.search.readiness import MIN_STEPS
 from lightning_nas.search.settings import SearchSettings
-from lightning_nas.search.solve import Limit, _Program, solve, usable_part
-from lightning_nas.search.tables import space_budgets
 
 
 def searching(supernet, requested=None, **settings):

@@ -3,8 +3,8 @@ import itertools
 import pytest
 import torch
 
+from lightning_nas.budget.sampling import draw, draw_near, narrowest
 from lightning_nas.search.penalty import augmented_lagrangian, entropy, leave_one_out, policy_loss, relative_excess
-from lightning_nas.search.sampling import draw, draw_near, narrowest
 
 
 def test_policy_gradient_is_unbiased():

@@ -4,13 +4,13 @@ import numpy as np
 import pytest
 import torch
 
+from lightning_nas.budget import perturb_and_map as proposal
+from lightning_nas.budget.sampling import kept_weights
+from lightning_nas.budget.solve import Limit
+from lightning_nas.budget.tables import space_budgets
 from lightning_nas.estimator.table import CostTable, Factor
-from lightning_nas.search import proposal
 from lightning_nas.search.engine import Search
-from lightning_nas.search.sampling import kept_weights
 from lightning_nas.search.settings import SearchSettings
-from lightning_nas.search.solve import Limit
-from lightning_nas.search.tables import space_budgets
 
 
 @pytest.fixture

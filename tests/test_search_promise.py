@@ -5,8 +5,8 @@ from dataclasses import replace
 import pytest
 from conftest import LinearEstimator, small_network
 
-from lightning_nas.search.budget import confirm
-from lightning_nas.search.tables import space_budgets
+from lightning_nas.budget.budget import confirm
+from lightning_nas.budget.tables import space_budgets
 from lightning_nas.supernet import space_of
 
 COSTS = ["latency_ms", "parameter_bytes", "peak_activation_bytes"]

@@ -10,11 +10,11 @@ from conftest import LinearEstimator
 from torch.nn import functional
 from torch.utils.data import DataLoader, TensorDataset
 
+from lightning_nas.budget.tables import space_budgets
 from lightning_nas.search.callback import ArchitectureSearch
 from lightning_nas.search.engine import Search
 from lightning_nas.search.readiness import MIN_STEPS, measure_readiness, progress_of, progress_since, start_losses
 from lightning_nas.search.settings import SearchSettings
-from lightning_nas.search.tables import space_budgets
 
 QUIET = {"logger": False, "enable_progress_bar": False, "enable_model_summary": False, "accelerator": "cpu"}
 
@@ -162,7 +162,7 @@ def test_a_short_training_is_warned_of(supernet, estimator, tmp_path, caplog):
 def test_warnings_are_shown_once_in_a_script_that_sets_up_no_logging(handler):
     lines = [
         "import logging",
-        "from lightning_nas.search.heard import heard_warnings",
+        "from lightning_nas.search.warnings_heard import heard_warnings",
         "logging.basicConfig()" if handler == "one" else "",
         "with heard_warnings() as heard:",
         "    logging.getLogger('lightning_nas.search.readiness').warning('not ready')",

@@ -9,13 +9,13 @@ import torch
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
+from lightning_nas.budget.removal import possible_options
+from lightning_nas.budget.solve import Limit
+from lightning_nas.budget.tables import space_budgets
 from lightning_nas.estimator.table import CostTable, Factor
 from lightning_nas.search.callback import ArchitectureSearch
 from lightning_nas.search.engine import Search
-from lightning_nas.search.removal import possible_options
 from lightning_nas.search.settings import SearchSettings
-from lightning_nas.search.solve import Limit
-from lightning_nas.search.tables import space_budgets
 
 SIZES = (2, 3, 4)
 

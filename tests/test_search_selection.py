@@ -11,19 +11,19 @@ from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from torch.nn import functional
 from torch.utils.data import DataLoader, TensorDataset
 
+from lightning_nas.budget.evolution import evolve
+from lightning_nas.budget.solve import Limit
+from lightning_nas.budget.tables import space_budgets
 from lightning_nas.estimator.table import CostTable, Factor
 from lightning_nas.search import selection
 from lightning_nas.search.callback import ArchitectureSearch
 from lightning_nas.search.decoupled import learn_logits
 from lightning_nas.search.engine import MAX_UNUSABLE, Search
-from lightning_nas.search.evolution import evolve
 from lightning_nas.search.frontier import frontier
-from lightning_nas.search.score import sampled_score
+from lightning_nas.search.gradient_estimate import sampled_score
+from lightning_nas.search.option_scores import utilities
 from lightning_nas.search.selection import select
 from lightning_nas.search.settings import SearchSettings, SelectionSettings
-from lightning_nas.search.solve import Limit
-from lightning_nas.search.tables import space_budgets
-from lightning_nas.search.utility import utilities
 from lightning_nas.supernet.subnet import architecture_of
 
 pytestmark = pytest.mark.usefixtures("few_anchors")

@@ -5,11 +5,11 @@ import numpy as np
 import pytest
 import torch
 
-from lightning_nas.estimator.subgraph import subgraphs
+from lightning_nas.budget.budget import feasibility, resolve_budget
+from lightning_nas.budget.solve import Limit, cheapest, reach, solve, usable_part
 from lightning_nas.estimator.table import CostTable, Factor, cost_table
-from lightning_nas.search.budget import feasibility, resolve_budget
-from lightning_nas.search.solve import Limit, cheapest, reach, solve, usable_part
 from lightning_nas.space import curate
+from lightning_nas.space.network import subgraphs
 
 
 @pytest.fixture(params=["stage", "model"])

@@ -9,15 +9,15 @@ from torch.nn import functional
 from torch.nn.parallel import DistributedDataParallel
 from torch.utils.data import DataLoader, TensorDataset
 
+from lightning_nas.budget.sampling import ends_of, narrowest
+from lightning_nas.budget.tables import space_budgets
 from lightning_nas.search.callback import ArchitectureSearch
-from lightning_nas.search.decks import Decks
 from lightning_nas.search.engine import Search
+from lightning_nas.search.fair_sampling import Decks
 from lightning_nas.search.gates import gates_of
 from lightning_nas.search.module import SearchModule
-from lightning_nas.search.sampling import ends_of, narrowest
 from lightning_nas.search.settings import SearchSettings
 from lightning_nas.search.strategy import STRATEGIES
-from lightning_nas.search.tables import space_budgets
 from lightning_nas.search.trainers import refuse_unaware
 
 pytestmark = pytest.mark.usefixtures("few_anchors")

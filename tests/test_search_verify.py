@@ -2,9 +2,9 @@ import logging
 
 import pytest
 
+from lightning_nas.budget.tables import space_budgets
 from lightning_nas.search.engine import Search
 from lightning_nas.search.settings import SearchSettings
-from lightning_nas.search.tables import space_budgets
 from lightning_nas.search.verify import verified_candidates
 
 

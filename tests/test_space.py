@@ -13,7 +13,7 @@ from lightning_nas.space import (
     from_timm,
     to_timm,
 )
-from lightning_nas.space.curate import round_to_lanes
+from lightning_nas.space.lanes import round_to_lanes
 from lightning_nas.space.spec import HEAD, STEM, DepthMultiplier, hidden_width
 
 

@@ -7,9 +7,9 @@ from xml.etree import ElementTree
 import pytest
 from recorded_runs import make_comparisons, make_cost, make_result, rows_of, write_run
 
-from lightning_nas import report
-from lightning_nas._pareto_svg import Mark, pareto_chart, pareto_front
-from lightning_nas.report import write_sweep_report
+from lightning_nas.report import run as report
+from lightning_nas.report.pareto_svg import Mark, pareto_chart, pareto_front
+from lightning_nas.report.run import write_sweep_report
 
 
 def write_sweep(folder: Path) -> Path:

@@ -7,7 +7,7 @@ import logging
 import pytest
 
 from lightning_nas.estimator.measurements import read_measurements
-from lightning_nas.estimator.subgraph import Subgraph
+from lightning_nas.graph.subgraph import Subgraph
 
 SHAPE = ["height", "width", "in_channels", "hidden_channels", "out_channels", "kernel", "stride", "residual"]
 NAMES = ["kind", *SHAPE, "latency_ms"]

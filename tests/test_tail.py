@@ -9,10 +9,10 @@ from torch.nn import functional
 from torchvision.models import MobileNetV2
 
 from lightning_nas import Estimator, derive, space_of, supernet_from
-from lightning_nas.estimator.liveness import BRICKS, live_values
+from lightning_nas.budget.tables import cost_tables
 from lightning_nas.estimator.peak_table import peak_table
-from lightning_nas.estimator.tail import network_of
-from lightning_nas.search.tables import cost_tables
+from lightning_nas.graph.liveness import BRICKS, live_values
+from lightning_nas.space.network import network_of
 from lightning_nas.space.spec import Architecture, SearchSpace
 from lightning_nas.space.tail import TailOperation, from_block, resized, sources
 from lightning_nas.supernet import sort_channels

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from lightning_nas import Estimator
-from lightning_nas.search.tables import cost_tables
+from lightning_nas.budget.tables import cost_tables
 from lightning_nas.supernet import derive, space_of, stock_network, supernet_from
 from lightning_nas.tasks.features import features
 from lightning_nas.tasks.segmenter import DeepLabV3LiteHead, LRASPPHead, segmenter

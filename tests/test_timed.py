@@ -16,18 +16,19 @@ from torch import nn
 from lightning_nas.estimator.__main__ import main
 from lightning_nas.estimator.device import Device
 from lightning_nas.estimator.estimator import Estimator
-from lightning_nas.estimator.files import MIN_ROWS
-from lightning_nas.estimator.layer import Form
-from lightning_nas.estimator.measure import device_table, timing
+from lightning_nas.estimator.files import MIN_ROWS, read_device
+from lightning_nas.estimator.measure import device_table
 from lightning_nas.estimator.measure.backend import open_backend, why_unavailable
+from lightning_nas.estimator.measure.backends import timing
+from lightning_nas.estimator.measure.backends.runnable import lone
+from lightning_nas.estimator.measure.backends.timing import Timing, timed
+from lightning_nas.estimator.measure.backends.torch import _queued_ms
+from lightning_nas.estimator.measure.backends.torch_module import NetworkModule
 from lightning_nas.estimator.measure.campaign import measure
-from lightning_nas.estimator.measure.module import NetworkModule
-from lightning_nas.estimator.measure.runnable import lone
-from lightning_nas.estimator.measure.timing import Timing, timed
-from lightning_nas.estimator.measure.torch import _queued_ms
 from lightning_nas.estimator.measurements import COLUMNS, Figures, read_measurements, to_row
-from lightning_nas.estimator.subgraph import Subgraph
-from lightning_nas.estimator.trace import trace
+from lightning_nas.graph.layer import Form
+from lightning_nas.graph.subgraph import Subgraph
+from lightning_nas.graph.trace import trace
 
 QUICK = {"window_ms": 0.1, "num_windows": 3, "max_spread": 1e9}
 PARTS = [
@@ -315,4 +316,4 @@ def test_a_device_is_not_judged_by_less_without_being_told(tmp_path, monkeypatch
     with pytest.raises(SystemExit):
         command(monkeypatch, "error", table)
     assert "pip install 'lightning-nas[vela]'" in capsys.readouterr().err
-    assert Device.load(table.with_suffix(".json")).record["error"] == record["error"]
+    assert read_device(table.with_suffix(".json")).record["error"] == record["error"]

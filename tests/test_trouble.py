@@ -61,7 +61,7 @@ def test_a_signal_in_any_phase_and_between_them_is_said_and_the_command_goes_on(
 
 
 def test_slurm_gets_a_job_back_that_it_asked_to_stop(tmp_path, monkeypatch):
-    from lightning_nas._stop import Stopped, requeue
+    from lightning_nas.training.stop import Stopped, requeue
 
     command = tmp_path / "scontrol"
     command.write_text(f'#!/bin/sh\necho "$@" >> {tmp_path}/asked\n')

@@ -7,16 +7,17 @@ import pytest
 
 from lightning_nas.estimator.device import Device
 from lightning_nas.estimator.estimator import Estimator
-from lightning_nas.estimator.files import TARGETS
+from lightning_nas.estimator.files import TARGETS, read_device
 from lightning_nas.estimator.measure.backend import open_backend
-from lightning_nas.estimator.measure.sample import sample_architecture, sample_subgraphs
-from lightning_nas.estimator.subgraph import Subgraph, block_subgraph, subgraphs
+from lightning_nas.estimator.measure.sampling.sample import sample_architecture, sample_subgraphs
+from lightning_nas.graph.subgraph import Subgraph
+from lightning_nas.space.network import block_subgraph, subgraphs
 from lightning_nas.space.spec import Architecture, BlockOption, ConvSpec, FixedBlock, StageArchitecture
 
 pytest.importorskip("ethosu", reason="needs the extra: pip install 'lightning-nas[vela]'")
 pytest.importorskip("flatbuffers", reason="needs the extra: pip install 'lightning-nas[vela]'")
 
-from lightning_nas.estimator.measure.tflite import author
+from lightning_nas.estimator.measure.backends.tflite import author
 
 # MobileNetV2 for images of 224, by shipped device: at 500 MHz but for Ethos-U85, which runs at 1 GHz.
 MOBILENET_MS = {"ethos_u55_128": 15.0447, "ethos_u55_256": 11.2417, "ethos_u65_512": 8.8453, "ethos_u85_1024": 2.0752}
@@ -97,7 +98,7 @@ def test_operators_of_a_subgraph_are_all_measured(backend):
 
 @pytest.mark.parametrize("name", MOBILENET_MS)
 def test_lanes_are_where_latency_steps(name):
-    device = Device.load(TARGETS / f"{name}.json")
+    device = read_device(TARGETS / f"{name}.json")
     backend = open_backend(device)
 
     def latency_ms(width):
@@ -121,7 +122,7 @@ def test_author_is_deterministic_and_refuses_what_is_no_chain():
 
 @pytest.mark.parametrize("name", MOBILENET_MS)
 def test_modes_whose_subgraphs_do_not_add_up_are_refused(name):
-    device = Device.load(TARGETS / f"{name}.json")
+    device = read_device(TARGETS / f"{name}.json")
     assert device.settings["memory_mode"] == "Shared_Sram"
     for mode in ("Dedicated_Sram", "Dedicated_Sram_256KB"):
         with pytest.raises(ValueError, match=f"must be Shared_Sram or Sram_Only; got {mode}"):
@@ -130,7 +131,7 @@ def test_modes_whose_subgraphs_do_not_add_up_are_refused(name):
 
 @pytest.mark.parametrize(("name", "latency_ms"), MOBILENET_MS.items())
 def test_mobilenet_on_every_shipped_device(name, latency_ms):
-    backend = open_backend(Device.load(TARGETS / f"{name}.json"))
+    backend = open_backend(read_device(TARGETS / f"{name}.json"))
     assert backend.measure_network(subgraphs(mobilenet())).latency_ms == pytest.approx(latency_ms, rel=1e-3)
 
 

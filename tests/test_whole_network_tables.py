@@ -8,18 +8,18 @@ from functools import partial
 import numpy as np
 import pytest
 
-from lightning_nas._run_files import _shares
-from lightning_nas.estimator.additive import Additive
 from lightning_nas.estimator.device import Device
 from lightning_nas.estimator.estimator import Estimator
-from lightning_nas.estimator.held_out import HeldOutNetworks
-from lightning_nas.estimator.interval import LEVELS
-from lightning_nas.estimator.judge import judge
+from lightning_nas.estimator.fit.additive import Additive
+from lightning_nas.estimator.fit.interval import LEVELS
+from lightning_nas.estimator.fit.regressor import Regressor
+from lightning_nas.estimator.judge.held_out import HeldOutNetworks
+from lightning_nas.estimator.judge.judge import judge
+from lightning_nas.estimator.judge.parity import Parity
 from lightning_nas.estimator.measurements import COLUMNS, Figures, MeasuredNetwork, to_row
-from lightning_nas.estimator.parity import Parity
-from lightning_nas.estimator.regressor import Regressor
-from lightning_nas.estimator.subgraph import Subgraph
-from lightning_nas.estimator_job import build_estimator
+from lightning_nas.graph.subgraph import Subgraph
+from lightning_nas.jobs.estimator import build_estimator
+from lightning_nas.jobs.record import _shares
 
 STEM, HEAD = Subgraph("stem", 32, 32, 3, 16, 16, 3), Subgraph("classifier", 8, 8, 64, 64, 10)
 BETWEEN = (Subgraph("conv", 32, 32, 16, 32, 32, 3, 2), Subgraph("conv", 16, 16, 32, 64, 64, 3, 2))
@@ -131,7 +131,7 @@ def test_a_bias_that_the_report_finds_is_corrected(monkeypatch):
     estimator = estimator_of(networks, true_ms)
     plain_ms = estimator.predict_ms(networks[0]).sum()
     tenth_too_much = Parity(tuple(estimator.networks), 1.1 * true_ms, true_ms)
-    judging = importlib.import_module("lightning_nas.estimator.judge")
+    judging = importlib.import_module("lightning_nas.estimator.judge.judge")
     monkeypatch.setattr(judging, "held_out_networks", lambda *_: HeldOutNetworks(tenth_too_much, 0.01 * true_ms))
     verdict = judge(estimator)
     assert verdict.correction["factor"] == pytest.approx(1 / 1.1)

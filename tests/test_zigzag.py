@@ -11,13 +11,13 @@ from scipy.stats import spearmanr
 from lightning_nas.estimator import Estimator
 from lightning_nas.estimator.analytic import AnalyticArray
 from lightning_nas.estimator.device import Device
-from lightning_nas.estimator.files import TARGETS
-from lightning_nas.estimator.layer import Form
-from lightning_nas.estimator.measure import zigzag
+from lightning_nas.estimator.files import TARGETS, read_device
 from lightning_nas.estimator.measure.backend import ParallelBackend, UnsupportedError, open_backend
+from lightning_nas.estimator.measure.backends import zigzag
 from lightning_nas.estimator.measure.campaign import measure
 from lightning_nas.estimator.measurements import Figures, read_measurements
-from lightning_nas.estimator.subgraph import Subgraph
+from lightning_nas.graph.layer import Form
+from lightning_nas.graph.subgraph import Subgraph
 
 HARDWARE = TARGETS / "edge_tpu_hardware.yaml"
 SMALL = [Subgraph("ibn", 8, 8, 8, 16, 8, 3, residual=True), Subgraph("ds", 8, 8, 16, 16, 8, 3)]
@@ -46,7 +46,7 @@ def own_device(folder, change=lambda text: text):
     """Return a device whose hardware is the shipped one, changed."""
     (folder / "own.yaml").write_text(change(HARDWARE.read_text()))
     Device("own", "zigzag", 8, True, {"hardware": "own.yaml", "clock_hz": 1e9}).save(folder / "own.json")
-    return Device.load(folder / "own.json")
+    return read_device(folder / "own.json")
 
 
 def test_early_blocks_are_faster_fused_and_late_ones_slower(estimator):
@@ -69,7 +69,7 @@ def test_the_closed_form_is_near_enough_to_rank(estimator):
 
 
 def test_a_missing_package_is_named(estimator, monkeypatch):
-    monkeypatch.setitem(sys.modules, "lightning_nas.estimator.measure.hardware", None)
+    monkeypatch.setitem(sys.modules, "lightning_nas.estimator.measure.backends.zigzag_hardware", None)
     with pytest.raises(ImportError, match=r"pip install 'lightning-nas\[zigzag\]'"):
         open_backend(estimator.device)
     assert estimator.verify_ms(Subgraph) is None
@@ -115,7 +115,7 @@ def test_sums_are_exact_and_equal_layers_are_priced_once(backend, monkeypatch):
     def again(*_):
         raise AssertionError("A layer is priced twice.")
 
-    mapping = importlib.import_module("lightning_nas.estimator.measure.mapping")
+    mapping = importlib.import_module("lightning_nas.estimator.measure.backends.zigzag_mapping")
     monkeypatch.setattr(mapping, "fastest_cycles", again)
     assert backend.measure_network(parts).latency_ms == pytest.approx(sum(rows))
 

@@ -14,11 +14,11 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from ._decode import DECODE_THREADS, open_image
-from ._file_check import naming_all
-from ._orientation import Orientation, decided, orientation_of
-from ._splits import Split
-from .detection_batches import DetectionRecord
+from lightning_nas.data._decode import DECODE_THREADS, open_image
+from lightning_nas.data._file_check import naming_all
+from lightning_nas.data._orientation import Orientation, decided, orientation_of
+from lightning_nas.data._splits import Split
+from lightning_nas.data.detection_batches import DetectionRecord
 
 __all__ = ["AnnotatedImage", "AnnotatedSource", "checked_records", "checked_splits", "warn_of_unseen"]
 

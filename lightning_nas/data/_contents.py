@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from ._splits import Split
+from lightning_nas.data._splits import Split
 
 __all__ = ["SplitContents", "contents_text"]
 

@@ -14,11 +14,10 @@ from pathlib import Path
 from PIL import ImageOps
 from tqdm import tqdm
 
-from lightning_nas._files import cache_folder, write_text
-from lightning_nas._locks import alone
-from lightning_nas._reading import read_json
-
-from ._decode import DECODE_THREADS, UnreadableImageError, open_image, rgb
+from lightning_nas.data._decode import DECODE_THREADS, UnreadableImageError, open_image, rgb
+from lightning_nas.io.locks import alone
+from lightning_nas.io.reading import read_json
+from lightning_nas.io.writing import cache_folder, write_text
 
 __all__ = ["Stamp", "check_files", "naming_all", "stamp_of"]
 

@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from .._reading import parse_json
-from ._splits import Split
+from lightning_nas.data._splits import Split
+from lightning_nas.io.reading import parse_json
 
 __all__ = ["IGNORE", "Labels", "check_ignored", "check_labels", "found_labels", "label_settings", "named_labels"]
 

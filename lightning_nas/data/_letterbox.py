@@ -7,8 +7,8 @@ from collections.abc import Iterable, Sequence
 import torch
 from torch import Tensor
 
-from .._numbers import check_number
-from ._batches import IMAGENET_MEAN
+from lightning_nas.data._batches import IMAGENET_MEAN
+from lightning_nas.io.numbers import check_number
 
 __all__ = ["GREY", "canvas_size", "fit_size", "scale_boxes"]
 

@@ -16,15 +16,15 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 from typing_extensions import override
 
-from .._numbers import check_number
-from ._batches import IMAGENET_MEAN, IMAGENET_STD, BatchAugmentation, SeededBatches
-from ._contents import SplitContents
-from ._file_check import naming_all
-from ._labels import IGNORE, Labels, check_labels
-from ._letterbox import canvas_size
-from ._mask_files import Pair, count_ids, decode_all, decode_some, oriented
-from ._preprocessing import Preprocessing
-from ._splits import Split, Splits
+from lightning_nas.data._batches import IMAGENET_MEAN, IMAGENET_STD, BatchAugmentation, SeededBatches
+from lightning_nas.data._contents import SplitContents
+from lightning_nas.data._file_check import naming_all
+from lightning_nas.data._labels import IGNORE, Labels, check_labels
+from lightning_nas.data._letterbox import canvas_size
+from lightning_nas.data._mask_files import Pair, count_ids, decode_all, decode_some, oriented
+from lightning_nas.data._preprocessing import Preprocessing
+from lightning_nas.data._splits import Split, Splits
+from lightning_nas.io.numbers import check_number
 
 __all__ = ["MaskFilesData", "MaskedImages"]
 

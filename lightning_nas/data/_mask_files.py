@@ -15,10 +15,10 @@ from numpy.typing import NDArray
 from PIL import Image, ImageOps
 from torch import Tensor
 
-from ._decode import DECODE_THREADS, open_image, rgb
-from ._labels import IGNORE, Labels
-from ._orientation import Orientation, decided, orientation_of, similar
-from ._splits import Split
+from lightning_nas.data._decode import DECODE_THREADS, open_image, rgb
+from lightning_nas.data._labels import IGNORE, Labels
+from lightning_nas.data._orientation import Orientation, decided, orientation_of, similar
+from lightning_nas.data._splits import Split
 
 __all__ = ["Pair", "Size", "count_ids", "decode_all", "decode_some", "oriented"]
 

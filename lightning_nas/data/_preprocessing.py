@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from ._batches import IMAGENET_MEAN, IMAGENET_STD
-from ._letterbox import GREY
+from lightning_nas.data._batches import IMAGENET_MEAN, IMAGENET_STD
+from lightning_nas.data._letterbox import GREY
 
 __all__ = ["Preprocessing"]
 

@@ -6,8 +6,8 @@ import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from ._splits import Split
-from ._walk import is_left_over
+from lightning_nas.data._splits import Split
+from lightning_nas.data._walk import is_left_over
 
 __all__ = ["folder_names", "named_splits", "spelled_splits", "split_of"]
 

@@ -7,12 +7,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, get_args
 
-from .._reading import parse_json
-from ._annotations import AnnotatedImage, AnnotatedSource, checked_splits, warn_of_unseen
-from .detection import DetectionDataModule
-from .detection_augment import DetectionAugmentation
-from .detection_batches import DetectionRecord
-from .digits import Split
+from lightning_nas.data._annotations import AnnotatedImage, AnnotatedSource, checked_splits, warn_of_unseen
+from lightning_nas.data.detection import DetectionDataModule
+from lightning_nas.data.detection_augment import DetectionAugmentation
+from lightning_nas.data.detection_batches import DetectionRecord
+from lightning_nas.data.digits import Split
+from lightning_nas.io.reading import parse_json
 
 __all__ = ["CocoDataModule"]
 

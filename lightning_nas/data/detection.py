@@ -11,13 +11,13 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 from typing_extensions import override
 
-from .._numbers import check_number
-from ._contents import SplitContents
-from ._letterbox import canvas_size
-from ._preprocessing import Preprocessing
-from ._splits import Split, Splits
-from .detection_augment import DetectionAugmentation
-from .detection_batches import DetectionBatches, DetectionRecord, Target
+from lightning_nas.data._contents import SplitContents
+from lightning_nas.data._letterbox import canvas_size
+from lightning_nas.data._preprocessing import Preprocessing
+from lightning_nas.data._splits import Split, Splits
+from lightning_nas.data.detection_augment import DetectionAugmentation
+from lightning_nas.data.detection_batches import DetectionBatches, DetectionRecord, Target
+from lightning_nas.io.numbers import check_number
 
 __all__ = ["DetectionDataModule"]
 

@@ -12,8 +12,8 @@ from torchvision import tv_tensors
 from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional
 
-from .._numbers import check_number
-from ._letterbox import fit_size
+from lightning_nas.data._letterbox import fit_size
+from lightning_nas.io.numbers import check_number
 
 __all__ = ["DetectionAugmentation"]
 

@@ -15,11 +15,11 @@ from torch import Tensor
 from torchvision.ops import box_area
 from typing_extensions import NotRequired, TypedDict
 
-from ._batches import IMAGENET_MEAN, IMAGENET_STD, SeededBatches
-from ._decode import DECODE_THREADS, open_image, rgb
-from ._letterbox import GREY, fit_size, scale_boxes
-from ._orientation import orientation_of
-from .detection_augment import DetectionAugmentation
+from lightning_nas.data._batches import IMAGENET_MEAN, IMAGENET_STD, SeededBatches
+from lightning_nas.data._decode import DECODE_THREADS, open_image, rgb
+from lightning_nas.data._letterbox import GREY, fit_size, scale_boxes
+from lightning_nas.data._orientation import orientation_of
+from lightning_nas.data.detection_augment import DetectionAugmentation
 
 __all__ = ["DetectionBatches", "DetectionRecord", "Target"]
 

@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from ._letterbox import canvas_size
-from .coco import CocoDataModule
-from .digit_detection import DigitDetectionDataModule
+from lightning_nas.data._letterbox import canvas_size
+from lightning_nas.data.coco import CocoDataModule
+from lightning_nas.data.digit_detection import DigitDetectionDataModule
 
 __all__ = ["detection_data"]
 

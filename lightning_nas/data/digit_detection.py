@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from functools import partial
 
-from .detection import DetectionDataModule
-from .detection_augment import DetectionAugmentation
-from .detection_batches import DetectionRecord
-from .digits import NUM_CLASSES, DigitScenes, Split
+from lightning_nas.data.detection import DetectionDataModule
+from lightning_nas.data.detection_augment import DetectionAugmentation
+from lightning_nas.data.detection_batches import DetectionRecord
+from lightning_nas.data.digits import NUM_CLASSES, DigitScenes, Split
 
 __all__ = ["DigitDetectionDataModule"]
 

@@ -10,11 +10,11 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 from typing_extensions import override
 
-from ._batches import BatchAugmentation
-from ._mask_data import MaskedImages
-from ._preprocessing import Preprocessing
-from ._splits import Split, Splits
-from .digits import NUM_CLASSES, DigitScenes, Scenes
+from lightning_nas.data._batches import BatchAugmentation
+from lightning_nas.data._mask_data import MaskedImages
+from lightning_nas.data._preprocessing import Preprocessing
+from lightning_nas.data._splits import Split, Splits
+from lightning_nas.data.digits import NUM_CLASSES, DigitScenes, Scenes
 
 __all__ = ["DigitMasksDataModule"]
 

@@ -16,10 +16,10 @@ from torch.nn import functional
 from torch.utils.data import DataLoader
 from typing_extensions import override
 
-from lightning_nas._numbers import check_number, check_numbers, check_seed
 from lightning_nas.data._batches import BatchAugmentation, BatchedImages
 from lightning_nas.data._preprocessing import Preprocessing
 from lightning_nas.data._splits import Split, Splits
+from lightning_nas.io.numbers import check_number, check_numbers, check_seed
 
 __all__ = ["DigitScenes", "DigitsDataModule", "Scenes", "Split"]
 

@@ -18,7 +18,6 @@ from torch.utils.data import DataLoader
 from torchvision.datasets.folder import IMG_EXTENSIONS
 from typing_extensions import override
 
-from lightning_nas._numbers import check_number
 from lightning_nas.data._batches import BatchAugmentation, BatchedImages, check_loading
 from lightning_nas.data._contents import SplitContents
 from lightning_nas.data._decode import DECODE_THREADS, open_image, rgb
@@ -26,6 +25,7 @@ from lightning_nas.data._preprocessing import Preprocessing
 from lightning_nas.data._split_folders import folder_names, named_splits, split_of
 from lightning_nas.data._splits import Split, Splits
 from lightning_nas.data._walk import files_below
+from lightning_nas.io.numbers import check_number
 
 __all__ = ["ImageFolderDataModule"]
 

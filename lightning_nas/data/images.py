@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from .digits import DigitsDataModule
-from .image_folder import ImageFolderDataModule
+from lightning_nas.data.digits import DigitsDataModule
+from lightning_nas.data.image_folder import ImageFolderDataModule
 
 __all__ = ["image_data"]
 

@@ -11,14 +11,14 @@ import numpy as np
 from numpy.typing import NDArray
 from torchvision.datasets.folder import IMG_EXTENSIONS
 
-from ._labels import Labels, check_ignored, found_labels, label_settings, named_labels
-from ._letterbox import canvas_size
-from ._mask_data import MaskFilesData
-from ._mask_files import Pair
-from ._split_folders import folder_names, spelled_splits
-from ._walk import files_below
-from .digit_masks import DigitMasksDataModule
-from .digits import Split
+from lightning_nas.data._labels import Labels, check_ignored, found_labels, label_settings, named_labels
+from lightning_nas.data._letterbox import canvas_size
+from lightning_nas.data._mask_data import MaskFilesData
+from lightning_nas.data._mask_files import Pair
+from lightning_nas.data._split_folders import folder_names, spelled_splits
+from lightning_nas.data._walk import files_below
+from lightning_nas.data.digit_masks import DigitMasksDataModule
+from lightning_nas.data.digits import Split
 
 __all__ = ["MaskFolderDataModule", "mask_data"]
 

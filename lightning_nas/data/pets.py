@@ -8,10 +8,10 @@ from typing import Any
 
 from torchvision.datasets import OxfordIIITPet
 
-from ._labels import Labels
-from ._mask_data import MaskFilesData
-from ._mask_files import Pair
-from .digits import Split
+from lightning_nas.data._labels import Labels
+from lightning_nas.data._mask_data import MaskFilesData
+from lightning_nas.data._mask_files import Pair
+from lightning_nas.data.digits import Split
 
 __all__ = ["PetsDataModule"]
 

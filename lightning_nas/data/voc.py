@@ -10,15 +10,15 @@ from xml.etree import ElementTree
 from torchvision.datasets import VOCDetection
 from torchvision.datasets.voc import DATASET_YEAR_DICT
 
-from .._numbers import check_number
-from .._reading import shown
-from ._annotations import AnnotatedImage, AnnotatedSource, checked_splits, warn_of_unseen
-from ._batches import check_loading
-from ._letterbox import canvas_size
-from .detection import DetectionDataModule
-from .detection_augment import DetectionAugmentation
-from .detection_batches import DetectionRecord
-from .digits import Split
+from lightning_nas.data._annotations import AnnotatedImage, AnnotatedSource, checked_splits, warn_of_unseen
+from lightning_nas.data._batches import check_loading
+from lightning_nas.data._letterbox import canvas_size
+from lightning_nas.data.detection import DetectionDataModule
+from lightning_nas.data.detection_augment import DetectionAugmentation
+from lightning_nas.data.detection_batches import DetectionRecord
+from lightning_nas.data.digits import Split
+from lightning_nas.io.numbers import check_number
+from lightning_nas.io.reading import shown
 
 __all__ = ["VocDetectionDataModule"]
 

@@ -1,12 +1,12 @@
 """What a network costs on a device."""
 
-from .decompose import decompose as decompose
-from .device import Device as Device
-from .error import format_error as format_error
-from .estimator import Estimator as Estimator
-from .files import available_devices as available_devices
-from .judge import judge as judge
-from .measure.campaign import measure as measure
-from .memory import Memory as Memory
-from .subgraph import Subgraph as Subgraph
-from .subgraph import subgraphs as subgraphs
+from lightning_nas.estimator.device import Device as Device
+from lightning_nas.estimator.estimator import Estimator as Estimator
+from lightning_nas.estimator.files import available_devices as available_devices
+from lightning_nas.estimator.judge.error import format_error as format_error
+from lightning_nas.estimator.judge.judge import judge as judge
+from lightning_nas.estimator.measure.campaign import measure as measure
+from lightning_nas.graph.decompose import decompose as decompose
+from lightning_nas.graph.memory import Memory as Memory
+from lightning_nas.graph.subgraph import Subgraph as Subgraph
+from lightning_nas.space.network import subgraphs as subgraphs

@@ -30,25 +30,25 @@ from typing import Any
 
 import numpy as np
 
-from lightning_nas._files import write_text
-from lightning_nas._stop import Stopped, stoppable
-from lightning_nas.estimator.correction import format_correction
 from lightning_nas.estimator.device import ANALYTIC, TABLE_ONLY, Device
-from lightning_nas.estimator.error import format_error
 from lightning_nas.estimator.estimator import Estimator
-from lightning_nas.estimator.files import DEFAULT_LANES, TARGETS
-from lightning_nas.estimator.granularity import best_granularity
-from lightning_nas.estimator.interval import Errors
-from lightning_nas.estimator.judge import judge
+from lightning_nas.estimator.files import DEFAULT_LANES, TARGETS, read_device
+from lightning_nas.estimator.fit.interval import Errors
+from lightning_nas.estimator.fit.staircase import curve_subgraphs, curves_in, find_lanes
+from lightning_nas.estimator.judge.correction import format_correction
+from lightning_nas.estimator.judge.error import format_error
+from lightning_nas.estimator.judge.granularity import best_granularity
+from lightning_nas.estimator.judge.judge import judge
+from lightning_nas.estimator.judge.parity import Parity
+from lightning_nas.estimator.judge.peak import format_peak, peak_error
 from lightning_nas.estimator.measure.backend import BACKENDS, SPLIT, Backend, available_backend, open_backend
 from lightning_nas.estimator.measure.campaign import measure
 from lightning_nas.estimator.measure.device_table import measure_device
-from lightning_nas.estimator.measure.sample import plan_subgraphs
+from lightning_nas.estimator.measure.sampling.sample import plan_subgraphs
 from lightning_nas.estimator.measure.whole import scratch_table
 from lightning_nas.estimator.measurements import COLUMNS, Figures, to_row
-from lightning_nas.estimator.parity import Parity
-from lightning_nas.estimator.peak import format_peak, peak_error
-from lightning_nas.estimator.staircase import curve_subgraphs, curves_in, find_lanes
+from lightning_nas.io.writing import write_text
+from lightning_nas.training.stop import Stopped, stoppable
 
 _log = logging.getLogger(__name__)
 
@@ -129,7 +129,7 @@ def measured_device(table: Path, backend: str | None, settings: Sequence[str], l
     """
     path, given = table.with_suffix(".json"), dict(map(_setting, settings))
     if path.exists():
-        device = Device.load(path)
+        device = read_device(path)
         same = backend in (None, device.backend) and lanes in (None, device.lanes)
         if not same or any(device.settings.get(name) != value for name, value in given.items()):
             raise ValueError(
@@ -166,7 +166,7 @@ def _setting(text: str) -> tuple[str, Any]:
 
 def compare_lanes(table: Path) -> None:
     """Find the lanes in measured latency against channels, and record them beside those that the device says."""
-    device = Device.load(table.with_suffix(".json"))
+    device = read_device(table.with_suffix(".json"))
     backend, curves = open_backend(device), curve_subgraphs()
     rows = measure(device, curves, scratch_table(device, backend, "staircase"), backend)
     found = find_lanes(curves_in(rows, curves))
@@ -177,7 +177,7 @@ def compare_lanes(table: Path) -> None:
 
 def choose_granularity(table: Path) -> None:
     """Find out whether operators or subgraphs predict networks best, and record it; the table is not made anew."""
-    device = Device.load(table.with_suffix(".json"))
+    device = read_device(table.with_suffix(".json"))
     is_split, record = best_granularity(device, table)
     _record(table, device, {"granularity": _rounded(record)})
     errors = ", ".join(f"{name} {record[name]:.2%}".replace("%", " %") for name in ("operators", "subgraphs"))
@@ -188,7 +188,7 @@ def choose_granularity(table: Path) -> None:
 
 def compare_memory(table: Path, num_networks: int) -> None:
     """Compare peak memory with the compiler's and record it."""
-    device = Device.load(table.with_suffix(".json"))
+    device = read_device(table.with_suffix(".json"))
     error = peak_error(device, num_networks)
     _record(table, device, {"memory": _rounded(error)})
     sys.stdout.write(f"{device.name}: {format_peak(error)}\n")
@@ -237,7 +237,7 @@ def judge_closed_form(table: Path) -> None:
     Raises:
         ValueError: The device is no closed form.
     """
-    device = Device.load(table.with_suffix(".json"))
+    device = read_device(table.with_suffix(".json"))
     if device.backend != ANALYTIC:
         raise ValueError(
             f"There is no table of {device.name} yet: `python -m lightning_nas.estimator measure` makes it."

@@ -6,9 +6,9 @@ import math
 from dataclasses import asdict, dataclass
 from typing import Literal, get_args
 
-from lightning_nas._numbers import check_number
 from lightning_nas.estimator.device import ANALYTIC, Device
-from lightning_nas.estimator.layer import Layer
+from lightning_nas.graph.layer import Layer
+from lightning_nas.io.numbers import check_number
 
 __all__ = ["AnalyticArray", "Dataflow", "systolic_cycles"]
 

@@ -1,4 +1,4 @@
-"""What an estimator estimates: a device, as data beside its table of measurements."""
+"""Devices: the chips that an estimator estimates, as data beside their tables of measurements."""
 
 from __future__ import annotations
 
@@ -8,12 +8,13 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from lightning_nas._files import write_text
-from lightning_nas._reading import read_json, shown
+from lightning_nas.io.reading import shown
+from lightning_nas.io.writing import write_text
 
-__all__ = ["ANALYTIC", "TABLE_ONLY", "Device", "check_name"]
+__all__ = ["ANALYTIC", "FORMAT", "TABLE_ONLY", "Device", "check_name"]
 
 FORMAT = 1
+"""Of the JSON files of devices."""
 
 # More than there are channels; and what leaves room for the endings of files.
 _MAX_LANES, _MAX_NAME = 2**16, 200
@@ -38,8 +39,8 @@ class Device:
         correction: What the sum over the parts of a network is multiplied by to be the latency of the whole.
         spread: Half width of the interval around such a sum, as a share of it, beside what its predicted parts may be
             off: parts differ a little from one network to the next.
-        errors: What a predicted part may be off, by kind, as `lightning_nas.estimator.interval.Errors` tells it; empty
-            where it is not known yet.
+        errors: What a predicted part may be off, by kind, as
+            `lightning_nas.estimator.fit.interval.Errors` holds it; empty where it is not known yet.
         record: What was measured, by which versions, in which units, and with what error. Not used to estimate.
         folder: Where its file is; paths in the settings are relative to it.
 
@@ -84,32 +85,6 @@ class Device:
         data = {"format": FORMAT, **asdict(self)}
         del data["folder"]
         write_text(path, json.dumps(data, indent=1) + "\n")
-
-    @classmethod
-    def load(cls, path: Path) -> Device:
-        """Read a device from a JSON file.
-
-        Raises:
-            ValueError: The file is no device.
-        """
-        # These know devices, and so need this module first.
-        from lightning_nas.estimator.interval import Errors
-        from lightning_nas.estimator.measure.settings import check_settings
-
-        try:
-            data = read_json(path)
-            if data.pop("format") != FORMAT:
-                raise ValueError(f"its format is not {FORMAT}")
-            device = cls(**data, folder=path.parent)
-            check_settings(device)
-            if device.errors:
-                Errors.from_dict(device.errors)
-            if not isinstance(device.record.get("measured_by", {}), Mapping):
-                raise ValueError("`measured_by` in its record must be an object of names and versions")
-            return device
-        except (ValueError, TypeError, KeyError, AttributeError, OverflowError) as error:
-            reason = str(error).rstrip(".")
-            raise ValueError(f"{path.name} is no device: {reason}.") from error
 
 
 def check_name(name: object) -> None:

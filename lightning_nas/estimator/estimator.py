@@ -13,24 +13,24 @@ from typing import Any, get_args
 import numpy as np
 from torch import Tensor, nn
 
-from lightning_nas._numbers import check_number
-from lightning_nas.estimator.coverage import Coverage
-from lightning_nas.estimator.decompose import split
 from lightning_nas.estimator.device import ANALYTIC, Device
 from lightning_nas.estimator.files import cache_path, closed_form, closed_form_errors, device_of, find_device
-from lightning_nas.estimator.interval import Errors, level_number
-from lightning_nas.estimator.liveness import BRICKS, Layout
+from lightning_nas.estimator.fit.coverage import Coverage
+from lightning_nas.estimator.fit.interval import Errors, level_number
+from lightning_nas.estimator.fit.pieces import OPERATOR_KINDS, pieces
+from lightning_nas.estimator.fit.rates import Rates, is_operator
+from lightning_nas.estimator.fit.regressor import Regressor, held_out_errors
 from lightning_nas.estimator.measure.backend import available_backend, open_backend
 from lightning_nas.estimator.measurements import Figures, MeasuredNetwork, read_measurements
-from lightning_nas.estimator.memory import Dtype, Memory, network_memory
-from lightning_nas.estimator.network import Network
-from lightning_nas.estimator.pieces import OPERATOR_KINDS, pieces
-from lightning_nas.estimator.rates import Rates, is_operator
-from lightning_nas.estimator.regressor import Regressor, held_out_errors
 from lightning_nas.estimator.share import SUFFIX, unpacked
-from lightning_nas.estimator.subgraph import Subgraph, SubgraphKind
-from lightning_nas.estimator.tail import network_of, parts_of
-from lightning_nas.estimator.trace import Fallback, trace
+from lightning_nas.graph.decompose import split
+from lightning_nas.graph.liveness import BRICKS, Layout
+from lightning_nas.graph.memory import Dtype, Memory, network_memory
+from lightning_nas.graph.network import Network
+from lightning_nas.graph.subgraph import Subgraph, SubgraphKind
+from lightning_nas.graph.trace import Fallback, trace
+from lightning_nas.io.numbers import check_number
+from lightning_nas.space.network import network_of, parts_of
 from lightning_nas.space.spec import Architecture
 
 __all__ = ["Estimator"]
@@ -110,7 +110,7 @@ class Estimator:
                 ``.json`` file alone.
             exact: Whether measured figures are returned as such; else everything is predicted.
             lanes: Channels that the device processes together; by default what its ``.json`` file says, else where
-                latency steps in the table (see `lightning_nas.estimator.staircase`), else 8.
+                latency steps in the table (see `lightning_nas.estimator.fit.staircase`), else 8.
             fallback: ``bytes`` prices operators of which the table has no rows by the bytes that they move; by default
                 they are refused.
             settings: Settings of a closed form that replace those of its file, see
@@ -197,7 +197,7 @@ class Estimator:
 
         Args:
             subgraphs: What is asked.
-            level: Share of subgraphs that are to lie within, one of `lightning_nas.estimator.interval.LEVELS`.
+            level: Share of subgraphs that are to lie within, one of `lightning_nas.estimator.fit.interval.LEVELS`.
         """
         level_number(level)
         return np.array([self.total_interval_ms([part], level) for part in subgraphs]).reshape(-1, 2)
@@ -242,7 +242,7 @@ class Estimator:
         Args:
             network: A model, or an architecture.
             example_input: Images (NCHW); needed with a model only.
-            level: Share of networks that are to lie within, one of `lightning_nas.estimator.interval.LEVELS`.
+            level: Share of networks that are to lie within, one of `lightning_nas.estimator.fit.interval.LEVELS`.
         """
         return self.total_interval_ms(self._parts(network, example_input), level)
 

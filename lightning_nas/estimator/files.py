@@ -12,14 +12,16 @@ from typing import Any
 
 import numpy as np
 
-from lightning_nas._files import cache_folder
-from lightning_nas.estimator.device import ANALYTIC, TABLE_ONLY, Device
-from lightning_nas.estimator.interval import Errors
+from lightning_nas.estimator.device import ANALYTIC, FORMAT, TABLE_ONLY, Device
+from lightning_nas.estimator.fit.interval import Errors
+from lightning_nas.estimator.fit.pieces import OPERATOR_KINDS
+from lightning_nas.estimator.fit.regressor import VERSION
+from lightning_nas.estimator.fit.staircase import curves_in, find_lanes
+from lightning_nas.estimator.measure.settings import check_settings
 from lightning_nas.estimator.measurements import Measurements
-from lightning_nas.estimator.pieces import OPERATOR_KINDS
-from lightning_nas.estimator.regressor import VERSION
 from lightning_nas.estimator.share import SUFFIX
-from lightning_nas.estimator.staircase import curves_in, find_lanes
+from lightning_nas.io.reading import read_json
+from lightning_nas.io.writing import cache_folder
 
 __all__ = [
     "DEFAULT_LANES",
@@ -31,6 +33,7 @@ __all__ = [
     "closed_form_errors",
     "device_of",
     "find_device",
+    "read_device",
 ]
 
 TARGETS = Path(__file__).parent / "targets"
@@ -45,13 +48,35 @@ DEFAULT_LANES = 8
 _log = logging.getLogger(__name__)
 
 
+def read_device(path: Path) -> Device:
+    """Read a device from a JSON file, and check its backend and settings.
+
+    Raises:
+        ValueError: The file does not hold a valid device.
+    """
+    try:
+        data = read_json(path)
+        if data.pop("format") != FORMAT:
+            raise ValueError(f"its format is not {FORMAT}")
+        device = Device(**data, folder=path.parent)
+        check_settings(device)
+        if device.errors:
+            Errors.from_dict(device.errors)
+        if not isinstance(device.record.get("measured_by", {}), Mapping):
+            raise ValueError("`measured_by` in its record must be an object of names and versions")
+        return device
+    except (ValueError, TypeError, KeyError, AttributeError, OverflowError) as error:
+        reason = str(error).rstrip(".")
+        raise ValueError(f"{path.name} is no device: {reason}.") from error
+
+
 def available_devices() -> list[str]:
     """Return the names of the devices that come with the package."""
     return sorted(path.stem for path in TARGETS.glob("*.json") if _is_complete(path))
 
 
 def _is_complete(path: Path) -> bool:
-    return path.with_suffix(".csv").exists() or Device.load(path).backend == ANALYTIC
+    return path.with_suffix(".csv").exists() or read_device(path).backend == ANALYTIC
 
 
 def find_device(name_or_path: str | Path) -> Path:
@@ -79,14 +104,14 @@ def find_device(name_or_path: str | Path) -> Path:
 
 def closed_form(path: Path, lanes: int | None, settings: Mapping[str, Any]) -> Device:
     """Return the device of a file that needs no table, with other lanes and settings where they are given."""
-    device = Device.load(path)
+    device = read_device(path)
     device = replace(device, settings={**device.settings, **settings})
     return device if lanes is None else replace(device, lanes=lanes)
 
 
 def closed_form_errors() -> Errors:
     """Return how far closed forms are off, as the shipped one was on the array that it was compared with."""
-    return Errors.from_dict(Device.load(TARGETS / "analytic_array.json").errors)
+    return Errors.from_dict(read_device(TARGETS / "analytic_array.json").errors)
 
 
 def device_of(table: Path, rows: Measurements, lanes: int | None) -> Device:
@@ -96,7 +121,7 @@ def device_of(table: Path, rows: Measurements, lanes: int | None) -> Device:
         ValueError: The table has too few rows to stand alone.
     """
     path = table.with_suffix(".json")
-    device = Device.load(path) if path.exists() else _undescribed(table, rows, lanes)
+    device = read_device(path) if path.exists() else _undescribed(table, rows, lanes)
     if device.backend == TABLE_ONLY:
         count = len(rows.subgraphs or rows.networks)
         if count < MIN_ROWS:

@@ -24,9 +24,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, get_args
 
-from lightning_nas._numbers import check_number
-from lightning_nas.estimator.layer import MAX_SIZE, Form
-from lightning_nas.estimator.subgraph import OperatorKind, Subgraph, SubgraphKind
+from lightning_nas.graph.layer import MAX_SIZE, Form
+from lightning_nas.graph.subgraph import OperatorKind, Subgraph, SubgraphKind
+from lightning_nas.io.numbers import check_number
 
 __all__ = ["COLUMNS", "SPREAD", "Figures", "MeasuredNetwork", "Measurements", "read_measurements", "to_row"]
 

@@ -7,11 +7,11 @@ import itertools
 import numpy as np
 from numpy.typing import NDArray
 
-from ..space.spec import SearchSpace
-from .liveness import BRICKS, live_values
-from .subgraph import brick_bytes, subgraphs
-from .table import CostTable, Factor, cost_table, price_layouts, space_layouts
-from .tail import network_of
+from lightning_nas.estimator.table import CostTable, Factor, cost_table, price_layouts, space_layouts
+from lightning_nas.graph.liveness import BRICKS, live_values
+from lightning_nas.graph.subgraph import brick_bytes
+from lightning_nas.space.network import network_of, subgraphs
+from lightning_nas.space.spec import SearchSpace
 
 __all__ = ["peak_table"]
 

@@ -18,9 +18,9 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
-from lightning_nas._files import write_bytes
-from lightning_nas._reading import parse_json
 from lightning_nas.estimator.device import check_name
+from lightning_nas.io.reading import parse_json
+from lightning_nas.io.writing import write_bytes
 
 __all__ = ["SUFFIX", "pack", "unpacked"]
 

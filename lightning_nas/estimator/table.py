@@ -11,9 +11,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from ..space.spec import SearchSpace, out_size
-from .subgraph import Subgraph, block_subgraph, head_subgraph, stem_subgraph
-from .tail import parts_of
+from lightning_nas.graph.subgraph import Subgraph
+from lightning_nas.space.network import block_subgraph, head_subgraph, parts_of, stem_subgraph
+from lightning_nas.space.spec import SearchSpace, out_size
 
 __all__ = ["CostTable", "Factor", "Layouts", "cost_table", "price_layouts", "space_layouts"]
 

@@ -16,35 +16,35 @@ from lightning.pytorch.utilities import rank_zero_info
 from torch import Tensor, nn
 from typing_extensions import override
 
-from .._divergence import DivergedError, Divergence
-from .._numbers import check_number
-from ..estimator.estimator import Estimator
-from ..space.spec import Architecture
-from ..supernet.sliced_step import SlicedStep
-from ..supernet.supernet import find_supernet
-from .ablation import Choices
-from .budget import Budgets, check_requested, confirm, warn_unserved
-from .effort import num_values
-from .engine import Search
-from .extension import extend, is_last_epoch
-from .finish import derive_subnet
-from .frontier import FrontierSubnet, frontier_subnets
-from .heard import heard_warnings
-from .inherited import InheritedLoss
-from .loaders import CALIBRATION_BATCHES, Loaders, UserFit
-from .measuring import affordable_cost, measure_end, measure_start
-from .needed import report_needed
-from .probe import LossFunction
-from .progress import Progress
-from .ranking import rank
-from .readiness import Readiness, report_readiness
-from .sandwich import add_gradients
-from .saving import save_subnet
-from .score import Score
-from .settings import SearchSettings, SelectionSettings, check_list
-from .tables import space_budgets, warn_off_grid
-from .trainers import refuse_strategy, refuse_unaware, total_steps
-from .validated import VALIDATED, validated_nodes
+from lightning_nas.budget.ablation import Choices
+from lightning_nas.budget.budget import Budgets, check_requested, confirm, warn_unserved
+from lightning_nas.budget.tables import space_budgets, warn_off_grid
+from lightning_nas.estimator.estimator import Estimator
+from lightning_nas.io.numbers import check_number
+from lightning_nas.search.derive_module import derive_subnet
+from lightning_nas.search.effort import num_values
+from lightning_nas.search.engine import Search
+from lightning_nas.search.extend_training import extend, is_last_epoch
+from lightning_nas.search.frontier import FrontierSubnet, frontier_subnets
+from lightning_nas.search.gradient_estimate import Score
+from lightning_nas.search.inherited import InheritedLoss
+from lightning_nas.search.loaders import CALIBRATION_BATCHES, Loaders, UserFit
+from lightning_nas.search.measuring import affordable_cost, measure_end, measure_start
+from lightning_nas.search.needed import report_needed
+from lightning_nas.search.progress import Progress
+from lightning_nas.search.quiet_loss import LossFunction
+from lightning_nas.search.rank import rank
+from lightning_nas.search.readiness import Readiness, report_readiness
+from lightning_nas.search.sandwich import add_gradients
+from lightning_nas.search.saving import save_subnet
+from lightning_nas.search.settings import SearchSettings, SelectionSettings, check_list
+from lightning_nas.search.trainers import refuse_strategy, refuse_unaware, total_steps
+from lightning_nas.search.validated import VALIDATED, validated_nodes
+from lightning_nas.search.warnings_heard import heard_warnings
+from lightning_nas.space.spec import Architecture
+from lightning_nas.supernet.sliced_step import SlicedStep
+from lightning_nas.supernet.supernet import find_supernet
+from lightning_nas.training.divergence import DivergedError, Divergence
 
 __all__ = ["ArchitectureSearch"]
 

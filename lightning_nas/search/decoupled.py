@@ -7,8 +7,8 @@ from collections.abc import Callable
 import torch
 from tqdm import tqdm
 
-from .engine import Search
-from .score import Score
+from lightning_nas.search.engine import Search
+from lightning_nas.search.gradient_estimate import Score
 
 __all__ = ["learn_logits"]
 

@@ -12,17 +12,17 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from ..supernet.loading import OTHER_SPACE
-from ..supernet.supernet import Supernet
-from .budget import Budgets, format_reach
-from .gates import gates_of
-from .paths import TrainingPaths
-from .penalty import augmented_lagrangian, entropy, log_probability, policy_loss, relative_excess
-from .proposal import propose, solve_in_band
-from .removal import describe_removed, possible_options
-from .sampling import draw, kept_weights, nearness
-from .settings import SearchSettings
-from .solve import Limit, usable_part
+from lightning_nas.budget.budget import Budgets, format_reach
+from lightning_nas.budget.perturb_and_map import propose, solve_in_band
+from lightning_nas.budget.removal import describe_removed, possible_options
+from lightning_nas.budget.sampling import draw, kept_weights, nearness
+from lightning_nas.budget.solve import Limit, usable_part
+from lightning_nas.search.gates import gates_of
+from lightning_nas.search.paths import TrainingPaths
+from lightning_nas.search.penalty import augmented_lagrangian, entropy, log_probability, policy_loss, relative_excess
+from lightning_nas.search.settings import SearchSettings
+from lightning_nas.supernet.loading import OTHER_SPACE
+from lightning_nas.supernet.supernet import Supernet
 
 __all__ = ["Search"]
 

@@ -9,13 +9,13 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from .._numbers import check_number
-from ..estimator.table import CostTable
-from ..space.spec import Architecture
-from .engine import Search
-from .selection import MIN_OBSERVED
-from .solve import Limit, reach, solve
-from .utility import utilities
+from lightning_nas.budget.solve import Limit, reach, solve
+from lightning_nas.estimator.table import CostTable
+from lightning_nas.io.numbers import check_number
+from lightning_nas.search.engine import Search
+from lightning_nas.search.option_scores import utilities
+from lightning_nas.search.selection import MIN_OBSERVED
+from lightning_nas.space.spec import Architecture
 
 __all__ = ["FrontierPoint", "FrontierSubnet", "frontier", "frontier_subnets"]
 

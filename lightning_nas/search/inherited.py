@@ -10,16 +10,16 @@ import lightning.pytorch as pl
 import torch
 from torch import Tensor
 
-from .._modes import evaluating, in_evaluation
-from ..supernet.derive import recalibrate
-from ..supernet.elastic import ElasticBatchNorm2d
-from ..supernet.supernet import Supernet
-from .effort import Effort, num_values, spread
-from .engine import Search
-from .loaders import prepared
-from .probe import LossFunction, attached_loss, quiet_copy, sampled_losses, task_loss
-from .score import Score, gates_score, sampled_score
-from .trainers import share_statistics
+from lightning_nas.graph.eval_mode import evaluating, in_evaluation
+from lightning_nas.search.effort import Effort, num_values, spread
+from lightning_nas.search.engine import Search
+from lightning_nas.search.gradient_estimate import Score, gates_score, sampled_score
+from lightning_nas.search.loaders import prepared
+from lightning_nas.search.quiet_loss import LossFunction, attached_loss, quiet_copy, sampled_losses, task_loss
+from lightning_nas.search.trainers import share_statistics
+from lightning_nas.supernet.derive import recalibrate
+from lightning_nas.supernet.elastic import ElasticBatchNorm2d
+from lightning_nas.supernet.supernet import Supernet
 
 __all__ = ["InheritedLoss"]
 

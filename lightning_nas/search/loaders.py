@@ -16,8 +16,8 @@ from lightning.pytorch.utilities import CombinedLoader
 from lightning.pytorch.utilities.seed import isolate_rng
 from torch.utils.data import DataLoader
 
-from .._modes import evaluating
-from .probe import LossFunction, NoLossError, attached_loss, quiet_copy
+from lightning_nas.graph.eval_mode import evaluating
+from lightning_nas.search.quiet_loss import LossFunction, NoLossError, attached_loss, quiet_copy
 
 __all__ = ["CALIBRATION_BATCHES", "Loaders", "UserFit", "prepared"]
 

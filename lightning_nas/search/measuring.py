@@ -7,15 +7,15 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from ..estimator.estimator import Estimator
-from ..estimator.subgraph import subgraphs
-from .effort import Effort, num_values, training_cost
-from .engine import Search
-from .inherited import InheritedLoss
-from .loaders import UserFit
-from .progress import Progress
-from .readiness import Readiness, measure_readiness, progress_since, readiness_efforts, start_losses
-from .settings import SelectionSettings
+from lightning_nas.estimator.estimator import Estimator
+from lightning_nas.search.effort import Effort, num_values, training_cost
+from lightning_nas.search.engine import Search
+from lightning_nas.search.inherited import InheritedLoss
+from lightning_nas.search.loaders import UserFit
+from lightning_nas.search.progress import Progress
+from lightning_nas.search.readiness import Readiness, measure_readiness, progress_since, readiness_efforts, start_losses
+from lightning_nas.search.settings import SelectionSettings
+from lightning_nas.space.network import subgraphs
 
 __all__ = ["affordable_cost", "measure_end", "measure_start"]
 

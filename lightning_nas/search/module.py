@@ -10,13 +10,13 @@ import torch
 from torch import Tensor, nn
 from typing_extensions import override
 
-from ..estimator.estimator import Estimator
-from ..supernet.sliced_step import SlicedStep
-from ..supernet.supernet import find_supernet
-from .engine import Search
-from .probe import sampled_losses
-from .settings import SearchSettings
-from .tables import space_budgets
+from lightning_nas.budget.tables import space_budgets
+from lightning_nas.estimator.estimator import Estimator
+from lightning_nas.search.engine import Search
+from lightning_nas.search.quiet_loss import sampled_losses
+from lightning_nas.search.settings import SearchSettings
+from lightning_nas.supernet.sliced_step import SlicedStep
+from lightning_nas.supernet.supernet import find_supernet
 
 __all__ = ["SearchModule"]
 

@@ -8,9 +8,9 @@ import math
 import lightning.pytorch as pl
 from lightning.pytorch.utilities import rank_zero_info
 
-from .engine import Search
-from .readiness import MIN_STEPS
-from .trainers import total_steps
+from lightning_nas.search.engine import Search
+from lightning_nas.search.readiness import MIN_STEPS
+from lightning_nas.search.trainers import total_steps
 
 __all__ = ["needed_steps", "report_needed"]
 

@@ -8,11 +8,11 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from ..space.spec import SearchSpace
-from .decks import Decks
-from .sampling import draw_any, ends_of
-from .settings import SearchSettings
-from .solve import Limit
+from lightning_nas.budget.sampling import draw_any, ends_of
+from lightning_nas.budget.solve import Limit
+from lightning_nas.search.fair_sampling import Decks
+from lightning_nas.search.settings import SearchSettings
+from lightning_nas.space.spec import SearchSpace
 
 __all__ = ["TrainingPaths"]
 

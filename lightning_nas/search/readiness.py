@@ -15,11 +15,11 @@ from scipy.stats import kendalltau
 from torch import Tensor
 from tqdm import tqdm
 
-from ..estimator.estimator import Estimator
-from .effort import Effort, affordable
-from .engine import Search
-from .inherited import InheritedLoss
-from .sampling import draw_any, draw_near
+from lightning_nas.budget.sampling import draw_any, draw_near
+from lightning_nas.estimator.estimator import Estimator
+from lightning_nas.search.effort import Effort, affordable
+from lightning_nas.search.engine import Search
+from lightning_nas.search.inherited import InheritedLoss
 
 __all__ = [
     "ANCHORS",

@@ -7,8 +7,8 @@ from typing import Any
 
 import lightning.pytorch as pl
 
-from ..supernet.supernet import Supernet
-from .probe import attached_loss, quiet_copy
+from lightning_nas.search.quiet_loss import attached_loss, quiet_copy
+from lightning_nas.supernet.supernet import Supernet
 
 __all__ = ["add_gradients"]
 

@@ -8,13 +8,13 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from .._files import write_text, write_weights
-from ..estimator.estimator import Estimator
-from ..space.timm_strings import to_timm
-from ..supernet.agreement import check_same, outputs_of
-from ..supernet.derive import derive
-from ..supernet.subnet import architecture_of
-from ..supernet.supernet import Supernet, owner_of
+from lightning_nas.estimator.estimator import Estimator
+from lightning_nas.io.writing import write_text, write_weights
+from lightning_nas.space.timm_strings import to_timm
+from lightning_nas.supernet.agreement import check_same, outputs_of
+from lightning_nas.supernet.derive import derive
+from lightning_nas.supernet.subnet import architecture_of
+from lightning_nas.supernet.supernet import Supernet, owner_of
 
 __all__ = ["save_subnet"]
 

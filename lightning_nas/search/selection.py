@@ -9,13 +9,13 @@ from dataclasses import dataclass
 
 from tqdm import tqdm
 
-from ..estimator.estimator import Estimator
-from .engine import Search
-from .evolution import evolve
-from .sampling import draw_near
-from .settings import SelectionSettings
-from .utility import utilities
-from .verify import first_verified, verified_candidates
+from lightning_nas.budget.evolution import evolve
+from lightning_nas.budget.sampling import draw_near
+from lightning_nas.estimator.estimator import Estimator
+from lightning_nas.search.engine import Search
+from lightning_nas.search.option_scores import utilities
+from lightning_nas.search.settings import SelectionSettings
+from lightning_nas.search.verify import first_verified, verified_candidates
 
 __all__ = ["MIN_OBSERVED", "Selection", "select"]
 

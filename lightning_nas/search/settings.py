@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from .._numbers import check_number, check_numbers, check_seed
-from .strategy import STRATEGIES, Strategy
+from lightning_nas.io.numbers import check_number, check_numbers, check_seed
+from lightning_nas.search.strategy import STRATEGIES, Strategy
 
 __all__ = ["SearchSettings", "SelectionSettings", "check_list"]
 

@@ -7,7 +7,7 @@ from lightning.pytorch.strategies import FSDPStrategy, ModelParallelStrategy
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from torch.nn.parallel import DistributedDataParallel
 
-from .strategy import Strategy
+from lightning_nas.search.strategy import Strategy
 
 __all__ = ["refuse_strategy", "refuse_unaware", "share_statistics", "total_steps"]
 

@@ -11,11 +11,11 @@ import torch
 from lightning.pytorch.utilities.seed import isolate_rng
 from tqdm import tqdm
 
-from .._modes import evaluating
-from .finish import derive_subnet
-from .loaders import CALIBRATION_BATCHES, UserFit
-from .probe import attached_loss, quiet_copy
-from .settings import SelectionSettings
+from lightning_nas.graph.eval_mode import evaluating
+from lightning_nas.search.derive_module import derive_subnet
+from lightning_nas.search.loaders import CALIBRATION_BATCHES, UserFit
+from lightning_nas.search.quiet_loss import attached_loss, quiet_copy
+from lightning_nas.search.settings import SelectionSettings
 
 __all__ = ["train_briefly"]
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from .engine import Search
-from .solve import cheapest
+from lightning_nas.budget.solve import cheapest
+from lightning_nas.search.engine import Search
 
 __all__ = ["VALIDATED", "validated_nodes"]
 

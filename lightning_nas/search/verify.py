@@ -7,10 +7,10 @@ from collections.abc import Sequence
 from dataclasses import replace
 from itertools import islice
 
-from ..estimator.estimator import Estimator
-from .budget import is_kept_by_backend
-from .engine import Search
-from .solve import Limit
+from lightning_nas.budget.budget import is_kept_by_backend
+from lightning_nas.budget.solve import Limit
+from lightning_nas.estimator.estimator import Estimator
+from lightning_nas.search.engine import Search
 
 __all__ = ["first_verified", "is_verified", "verified_candidates"]
 

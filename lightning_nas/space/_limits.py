@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from .._reading import listed, number, only, shown, whole
+from lightning_nas.io.reading import listed, number, only, shown, whole
 
 __all__ = [
     "MAX_KERNEL",

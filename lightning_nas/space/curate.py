@@ -6,34 +6,15 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Literal
 
-from .._numbers import check_number, check_numbers
-from .lanes import HasLanes
-from .multiplier import HEAD, STEM, DepthMultiplier
-from .spec import SearchSpace
+from lightning_nas.io.numbers import check_number, check_numbers
+from lightning_nas.space.lanes import round_to_lanes
+from lightning_nas.space.multiplier import HEAD, STEM, DepthMultiplier
+from lightning_nas.space.spec import SearchSpace
 
-__all__ = ["Scope", "aligned", "curate", "curated_widths", "round_to_lanes"]
+__all__ = ["Scope", "curate", "curated_widths"]
 
 Scope = Literal["stage", "model"]
 """What one depth multiplier scales: stem, each stage and head on their own, or the whole model at once."""
-
-
-def round_to_lanes(width: float, lanes: int) -> int:
-    """Return the multiple of `lanes` next to `width`, rounded half up, at least one and never 10 % below it.
-
-    The 10 % rule is that of the MobileNets (``make_divisible``): rounding must not take away the capacity asked for.
-
-    Example::
-
-        >>> round_to_lanes(0.75 * 24, 8), round_to_lanes(0.75 * 32, 16), round_to_lanes(3, 8)
-        (24, 32, 8)
-
-    Raises:
-        ValueError: `lanes` is not positive.
-    """
-    check_number("width", width, above=0)
-    check_number("lanes", lanes, whole=True, least=1)
-    rounded = max(lanes, int(width + lanes / 2) // lanes * lanes)
-    return rounded + lanes if rounded < 0.9 * width else rounded
 
 
 def curated_widths(full: int, ratios: Sequence[float], lanes: int) -> tuple[int, ...]:
@@ -112,27 +93,6 @@ def curate(
             columns[place] = column
     multipliers = tuple(DepthMultiplier((place,), tuple((w,) for w in column)) for place, column in columns.items())
     return replace(space, multipliers=multipliers)
-
-
-def aligned(space: SearchSpace, device: HasLanes | int) -> SearchSpace:
-    """Return `space` with its widths rounded to the lanes of `device`; those that round to the same are one option.
-
-    Args:
-        space: The space whose depth multipliers are thinned out.
-        device: Anything with `lanes`, such as an estimator, or their number.
-
-    Raises:
-        ValueError: The lanes are not positive.
-    """
-    lanes = device.lanes if isinstance(device, HasLanes) else device
-    check_number("lanes", lanes, whole=True, least=1)
-    multipliers = []
-    for multiplier in space.multipliers:
-        full = multiplier.widths[-1]
-        rows = (zip(row, full, strict=True) for row in multiplier.widths)
-        rounded = {tuple(min(limit, round_to_lanes(width, lanes)) for width, limit in row) for row in rows}
-        multipliers.append(replace(multiplier, widths=tuple(sorted({*rounded, full}))))
-    return replace(space, multipliers=tuple(multipliers))
 
 
 def _checked_widths(space: SearchSpace, lanes: int, widths: Sequence[Sequence[int]]) -> dict[int, tuple[int, ...]]:

@@ -1,10 +1,12 @@
-"""What a space is aligned to: anything that knows a parallelism factor."""
+"""Lanes: the channels that a device processes together, and widths rounded to them."""
 
 from __future__ import annotations
 
 from typing import Protocol, runtime_checkable
 
-__all__ = ["HasLanes"]
+from lightning_nas.io.numbers import check_number
+
+__all__ = ["HasLanes", "round_to_lanes"]
 
 
 @runtime_checkable
@@ -15,3 +17,22 @@ class HasLanes(Protocol):
     def lanes(self) -> int:
         """Channels that the device processes together."""
         ...
+
+
+def round_to_lanes(width: float, lanes: int) -> int:
+    """Return the multiple of `lanes` next to `width`, rounded half up, at least one and never 10 % below it.
+
+    The 10 % rule is that of the MobileNets (``make_divisible``): rounding must not take away the capacity asked for.
+
+    Example::
+
+        >>> round_to_lanes(0.75 * 24, 8), round_to_lanes(0.75 * 32, 16), round_to_lanes(3, 8)
+        (24, 32, 8)
+
+    Raises:
+        ValueError: `lanes` is not positive.
+    """
+    check_number("width", width, above=0)
+    check_number("lanes", lanes, whole=True, least=1)
+    rounded = max(lanes, int(width + lanes / 2) // lanes * lanes)
+    return rounded + lanes if rounded < 0.9 * width else rounded

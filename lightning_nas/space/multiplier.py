@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from .._numbers import check_numbers
+from lightning_nas.io.numbers import check_numbers
 
 __all__ = ["HEAD", "STEM", "DepthMultiplier"]
 

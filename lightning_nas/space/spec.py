@@ -9,13 +9,13 @@ from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal, get_args
 
-from .._numbers import check_number, check_numbers
-from .._reading import FORMAT, parse_json, reading, whole
-from . import _limits as limits
-from .lanes import HasLanes
-from .multiplier import HEAD, STEM, DepthMultiplier
-from .sizes import hidden_width, out_size
-from .tail import TailOperation, resized
+from lightning_nas.graph.sizes import hidden_width, out_size
+from lightning_nas.io.numbers import check_number, check_numbers
+from lightning_nas.io.reading import FORMAT, parse_json, reading, whole
+from lightning_nas.space import _limits as limits
+from lightning_nas.space.lanes import HasLanes, round_to_lanes
+from lightning_nas.space.multiplier import HEAD, STEM, DepthMultiplier
+from lightning_nas.space.tail import TailOperation, resized
 
 __all__ = [
     "HEAD",
@@ -312,10 +312,23 @@ class SearchSpace:
                 yield index, next(node), choice
 
     def curate(self, device: HasLanes | int) -> SearchSpace:
-        """Return the space with only such widths as fill the lanes of `device`, see `lightning_nas.space.curate`."""
-        from .curate import aligned  # which makes spaces, and so needs this module first
+        """Return the space with its widths rounded to the lanes of a device; those that become the same are one option.
 
-        return aligned(self, device)
+        Args:
+            device: Anything with `lanes`, such as an estimator, or their number.
+
+        Raises:
+            ValueError: The lanes are not positive.
+        """
+        lanes = device.lanes if isinstance(device, HasLanes) else device
+        check_number("lanes", lanes, whole=True, least=1)
+        multipliers = []
+        for multiplier in self.multipliers:
+            full = multiplier.widths[-1]
+            rows = (zip(row, full, strict=True) for row in multiplier.widths)
+            rounded = {tuple(min(limit, round_to_lanes(width, lanes)) for width, limit in row) for row in rows}
+            multipliers.append(replace(multiplier, widths=tuple(sorted({*rounded, full}))))
+        return replace(self, multipliers=tuple(multipliers))
 
     def decode(self, nodes: Sequence[int]) -> Architecture:
         """Return the architecture that `nodes` (one option index a node) names.

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
-from .spec import BlockOption, FixedBlock, Kind, StageArchitecture
+from lightning_nas.space.spec import BlockOption, FixedBlock, Kind, StageArchitecture
 
 __all__ = ["from_timm", "to_timm"]
 

@@ -8,9 +8,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from .._modes import undisturbed
-from .derive import derive
-from .supernet import find_supernet
+from lightning_nas.graph.eval_mode import undisturbed
+from lightning_nas.supernet.derive import derive
+from lightning_nas.supernet.supernet import find_supernet
 
 __all__ = ["check_agreement", "check_same", "outputs_of"]
 

@@ -10,9 +10,9 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
-from ..space.spec import BlockOption, Choice, Kind, hidden_width
-from .elastic import ElasticBatchNorm2d, ElasticConv2d
-from .loading import OfOneSpace
+from lightning_nas.space.spec import BlockOption, Choice, Kind, hidden_width
+from lightning_nas.supernet.elastic import ElasticBatchNorm2d, ElasticConv2d
+from lightning_nas.supernet.loading import OfOneSpace
 
 __all__ = ["ChoiceBlock", "ElasticDS", "ElasticFusedIBN", "ElasticIBN"]
 

@@ -9,18 +9,18 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
-from .._numbers import check_number, check_numbers
-from ..space._limits import MAX_KERNEL
-from ..space.curate import Scope, curate
-from ..space.spec import HEAD, STEM, BlockOption, Choice, DepthMultiplier, Kind, SearchSpace, Stage
-from .agreement import check_agreement, outputs_of
-from .choice import ChoiceBlock
-from .elastic import ElasticBatchNorm2d, ElasticConv2d, elastic_linear, elastic_unit, keep_modes
-from .ends import ElasticEnd
-from .replacing import replace_modules
-from .source import ConvNorm, Source, SourceBlock, read_source
-from .supernet import Supernet
-from .tail import elastic_tail, head_tail, read_tail
+from lightning_nas.io.numbers import check_number, check_numbers
+from lightning_nas.space._limits import MAX_KERNEL
+from lightning_nas.space.curate import Scope, curate
+from lightning_nas.space.spec import HEAD, STEM, BlockOption, Choice, DepthMultiplier, Kind, SearchSpace, Stage
+from lightning_nas.supernet.agreement import check_agreement, outputs_of
+from lightning_nas.supernet.choice import ChoiceBlock
+from lightning_nas.supernet.elastic import ElasticBatchNorm2d, ElasticConv2d, elastic_linear, elastic_unit, keep_modes
+from lightning_nas.supernet.ends import ElasticEnd
+from lightning_nas.supernet.replacing import replace_modules
+from lightning_nas.supernet.source import ConvNorm, Source, SourceBlock, read_source
+from lightning_nas.supernet.supernet import Supernet
+from lightning_nas.supernet.tail import elastic_tail, head_tail, read_tail
 
 __all__ = ["space_of", "supernet_from"]
 

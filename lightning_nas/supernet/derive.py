@@ -15,12 +15,12 @@ from torchvision.models.mobilenetv2 import InvertedResidual as TorchvisionInvert
 from torchvision.models.mobilenetv2 import MobileNetV2
 from torchvision.ops import Conv2dNormActivation
 
-from .._divergence import refuse_not_finite
-from .._modes import evaluating
-from ..space.spec import STEM, Architecture, BlockOption, hidden_width
-from .choice import ChoiceBlock
-from .elastic import ElasticBatchNorm2d, ElasticConv2d, ElasticLinear, keep_modes
-from .supernet import find_supernet, owner_of
+from lightning_nas.graph.eval_mode import evaluating
+from lightning_nas.graph.finite import refuse_not_finite
+from lightning_nas.space.spec import STEM, Architecture, BlockOption, hidden_width
+from lightning_nas.supernet.choice import ChoiceBlock
+from lightning_nas.supernet.elastic import ElasticBatchNorm2d, ElasticConv2d, ElasticLinear, keep_modes
+from lightning_nas.supernet.supernet import find_supernet, owner_of
 
 __all__ = ["derive", "recalibrate"]
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from .elastic import ElasticBatchNorm2d, ElasticConv2d, ElasticLinear
+from lightning_nas.supernet.elastic import ElasticBatchNorm2d, ElasticConv2d, ElasticLinear
 
 __all__ = ["ElasticEnd"]
 

@@ -8,11 +8,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from ..space.spec import HEAD, STEM
-from .choice import ChoiceBlock, ElasticDS
-from .elastic import ElasticBatchNorm2d, ElasticConv2d
-from .ends import ElasticEnd
-from .supernet import find_supernet
+from lightning_nas.space.spec import HEAD, STEM
+from lightning_nas.supernet.choice import ChoiceBlock, ElasticDS
+from lightning_nas.supernet.elastic import ElasticBatchNorm2d, ElasticConv2d
+from lightning_nas.supernet.ends import ElasticEnd
+from lightning_nas.supernet.supernet import find_supernet
 
 __all__ = ["sort_channels"]
 

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ..space.spec import BlockOption, SearchSpace, hidden_width
-from .choice import ChoiceBlock
+from lightning_nas.space.spec import BlockOption, SearchSpace, hidden_width
+from lightning_nas.supernet.choice import ChoiceBlock
 
 __all__ = ["Mixture", "channel_weights", "mixtures"]
 

@@ -8,12 +8,12 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from .._modes import evaluating
-from ..space.spec import HEAD, STEM, SearchSpace
-from .derive import derive
-from .refit import refit_block
-from .source import named_blocks
-from .supernet import find_supernet
+from lightning_nas.graph.eval_mode import evaluating
+from lightning_nas.space.spec import HEAD, STEM, SearchSpace
+from lightning_nas.supernet.derive import derive
+from lightning_nas.supernet.refit import refit_block
+from lightning_nas.supernet.source import named_blocks
+from lightning_nas.supernet.supernet import find_supernet
 
 __all__ = ["option_errors"]
 

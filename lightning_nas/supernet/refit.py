@@ -10,8 +10,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from .._modes import evaluating
-from .source import ConvNorm, named_blocks
+from lightning_nas.graph.eval_mode import evaluating
+from lightning_nas.supernet.source import ConvNorm, named_blocks
 
 __all__ = ["refit", "refit_block"]
 

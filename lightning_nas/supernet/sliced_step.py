@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
-from .elastic import ElasticBatchNorm2d, ElasticConv2d, ElasticLinear
+from lightning_nas.supernet.elastic import ElasticBatchNorm2d, ElasticConv2d, ElasticLinear
 
 __all__ = ["SlicedStep"]
 

@@ -13,10 +13,10 @@ from torch import Tensor, nn
 from torchvision.models.mobilenetv2 import InvertedResidual as TorchvisionInvertedResidual
 from torchvision.models.mobilenetv2 import MobileNetV2
 
-from .._modes import undisturbed
-from ..space.spec import BlockOption, ConvSpec, Kind
-from .choice import ChoiceBlock
-from .replacing import check_replaceable
+from lightning_nas.graph.eval_mode import undisturbed
+from lightning_nas.space.spec import BlockOption, ConvSpec, Kind
+from lightning_nas.supernet.choice import ChoiceBlock
+from lightning_nas.supernet.replacing import check_replaceable
 
 __all__ = ["ConvNorm", "Source", "SourceBlock", "backbone_of", "named_blocks", "read_source"]
 

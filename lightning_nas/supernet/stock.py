@@ -12,7 +12,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 from torchvision.models import MobileNet_V2_Weights, get_model
 
-from .._numbers import check_number
+from lightning_nas.io.numbers import check_number
 
 __all__ = ["read_weights", "stock_network"]
 

@@ -9,7 +9,7 @@ from timm.models import EfficientNet
 from torch import nn
 from torchvision.models.mobilenetv2 import MobileNetV2
 
-from ..space.spec import (
+from lightning_nas.space.spec import (
     Architecture,
     BlockOption,
     Choice,
@@ -19,8 +19,8 @@ from ..space.spec import (
     StageArchitecture,
     hidden_width,
 )
-from .convert import space_of, supernet_from
-from .source import ConvNorm, backbone_of, named_blocks
+from lightning_nas.supernet.convert import space_of, supernet_from
+from lightning_nas.supernet.source import ConvNorm, backbone_of, named_blocks
 
 __all__ = ["architecture_of", "supernet_with"]
 

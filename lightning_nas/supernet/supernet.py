@@ -6,12 +6,12 @@ from collections.abc import Mapping, Sequence
 
 from torch import Tensor, nn
 
-from ..space.spec import Architecture, SearchSpace
-from .choice import ChoiceBlock
-from .elastic import ElasticBatchNorm2d
-from .ends import ElasticEnd
-from .mixture import channel_weights, mixtures
-from .tail import ElasticTail
+from lightning_nas.space.spec import Architecture, SearchSpace
+from lightning_nas.supernet.choice import ChoiceBlock
+from lightning_nas.supernet.elastic import ElasticBatchNorm2d
+from lightning_nas.supernet.ends import ElasticEnd
+from lightning_nas.supernet.mixture import channel_weights, mixtures
+from lightning_nas.supernet.tail import ElasticTail
 
 __all__ = ["Supernet", "find_supernet", "owner_of"]
 

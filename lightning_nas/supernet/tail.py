@@ -7,13 +7,13 @@ from typing import cast
 
 from torch import Tensor, nn
 
-from .._modes import undisturbed
-from ..estimator.layer import Form
-from ..estimator.tail import tail_of
-from ..estimator.trace import trace
-from ..space.tail import TailOperation, from_block, resized, sources
-from .elastic import ElasticBatchNorm2d, ElasticConv2d, elastic_conv, elastic_norm
-from .replacing import check_replaceable
+from lightning_nas.graph.eval_mode import undisturbed
+from lightning_nas.graph.layer import Form
+from lightning_nas.graph.trace import trace
+from lightning_nas.space.network import tail_of
+from lightning_nas.space.tail import TailOperation, from_block, resized, sources
+from lightning_nas.supernet.elastic import ElasticBatchNorm2d, ElasticConv2d, elastic_conv, elastic_norm
+from lightning_nas.supernet.replacing import check_replaceable
 
 __all__ = ["ElasticTail", "elastic_tail", "head_tail", "read_tail"]
 

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torchvision.ops import batched_nms, clip_boxes_to_image
 
-from .._numbers import check_number, check_numbers
+from lightning_nas.io.numbers import check_number, check_numbers
 
 __all__ = ["Target", "pick"]
 

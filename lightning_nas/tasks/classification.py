@@ -13,12 +13,12 @@ from torch.nn import functional
 from torchmetrics.classification import MulticlassAccuracy
 from typing_extensions import override
 
-from .._numbers import check_number
-from .distillation import distillation_loss
-from .metric import TaskMetric
-from .mixup import mix
-from .optimizing import OptimizerName, Optimizing
-from .teaching import Teacher, check_teaching
+from lightning_nas.io.numbers import check_number
+from lightning_nas.tasks.distillation import distillation_loss
+from lightning_nas.tasks.metric import TaskMetric
+from lightning_nas.tasks.mixup import mix
+from lightning_nas.tasks.optimizing import OptimizerName, Optimizing
+from lightning_nas.tasks.teaching import Teacher, check_teaching
 
 __all__ = ["Classification"]
 

@@ -14,10 +14,10 @@ from torch import Tensor, nn
 from torchmetrics.detection import MeanAveragePrecision
 from typing_extensions import override
 
-from .boxes import Target
-from .metric import TaskMetric
-from .optimizing import OptimizerName, Optimizing
-from .teaching import Teacher, check_teaching
+from lightning_nas.tasks.boxes import Target
+from lightning_nas.tasks.metric import TaskMetric
+from lightning_nas.tasks.optimizing import OptimizerName, Optimizing
+from lightning_nas.tasks.teaching import Teacher, check_teaching
 
 __all__ = ["Detection"]
 

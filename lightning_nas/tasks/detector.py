@@ -9,11 +9,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from .._numbers import check_number
-from ..supernet.stock import stock_network
-from .fcos import FCOSHead
-from .features import features, headless, strides_to_taps, tap_widths
-from .ssdlite import SSDLiteHead
+from lightning_nas.io.numbers import check_number
+from lightning_nas.supernet.stock import stock_network
+from lightning_nas.tasks.fcos import FCOSHead
+from lightning_nas.tasks.features import features, headless, strides_to_taps, tap_widths
+from lightning_nas.tasks.ssdlite import SSDLiteHead
 
 __all__ = ["HEADS", "Detector", "detector"]
 

@@ -10,8 +10,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torchvision.ops import generalized_box_iou_loss, sigmoid_focal_loss
 
-from .._numbers import check_number
-from .boxes import Target, check_head, objects_and_crowds, pick
+from lightning_nas.io.numbers import check_number
+from lightning_nas.tasks.boxes import Target, check_head, objects_and_crowds, pick
 
 __all__ = ["FCOSHead"]
 

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torchvision.models import MobileNetV2
 from torchvision.models.mobilenetv2 import InvertedResidual
 
-from .._numbers import check_number, check_numbers
+from lightning_nas.io.numbers import check_number, check_numbers
 
 __all__ = ["block_strides", "features", "headless", "limit_stride", "strides_to_taps", "tap_widths"]
 

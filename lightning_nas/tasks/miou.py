@@ -7,7 +7,7 @@ from torch import Tensor
 from torchmetrics import Metric
 from typing_extensions import override
 
-from .._numbers import check_number
+from lightning_nas.io.numbers import check_number
 
 __all__ = ["IGNORE", "MeanIoU"]
 

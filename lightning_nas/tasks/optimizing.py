@@ -12,7 +12,7 @@ from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.utilities.types import OptimizerLRSchedulerConfig
 from torch.optim.lr_scheduler import LambdaLR
 
-from .._numbers import check_number
+from lightning_nas.io.numbers import check_number
 
 __all__ = ["Optimizing", "OptimizerName"]
 

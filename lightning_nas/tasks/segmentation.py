@@ -12,13 +12,13 @@ from torch import Tensor, nn
 from torch.nn import functional
 from typing_extensions import override
 
-from .._numbers import check_number, check_numbers
-from .distillation import distillation_loss
-from .metric import TaskMetric
-from .miou import IGNORE, MeanIoU
-from .mixup import paste
-from .optimizing import OptimizerName, Optimizing
-from .teaching import Teacher, check_teaching
+from lightning_nas.io.numbers import check_number, check_numbers
+from lightning_nas.tasks.distillation import distillation_loss
+from lightning_nas.tasks.metric import TaskMetric
+from lightning_nas.tasks.miou import IGNORE, MeanIoU
+from lightning_nas.tasks.mixup import paste
+from lightning_nas.tasks.optimizing import OptimizerName, Optimizing
+from lightning_nas.tasks.teaching import Teacher, check_teaching
 
 __all__ = ["Segmentation", "mask_loss"]
 

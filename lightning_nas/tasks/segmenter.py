@@ -9,9 +9,9 @@ from typing import Any, Literal, get_args
 import torch
 from torch import Tensor, nn
 
-from .._numbers import check_number, check_numbers
-from ..supernet.stock import stock_network
-from .features import block_strides, features, headless, limit_stride, tap_widths
+from lightning_nas.io.numbers import check_number, check_numbers
+from lightning_nas.supernet.stock import stock_network
+from lightning_nas.tasks.features import block_strides, features, headless, limit_stride, tap_widths
 
 __all__ = ["DeepLabV3LiteHead", "HeadName", "LRASPPHead", "Segmenter", "segmenter"]
 

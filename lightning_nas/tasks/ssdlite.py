@@ -10,8 +10,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torchvision.ops import box_convert, box_iou
 
-from .._numbers import check_number
-from .boxes import Target, check_head, objects_and_crowds, pick
+from lightning_nas.io.numbers import check_number
+from lightning_nas.tasks.boxes import Target, check_head, objects_and_crowds, pick
 
 __all__ = ["SSDLiteHead"]
 

@@ -10,8 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from .._numbers import check_number
-from .distillation import feature_loss, feature_maps
+from lightning_nas.io.numbers import check_number
+from lightning_nas.tasks.distillation import feature_loss, feature_maps
 
 __all__ = ["Teacher", "Taught", "check_teaching"]
 

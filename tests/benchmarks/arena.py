@@ -23,13 +23,13 @@ import torch
 import torchvision
 from tflite_micro.python.tflite_micro import runtime
 
-from lightning_nas.estimator.liveness import PLAIN, peak_values
-from lightning_nas.estimator.lower import lowered
-from lightning_nas.estimator.measure.sample import sample_architecture
-from lightning_nas.estimator.measure.tflite import author
-from lightning_nas.estimator.network import chain
-from lightning_nas.estimator.subgraph import subgraphs
-from lightning_nas.estimator.trace import trace
+from lightning_nas.estimator.measure.backends.tflite import author
+from lightning_nas.estimator.measure.sampling.sample import sample_architecture
+from lightning_nas.graph.liveness import PLAIN, peak_values
+from lightning_nas.graph.lower import lowered
+from lightning_nas.graph.network import chain
+from lightning_nas.graph.trace import trace
+from lightning_nas.space.network import subgraphs
 
 RECORD = Path(__file__).with_suffix(".json")
 STOCK = ("mobilenet_v2", "mobilenet_v3_small", "mobilenet_v3_large", "mnasnet0_5", "resnet18", "squeezenet1_0")

@@ -24,11 +24,11 @@ from torch.nn import functional
 from torchvision.models import mobilenet_v2
 
 from lightning_nas import ArchitectureSearch, Estimator
-from lightning_nas._files import write_text
+from lightning_nas.budget.solve import solve
+from lightning_nas.budget.tables import space_budgets
 from lightning_nas.data.digits import DigitsDataModule
 from lightning_nas.estimator.files import TARGETS, available_devices
-from lightning_nas.search.solve import solve
-from lightning_nas.search.tables import space_budgets
+from lightning_nas.io.writing import write_text
 from lightning_nas.supernet import space_of, supernet_from
 
 RECORD = Path(__file__).with_suffix(".json")

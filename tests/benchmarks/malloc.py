@@ -99,7 +99,7 @@ def main() -> None:
     if arguments.what == "child":
         name, height, width = arguments.options
         if name == "kept":
-            from lightning_nas._malloc import keep_freed_memory
+            from lightning_nas.jobs.malloc import keep_freed_memory
 
             keep_freed_memory()
         sys.stdout.write(str(steps_per_second(int(height), int(width))))

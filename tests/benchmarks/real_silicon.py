@@ -23,7 +23,7 @@ from scipy.stats import spearmanr
 
 from lightning_nas.estimator.estimator import Estimator
 from lightning_nas.estimator.measurements import COLUMNS, Figures, to_row
-from lightning_nas.estimator.subgraph import Subgraph
+from lightning_nas.graph.subgraph import Subgraph
 
 RECORD = Path(__file__).with_suffix(".json")
 GPUS = ("1080ti", "2080ti", "titan_rtx", "titanx", "titanxp")

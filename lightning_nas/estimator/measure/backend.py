@@ -9,8 +9,8 @@ from typing import Protocol, runtime_checkable
 from lightning_nas.estimator.device import ANALYTIC, TABLE_ONLY, Device
 from lightning_nas.estimator.measure.settings import BACKENDS
 from lightning_nas.estimator.measurements import Figures
-from lightning_nas.estimator.network import Network
-from lightning_nas.estimator.subgraph import Subgraph
+from lightning_nas.graph.network import Network
+from lightning_nas.graph.subgraph import Subgraph
 
 __all__ = [
     "BACKENDS",
@@ -74,7 +74,7 @@ def open_backend(device: Device) -> Backend:
         raise ValueError(
             f"`backend` of device {device.name!r} must be one of {', '.join(BACKENDS)}; got {device.backend!r}."
         )
-    module = importlib.import_module(f"{__package__}.{device.backend}")
+    module = importlib.import_module(f"{__package__}.backends.{device.backend}")
     backend: Backend = module.Measure(device)
     return backend
 

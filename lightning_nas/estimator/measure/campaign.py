@@ -10,13 +10,13 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from lightning_nas._files import appending, write_text
-from lightning_nas._locks import alone
 from lightning_nas.estimator.device import Device
 from lightning_nas.estimator.measure.backend import TIMED, Backend, ParallelBackend, UnsupportedError, open_backend
 from lightning_nas.estimator.measure.settings import TIMING
 from lightning_nas.estimator.measurements import COLUMNS, SPREAD, Figures, read_measurements, to_row
-from lightning_nas.estimator.subgraph import Subgraph
+from lightning_nas.graph.subgraph import Subgraph
+from lightning_nas.io.locks import alone
+from lightning_nas.io.writing import appending, write_text
 
 __all__ = ["measure"]
 

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from lightning_nas._numbers import check_number, check_seed
 from lightning_nas.estimator.device import Device
 from lightning_nas.estimator.measure.backend import TIMED, Backend
 from lightning_nas.estimator.measure.campaign import measure
-from lightning_nas.estimator.measure.sample import plan_subgraphs, sample_subgraphs
-from lightning_nas.estimator.measure.stock import stock_operators
-from lightning_nas.estimator.measure.varied import sample_varied_subgraphs
+from lightning_nas.estimator.measure.sampling.random_blocks import sample_varied_subgraphs
+from lightning_nas.estimator.measure.sampling.sample import plan_subgraphs, sample_subgraphs
+from lightning_nas.estimator.measure.sampling.stock_operators import stock_operators
 from lightning_nas.estimator.measurements import Figures
-from lightning_nas.estimator.subgraph import Subgraph
+from lightning_nas.graph.subgraph import Subgraph
+from lightning_nas.io.numbers import check_number, check_seed
 
 __all__ = ["measure_device"]
 

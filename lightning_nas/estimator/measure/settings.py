@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from pathlib import PurePosixPath, PureWindowsPath
 from typing import Any, Literal
 
-from lightning_nas._numbers import check_number
-from lightning_nas._reading import shown
 from lightning_nas.estimator.analytic import AnalyticArray
 from lightning_nas.estimator.device import ANALYTIC, TABLE_ONLY, Device
+from lightning_nas.io.numbers import check_number
+from lightning_nas.io.reading import shown
 
 __all__ = ["BACKENDS", "SETTINGS", "TIMING", "check_settings", "checked_settings", "files_of"]
 

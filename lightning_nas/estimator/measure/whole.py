@@ -9,12 +9,12 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from lightning_nas._files import appending, cache_folder, write_text
-from lightning_nas._locks import alone
 from lightning_nas.estimator.device import Device
 from lightning_nas.estimator.measure.backend import Backend, UnsupportedError, open_backend
 from lightning_nas.estimator.measurements import Figures
-from lightning_nas.estimator.network import Network
+from lightning_nas.graph.network import Network
+from lightning_nas.io.locks import alone
+from lightning_nas.io.writing import appending, cache_folder, write_text
 
 __all__ = ["measure_networks", "scratch_table"]
 

@@ -1,0 +1,91 @@
+"""Which blocks of the subnets were fused, over the runs of a group."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from itertools import groupby
+
+from lightning_nas.report.recorded import Run
+
+__all__ = ["block_kinds", "fused_cells", "ranges"]
+
+Kinds = tuple[tuple[str, ...], ...]
+"""The kind of each block of each stage."""
+
+
+def block_kinds(run: Run) -> Kinds | None:
+    """Return the kinds of the blocks of a run's subnet, or None where its architecture has no stages.
+
+    Raises:
+        ValueError: Its ``architecture.json`` is not in its form.
+    """
+    stages = run.architecture.get("stages")
+    if not stages:
+        return None
+    try:
+        return tuple(tuple(str(block["option"]["kind"]) for block in stage["blocks"]) for stage in stages)
+    except (KeyError, TypeError) as error:
+        file = run.folder / "architecture.json"
+        raise ValueError(
+            f"'{file}' must give the kind of every block of every stage; got {type(error).__name__}: {error}."
+        ) from error
+
+
+def fused_cells(runs: Sequence[Run]) -> list[str] | None:
+    """Return the fused blocks in words, the widths, then the kinds of each stage; None where the runs do not say.
+
+    Blocks are counted from 1. ``fused 1/3`` is a block that one of three runs fused.
+
+    Args:
+        runs: Runs of a group.
+    """
+    found = [kinds for run in runs if (kinds := block_kinds(run)) is not None]
+    shapes = {tuple(map(len, kinds)) for kinds in found}
+    if len(shapes) != 1:
+        return None
+    blocks = [block for stage in zip(*found, strict=True) for block in zip(*stage, strict=True)]
+    counts = [block.count("fused") for block in blocks]
+    always = [number for number, count in enumerate(counts, start=1) if count == len(found)]
+    sometimes = [number for number, count in enumerate(counts, start=1) if 0 < count < len(found)]
+    text = f"{ranges(always) or 'none'} of {len(blocks)}"
+    if sometimes:
+        text += f"; in some seeds {ranges(sometimes)}"
+    return [
+        text,
+        _widths_text(runs),
+        *(_stage_text(list(zip(*stage, strict=True))) for stage in zip(*found, strict=True)),
+    ]
+
+
+def ranges(numbers: Sequence[int]) -> str:
+    """Return ascending numbers with runs of them shortened.
+
+    Example::
+
+        >>> ranges([2, 3, 4, 7])
+        '2-4, 7'
+    """
+    spans = groupby(enumerate(numbers), key=lambda item: item[1] - item[0])
+    ends = [[number for _, number in span] for _, span in spans]
+    return ", ".join(f"{span[0]}-{span[-1]}" if len(span) > 1 else str(span[0]) for span in ends)
+
+
+def _widths_text(runs: Sequence[Run]) -> str:
+    """Return the widths of stem and stages, where runs differ all that occur: ``16, 24, 32/48``."""
+    found = [run.architecture for run in runs if run.architecture.get("stages")]
+    rows = [[part.get("width", "?") for part in (each.get("stem", {}), *each["stages"])] for each in found]
+    return ", ".join("/".join(map(str, dict.fromkeys(column))) for column in zip(*rows, strict=True))
+
+
+def _stage_text(blocks: Sequence[tuple[str, ...]]) -> str:
+    """Return the kinds of a stage's blocks, each given as its kind in every run."""
+    parts = [(name, len(list(same))) for name, same in groupby(map(_block_text, blocks))]
+    return ", ".join(f"{count} \u00d7 {name}" if count > 1 else name for name, count in parts)
+
+
+def _block_text(kinds: tuple[str, ...]) -> str:
+    num_fused = kinds.count("fused")
+    if 0 < num_fused < len(kinds):
+        return f"fused {num_fused}/{len(kinds)}"
+    return Counter(kinds).most_common(1)[0][0]

@@ -1,0 +1,89 @@
+"""What to propose: the architectures of the highest scores that are within all budgets, exactly."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from lightning_nas.budget.solve import Limit, solve
+from lightning_nas.estimator.table import CostTable
+
+__all__ = ["propose", "solve_in_band"]
+
+Nodes = tuple[int, ...]
+Scores = Sequence[NDArray[np.float64]]
+
+
+def solve_in_band(scores: Scores, limits: Sequence[Limit], forbidden: Sequence[CostTable], use: float) -> Nodes | None:
+    """Return the architecture of the highest score within all limits, or None.
+
+    Args:
+        scores: For each node the score of each option.
+        limits: The budgets; of the first at least `use` is used, where the space allows that.
+        forbidden: Tables whose combinations with a positive value may not be chosen.
+        use: Least part of the first budget.
+    """
+    banded = [replace(limit, floor=use * limit.budget) for limit in limits[:1]]
+    nodes = solve(scores, [*banded, *limits[1:]], forbidden)
+    if nodes is None:  # a budget above what the space can spend, or one that another budget caps
+        nodes = solve(scores, limits, forbidden)
+    return nodes
+
+
+def propose(
+    count: int,
+    scores: Scores,
+    prior: Scores,
+    limits: Sequence[Limit],
+    forbidden: Sequence[CostTable],
+    use: float,
+    generator: torch.Generator,
+) -> list[Nodes]:
+    """Return up to `count` distinct architectures within all limits, the one of the highest score first.
+
+    With a prior, those that it alone prefers, at the budget and a percent below, come next: a search has to beat them.
+    The others have the highest scores with Gumbel noise, which draws near the distribution that the scores give over
+    the architectures within the limits (perturb-and-MAP, Papandreou and Yuille 2011).
+
+    Args:
+        count: How many at most.
+        scores: For each node the score of each option.
+        prior: Scores by what is known without a search; may be empty.
+        limits: As in `solve_in_band`.
+        forbidden: As in `solve_in_band`.
+        use: As in `solve_in_band`.
+        generator: Of the noise.
+
+    Raises:
+        ValueError: No architecture meets the limits.
+    """
+    found: dict[Nodes, None] = {}
+    for known in (scores, prior):
+        if known and (nodes := solve_in_band(known, limits, forbidden, use)):
+            found[nodes] = None
+    if not found:
+        raise ValueError("No architecture of the space meets the budgets.")
+    # Should the compiler find the prior's best to be over, one near it stands by.
+    if prior and (near := solve_in_band(prior, _less(limits), forbidden, use)):
+        found[near] = None
+    for _ in range(2 * count):
+        if len(found) >= count:
+            break
+        noisy = [row + _gumbel(len(row), generator) for row in scores]
+        if nodes := solve_in_band(noisy, limits, forbidden, use):
+            found[nodes] = None
+    return list(found)[:count]
+
+
+def _less(limits: Sequence[Limit]) -> list[Limit]:
+    """Return the limits with one percent less to spend of the first."""
+    return [replace(limit, budget=0.99 * limit.budget) if index == 0 else limit for index, limit in enumerate(limits)]
+
+
+def _gumbel(count: int, generator: torch.Generator) -> NDArray[np.float64]:
+    uniform = torch.rand(count, generator=generator, dtype=torch.float64).clamp(min=1e-12)
+    return (-(-uniform.log()).log()).numpy()

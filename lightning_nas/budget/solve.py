@@ -1,0 +1,237 @@
+"""Exact budgets: the best architecture by additive scores whose cost is within every budget, or the proof of none."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.optimize import Bounds, LinearConstraint, milp
+from scipy.sparse import coo_array, csr_array
+
+from lightning_nas.estimator.table import CostTable
+
+__all__ = ["Limit", "Reach", "cheapest", "reach", "solve", "usable_part"]
+
+
+@dataclass(frozen=True)
+class Limit:
+    """A budget on an additive cost.
+
+    Attributes:
+        table: The cost.
+        budget: Its greatest allowed value, in the table's unit.
+        name: What it is, for messages.
+        floor: Its least value; 0 for none. A budget is there to be used: a band just below it keeps the solver from
+            networks that are needlessly small where the scores hardly differ.
+    """
+
+    table: CostTable
+    budget: float
+    name: str = "latency_ms"
+    floor: float = 0.0
+
+
+@dataclass(frozen=True)
+class Reach:
+    """What a space can reach: minimum, median (of random members) and maximum cost."""
+
+    minimum: float
+    median: float
+    maximum: float
+
+
+def solve(
+    scores: Sequence[NDArray[np.floating]], limits: Sequence[Limit], forbidden: Sequence[CostTable] = ()
+) -> tuple[int, ...] | None:
+    """Return the nodes of the architecture with the highest sum of scores within all budgets, or None.
+
+    A mixed-integer linear program (scipy's HiGHS): a binary for each option of each node, and for each factor that
+    depends on several nodes the indicator of each combination, tied to the binaries by its marginals. The result is
+    checked against the tables: it is never over.
+
+    Args:
+        scores: For each node the score of each option.
+        limits: The budgets.
+        forbidden: Tables whose combinations with a positive value may not be chosen (peak memory that cannot fit).
+    """
+    program = _Program([len(score) for score in scores])
+    for limit in limits:
+        program.add_limit(limit)
+    for table in forbidden:
+        program.forbid(table)
+    return program.solve(np.concatenate([np.asarray(score, dtype=np.float64) for score in scores]), limits)
+
+
+def usable_part(
+    limits: Sequence[Limit],
+    most: float,
+    forbidden: Sequence[CostTable] = (),
+    wanted: int = 500,
+    samples: int = 2000,
+) -> float:
+    """Return which part of the first budget to use at least, so that there is something to choose from.
+
+    Where a space has millions of members, thousands of them are within a percent of the budget, and nothing is lost by
+    using it up. Where it has a hundred, the best one may be anywhere below. And where another budget keeps the first
+    from being used up, what can be used of it counts.
+
+    Args:
+        limits: The budgets, at least one.
+        most: What is used at least in a large space.
+        forbidden: Tables whose combinations with a positive value may not be chosen.
+        wanted: So many members there have to be, about, between that part of the budget and all of it.
+        samples: Random members that tell how many there are.
+    """
+    first, *others = limits
+    costs = first.table.sample_costs(samples)
+    below = np.sort(costs[costs <= first.budget])
+    members = math.prod(first.table.node_sizes)
+    needed = math.ceil(wanted / members * samples)
+    if needed >= len(below) and members <= wanted * samples:
+        return 0.0
+    part = min(most, float(below[-needed]) / first.budget) if needed > 1 else most
+    free = [np.zeros(size) for size in first.table.node_sizes]
+    if solve(free, [replace(first, floor=part * first.budget), *others], forbidden) is not None:
+        return part
+    program = _Program(first.table.node_sizes)
+    for limit in limits:
+        program.add_limit(replace(limit, floor=0.0))
+    for table in forbidden:
+        program.forbid(table)
+    dearest = program.solve(np.concatenate(free), limits, costs=first.table, sign=-1.0)
+    return 0.0 if dearest is None else part * first.table.exact(dearest) / first.budget
+
+
+def cheapest(
+    table: CostTable, forbidden: Sequence[CostTable] = (), limits: Sequence[Limit] = ()
+) -> tuple[int, ...] | None:
+    """Return the nodes of the cheapest architecture within limits, or None where there is none."""
+    return _extreme(table, 1.0, forbidden, limits)
+
+
+def reach(table: CostTable, samples: int = 2000) -> Reach:
+    """Return the exact minimum and maximum of a cost over its space, and the median of random members."""
+    lowest, highest = _extreme(table, 1.0), _extreme(table, -1.0)
+    assert lowest is not None, "the cheapest architecture always exists"
+    assert highest is not None, "the dearest architecture always exists"
+    return Reach(table.exact(lowest), float(np.median(table.sample_costs(samples))), table.exact(highest))
+
+
+def _extreme(
+    table: CostTable, sign: float, forbidden: Sequence[CostTable] = (), limits: Sequence[Limit] = ()
+) -> tuple[int, ...] | None:
+    program = _Program(table.node_sizes)
+    for limit in limits:
+        program.add_limit(replace(limit, floor=0.0))
+    for other in forbidden:
+        program.forbid(other)
+    return program.solve(np.zeros(sum(table.node_sizes)), limits, costs=table, sign=sign)
+
+
+class _Program:
+    """The variables and rows of the program: x, one for each option, then y, one for each combination."""
+
+    def __init__(self, node_sizes: Sequence[int]) -> None:
+        self.node_sizes = tuple(node_sizes)
+        self.starts = np.concatenate([[0], np.cumsum(self.node_sizes)])
+        self.num_variables = int(self.starts[-1])
+        self.cells: dict[tuple[int, ...], int] = {}
+        self.rows: list[tuple[NDArray[np.intp], NDArray[np.float64], float, float]] = []
+        self.upper: dict[int, float] = {}
+        for start, size in zip(self.starts, self.node_sizes, strict=False):
+            self._add_row(np.arange(start, start + size), np.ones(size), 1.0, 1.0)
+
+    def add_limit(self, limit: Limit) -> None:
+        """Bound the cost; a factor's combinations become variables when they are first met."""
+        columns, values = self._linear(limit.table)
+        # Scaled to the budget, since the solver's tolerances are absolute.
+        rest = limit.budget - self._constant(limit.table)
+        self._add_row(columns, values / limit.budget, -np.inf, rest / limit.budget)
+        if limit.floor > 0:
+            self._add_row(columns, values / limit.budget, rest / limit.budget - 1 + limit.floor / limit.budget, np.inf)
+
+    def forbid(self, table: CostTable) -> None:
+        """Exclude the combinations in which `table` is positive."""
+        for factor in table.factors:
+            if factor.nodes:
+                first = self._cells_of(factor.nodes)
+                for cell in np.flatnonzero(factor.cost.ravel() > 0):
+                    self.upper[first + int(cell)] = 0.0
+
+    def solve(
+        self,
+        scores: NDArray[np.float64],
+        limits: Sequence[Limit],
+        costs: CostTable | None = None,
+        sign: float = 1.0,
+    ) -> tuple[int, ...] | None:
+        """Maximise the scores minus `sign` times `costs`; tighten and repeat should rounding pass a budget."""
+        columns, values = (np.empty(0, dtype=np.intp), np.empty(0)) if costs is None else self._linear(costs)
+        objective = np.zeros(self.num_variables)
+        objective[: len(scores)] = -scores
+        np.add.at(objective, columns, sign * values)
+        for slack in (0.0, 1e-6, 1e-5, 1e-4):
+            nodes = self._run(objective, slack)
+            if nodes is None or all(limit.table.exact(nodes) <= limit.budget for limit in limits):
+                return nodes
+        return None
+
+    def _run(self, objective: NDArray[np.float64], slack: float) -> tuple[int, ...] | None:
+        upper = np.ones(self.num_variables)
+        for column, bound in self.upper.items():
+            upper[column] = bound
+        integrality = np.zeros(self.num_variables)
+        integrality[: self.starts[-1]] = 1
+        result = milp(
+            objective,
+            integrality=integrality,
+            bounds=Bounds(np.zeros(self.num_variables), upper),
+            constraints=self._constraints(slack),
+            options={"mip_rel_gap": 1e-6},
+        )
+        if result.x is None:
+            return None
+        spans = zip(self.starts[:-1], self.node_sizes, strict=True)
+        return tuple(int(np.argmax(result.x[start : start + size])) for start, size in spans)
+
+    def _constraints(self, slack: float) -> LinearConstraint:
+        lengths = [len(columns) for columns, *_ in self.rows]
+        rows = np.repeat(np.arange(len(self.rows)), lengths)
+        columns = np.concatenate([row[0] for row in self.rows])
+        values = np.concatenate([row[1] for row in self.rows])
+        matrix = csr_array(coo_array((values, (rows, columns)), shape=(len(self.rows), self.num_variables)))
+        lower = np.array([row[2] for row in self.rows])
+        upper = np.array([row[3] - (slack if np.isneginf(row[2]) else 0.0) for row in self.rows])
+        return LinearConstraint(matrix, lower, upper)
+
+    def _add_row(self, columns: NDArray[np.intp], values: NDArray[np.float64], lower: float, upper: float) -> None:
+        self.rows.append((columns, values, lower, upper))
+
+    def _cells_of(self, nodes: tuple[int, ...]) -> int:
+        """Return the first variable of the combinations of `nodes`; one node's are its own options."""
+        if len(nodes) == 1:
+            return int(self.starts[nodes[0]])
+        if nodes not in self.cells:
+            shape = tuple(self.node_sizes[node] for node in nodes)
+            first = self.cells[nodes] = self.num_variables
+            self.num_variables += int(np.prod(shape))
+            grid = first + np.arange(np.prod(shape)).reshape(shape)
+            for axis, node in enumerate(nodes):
+                for option, cells in enumerate(np.moveaxis(grid, axis, 0).reshape(shape[axis], -1)):
+                    columns = np.append(cells, self.starts[node] + option)
+                    self._add_row(columns, np.append(np.ones(len(cells)), -1.0), 0.0, 0.0)
+        return self.cells[nodes]
+
+    def _linear(self, table: CostTable) -> tuple[NDArray[np.intp], NDArray[np.float64]]:
+        columns, values = [np.empty(0, dtype=np.intp)], [np.empty(0)]
+        for factor in table.factors:
+            if factor.nodes:
+                columns.append(self._cells_of(factor.nodes) + np.arange(factor.cost.size))
+                values.append(factor.cost.ravel())
+        return np.concatenate(columns), np.concatenate(values)
+
+    def _constant(self, table: CostTable) -> float:
+        return float(sum(factor.cost.item() for factor in table.factors if not factor.nodes))

@@ -1,0 +1,71 @@
+"""Latencies as predicted beside latencies as measured."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from itertools import pairwise
+
+import numpy as np
+
+from lightning_nas.estimator.judge.scores import scores
+
+__all__ = ["Parity"]
+
+_NUM_SIZES = 5
+
+
+@dataclass(frozen=True)
+class Parity:
+    """Latencies as predicted and as measured.
+
+    Attributes:
+        groups: Of each, what it belongs to: its kind, or its name.
+        predicted_ms: What was predicted.
+        true_ms: What was measured.
+    """
+
+    groups: tuple[str, ...]
+    predicted_ms: np.ndarray
+    true_ms: np.ndarray
+
+    @property
+    def figures(self) -> dict[str, float]:
+        """How far predictions are off over all."""
+        predicted_ms, true_ms = self.predicted_ms, self.true_ms
+        off = np.abs(predicted_ms / true_ms - 1)
+        return {**scores(predicted_ms, true_ms), "nine_of_ten": float(np.quantile(off, 0.9))}
+
+    @property
+    def bias(self) -> tuple[float, float]:
+        """By how much predictions are above what was measured, as a share of it on average; and its standard error.
+
+        What is off by more than all of it counts as that, so that single ones do not decide.
+        """
+        relative = np.clip(self.predicted_ms / self.true_ms - 1, -1, 1)
+        return float(relative.mean()), float(relative.std() / np.sqrt(len(relative)))
+
+    def only(self, chosen: np.ndarray) -> Parity:
+        """Return those that are chosen, by a truth value each."""
+        groups = tuple(group for group, here in zip(self.groups, chosen.tolist(), strict=True) if here)
+        return Parity(groups, self.predicted_ms[chosen], self.true_ms[chosen])
+
+    def by_group(self) -> dict[str, dict[str, float]]:
+        """Return how far they are off in each group, the largest group first.
+
+        Example::
+
+            >>> parity = Parity(("a", "b", "b"), np.array([1.0, 2.0, 3.0]), np.array([1.0, 2.0, 3.3]))
+            >>> [(name, figures["count"]) for name, figures in parity.by_group().items()]
+            [('b', 2), ('a', 1)]
+        """
+        names, counts = np.unique(self.groups, return_counts=True)
+        ordered = names[np.argsort(-counts, kind="stable")].tolist()
+        return {name: self.only(np.array(self.groups) == name).figures for name in ordered}
+
+    def by_size(self) -> dict[str, dict[str, float]]:
+        """Return how far they are off by latency, in groups of equal number."""
+        edges = np.quantile(self.true_ms, np.linspace(0, 1, _NUM_SIZES + 1))
+        place = np.clip(np.searchsorted(edges, self.true_ms, side="right") - 1, 0, _NUM_SIZES - 1)
+        names = [f"{low:.3g} to {high:.3g} ms" for low, high in pairwise(edges.tolist())]
+        chosen = {name: place == number for number, name in enumerate(names)}
+        return {name: self.only(here).figures for name, here in chosen.items() if here.any()}

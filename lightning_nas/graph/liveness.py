@@ -1,0 +1,84 @@
+"""Which tensors of a network are held at once, over its order of execution."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from lightning_nas.graph.network import IMAGE, Network
+
+__all__ = ["BRICKS", "PLAIN", "Layout", "live_values", "peak_values"]
+
+
+@dataclass(frozen=True)
+class Layout:
+    """How a device stores activations.
+
+    Attributes:
+        brick: Channels are stored in multiples of it, except those of the network's input and outputs.
+        in_place: Whether an operator that works value by value overwrites an input that nothing else needs, and
+            whether an activation runs with the operator before it.
+    """
+
+    brick: int = 1
+    in_place: bool = False
+
+
+PLAIN = Layout()
+"""Of interpreters for microcontrollers and processors, such as TensorFlow Lite Micro."""
+
+BRICKS = Layout(16, True)
+"""Of Arm's Ethos-U and its like."""
+
+_BY_VALUE = ("add", "mul", "activation")
+
+
+def peak_values(network: Network, layout: Layout) -> int:
+    """Return the largest number of values that are live at once.
+
+    Example::
+
+        >>> from lightning_nas.graph.network import chain
+        >>> from lightning_nas.graph.subgraph import Subgraph
+        >>> block = chain([Subgraph("ibn", 8, 8, 16, 96, 16, 3, residual=True)])
+        >>> peak_values(block, BRICKS) == 8 * 8 * (16 + 96 + 96)
+        True
+    """
+    return max(live_values(network, layout), default=0)
+
+
+def live_values(network: Network, layout: Layout) -> Iterator[int]:
+    """Yield for each operation how many values are live while it runs: its inputs, its output, and what waits."""
+    uses = network.last_uses()
+    homes = _homes(network, uses, layout)
+    sizes: dict[int, int] = {}
+    spans: dict[int, tuple[int, int]] = {}
+    for number, home in homes.items():
+        start, end = spans.get(home, (number, number))
+        spans[home] = min(start, number), max(end, uses.get(number, number))
+        sizes[home] = max(sizes.get(home, 0), _size(network, number, layout))
+    for step in range(len(network.operations)):
+        yield sum(sizes[home] for home, (start, end) in spans.items() if start <= step <= end)
+
+
+def _homes(network: Network, uses: dict[int, int], layout: Layout) -> dict[int, int]:
+    """Return for each tensor one that stands for the memory that it shares with others."""
+    homes = {number: number for number in range(IMAGE, len(network.operations))}
+    if not layout.in_place:
+        return homes
+    for number, operation in enumerate(network.operations):
+        kept = [i for i in operation.inputs if i != IMAGE and uses[i] == number]
+        if operation.layer.operator in _BY_VALUE:
+            same = [i for i in kept if network.shape(i) == network.shape(number)]
+            homes[number] = homes[same[0]] if same else number
+        if operation.layer.operator == "concat":
+            # What is joined is written where it belongs from the start.
+            joined = {homes[i] for i in kept}
+            homes.update({i: number for i, home in homes.items() if home in joined})
+    return homes
+
+
+def _size(network: Network, number: int, layout: Layout) -> int:
+    height, width, channels = network.shape(number)
+    brick = 1 if number == IMAGE or number in network.outputs else layout.brick
+    return height * width * -(-channels // brick) * brick

@@ -1,0 +1,87 @@
+"""What a job makes late is made once before it writes anything, so that what is wrong with it is said at once."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import lightning.pytorch as pl
+from torch import nn
+
+from lightning_nas.io.numbers import check_number
+from lightning_nas.jobs.settings import check_arguments
+from lightning_nas.tasks.metric import metric_of
+from lightning_nas.training.phases import Averaging
+
+__all__ = ["try_data", "try_tasks", "try_trainer"]
+
+
+def try_tasks(
+    task: Callable[..., Any], network: nn.Module, num_classes: int, **variants: Mapping[str, Any] | None
+) -> None:
+    """Make a task's module with each of several groups of options, which are named after the job's settings.
+
+    Args:
+        task: Makes the module of a network and `num_classes`.
+        network: The network.
+        num_classes: Number of classes.
+        variants: Groups of options.
+
+    Raises:
+        ValueError: The task does not take them.
+        TypeError: It does not say what it is judged by.
+    """
+    metric_of(task(network=network, num_classes=num_classes))
+    for name, options in variants.items():
+        check_arguments(task, options or {}, name)
+        try:
+            task(network=network, num_classes=num_classes, **(options or {}))
+        except (ValueError, TypeError) as error:
+            raise ValueError(f"`{name}` is not valid: {error}") from error
+
+
+def try_trainer(
+    trainer: Callable[..., pl.Trainer], averaging: Averaging | None, splits: Sequence[str] = ("train", "test")
+) -> None:
+    """Make a Trainer and what averages weights.
+
+    Args:
+        trainer: Makes the Trainer.
+        averaging: Makes what averages weights, if anything does.
+        splits: Those of which it has to read something.
+
+    Raises:
+        ValueError: They do not take their settings, or the Trainer is to read nothing of a split that is needed.
+    """
+    callbacks = [] if averaging is None else [_made("averaging", averaging)]
+    made = _made("trainer", trainer, max_epochs=1, callbacks=callbacks, logger=False)
+    for split in splits:
+        if not getattr(made, f"limit_{split}_batches"):
+            raise ValueError(f"`trainer.limit_{split}_batches` must be more than 0: a run needs the {split} data.")
+
+
+def _made(name: str, make: Callable[..., Any], **arguments: Any) -> Any:
+    """Make what others have written, which take numbers that are not finite, and raise whatever they like."""
+    for option, value in getattr(make, "keywords", {}).items():
+        if isinstance(value, float):
+            check_number(f"{name}.{option}", value)
+    try:
+        return make(**arguments)
+    except Exception as error:
+        raise ValueError(f"`{name}` is not valid: {error}") from error
+
+
+def try_data(data: Sequence[Any]) -> None:
+    """Set data up, and make its loaders.
+
+    Args:
+        data: Datamodules.
+
+    Raises:
+        ValueError: They do not take their settings.
+    """
+    for module in data:
+        module.prepare_data()
+        module.setup("fit")
+        for loader in (module.train_dataloader, module.val_dataloader):
+            loader()

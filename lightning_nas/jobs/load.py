@@ -1,0 +1,174 @@
+"""Loading the subnet that a run or a search left behind."""
+
+from __future__ import annotations
+
+import math
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from copy import deepcopy
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from lightning_nas.io.reading import listed, number, read_json, shown
+from lightning_nas.jobs.network_options import checked_options
+from lightning_nas.space.spec import Architecture
+from lightning_nas.supernet import derive, stock_network
+from lightning_nas.supernet.agreement import outputs_of
+from lightning_nas.supernet.stock import read_weights
+from lightning_nas.supernet.subnet import supernet_with
+from lightning_nas.tasks.detector import detector
+from lightning_nas.tasks.segmenter import segmenter
+
+__all__ = ["load_subnet"]
+
+# Saved and built networks may be of unlike precision, and run on unlike kernels.
+_NORM_TOLERANCE = 1e-2
+# Of what a file says is loaded: a hundred times what the devices of this package run, 1 GiB of weights or activations.
+_MAX_PARAMETERS, _MAX_VALUES, _MAX_MACS = 2**28, 2**28, 2**40
+_MAX_OUTPUTS = 1000
+# What the networks of a task are made by; a run records their options.
+_BUILDERS: dict[str, Callable[..., nn.Module]] = {
+    "classification": stock_network,
+    "detection": detector,
+    "segmentation": segmenter,
+}
+
+
+def load_subnet(run_dir: str | Path, model: nn.Module | None = None) -> nn.Module:
+    """Return the subnet of a run directory, or of one that `ArchitectureSearch.save` wrote, in evaluation mode.
+
+    It is rebuilt from ``architecture.json`` and filled from ``subnet.safetensors``; neither can run code, or have
+    another file or an address read: of the options of a network those are known that say what it is made of.
+
+    Args:
+        run_dir: Directory of a finished run, or of a saved subnet.
+        model: For a subnet of your own module: that module as it was before `supernet_from`, made with the same
+            arguments; it is not changed. Its weights do not matter.
+
+    Raises:
+        FileNotFoundError: The directory holds no finished run and no saved subnet.
+        ValueError: A file of it is malformed, or of another module than `model`.
+
+    Example::
+
+        subnet = load_subnet("subnet", model=MyModule(num_classes=10))
+        trainer.fit(subnet.train(), datamodule)
+    """
+    folder = Path(run_dir)
+    files = folder / "architecture.json", folder / "subnet.safetensors"
+    for file in files:
+        if not file.is_file():
+            raise FileNotFoundError(
+                f"{str(folder)!r} is no directory of a finished run or of a saved subnet: it has no {file.name}."
+            )
+    data = read_json(files[0])
+    with _naming(files[0]):
+        architecture = Architecture.from_dict(data)
+        path, norms = _saved_path(data), _saved_norms(data)
+    if model is None:
+        whole, path = _built(files[0], data, architecture), ""
+    else:
+        whole = deepcopy(model)
+    with _of_module(folder, model):
+        network = whole.get_submodule(path)
+    state = read_weights(files[1])
+    with _of_module(folder, model):
+        supernet_with(network, architecture)
+        subnet = derive(whole, architecture)
+        subnet.load_state_dict(state)
+    _check_outputs(folder, subnet.get_submodule(path), architecture, norms)
+    return subnet.eval()
+
+
+@contextmanager
+def _naming(file: Path) -> Iterator[None]:
+    """Name a file in what is wrong with its content."""
+    try:
+        yield
+    except ValueError as error:
+        raise ValueError(f"'{file}': {error}") from error
+
+
+@contextmanager
+def _of_module(folder: Path, model: nn.Module | None) -> Iterator[None]:
+    """Say that a subnet is of another module than it is loaded into."""
+    try:
+        yield
+    except (AttributeError, RuntimeError, ValueError) as error:
+        named = "the network that its run names" if model is None else f"this {type(model).__name__}"
+        reason = " ".join(str(error).split())
+        raise ValueError(f"The subnet in {str(folder)!r} is not one of {named}: {reason}") from error
+
+
+def _saved_path(data: dict[str, Any]) -> str:
+    path = data.get("path", "")
+    if not isinstance(path, str):
+        raise ValueError(f"`path` must be text, where the network is in its module; got {shown(path)}.")
+    return path
+
+
+def _saved_norms(data: dict[str, Any]) -> list[float]:
+    norms = listed(data.get("output_norms", []), "output_norms", _MAX_OUTPUTS)
+    return [number(norm, "output_norms", sys.float_info.max) for norm in norms]
+
+
+def _check_outputs(folder: Path, network: nn.Module, architecture: Architecture, norms: list[float]) -> None:
+    """Refuse a network that computes something else than what was saved, as that of a module with other activations."""
+    if not norms:
+        return
+    example = torch.zeros(1, *architecture.input_size).to(next(network.parameters()))
+    given = [float(output.norm()) for output in outputs_of(network, example)]
+    is_near = len(given) == len(norms) and all(
+        math.isclose(one, other, rel_tol=_NORM_TOLERANCE) for one, other in zip(given, norms, strict=True)
+    )
+    if not is_near:
+        raise ValueError(
+            f"The subnet in {str(folder)!r} gives other outputs than when it was saved: `model` is made with other"
+            " settings, such as activations or the `eps` of norms. HINT: make it as it was made for the search."
+        )
+
+
+def _built(file: Path, data: dict[str, Any], architecture: Architecture) -> nn.Module:
+    """Return the source network of a run."""
+    if "network" not in data:
+        folder, name = str(file.parent), shown(data.get("module", "MyModule")).strip("'")
+        raise ValueError(
+            f"{folder!r} holds a subnet of a module of one's own. HINT: say how it is made, as in"
+            f" `load_subnet({folder!r}, model={name}(...))`."
+        )
+    with _naming(file):
+        task = data.get("task", "classification")
+        if not isinstance(task, str) or task not in _BUILDERS:
+            raise ValueError(f"`task` must be one of {', '.join(_BUILDERS)}; got {shown(task)}.")
+        options = {"num_classes": architecture.num_classes, **checked_options(data["network"], task)}
+        try:
+            with torch.device("meta"):  # which takes no memory, whatever is asked for
+                _check_size(_BUILDERS[task](**options), architecture.input_size)
+            return _BUILDERS[task](**options)
+        except Exception as error:  # libraries raise what they like for options that do not go together
+            raise ValueError(f"`network` describes none that can be built: {error}") from error
+
+
+def _check_size(network: nn.Module, input_size: tuple[int, int, int]) -> None:
+    """Refuse a network that would fill the memory, or run for minutes, from one that has no weights."""
+    count = sum(parameter.numel() for parameter in network.parameters())
+    macs, largest = 0, 0
+
+    def add(module: nn.Module, _: Any, output: Any) -> None:
+        nonlocal macs, largest
+        if isinstance(module, nn.Conv2d):
+            macs += module.weight.numel() * output.shape[2] * output.shape[3]
+            largest = max(largest, output.numel())
+
+    for module in network.modules():
+        module.register_forward_hook(add)
+    with torch.no_grad():
+        network.eval()(torch.zeros(1, *input_size))
+    figures = (("parameters", count), ("values in a tensor", largest), ("multiply-accumulates", macs))
+    for (what, figure), most in zip(figures, (_MAX_PARAMETERS, _MAX_VALUES, _MAX_MACS), strict=True):
+        if figure > most:
+            raise ValueError(f"it has {figure} {what}; at most {most} are loaded.")

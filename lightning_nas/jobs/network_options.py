@@ -1,0 +1,142 @@
+"""Which options of a network a file may name: those of shape and operator, and nothing that is read or fetched."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping
+from typing import Any, get_args
+
+import timm
+
+from lightning_nas.io.reading import listed, number, only, shown, whole
+from lightning_nas.tasks.detector import HEADS
+from lightning_nas.tasks.segmenter import HeadName
+
+__all__ = ["checked_options"]
+
+# Beyond all that the families have, so that nothing a file asks for fills a memory or takes for ever.
+_MAX_ROWS, _MAX_BLOCKS, _MAX_WIDTH, _MAX_CLASSES, _MAX_MULTIPLIER = 64, 256, 2**14, 2**16, 8
+_ROW = (("expansion", 64), ("channels", 2**12), ("repeats", 64), ("stride", 2))
+_NAME = re.compile(r"[a-z0-9_]{1,64}(\.[a-z0-9_]{1,64})?", re.ASCII)
+_ACTIVATIONS = ("celu", "elu", "gelu", "hard_sigmoid", "hard_swish", "leaky_relu", "mish", "relu", "relu6", "selu")
+_POOLINGS = ("avg", "avgmax", "catavgmax", "max")
+
+Check = Callable[[Any, str], Any]
+"""Returns a value, or raises a ValueError that names the option."""
+
+
+def checked_options(options: Any, task: str) -> dict[str, Any]:
+    """Return the options of a run's source network, all of which are known to say what it is made of, and no more.
+
+    What would name a file, an address or a cache, such as timm's ``checkpoint_path`` and ``pretrained_cfg``, or a
+    source of models in place of a name, such as ``hf-hub:``, is not among them.
+
+    Args:
+        options: What ``network`` of an ``architecture.json`` holds.
+        task: ``classification``, ``detection`` or ``segmentation``.
+
+    Raises:
+        ValueError: An option is unknown, or its value is none that a network has.
+
+    Example::
+
+        >>> checked_options({"name": "mobilenetv2_050", "drop_rate": 0.1}, "classification")
+        {'name': 'mobilenetv2_050', 'drop_rate': 0.1}
+    """
+    valid = _OPTIONS[task]
+    found = only(options, valid, "`network`")
+    return {name: valid[name](value, name) for name, value in found.items()}
+
+
+def _whole(most: int, least: int = 1) -> Check:
+    return lambda value, name: whole(value, name, most, least)
+
+
+def _number(most: float) -> Check:
+    return lambda value, name: number(value, name, most)
+
+
+def _one_of(*values: Any) -> Check:
+    def check(value: Any, name: str) -> Any:
+        if not any(type(value) is type(known) and value == known for known in values):
+            raise ValueError(f"`{name}` must be one of {', '.join(map(repr, values))}; got {shown(value)}.")
+        return value
+
+    return check
+
+
+def _network_name(value: Any, name: str) -> str:
+    # timm names weights behind a point; they are not loaded.
+    plain = value.partition(".")[0] if isinstance(value, str) and _NAME.fullmatch(value) else ""
+    if value != "mobilenet_v2" and plain not in timm.list_models(module="efficientnet"):
+        raise ValueError(
+            f"`{name}` must be mobilenet_v2 (torchvision) or a network of timm's EfficientNet class; got"
+            f" {shown(value)}."
+        )
+    return str(value)
+
+
+def _no_weights(value: Any, name: str) -> None:
+    if value is not None:
+        raise ValueError(f"`{name}` must be null: those of a run are in its subnet.safetensors; got {shown(value)}.")
+
+
+def _rows(value: Any, name: str) -> list[list[int]]:
+    rows = listed(value, name, _MAX_ROWS)
+    for row in rows:
+        if len(listed(row, name, len(_ROW))) != len(_ROW):
+            raise ValueError(f"`{name}` must have rows of {', '.join(what for what, _ in _ROW)}; got {shown(row)}.")
+        for entry, (what, most) in zip(row, _ROW, strict=True):
+            whole(entry, f"{name}, {what}", most)
+    whole(sum(row[2] for row in rows), f"{name}, blocks", _MAX_BLOCKS)
+    return rows
+
+
+def _head_options(value: Any, name: str) -> dict[str, Any]:
+    valid = {"width": _whole(2**12), "depth": _whole(16, 0), "extra": _whole(8, 0)}
+    return {key: valid[key](item, f"{name}.{key}") for key, item in only(value or {}, valid, f"`{name}`").items()}
+
+
+_FLAG = _one_of(True, False)
+_SHARE = _number(1.0)
+_BACKBONE: Mapping[str, Check] = {
+    "num_classes": _whole(_MAX_CLASSES),
+    "weights": _no_weights,
+    "width_mult": _number(_MAX_MULTIPLIER),
+    # torchvision's.
+    "inverted_residual_setting": _rows,
+    "round_nearest": _whole(_MAX_WIDTH),
+    "dropout": _SHARE,
+    # timm's.
+    "act_layer": _one_of(*_ACTIVATIONS, "sigmoid", "silu", "swish", "tanh"),
+    "bn_eps": _SHARE,
+    "bn_momentum": _SHARE,
+    "drop_path_rate": _SHARE,
+    "drop_rate": _SHARE,
+    "exportable": _FLAG,
+    "fix_stem": _FLAG,
+    "global_pool": _one_of(*_POOLINGS),
+    "in_chans": _whole(64),
+    "num_features": _whole(_MAX_WIDTH),
+    "output_stride": _one_of(2, 4, 8, 16, 32),
+    "pad_type": _one_of("", "same"),
+    "scriptable": _FLAG,
+    "stem_kernel_size": _whole(15),
+    "stem_size": _whole(_MAX_WIDTH),
+}
+_OPTIONS: Mapping[str, Mapping[str, Check]] = {
+    "classification": {"name": _network_name, **_BACKBONE},
+    "detection": {
+        "backbone": _network_name,
+        "head": _one_of(*HEADS),
+        "head_options": _head_options,
+        **_BACKBONE,
+    },
+    "segmentation": {
+        "backbone": _network_name,
+        "head": _one_of(*get_args(HeadName)),
+        "head_width": _whole(2**12),
+        "backbone_stride": _one_of(4, 8, 16, 32),
+        **_BACKBONE,
+    },
+}

@@ -1,0 +1,51 @@
+"""Who teaches subnets in fine-tuning: the source, or the baseline, which is the source trained on."""
+
+from __future__ import annotations
+
+import logging
+import math
+from typing import Literal, cast, get_args
+
+import lightning.pytorch as pl
+
+from lightning_nas.tasks.metric import metric_of
+from lightning_nas.training.phases import Phases
+
+__all__ = ["TaughtBy", "Teacher", "better_teacher", "check_taught_by"]
+
+log = logging.getLogger(__name__)
+
+Teacher = Literal["source", "baseline"]
+TaughtBy = Literal["source", "baseline", "best"]
+"""What a subnet begins from and imitates, see `jobs.search_and_finetune`."""
+
+
+def check_taught_by(taught_by: str) -> None:
+    """Raise a ValueError where a setting is none of `TaughtBy`."""
+    if taught_by not in get_args(TaughtBy):
+        raise ValueError(f"`taught_by` must be one of {', '.join(get_args(TaughtBy))}; got {taught_by!r}.")
+
+
+def better_teacher(
+    taught_by: TaughtBy, phases: Phases, trainer: pl.Trainer, source: pl.LightningModule, baseline: pl.LightningModule
+) -> Teacher:
+    """Return which of the two teaches: the one that was asked for, or the better one on the validation images.
+
+    Args:
+        taught_by: What was asked for.
+        phases: Where the baseline was trained.
+        trainer: What trained it.
+        source: LightningModule of the source.
+        baseline: LightningModule of the baseline.
+    """
+    if taught_by != "best":
+        return cast(Teacher, taught_by)
+    before, after = (phases.validate(trainer, module) for module in (source, baseline))
+    better: Teacher = "baseline" if metric_of(baseline).is_better(after, than=before) else "source"
+    log.info("The %s teaches the subnet; on validation images %.4g, then %.4g", better, before, after)
+    if math.isnan(after):
+        log.warning(
+            "The Trainer reads no validation images, so nothing tells whether source or baseline is better:"
+            " the source teaches. HINT: set `taught_by`, or `trainer.limit_val_batches` to more than 0."
+        )
+    return better

@@ -1,0 +1,163 @@
+"""A trial that this process trains: what it tells the study, and that it is alive."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from threading import Event, Thread
+from typing import TYPE_CHECKING, Any
+
+from lightning_nas.multishot.evolution import Evolution, Genes, is_promoted
+from lightning_nas.multishot.study_storage import load_optuna
+from lightning_nas.training.divergence import DivergedError
+
+if TYPE_CHECKING:
+    import optuna
+
+__all__ = ["LostTrialError", "Trial"]
+
+_BEATS = 10
+
+
+class LostTrialError(RuntimeError):
+    """Another process took the trial over, since this one gave no sign of life for too long."""
+
+
+class Trial:
+    """A started trial of a study.
+
+    Args:
+        study: Where it is written.
+        asked: The trial there.
+        number: Of its first attempt, where there were several.
+        settings: Rungs, and how long a process may be silent.
+        larger_is_better: Whether more is better of the metric.
+    """
+
+    def __init__(
+        self,
+        study: optuna.Study,
+        asked: optuna.Trial,
+        number: int,
+        settings: Evolution,
+        larger_is_better: bool = True,
+    ) -> None:
+        self.number = number
+        self._study = study
+        self._asked = asked
+        self._settings = settings
+        self._larger_is_better = larger_is_better
+        self._state = load_optuna().trial.TrialState
+
+    @property
+    def genes(self) -> Genes:
+        """What is trained."""
+        return tuple(self._asked.user_attrs["genes"])
+
+    @property
+    def target(self) -> int:
+        """Index of the budgets that it was proposed for."""
+        return int(self._asked.user_attrs["target"])
+
+    def write(self, **attributes: Any) -> None:
+        """Write attributes of the trial.
+
+        Raises:
+            LostTrialError: Another process trains it by now.
+        """
+        with _losing():
+            for name, value in attributes.items():
+                self._asked.set_user_attr(name, value)
+
+    def report(self, epoch: int, value: float) -> bool:
+        """Write the metric after `epoch` epochs and return whether to go on.
+
+        At a rung it has to be among the best of the trials of the same budgets; else small networks never went on.
+
+        Raises:
+            LostTrialError: Another process trains it by now.
+        """
+        if len(self._study.directions) == 1 and math.isfinite(value):
+            with _losing():
+                self._asked.report(value, epoch)
+        if not math.isfinite(value):
+            return False
+        if epoch not in self._settings.rungs:
+            return True
+        rungs = {**self._asked.user_attrs.get("rungs", {}), str(epoch): value}
+        self.write(rungs=rungs)
+        return is_promoted(value, self._others(str(epoch)), self._settings.eta, self._larger_is_better)
+
+    def finish(self, value: float, epochs: int, is_pruned: bool, figures: Mapping[str, float]) -> None:
+        """Write the result.
+
+        Args:
+            value: Metric at the end. One that is not finite is none.
+            epochs: How long it was trained.
+            is_pruned: Whether a rung stopped it.
+            figures: What it took: seconds, steps, images.
+
+        Raises:
+            LostTrialError: Another process trains it by now.
+        """
+        self.write(epochs=epochs, **figures)
+        if not math.isfinite(value):
+            self.refuse("diverged")
+            return
+        with _losing():
+            if is_pruned:
+                self._study.tell(self._asked, state=self._state.PRUNED)
+            else:
+                values = [value, self._asked.user_attrs["latency_ms"]]
+                self._study.tell(self._asked, values[: len(self._study.directions)])
+
+    def refuse(self, reason: str) -> None:
+        """End it without a result: ``diverged``, or ``superfluous`` or ``duplicate`` before any training."""
+        self.write(reason=reason)
+        with _losing():
+            self._study.tell(self._asked, state=self._state.FAIL)
+
+    @contextmanager
+    def training(self) -> Iterator[None]:
+        """Say all the while that this process is alive; leave the trial to the next one if the body fails.
+
+        One whose training diverges is left to nobody.
+        """
+        ended = Event()
+
+        def beat() -> None:
+            with suppress(LostTrialError):  # the next report says so
+                while not ended.wait(self._settings.stale_seconds / _BEATS):
+                    self.write(beat=time.time())
+
+        thread = Thread(target=beat, daemon=True)
+        thread.start()
+        try:
+            yield
+        except DivergedError:
+            self.refuse("diverged")
+            raise
+        except BaseException:
+            with suppress(LostTrialError):
+                self.write(owner=None)
+            raise
+        finally:
+            ended.set()
+            thread.join()
+
+    def _others(self, epoch: str) -> list[float]:
+        """Return what the other trials of the same budgets reached at a rung."""
+        attributes = [t.user_attrs for t in self._study.get_trials(deepcopy=False) if t.state.name != "FAIL"]
+        same = [other for other in attributes if other.get("target") == self.target and epoch in other.get("rungs", {})]
+        return [other["rungs"][epoch] for other in same if tuple(other["genes"]) != self.genes]
+
+
+@contextmanager
+def _losing() -> Iterator[None]:
+    """Say of a trial that was ended elsewhere that it was lost."""
+    try:
+        yield
+    except (load_optuna().exceptions.UpdateFinishedTrialError, ValueError) as error:
+        raise LostTrialError(f"Another process took the trial over: {error}") from error

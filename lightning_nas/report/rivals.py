@@ -1,0 +1,206 @@
+"""What a subnet is compared with: plain multiplier, random subnets, the expert's rule, over the runs of a group."""
+
+from __future__ import annotations
+
+import re
+import statistics
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from lightning_nas.report.recorded import Run, training_text
+from lightning_nas.report.text import budget_text, searched_text, spread_text
+from lightning_nas.tasks.metric import is_larger_better
+
+__all__ = [
+    "GROUP_HEAD",
+    "Rival",
+    "RivalPoint",
+    "distinct",
+    "group_cells",
+    "rivals",
+    "rivals_of",
+    "rivals_table",
+    "verdict_text",
+    "verdicts",
+]
+
+Group = Sequence[Run]
+Table = tuple[list[str], list[list[str]]]
+
+GROUP_HEAD = ("Recipe, data", "Device", "Budget", "Searched")
+"""What the runs of a group have in common, see `group_cells`."""
+
+
+_NAMES = {"uniform": "plain multiplier", "rule": "expert's rule"}
+_RANDOM = re.compile(r"random \d+")
+# A smaller difference is none at three digits.
+_LEVEL = 0.0005
+
+
+@dataclass(frozen=True)
+class RivalPoint:
+    """Another network in one run, or the mean of several of a kind.
+
+    Attributes:
+        latency_ms: Its latency by the estimator.
+        value: Its metric, or None where it was not measured.
+        count: Number of networks that this is the mean of.
+    """
+
+    latency_ms: float
+    value: float | None
+    count: int = 1
+
+
+@dataclass(frozen=True)
+class Rival:
+    """Another network over the runs of a group.
+
+    Attributes:
+        name: What a person calls it.
+        kind: Its name in `rivals_of`.
+        latency_ms: Mean latency.
+        values: Its metric in each run that has it.
+        leads: By how much the subnet's metric is better than its, in each of those runs.
+        num_runs: Number of runs that were compared with it.
+    """
+
+    name: str
+    kind: str
+    latency_ms: float
+    values: tuple[float, ...]
+    leads: tuple[float, ...]
+    num_runs: int
+
+
+def rivals_of(result: Mapping[str, Any]) -> dict[str, RivalPoint]:
+    """Return the other networks of one run by name, random ones averaged.
+
+    Example::
+
+        >>> compared = {f"random {n}": {"latency_ms": 2.0, "metric": {"value": 0.1 * n}} for n in (1, 2, 3)}
+        >>> rivals_of({"comparisons": compared})
+        {'random subnets': RivalPoint(latency_ms=2.0, value=0.2, count=3)}
+    """
+    costs: dict[str, list[Mapping[str, Any]]] = {}
+    for name, cost in (result.get("comparisons") or {}).items():
+        shown = "random subnets" if _RANDOM.fullmatch(name) else _NAMES.get(name, name)
+        costs.setdefault(shown, []).append(cost)
+    return {name: _mean(items) for name, items in costs.items()}
+
+
+def rivals(runs: Sequence[Run]) -> list[Rival]:
+    """Return the other networks of a group of runs."""
+    found = [rivals_of(run.result) for run in runs]
+    metrics = [run.result["subnet"]["metric"] for run in runs]
+    # So that more is better, of the subnet and of the others.
+    signs = [1.0 if is_larger_better(metric) else -1.0 for metric in metrics]
+    named = []
+    for name in dict.fromkeys(name for points in found for name in points):
+        pairs = [
+            (points[name], sign, sign * metric["value"])
+            for points, sign, metric in zip(found, signs, metrics, strict=True)
+            if name in points
+        ]
+        counts = sorted({point.count for point, *_ in pairs})
+        of = f" (mean of {'-'.join(map(str, counts))})" if counts[-1] > 1 else ""
+        measured = [(point.value, sign, score) for point, sign, score in pairs if point.value is not None]
+        named.append(
+            Rival(
+                name=name + of,
+                kind=name,
+                latency_ms=statistics.fmean(point.latency_ms for point, *_ in pairs),
+                values=tuple(value for value, *_ in measured),
+                leads=tuple(score - sign * value for value, sign, score in measured),
+                num_runs=len(pairs),
+            )
+        )
+    return named
+
+
+def verdict_text(others: Sequence[Rival]) -> str:
+    """Return whether the subnet is ahead of each of `others`, by how much and in how many runs.
+
+    Example::
+
+        >>> plain = Rival("plain", "plain", 2.0, values=(0.8, 0.9), leads=(0.1, 0.0), num_runs=2)
+        >>> verdict_text([plain, Rival("rule", "rule", 2.0, values=(0.9,), leads=(0.0,), num_runs=1)])
+        'ahead of plain (+0.050 ± 0.071, in 1 of 2 runs); level with rule (+0.000, in 0 of 1 run)'
+    """
+    texts = []
+    for side in ("ahead of", "level with", "behind"):
+        same = [_lead_text(other) for other in others if other.leads and _side(other) == side]
+        texts += [f"{side} {', '.join(same)}"] if same else []
+    return "; ".join(texts)
+
+
+def group_cells(group: Group) -> list[str]:
+    """Return what the runs of a group have in common, in the order of `GROUP_HEAD`."""
+    first = group[0].result
+    return [_recipe_text(group), str(first["device"]), budget_text(first), searched_text(first)]
+
+
+def _recipe_text(group: Group) -> str:
+    """Return the recipe, what it was run on, the size of the subnets' images, and how they were fine-tuned."""
+    sizes = (run.architecture.get("input_size", ()) for run in group)
+    pixels = distinct("\u00d7".join(map(str, size[1:])) for size in sizes)
+    data = " ".join([str(group[0].result.get("data", "")), " or ".join(pixels)]).strip()
+    return ", ".join(filter(None, [str(group[0].result["recipe"]), data, training_text(group[0].result)]))
+
+
+def rivals_table(
+    groups: Sequence[Group],
+    named: Sequence[str] = GROUP_HEAD,
+    cells: Callable[[Group], list[str]] = group_cells,
+) -> Table:
+    """Return head and rows of the table of the other networks that runs were compared with.
+
+    Args:
+        groups: Runs by what they have in common.
+        named: Columns that name a group.
+        cells: Gives what stands in them.
+    """
+    head = [*named, "Network", "Metric", "Subnet minus it", "Latency (ms)", "Runs"]
+    rows = []
+    for group in groups:
+        for other in rivals(group):
+            figures = [spread_text(other.values), spread_text(other.leads, "+.3f"), f"{other.latency_ms:.3g}"]
+            rows.append([*cells(group), other.name, *figures, str(other.num_runs)])
+    return head, rows
+
+
+def verdicts(groups: Sequence[Group], cells: Callable[[Group], list[str]] = group_cells) -> list[str]:
+    """Return for each group with comparisons a sentence on whether the subnet is ahead of them."""
+    texts = ((cells(group), verdict_text(rivals(group))) for group in groups)
+    return [f"* **{', '.join(filter(None, names))}**: the subnet is {text}." for names, text in texts if text]
+
+
+def distinct(values: Iterable[Any]) -> list[str]:
+    """Return the texts of the values that there are, each once."""
+    texts = (_fact(value) for value in values if value)
+    return list(dict.fromkeys(texts))
+
+
+def _fact(value: Any) -> str:
+    if isinstance(value, Mapping):
+        return ", ".join(f"{name} {item}" for name, item in value.items())
+    return str(value)
+
+
+def _lead_text(other: Rival) -> str:
+    num_ahead = sum(lead >= _LEVEL for lead in other.leads)
+    runs = "run" if len(other.leads) == 1 else "runs"
+    return f"{other.name} ({spread_text(other.leads, '+.3f')}, in {num_ahead} of {len(other.leads)} {runs})"
+
+
+def _side(other: Rival) -> str:
+    lead = statistics.fmean(other.leads)
+    return "level with" if abs(lead) < _LEVEL else "ahead of" if lead > 0 else "behind"
+
+
+def _mean(costs: Sequence[Mapping[str, Any]]) -> RivalPoint:
+    values = [cost["metric"]["value"] for cost in costs if cost.get("metric")]
+    latency_ms = statistics.fmean(cost["latency_ms"] for cost in costs)
+    # Rounded, since sums of floats would show in comparisons with zero.
+    return RivalPoint(latency_ms, round(statistics.fmean(values), 12) if values else None, len(costs))

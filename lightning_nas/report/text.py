@@ -1,0 +1,174 @@
+"""Results in words: budgets, sizes, changes, means with their spread, and tables in markdown and plain text."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from lightning_nas.tasks.metric import is_larger_better
+
+__all__ = [
+    "COST_FIELDS",
+    "budget_text",
+    "bytes_text",
+    "change_text",
+    "count_text",
+    "is_within_budget",
+    "limits",
+    "markdown_table",
+    "metric_text",
+    "plain_table",
+    "searched_text",
+    "signed",
+    "spread_text",
+]
+
+Result = Mapping[str, Any]
+COST_FIELDS = ("latency_ms", "peak_activation_bytes", "parameter_bytes")
+"""What a budget can limit."""
+
+SEARCHED = {"widths": "widths (V1)", "kinds": "kinds (V2)", "both": "both (V3)"}
+
+
+def limits(result: Result) -> list[tuple[str, float]]:
+    """Return the name and figure of each budget that was given."""
+    budget = result["budget"]
+    return [(field, budget[field]) for field in COST_FIELDS if budget.get(field) is not None]
+
+
+def is_within_budget(result: Result) -> bool:
+    """Return whether the subnet keeps every budget, by the estimator.
+
+    Example::
+
+        >>> is_within_budget({"budget": {"latency_ms": 2.0}, "subnet": {"latency_ms": 2.1}})
+        False
+    """
+    return all(result["subnet"][field] <= limit for field, limit in limits(result))
+
+
+def metric_text(metric: Mapping[str, Any]) -> str:
+    """Return what a metric is, and on what it was taken.
+
+    Example::
+
+        >>> metric_text({"name": "AP50", "value": 0.5, "split": "test", "num_images": 75})
+        'AP50 (test, 75 images)'
+    """
+    images = f", {metric['num_images']} images" if metric.get("num_images") else ""
+    direction = "" if is_larger_better(metric) else ", less is better"
+    return f"{metric['name']} ({metric['split']}{images}{direction})"
+
+
+def budget_text(result: Result) -> str:
+    """Return the budgets in words.
+
+    Example::
+
+        >>> budget_text({"budget": {"latency_ms": 8.0, "parameter_bytes": 262144, "peak_activation_bytes": None}})
+        '8 ms, 256 KiB parameters'
+    """
+    words = {"latency_ms": "", "peak_activation_bytes": " peak", "parameter_bytes": " parameters"}
+    texts = [
+        (f"{limit:.4g} ms" if field == "latency_ms" else bytes_text(limit)) + words[field]
+        for field, limit in limits(result)
+    ]
+    requested = result.get("budget", {}).get("requested")
+    return ", ".join(texts) + (f" ({requested})" if requested else "") or "none"
+
+
+def searched_text(result: Result) -> str:
+    """Return what was searched; a result that does not say so searched both.
+
+    Example::
+
+        >>> searched_text({}), searched_text({"choices": "widths"})
+        ('both (V3)', 'widths (V1)')
+    """
+    choices = str(result.get("choices") or "both")
+    return SEARCHED.get(choices, choices)
+
+
+def bytes_text(count: float) -> str:
+    """Return a number of bytes in binary units.
+
+    Example::
+
+        >>> bytes_text(900), bytes_text(262144), bytes_text(3 * 2**20)
+        ('900 B', '256 KiB', '3.00 MiB')
+    """
+    if count < 1024:
+        return f"{count:.0f} B"
+    return f"{count / 1024:.3g} KiB" if count < 999.5 * 1024 else f"{count / 2**20:.2f} MiB"
+
+
+def count_text(count: float) -> str:
+    """Return a large count with a decimal unit.
+
+    Example::
+
+        >>> count_text(314_000_000)
+        '314 M'
+    """
+    for size, unit in ((1e9, " G"), (1e6, " M"), (1e3, " k")):
+        if count >= size:
+            return f"{count / size:.3g}{unit}"
+    return f"{count:.0f}"
+
+
+def signed(text: str) -> str:
+    """Return a formatted number with a minus sign for its hyphen."""
+    return text.replace("-", "\u2212")
+
+
+def change_text(pairs: Sequence[tuple[float | None, float | None]]) -> str:
+    """Return the mean relative change over the pairs (before, after) that have both.
+
+    Example::
+
+        >>> change_text([(4.0, 5.0), (None, 1.0)])
+        '+25%'
+    """
+    changes = [after / before - 1 for before, after in pairs if before and after is not None]
+    return signed(f"{statistics.fmean(changes):+.0%}") if changes else "n/a"
+
+
+def spread_text(values: Sequence[float], form: str = ".3f") -> str:
+    """Return the mean of `values` in the format `form`, with the standard deviation where there are several.
+
+    Example::
+
+        >>> spread_text([0.5, 0.7]), spread_text([0.5]), spread_text([])
+        ('0.600 ± 0.141', '0.500', 'n/a')
+    """
+    if not values:
+        return "n/a"
+    mean = signed(format(statistics.fmean(values), form))
+    return f"{mean} ± {statistics.stdev(values):.3f}" if len(values) > 1 else mean
+
+
+def markdown_table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """Return a markdown table.
+
+    Example::
+
+        >>> markdown_table(["a"], [["b"]]).splitlines()
+        ['| a |', '| --- |', '| b |']
+    """
+    # A bar inside a cell would end it.
+    lines = [[cell.replace("|", "\\|") for cell in row] for row in rows]
+    return "\n".join("| " + " | ".join(row) + " |" for row in [head, ["---"] * len(head), *lines])
+
+
+def plain_table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """Return a table of aligned columns for a terminal.
+
+    Example::
+
+        >>> plain_table(["a", "b"], [["long", "1"]]).splitlines()
+        ['a     b', 'long  1']
+    """
+    widths = [max(map(len, column)) for column in zip(head, *rows, strict=True)]
+    lines = ("  ".join(f"{cell:<{width}}" for cell, width in zip(row, widths, strict=True)) for row in [head, *rows])
+    return "\n".join(line.rstrip() for line in lines)
