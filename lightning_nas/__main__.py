@@ -1,239 +1,66 @@
-"""The front door: `lightning-nas` lists the recipes, `lightning-nas --config-name NAME [overrides]` runs one."""
+"""The front door: `lightning-nas` says what there is; recipes, devices and reports are reached through it."""
 
 from __future__ import annotations
 
-import json
-import logging
-import os
-import shutil
 import sys
-import warnings
 from collections.abc import Sequence
-from importlib.resources import files
-from pathlib import Path
-from typing import Any
+from importlib.metadata import version
 
-import hydra
-from hydra.core.hydra_config import HydraConfig
-from hydra.errors import HydraException, InstantiationException
-from hydra.types import RunMode
-from hydra.utils import instantiate
-from lightning.pytorch.utilities.exceptions import MisconfigurationException
-from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import OmegaConfBaseException
+from lightning_nas.jobs.recipes import recipes
 
-from lightning_nas.io.reading import read_json
-from lightning_nas.io.writing import write_text
-from lightning_nas.jobs.malloc import keep_freed_memory
-from lightning_nas.jobs.settings import check_settings
-from lightning_nas.training.stop import Stopped, requeue, stoppable
+__all__ = ["main"]
 
-__all__ = ["main", "recipes"]
+_HELP = """\
+Neural architecture search for your chip, with your LightningModule and your Trainer.
 
-log = logging.getLogger("lightning_nas")
+  lightning-nas --config-name RECIPE [key=value ...]   run a recipe; -m sweeps over lists of values
+  lightning-nas estimator COMMAND DEVICE [options]     measure or judge a device; `lightning-nas estimator --help`
+  lightning-nas report FOLDER                          compare the runs of a sweep
+  lightning-nas --version
 
-USER_ERRORS = (ValueError, TypeError, OSError, MisconfigurationException, ImportError, RuntimeError)
-PLAIN = ("-h", "--help", "--hydra-help", "--version", "--info", "-c", "--cfg", "-sc", "--shell-completion")
-USER_FOLDERS = ("-cd", "--config-dir", "-cp", "--config-path")
+Recipes:
+{recipes}
+
+Begin with `lightning-nas --config-name digits latency=0.6x`: no download, a few minutes on two cores.
+`lightning-nas --config-name RECIPE --cfg job` shows all settings of a recipe.
+"""
+# What Hydra answers, which knows nothing of commands.
+_HYDRA = ("--config-name", "-cn", "--config-dir", "-cd", "--config-path", "-cp", "--hydra-help", "--info", "-sc")
 
 
-def recipes() -> dict[str, str]:
-    """Return the shipped recipes: the name, and the first comment of the file."""
-    folder = files("lightning_nas.recipes")
-    found = {}
-    for entry in sorted(folder.iterdir(), key=lambda item: item.name):
-        if entry.name.endswith(".yaml"):
-            first = entry.read_text(encoding="utf-8").partition("\n")[0]
-            found[entry.name.removesuffix(".yaml")] = first.lstrip("# ").strip()
-    return found
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run the command line; exit with 2 on an error of the user's.
 
+    Args:
+        arguments: The command line without the name of the command, or None for that of the process.
+    """
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    # Each command imports what it needs itself: help and version are there without PyTorch.
+    if given[:1] == ["estimator"]:
+        from lightning_nas.jobs.estimator_commands import main as estimator
 
-def main() -> None:
-    """Run the command line; exit with 2 on an error of the user's."""
-    arguments = sys.argv[1:]
-    name = _config_name(arguments)
-    if name is None and not any(argument in PLAIN for argument in arguments):
-        _say(_listing())
-        sys.exit(0)
-    if name is not None and not any(argument.split("=")[0] in (*PLAIN, *USER_FOLDERS) for argument in arguments):
-        _check(name, arguments)
-    # Hydra hands its errors on then, such as that of a directory which it cannot write to, rather than printing them.
-    os.environ.setdefault("HYDRA_FULL_ERROR", "1")
-    try:
-        _run()
-    except Exception as error:
-        cause = _cause(error)
-        if isinstance(error, HydraException | OSError) or _is_users(cause):
-            _fail(_text(cause))
-        raise
+        estimator(given[1:])
+    elif given[:1] == ["report"]:
+        from lightning_nas.jobs.report_command import main as report
 
+        report(given[1:])
+    elif any(argument.split("=")[0] in _HYDRA for argument in given):
+        from lightning_nas.jobs.command_line import run_recipe
 
-@hydra.main(version_base="1.3", config_path="pkg://lightning_nas.recipes", config_name=None)
-def _run(config: DictConfig) -> Any:
-    single = HydraConfig.get().mode == RunMode.RUN
-    try:
-        return _stoppable_job(config)
-    except Exception as error:
-        cause = _cause(error)
-        if not single:
-            # The error of one job ends the sweep; each has a log of its own.
-            log.error("This job failed: %s: %s", type(cause).__name__, " ".join(str(cause).split()))
-            raise
-        if not _is_users(cause):
-            raise
-        _remove_if_unused(Path(HydraConfig.get().runtime.output_dir))
-        _fail(_text(cause))
-
-
-def _stoppable_job(config: DictConfig) -> Any:
-    with stoppable() as came:
-        try:
-            return _job(config)
-        except BaseException:  # what a stopped job ends with may be an error of what it was doing
-            if not came:
-                raise
-            _say_stopped(came[0])
-            requeue(came[0])
-            sys.exit(came[0].exit_code)
-
-
-def _say_stopped(stopped: Stopped) -> None:
-    hydra_config = HydraConfig.get()
-    key, folder = "run.dir", hydra_config.runtime.output_dir
-    if hydra_config.mode == RunMode.MULTIRUN:
-        key, folder = "sweep.dir", str(Path(hydra_config.sweep.dir).absolute())
-    log.warning(
-        "Stopped by %s. What was done is kept, of a training all but the epoch that it was in. To go on, repeat the"
-        " command with hydra.%s=%s",
-        stopped.name,
-        key,
-        folder,
-    )
-
-
-def _job(config: DictConfig) -> Any:
-    keep_freed_memory()
-    # A log that cannot be written stops nothing, and is not worth a traceback a line.
-    logging.raiseExceptions = False
-    # Lightning's own remarks (devices, tips) would stand between the lines of the job.
-    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
-    warnings.filterwarnings("ignore", message=r".*isinstance\(treespec, LeafSpec\).*")
-    hydra_config = HydraConfig.get()
-    finished = Path(hydra_config.runtime.output_dir) / ".hydra" / "finished.json"
-    overrides = sorted(hydra_config.overrides.task)
-    if hydra_config.mode == RunMode.MULTIRUN:
-        known = _finished(finished)
-        if known.get("overrides") == overrides:
-            log.info("%s is finished: it is not run again.", finished.parent.parent)
-            return known.get("metric")
-        if _can_share(config):
-            config.shared_dir = str(Path(hydra_config.sweep.dir) / "shared")
-    check_settings(OmegaConf.to_container(config, resolve=True))
-    # The job's parts are built first: whatever is wrong with the data or an option is said before any training.
-    job = instantiate(config, _partial_=True, _convert_="all")
-    result = job()
-    metric = result["subnet"]["metric"]["value"] if isinstance(result, dict) and "subnet" in result else None
-    write_text(finished, json.dumps({"overrides": overrides, "metric": metric}))
-    return metric
-
-
-def _finished(path: Path) -> dict[str, Any]:
-    """Return what a job of a sweep wrote when it was finished; nothing where it is not."""
-    try:
-        found = read_json(path) if path.exists() else {}
-    except ValueError as error:
-        log.warning("%s Its job is run again.", error)
-        return {}
-    return found if isinstance(found, dict) else {}
-
-
-def _can_share(config: DictConfig) -> bool:
-    """Return whether the runs of a sweep can have one supernet: where its weights are trained before the search."""
-    return "shared_dir" in config and config.shared_dir is None and config.search.get("phases") == "decoupled"
-
-
-def _config_name(arguments: Sequence[str]) -> str | None:
-    for index, argument in enumerate(arguments):
-        key, _, value = argument.partition("=")
-        if key in ("--config-name", "-cn"):
-            return value or (arguments[index + 1] if index + 1 < len(arguments) else "")
-    return None
-
-
-def _check(name: str, arguments: Sequence[str]) -> None:
-    """Compose the recipe once, to say in our words what cannot be composed."""
-    known = recipes()
-    if name.removesuffix(".yaml") not in known:
-        _fail(f"There is no recipe {name!r}; there are: {', '.join(known)}.")
-    if any(argument in ("-m", "--multirun") for argument in arguments):
-        return  # sweeps hold lists of values, which only Hydra's sweeper takes apart
-    skip = {arguments.index(a) + 1 for a in arguments if a in ("--config-name", "-cn")}
-    overrides = [a for i, a in enumerate(arguments) if i not in skip and not a.startswith("-")]
-    with hydra.initialize_config_module("lightning_nas.recipes", version_base="1.3"):
-        try:
-            config = hydra.compose(name, overrides=overrides)
-        except (HydraException, OmegaConfBaseException) as error:
-            keys = sorted(str(key) for key in hydra.compose(name))
-            reason = str(error).strip().splitlines()[0]
-            _fail(f"Recipe {name!r} does not take these overrides: {reason}\nIts keys are: {', '.join(keys)}.")
-        missing = [str(key) for key in config if isinstance(key, str) and OmegaConf.is_missing(config, key)]
-    if missing:
-        _fail(f"Recipe {name!r} needs a value for {', '.join(missing)}.")
-
-
-def _cause(error: BaseException) -> BaseException:
-    while isinstance(error, InstantiationException) and error.__cause__ is not None:
-        error = error.__cause__
-    return error
-
-
-def _is_bug(error: BaseException) -> bool:
-    """Return whether an error came from the depth of a library, and not from a check that names what is valid."""
-    trace = error.__traceback__
-    while trace is not None and trace.tb_next is not None:
-        trace = trace.tb_next
-    module = "" if trace is None else str(trace.tb_frame.f_globals.get("__name__", ""))
-    return isinstance(error, TypeError | RuntimeError) and not module.startswith("lightning_nas")
-
-
-def _is_users(error: BaseException) -> bool:
-    """Return whether an error is one sentence to a user, rather than a traceback to us."""
-    return isinstance(error, USER_ERRORS) and not _is_bug(error) and not log.isEnabledFor(logging.DEBUG)
-
-
-def _text(error: BaseException) -> str:
-    """Return what to say of an error; those of the system name their file after what was wrong."""
-    if isinstance(error, OSError) and error.strerror and error.filename:
-        return f"{str(error.filename)!r}: {error.strerror}."
-    if isinstance(error, OSError) and error.strerror:
-        # Hydra's, which writes its own files before the job begins.
-        return f"The directory of the run cannot be written: {error.strerror}. HINT: repeat the command when it can be."
-    return str(error)
-
-
-def _remove_if_unused(run_dir: Path) -> None:
-    """Remove a run directory in which nothing but Hydra's own files was written."""
-    left = [path for path in run_dir.iterdir() if path.name != ".hydra" and path.suffix != ".log"]
-    if not left:
-        logging.shutdown()
-        shutil.rmtree(run_dir)
-
-
-def _listing() -> str:
-    known = recipes()
-    width = max(map(len, known), default=0) + 2
-    lines = [f"  {name:<{width}}{text}" for name, text in known.items()]
-    usage = "lightning-nas --config-name RECIPE [key=value ...]"
-    return "\n".join([f"Usage: {usage}", "", "Recipes:", *lines])
-
-
-def _say(text: str) -> None:
-    sys.stdout.write(text + "\n")
-
-
-def _fail(text: str) -> None:
-    sys.stderr.write(f"lightning-nas: {text}\n")
-    sys.exit(2)
+        run_recipe(given)
+    elif "--version" in given:
+        sys.stdout.write(f"lightning-nas {version('lightning-nas')}\n")
+    elif not given or set(given) & {"-h", "--help"}:
+        known = recipes()
+        width = max(map(len, known), default=0) + 2
+        listed = "\n".join(f"  {name:<{width}}{text}" for name, text in known.items())
+        sys.stdout.write(_HELP.format(recipes=listed))
+    else:
+        sys.stderr.write(
+            f"lightning-nas: There is no command {given[0]!r}; there are `estimator`, `report` and `--config-name"
+            " RECIPE`. `lightning-nas --help` says more.\n"
+        )
+        sys.exit(2)
 
 
 if __name__ == "__main__":

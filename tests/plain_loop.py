@@ -7,13 +7,13 @@ import lightning.pytorch as pl
 import torch
 from conftest import LinearEstimator, read_by, small_network
 from lightning.pytorch.plugins.precision import MixedPrecision
+from limits import limits_of
+from searches import search_of, training_of
 from torch.nn import functional
 from torch.utils.data import DataLoader, TensorDataset
 
-from lightning_nas.budget.tables import space_budgets
-from lightning_nas.search.callback import ArchitectureSearch
+from lightning_nas.budget.budget import Budget
 from lightning_nas.search.engine import Search
-from lightning_nas.search.settings import SearchSettings
 from lightning_nas.supernet import space_of, supernet_from
 
 QUIET = {
@@ -82,7 +82,7 @@ class Plain(pl.LightningModule):
 
 def searching(**options):
     options = {"every": 2, "candidates": 1, "evaluations": 0, "random_subnets": 0, **options}
-    return ArchitectureSearch(LinearEstimator(), latency="0.6x", **options)
+    return search_of(LinearEstimator(), **({} if "budget" in options else {"latency": "0.6x"}), **options)
 
 
 def fit(module, search, tmp_path, callbacks=(), trainer=pl.Trainer, ckpt_path=None, data=None, val=None, **options):
@@ -150,9 +150,9 @@ def plain_loop(network, context, scaler, accumulate, batches):
     """
     replicas = [network, *(copy.deepcopy(network) for _ in batches[1:])]
     supernet = network.supernet
-    budgets = space_budgets(supernet.space, LinearEstimator(), {"latency_ms": "0.6x"})
-    search = Search(supernet, budgets, SearchSettings(every=2))
-    multipliers = [0.0] * len(budgets.limits)
+    limits = limits_of(supernet.space, LinearEstimator(), Budget(latency="0.6x"))
+    search = Search(supernet, limits, training_of(every=2))
+    multipliers = [0.0] * len(limits.costs)
     for replica in replicas:
         replica.supernet.use_batch_statistics(True)
     weights = torch.optim.SGD(network.parameters(), lr=1e-2, momentum=0.9, weight_decay=1e-3)
@@ -189,7 +189,7 @@ def plain_loop(network, context, scaler, accumulate, batches):
                 # Above its budget a cost presses harder from step to step, below it less.
                 excesses = [float(excess.detach()) for excess in relative_excesses(search)]
                 pairs = zip(multipliers, excesses, strict=True)
-                multipliers = [multiplier + search.settings.eta * excess for multiplier, excess in pairs]
+                multipliers = [multiplier + search.training.strategy.eta * excess for multiplier, excess in pairs]
                 pending = None
             with kept(network, weights, read):
                 if scaler is None:
@@ -208,7 +208,7 @@ def plain_loop(network, context, scaler, accumulate, batches):
 def relative_excesses(search):
     """Return how far each expected cost is above its budget, as a part of it."""
     probabilities = search.probabilities()
-    return [limit.table.expected(probabilities) / limit.budget - 1 for limit in search.budgets.limits]
+    return [limit.table.expected(probabilities) / limit.budget - 1 for limit in search.limits.costs]
 
 
 def objective(search, multipliers, samples, losses):
@@ -218,7 +218,7 @@ def objective(search, multipliers, samples, losses):
     scores = [torch.stack([row[node] for row, node in zip(probabilities, nodes, strict=True)]) for nodes in samples]
     surrogate = ((losses - others) * torch.stack([score.log().sum() for score in scores])).mean()
     pairs = zip(relative_excesses(search), multipliers, strict=True)
-    penalties = [excess * multiplier + search.settings.rho / 2 * excess**2 for excess, multiplier in pairs]
+    penalties = [excess * multiplier + search.training.strategy.rho / 2 * excess**2 for excess, multiplier in pairs]
     return surrogate + torch.stack(penalties).sum().float()
 
 

@@ -33,10 +33,10 @@ SEARCH = [
     "trainer.log_every_n_steps=1",
     "num_calibration_batches=1",
 ]
-SINGLE = [*SEARCH, "search.candidates=2", "num_refitted=2"]
+SINGLE = [*SEARCH, "search.selection.num_candidates=2", "num_refitted=2"]
 FAMILIES = {
     "single-shot": ["--config-name=digits", "search=joint", *SINGLE],
-    "decoupled": ["--config-name=digits", "search=decoupled", "shared_dir=shared", "search.steps=5", *SINGLE],
+    "decoupled": ["--config-name=digits", "search=decoupled", "shared_dir=shared", "search.training.steps=5", *SINGLE],
     "multishot": ["--config-name=multishot", "search.trials=4", "search.rungs=[1]", "num_trial_images=4", *SEARCH],
     # A closed form, since there are a thousand operators of stock networks to compile.
     "estimator": [
@@ -44,6 +44,7 @@ FAMILIES = {
         "device=soaked",
         "backend=analytic",
         "settings={rows: 4, columns: 4, clock_hz: 1e9, dram_bytes_per_s: 8e9, dataflow: tiled}",
+        "lanes=8",
         "num_subgraphs=40",
         "num_networks=4",
         "num_folds=2",

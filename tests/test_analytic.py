@@ -5,10 +5,10 @@ import pytest
 import torch
 from torchvision.models import mobilenet_v3_small
 
+from lightning_nas.budget.cost_table import cost_table
 from lightning_nas.estimator import Estimator
 from lightning_nas.estimator.analytic import AnalyticArray, systolic_cycles
 from lightning_nas.estimator.files import TARGETS, available_devices
-from lightning_nas.estimator.table import cost_table
 from lightning_nas.graph.layer import Form, Layer
 from lightning_nas.graph.subgraph import Subgraph
 from lightning_nas.supernet import space_of

@@ -8,9 +8,9 @@ import torch
 from conftest import LinearEstimator, small_network
 from lightning.pytorch.callbacks import ModelCheckpoint
 from plain_loop import Plain, Stateful, fit, largest_difference, loader, make_supernet, plugin, searching, within
+from searches import search_of
 from torch.utils.data import DataLoader, Subset
 
-from lightning_nas.search.callback import ArchitectureSearch
 from lightning_nas.supernet import space_of, supernet_from
 
 
@@ -56,7 +56,7 @@ def test_a_space_of_one_member_is_that_member_or_too_slow(tmp_path):
     module = Plain(converted(blocks=None))
     space = module.network.supernet.space
     assert space.num_architectures == 1
-    search = ArchitectureSearch(LinearEstimator(), latency="1x", every=2, evaluations=0)
+    search = search_of(LinearEstimator(), latency="1x", every=2, evaluations=0)
     fit(module, search, tmp_path)
     assert search.candidates == [space.decode(space.reference_nodes)]
     assert search.history[-1]["nas/entropy"] == 0
@@ -136,7 +136,7 @@ def checkpoint(tmp_path_factory):
 
 def test_a_budget_out_of_reach_on_resume_stops_before_anything_is_done(tmp_path, checkpoint):
     module, before = Plain(), checkpoint.read_bytes()
-    search = ArchitectureSearch(LinearEstimator(), latency="0.01x", every=2)
+    search = search_of(LinearEstimator(), latency="0.01x", every=2)
     message = r"latency_ms=0\.0683298 is below what the space can reach: 1\.74934 \(minimum\) to 14\.213 \(maximum\)"
     with pytest.raises(ValueError, match=message):
         fit(module, search, tmp_path, [ModelCheckpoint(tmp_path)], ckpt_path=checkpoint, data=Stateful())
@@ -169,7 +169,7 @@ def test_a_checkpoint_of_another_space_is_refused_in_a_sentence(tmp_path, checkp
     torch.manual_seed(0)
     network, image = small_network(), torch.zeros(1, 3, 32, 32)
     module = Plain(supernet_from(network, image, space_of(network, image, **options)))
-    search = ArchitectureSearch(LinearEstimator(), latency="0.7x", every=2)
+    search = search_of(LinearEstimator(), latency="0.7x", every=2)
     with pytest.raises(
         ValueError, match=f"^The checkpoint is of another search space than the model's{place}"
     ) as error:

@@ -5,9 +5,10 @@ from dataclasses import replace
 import pytest
 import torch
 from conftest import small_network
+from limits import limits_of
 
 from lightning_nas import Estimator, space_of
-from lightning_nas.budget.tables import space_budgets
+from lightning_nas.budget.budget import Budget
 from lightning_nas.jobs.comparisons import comparison_architectures, fused_where_faster, inherit
 
 NAMES = ("uniform", "random", "rule")
@@ -24,10 +25,10 @@ def space(network):
 
 
 def test_all_keep_the_budget_and_use_it(space, costs):
-    budgets = space_budgets(space, costs, {"latency_ms": "0.9x"})
-    found = comparison_architectures(NAMES, space, costs, budgets, seed=0)
+    limits = limits_of(space, costs, Budget(latency="0.9x"))
+    found = comparison_architectures(NAMES, space, costs, limits, seed=0)
     assert list(found) == ["uniform", "random 1", "random 2", "random 3", "rule"]
-    limit = budgets.limits[0].budget
+    limit = limits.costs[0].budget
     assert all(costs.latency_ms(architecture) <= limit for architecture in found.values())
     assert len(set(map(str, found.values()))) == 5
     source = space.decode(space.reference_nodes)
@@ -46,8 +47,8 @@ def test_the_rule_fuses_what_the_estimator_says(space, costs):
 
 
 def test_subnets_of_any_widths_inherit(space, costs, images):
-    budgets = space_budgets(space, costs, {"latency_ms": "0.8x"})
-    found = comparison_architectures(("uniform",), space, costs, budgets, seed=0)["uniform"]
+    limits = limits_of(space, costs, Budget(latency="0.8x"))
+    found = comparison_architectures(("uniform",), space, costs, limits, seed=0)["uniform"]
     source = small_network()
     before = {name: value.clone() for name, value in source.state_dict().items()}
     batch = torch.nn.functional.interpolate(images, size=64)
@@ -58,10 +59,10 @@ def test_subnets_of_any_widths_inherit(space, costs, images):
 
 
 def test_what_cannot_be_compared_is_said(space, costs, caplog):
-    reachable = space_budgets(space, costs, {"latency_ms": "0.65x"})
-    tight = replace(reachable, limits=(replace(reachable.limits[0], budget=1e-6),))
+    reachable = limits_of(space, costs, Budget(latency="0.65x"))
+    tight = replace(reachable, costs=(replace(reachable.costs[0], budget=1e-6),))
     assert comparison_architectures(("rule",), space, costs, tight, seed=0) == {}
     assert "No network of the kind 'rule' keeps the budgets" in caplog.text
-    budgets = space_budgets(space, costs, {"latency_ms": "0.9x"})
+    limits = limits_of(space, costs, Budget(latency="0.9x"))
     with pytest.raises(ValueError, match="`comparisons` can hold uniform, random, rule; got 'best'"):
-        comparison_architectures(("best",), space, costs, budgets, seed=0)
+        comparison_architectures(("best",), space, costs, limits, seed=0)

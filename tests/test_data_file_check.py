@@ -12,6 +12,7 @@ import test_data_coco
 import test_data_masks
 import test_data_voc
 from PIL import Image
+from plans import plans
 
 from lightning_nas import ArchitectureSearch, Estimator
 from lightning_nas.data import _file_check
@@ -22,7 +23,8 @@ from lightning_nas.data.masks import MaskFolderDataModule
 from lightning_nas.data.pets import PetsDataModule
 from lightning_nas.data.voc import VocDetectionDataModule
 from lightning_nas.jobs.multishot import evolve_and_finetune
-from lightning_nas.jobs.search import Epochs, search_and_finetune
+from lightning_nas.jobs.plan import Epochs, MultishotPlan, SearchPlan
+from lightning_nas.jobs.search import search_and_finetune
 from lightning_nas.multishot.evolution import Evolution
 from lightning_nas.supernet import stock_network
 from lightning_nas.tasks.classification import Classification
@@ -206,25 +208,26 @@ def test_a_job_ends_with_the_bad_files_before_anything_trains(tmp_path: Path, ca
     bad = [cut_off(root / "test/cat/0.jpg"), no_image(root / "val/dog/1.jpg")]
     data = partial(ImageFolderDataModule, root, image_size=32)
     several = job is evolve_and_finetune
+    settings = {
+        "recipe": "test",
+        "output_dir": tmp_path / "run",
+        "seed": 0,
+        "latency": "0.9x",
+        "parameter_bytes": None,
+        "peak_activation_bytes": None,
+        "network": partial(stock_network, name="mobilenet_v2", width_mult=0.5, inverted_residual_setting=SETTING),
+        "space": {"expansions": [2, 4], "ratios": [0.5, 1.0]},
+        "data": data if several else data(),
+        "device": "analytic_array",
+        "estimator": partial(Estimator.load, lanes=8),
+        "search": Evolution(trials=3, population=2) if several else ArchitectureSearch,
+        "task": Classification,
+        "trainer": no_trainer,
+        "logger": no_trainer,
+        "epochs": Epochs(source=1, search=1, finetune=1),
+    }
     with caplog.at_level(logging.INFO), pytest.raises(ValueError, match="2 of 18 image files cannot be used") as error:
-        job(
-            recipe="test",
-            output_dir=tmp_path / "run",
-            seed=0,
-            latency="0.9x",
-            parameter_bytes=None,
-            peak_activation_bytes=None,
-            network=partial(stock_network, name="mobilenet_v2", width_mult=0.5, inverted_residual_setting=SETTING),
-            space={"expansions": [2, 4], "ratios": [0.5, 1.0]},
-            data=data if several else data(),
-            device="analytic_array",
-            estimator=partial(Estimator.load, lanes=8),
-            search=Evolution(trials=3, population=2) if several else ArchitectureSearch,
-            task=Classification,
-            trainer=no_trainer,
-            logger=no_trainer,
-            epochs=Epochs(source=1, search=1, finetune=1),
-        )
+        job(**plans(MultishotPlan if several else SearchPlan, settings))
     assert all(f"'{file}' must be a readable image" in str(error.value) for file in bad)
     assert re.search(
         r"'pets', 2 classes.*\n +train +val +test\n0 cat +3 +3 +3\n1 dog +3 +3 +3\nall +6 +6 +6", caplog.text

@@ -7,13 +7,13 @@ import sys
 import pytest
 from conftest import VELA
 
-from lightning_nas.estimator import __main__ as command
 from lightning_nas.estimator.device import Device, check_name
 from lightning_nas.estimator.estimator import Estimator
 from lightning_nas.estimator.files import MIN_ROWS, read_device
 from lightning_nas.estimator.measure.backend import BACKENDS
 from lightning_nas.estimator.measure.settings import SETTINGS
 from lightning_nas.estimator.share import pack
+from lightning_nas.jobs import estimator_commands as command
 from lightning_nas.jobs.estimator import build_estimator
 
 HEADER = "kind,height,width,in_channels,hidden_channels,out_channels,kernel,stride,residual,latency_ms"
@@ -47,7 +47,7 @@ def test_a_name_that_leads_elsewhere_is_refused_wherever_it_comes_from(tmp_path,
         Device(name, "csv", 8)
     table = table_of(tmp_path / "in", name=name)
     before = written(tmp_path)
-    with pytest.raises(ValueError, match=r"my_chip\.json is no device: A device is named as a file is"):
+    with pytest.raises(ValueError, match=r"my_chip\.json is not a valid device: A device is named as a file is"):
         Estimator.load(table)
     with pytest.raises(ValueError, match="A device is named as a file is"):
         build_estimator(recipe="estimator", output_dir=tmp_path / "a" / "b" / "run", seed=0, device=str(table))
@@ -59,9 +59,8 @@ def test_a_name_that_leads_elsewhere_is_refused_wherever_it_comes_from(tmp_path,
     with pytest.raises(ValueError, match="A device is named as a file is"):
         Estimator.load(archive)
     archive.unlink()
-    monkeypatch.setattr(sys, "argv", ["estimator", "lanes", str(table)])
     with pytest.raises(SystemExit) as stopped:
-        command.main()
+        command.main(["lanes", str(table)])
     assert stopped.value.code == 2
     assert written(tmp_path) == before
 
@@ -114,7 +113,7 @@ def test_a_device_that_cannot_be_measured_is_refused_when_it_is_loaded(tmp_path,
         monkeypatch.setitem(sys.modules, package, None)
     table = table_of(tmp_path / "in", **{"backend": "vela", "settings": VELA, **change})
     for read in (Estimator.load, lambda path: read_device(path.with_suffix(".json"))):
-        with pytest.raises(ValueError, match=rf"my_chip\.json is no device: .*{message}"):
+        with pytest.raises(ValueError, match=rf"my_chip\.json is not a valid device: .*{message}"):
             read(table)
 
 

@@ -9,8 +9,8 @@ from torch import nn
 from torchvision.models import mobilenet_v2
 
 from lightning_nas import Estimator
-from lightning_nas.estimator.peak_table import peak_table
-from lightning_nas.estimator.table import cost_table
+from lightning_nas.budget.cost_table import cost_table
+from lightning_nas.budget.peak_table import peak_table
 from lightning_nas.space import Architecture, SearchSpace
 from lightning_nas.space.spec import HEAD, STEM, DepthMultiplier
 from lightning_nas.supernet import derive, sort_channels, space_of, supernet_from

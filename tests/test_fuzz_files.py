@@ -33,7 +33,7 @@ from lightning_nas.estimator.fit.interval import LEVELS, Errors
 from lightning_nas.estimator.fit.regressor import Regressor
 from lightning_nas.estimator.share import pack
 from lightning_nas.graph.subgraph import Subgraph
-from lightning_nas.report.run import write_sweep_report
+from lightning_nas.report.sweep import write_sweep_report
 from lightning_nas.space.spec import SearchSpace
 from lightning_nas.supernet import derive, space_of, stock_network, supernet_from
 

@@ -16,10 +16,12 @@ TINY = [
     "epochs.finetune=1",
     "data.image_size=32",
     "data.scenes_per_digit=1",
-    "search.steps=3",
-    "search.candidates=2",
-    "num_refitted=2",
-    "num_calibration_batches=2",
+    "search.training.steps=3",
+    "search.selection.num_candidates=2",
+    "num_refitted=1",
+    "num_calibration_batches=1",
+    "space.expansions=[2,6]",
+    "space.ratios=[0.5,1.0]",
     "trainer.limit_train_batches=3",
     "trainer.limit_val_batches=1",
     "trainer.limit_test_batches=1",
@@ -33,8 +35,10 @@ NOT_OF_MULTISHOT = {
     "epochs.finetune",
     "data.image_size",
     "data.scenes_per_digit",
-    "search.steps",
-    "search.candidates",
+    "search.training.steps",
+    "search.selection.num_candidates",
+    "space.expansions",
+    "space.ratios",
     "num_refitted",
     "num_calibration_batches",
 }
@@ -119,10 +123,11 @@ def test_recipes_of_both_kinds_find_the_same_source(tmp_path):
     pytest.importorskip("optuna")
     tiny = [argument for argument in TINY if argument.split("=")[0] not in NOT_OF_MULTISHOT]
     same = ["latency=0.9x", "shared_dir=shared", "data.image_size=32", "epochs.source=1", "epochs.finetune=1"]
-    same += ["task.lr=1e-3", "task.weight_decay=0.02", "num_calibration_batches=2", *tiny]
+    same += ["task.lr=1e-3", "task.weight_decay=0.02", "num_calibration_batches=1", "space.expansions=[2,6]", *tiny]
+    few = ["num_refitted=2"]
     segmenter = ["supernet@_global_=segmenter", "task=segmentation", "data=masks", "variants=[{output_stride: 8}]"]
     settings = {
-        "segmentation": ["epochs.search=1", "search.steps=3", "search.candidates=2", "num_refitted=2"],
+        "segmentation": ["epochs.search=1", "search.training.steps=3", "search.selection.num_candidates=2", *few],
         "multishot": [*segmenter, "image_sizes=[]", "epochs.search=1", "search.rungs=[]", "search.trials=1"],
         "deeper": [*segmenter, "image_sizes=[]", "search.rungs=[]", "search.trials=1", "network.head=deeplabv3_lite"],
     }

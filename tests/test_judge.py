@@ -74,7 +74,7 @@ def place(monkeypatch, tmp_path):
     monkeypatch.setitem(trees._LARGER_STEPS, "max_iter", 40)
 
     def use(**options):
-        for module in ("granularity", "measure.campaign", "measure.whole"):
+        for module in ("judge.granularity", "measure.campaign", "measure.whole"):
             found = importlib.import_module(f"lightning_nas.estimator.{module}")
             monkeypatch.setattr(found, "open_backend", lambda device: Chip(device, **options))
         return Chip(DEVICE, **options)

@@ -166,7 +166,7 @@ def test_averaged_weights_are_validated_and_derived(tmp_path, averages_first):
     assert largest_difference(subnet, expected) == 0
     # The logits are the search's own: averaged ones would have hardly left the start.
     assert search.architecture == alone.architecture
-    assert search.find("0.5x") == alone.find("0.5x")
+    assert search.find(latency="0.5x") == alone.find(latency="0.5x")
     logits = zip(search.search.logits, alone.search.logits, strict=True)
     assert all(torch.equal(row, learnt) for row, learnt in logits)
 
@@ -227,12 +227,16 @@ def test_the_command_line_of_lightning(tmp_path, monkeypatch):
     arguments = ["fit", "--trainer.max_epochs=1", "--trainer.accelerator=cpu", "--trainer.logger=false"]
     arguments += ["--trainer.enable_checkpointing=false", f"--trainer.default_root_dir={tmp_path}"]
     arguments += [f"{callback}+=lightning_nas.ArchitectureSearch", f"{callback}.latency=0.85x"]
-    arguments += [f"{callback}.estimator=ethos_u85_1024", f"{callback}.candidates=1", f"{callback}.phases=joint"]
+    arguments += [
+        f"{callback}.estimator=ethos_u85_1024",
+        f"{callback}.selection.num_candidates=1",
+        f"{callback}.choices=widths",
+    ]
     monkeypatch.setattr(sys, "argv", ["cli", *arguments])
     cli = LightningCLI(Plain, Data, save_config_callback=None, seed_everything_default=0)
     (search,) = (found for found in cli.trainer.callbacks if isinstance(found, ArchitectureSearch))
     assert search.architecture
-    assert search.search.budgets.limits[0].name == "latency_ms"
+    assert search.search.limits.costs[0].name == "latency_ms"
 
 
 def test_strategies_that_shard_are_refused():

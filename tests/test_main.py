@@ -3,6 +3,7 @@ import json
 import re
 import subprocess
 import sys
+from importlib.metadata import version
 
 import pytest
 import torch
@@ -11,7 +12,8 @@ from hydra import compose, initialize_config_module
 from hydra.core.hydra_config import HydraConfig
 
 from lightning_nas import Architecture, Estimator, load_subnet
-from lightning_nas.__main__ import recipes
+from lightning_nas.__main__ import main
+from lightning_nas.jobs.recipes import recipes
 
 TINY = [
     "epochs.source=1",
@@ -25,16 +27,17 @@ TINY = [
     "trainer.enable_progress_bar=false",
 ]
 # What takes long and is tested by itself: options tried on images, candidates compared, steps of the search.
-FEW = ["search.candidates=2", "num_refitted=2", "num_calibration_batches=2"]
-SHORT = [*FEW, "num_trial_images=4"]
-DECOUPLED = [*SHORT, "search.steps=5"]
+FEW = ["search.selection.num_candidates=2", "num_refitted=2", "num_calibration_batches=2"]
+SHORT = [*FEW, "num_trial_images=4", "space.expansions=[2,6]", "space.ratios=[0.5,1.0]"]
+DECOUPLED = [*SHORT, "search.training.steps=3"]
+DIGITS = [*FEW, "search.training.steps=3", "data.scenes_per_digit=1"]
 # What a tiny run of one recipe needs besides.
 OTHERS = {
     "multishot": ["search.trials=2", "search.rungs=[]", "num_trial_images=4"],
     "detection": DECOUPLED,
     "segmentation": DECOUPLED,
-    "classification": SHORT,
-    "digits": FEW,
+    "classification": [*SHORT, "+network.width_mult=0.5"],
+    "digits": DIGITS,
 }
 
 
@@ -102,11 +105,11 @@ def test_recipe_from_start_to_result(tmp_path, recipe):
 
 
 BAD = [
-    (["--config-name", "digits", "latency=0"], "latency_ms=0 is not valid"),
-    (["--config-name", "digits", "latency=-2"], "latency_ms=-2 is not valid"),
-    (["--config-name", "digits", "latency=nan"], "latency_ms=nan is not valid"),
+    (["--config-name", "digits", "latency=0"], "latency=0 is not valid"),
+    (["--config-name", "digits", "latency=-2"], "latency=-2 is not valid"),
+    (["--config-name", "digits", "latency=nan"], "latency=nan is not valid"),
     (["--config-name", "digits", "latency=0.01x"], r"below what the space can reach: [\d.]+ \(minimum\)"),
-    (["--config-name", "digits", "latency=null"], "at least one budget"),
+    (["--config-name", "digits", "latency=null"], "at least one of latency"),
     (["--config-name", "digits", "device=abacus"], "ethos_u85_1024(.|\n)*abacus"),
     (
         ["--config-name", "digits", "space.widths=[[16],[20],[32],[64]]"],
@@ -151,6 +154,25 @@ def test_launchers_can_tell_the_folder_of_a_sweep_before_it_begins(recipe, monke
     assert hydra.run.dir.startswith(f"outputs/{recipe}/20")
 
 
+@pytest.mark.parametrize("arguments", [["--help"], ["-h"], []])
+def test_help_names_all_there_is_without_pytorch(arguments):
+    code = "import sys; from lightning_nas.__main__ import main; main(sys.argv[1:]); assert 'torch' not in sys.modules"
+    done = subprocess.run([sys.executable, "-c", code, *arguments], capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stderr
+    assert all(word in done.stdout for word in ("estimator COMMAND", "report FOLDER", "--version", "latency=0.6x"))
+
+
+def test_the_version_is_said(capsys):
+    main(["--version"])
+    assert capsys.readouterr().out == f"lightning-nas {version('lightning-nas')}\n"
+
+
+def test_a_command_that_there_is_not_is_named(capsys):
+    with pytest.raises(SystemExit, match="2"):
+        main(["digits"])
+    assert "There is no command 'digits'; there are `estimator`, `report`" in capsys.readouterr().err
+
+
 def test_bad_input_to_a_process_of_its_own(tmp_path):
     started = command("--config-name", "digits", "latency=0.01x")
     done = subprocess.run(started, cwd=tmp_path, capture_output=True, text=True, timeout=300)
@@ -161,7 +183,7 @@ def test_bad_input_to_a_process_of_its_own(tmp_path):
 
 def test_weights_that_need_no_training_and_are_averaged(tmp_path):
     averaging = ["epochs.source=0", "averaging=ema", "averaging.decay=0.5"]
-    done = run(tmp_path, "--config-name", "digits", *TINY, *FEW, *averaging)
+    done = run(tmp_path, "--config-name", "digits", *TINY, *DIGITS, *averaging)
     assert done.returncode == 0, done.stderr
     trained = {path.name: path for path in (run_dir(tmp_path) / "checkpoints").glob("*.ckpt")}
     names = ("search", "finetune", "baseline")
@@ -171,7 +193,7 @@ def test_weights_that_need_no_training_and_are_averaged(tmp_path):
 
 
 def test_interrupted_run_goes_on(tmp_path):
-    arguments = ["--config-name", "digits", *TINY, *FEW, "epochs.search=2", "hydra.run.dir=run"]
+    arguments = ["--config-name", "digits", *TINY, *DIGITS, "epochs.search=2", "hydra.run.dir=run"]
     stopped = run(tmp_path, *arguments, signal_at_checkpoint=["search.ckpt"])
     assert stopped.returncode == 130
     assert re.search(r"Stopped by SIGINT.* To go on, repeat the command with hydra.run.dir=\S*run\b", stopped.stdout), (

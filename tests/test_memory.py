@@ -124,7 +124,7 @@ def test_peak_of_stock_networks_is_the_compilers(compiler, name):
 
 
 def test_peak_of_random_networks_is_the_compilers(compiler):
-    for net in random_networks(20):
+    for net in random_networks(10):
         expected = compiler.peak_bytes(net, buffering=False)
         assert network_memory(net).peak_activation_bytes == expected
         assert compiler.peak_bytes(net) >= expected

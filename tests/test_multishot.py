@@ -12,13 +12,14 @@ import optuna
 import pytest
 import torch
 from lightning.pytorch.loggers import CSVLogger
+from plans import plans
 
 from lightning_nas import Architecture, Estimator, load_subnet
 from lightning_nas.data.digits import DigitsDataModule
 from lightning_nas.jobs import trainings as _trainings
 from lightning_nas.jobs.comparisons import inherit
 from lightning_nas.jobs.multishot import evolve_and_finetune
-from lightning_nas.jobs.search import Epochs
+from lightning_nas.jobs.plan import Epochs, MultishotPlan
 from lightning_nas.multishot.evolution import Evolution
 from lightning_nas.multishot.propose import propose
 from lightning_nas.multishot.space import Ground
@@ -68,7 +69,7 @@ def settings(folder, **options):
 
 
 def run(folder, **options):
-    return evolve_and_finetune(**settings(folder, **options))
+    return evolve_and_finetune(**plans(MultishotPlan, settings(folder, **options)))
 
 
 def study_of(folder):
@@ -79,7 +80,6 @@ def study_of(folder):
 def test_several_budgets_and_sizes_in_one_study(tmp_path):
     results = run(
         tmp_path,
-        latency=None,
         budgets=["0.8x", "0.6x"],
         image_sizes=[40, 32],
         variants=[{}, {"dropout": 0.1}],
@@ -277,7 +277,7 @@ def test_killed_and_started_again_in_two_processes(tmp_path):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"latency": None}, "at least one budget"),
+        ({"latency": None}, "at least one of latency"),
         ({"latency": "0.01x"}, "below what the space can reach"),
         ({"latency": "0.01x", "image_sizes": [40, 32]}, "out of reach everywhere(.|\n)*input size 40(.|\n)*size 32"),
         ({"budgets": ["0.9x", "0.9x"]}, "`budgets` must differ"),

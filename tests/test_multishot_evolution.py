@@ -10,6 +10,7 @@ import pytest
 import torch
 from conftest import LinearEstimator, small_network
 
+from lightning_nas.budget.budget import Budget
 from lightning_nas.budget.tables import cost_tables
 from lightning_nas.multishot.best_trial import best_trials
 from lightning_nas.multishot.domination import non_dominated_rank, survivors
@@ -20,8 +21,8 @@ from lightning_nas.multishot.space import Ground, Place, targets_of
 from lightning_nas.supernet import space_of
 
 
-def request(latency=None, parameters=None, peak=None):
-    return {"latency_ms": latency, "parameter_bytes": parameters, "peak_activation_bytes": peak}
+def request(latency, parameters=None, peak=None):
+    return Budget(latency, parameters, peak)
 
 
 def places(sizes=(32, 24), variants=({},), **options):
@@ -44,7 +45,7 @@ def ground_of(places, *latencies, floor=0.8, **others):
 
 def limit_ms(target):
     """Return the latency budget, which is the same at all sizes."""
-    (limit,) = {budgets.limits[0].budget for budgets in target.budgets if budgets}
+    (limit,) = {limits.costs[0].budget for limits in target.limits if limits}
     return limit
 
 
@@ -191,15 +192,15 @@ def test_relative_budgets_refer_to_the_source_at_the_first_size(two_sizes):
     target = ground_of(two_sizes, "0.5x").targets[0]
     source = two_sizes[0].space
     expected = 0.5 * LinearEstimator().latency_ms(source.decode(source.reference_nodes))
-    assert [budgets.limits[0].budget for budgets in target.budgets] == pytest.approx([expected] * 2)
-    assert target.budgets[1].references == target.budgets[0].references
+    assert [limits.costs[0].budget for limits in target.limits] == pytest.approx([expected] * 2)
+    assert target.limits[1].references == target.limits[0].references
 
 
 def test_a_size_that_cannot_meet_the_budget_is_not_proposed():
     both = places(sizes=(64, 24))
-    least = targets_of(both[1:], {"": request(4.0)}, 0)[0].budgets[0].reaches[0].minimum
+    least = targets_of(both[1:], {"": request(4.0)}, 0)[0].limits[0].reaches[0].minimum
     ground = ground_of(both, 1.5 * least)
-    assert ground.targets[0].budgets[0] is None
+    assert ground.targets[0].limits[0] is None
     found = [propose(ground, ground.targets[0], [], (), n, Evolution(9), np.random.default_rng(n)) for n in range(9)]
     assert {proposal.genes[0] for proposal in found} == {1}
 
@@ -207,12 +208,12 @@ def test_a_size_that_cannot_meet_the_budget_is_not_proposed():
 def test_peak_and_parameters_bound_proposals_too(two_sizes):
     ground = ground_of(two_sizes, "0.9x", parameters="0.7x", peak="0.9x")
     target = ground.targets[0]
-    budgets = next(budgets for budgets in target.budgets if budgets is not None)
-    most = budgets.limits[1].budget
+    limits = next(limits for limits in target.limits if limits is not None)
+    most = limits.costs[1].budget
     for number in range(8):
         genes = propose(ground, target, [], (), number, Evolution(9), np.random.default_rng(number)).genes
         memory = LinearEstimator().memory(ground.decode(genes))
-        assert memory.peak_activation_bytes <= budgets.peak_activation_bytes
+        assert memory.peak_activation_bytes <= limits.peak.budget
         assert memory.parameter_bytes <= most
 
 
@@ -224,17 +225,10 @@ def test_an_exhausted_space_says_so():
     assert propose(ground, ground.targets[0], [], {first.genes}, 1, Evolution(9), np.random.default_rng(0)) is None
 
 
-@pytest.mark.parametrize(
-    ("requested", "message"),
-    [
-        (request(), "at least one budget"),
-        (request(0), "latency_ms=0 is not valid"),
-        (request("0.001x"), "out of reach everywhere(.|\n)*At input size 32: .*below what(.|\n)*At input size 24"),
-    ],
-)
-def test_bad_budgets(two_sizes, requested, message):
+def test_a_budget_that_no_size_can_meet_is_refused(two_sizes):
+    message = "out of reach everywhere(.|\n)*At input size 32: .*below what(.|\n)*At input size 24"
     with pytest.raises(ValueError, match=message):
-        targets_of(two_sizes, {"": requested}, 0.8)
+        targets_of(two_sizes, {"": request("0.001x")}, 0.8)
 
 
 def test_the_first_population_is_near_the_source_where_that_is_known(two_sizes):

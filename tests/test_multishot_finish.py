@@ -1,5 +1,6 @@
 """What a study of several budgets ends with: which trials are trained on, and which of them each budget gets."""
 
+from contextlib import nullcontext
 from types import SimpleNamespace
 
 import numpy as np
@@ -7,8 +8,9 @@ import pytest
 from conftest import LinearEstimator, small_network
 from torch import zeros
 
+from lightning_nas.budget.budget import Budget
 from lightning_nas.budget.tables import cost_tables
-from lightning_nas.jobs.multishot import _finish
+from lightning_nas.jobs.multishot import MultishotJob
 from lightning_nas.jobs.trainings import Finetuned
 from lightning_nas.multishot.evolution import Evolution, Result
 from lightning_nas.multishot.propose import propose
@@ -24,8 +26,7 @@ def ground():
     space = space_of(small_network(), zeros(1, 3, 32, 32))
     tables = cost_tables(space, LinearEstimator())
     places = tuple(Place("32", {"output_stride": stride}, space, tables) for stride in (8, 4))
-    requests = {x: {"latency_ms": x, "parameter_bytes": None, "peak_activation_bytes": None} for x in LABELS}
-    return Ground(places, 2, targets_of(places, requests, 0.9))
+    return Ground(places, 2, targets_of(places, {x: Budget(x) for x in LABELS}, 0.9))
 
 
 def finish(ground, brief, final, variants=(0, 0, 0), finalists=1):
@@ -44,15 +45,21 @@ def finish(ground, brief, final, variants=(0, 0, 0), finalists=1):
 
     study = SimpleNamespace(ground=ground, results=lambda: results, totals=dict)
     trainings = SimpleNamespace(
+        alone=nullcontext,
         train_baseline=lambda: ({}, 0),
         finetune=finetune,
         metric=TaskMetric("mIoU", "miou"),
         network_settings={},
-        epochs=SimpleNamespace(),
         data_name="",
         teacher_name="source",
     )
-    outcomes = _finish(study, trainings, LinearEstimator(), "multishot", 0, finalists)
+    job = MultishotJob.__new__(MultishotJob)  # what comes before its last phases is not tested here
+    job.run = SimpleNamespace(recipe="multishot", seed=0, epochs=SimpleNamespace())
+    job.searching, job.estimator = SimpleNamespace(finalists=finalists), LinearEstimator()
+    job.study, job.trainings = study, trainings
+    job.train_baseline()
+    job.finetune()
+    outcomes = job.outcomes()
     assert outcomes[LABELS[0]].search["finetuned"] == len(trained)
     return [outcomes[label].subnet for label in LABELS], trained
 

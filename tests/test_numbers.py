@@ -18,6 +18,7 @@ from commands import run
 from conftest import LinearEstimator, small_network
 from lightning.pytorch import Trainer
 from lightning.pytorch.callbacks import EMAWeightAveraging
+from limits import limits_of
 from PIL import Image
 from plain_loop import Plain, fit, make_supernet, searching
 from torch import nn
@@ -25,7 +26,7 @@ from torchvision.models import MobileNetV2
 
 import lightning_nas
 from lightning_nas.budget import budget
-from lightning_nas.budget.tables import space_budgets
+from lightning_nas.budget.budget import Budget
 from lightning_nas.data import (
     coco,
     detection,
@@ -43,7 +44,7 @@ from lightning_nas.estimator import Estimator, Subgraph
 from lightning_nas.estimator.analytic import AnalyticArray
 from lightning_nas.estimator.device import Device
 from lightning_nas.estimator.fit.staircase import curve_subgraphs
-from lightning_nas.estimator.judge import judge
+from lightning_nas.estimator.judge.judge import judge
 from lightning_nas.estimator.judge.peak import peak_error
 from lightning_nas.estimator.measure import device_table
 from lightning_nas.estimator.measure.sampling import sample
@@ -51,10 +52,10 @@ from lightning_nas.estimator.measure.settings import checked_settings
 from lightning_nas.estimator.measurements import Figures
 from lightning_nas.io.numbers import check_number
 from lightning_nas.jobs import estimator as estimator_job
-from lightning_nas.jobs import search as jobs
+from lightning_nas.jobs import plan
 from lightning_nas.jobs.early import try_trainer
 from lightning_nas.multishot import evolution as aging
-from lightning_nas.search import callback, module, settings
+from lightning_nas.search import callback, module, settings, strategy
 from lightning_nas.space import spec
 from lightning_nas.space.curate import curate, curated_widths
 from lightning_nas.space.lanes import round_to_lanes
@@ -68,6 +69,17 @@ from lightning_nas.training import csv_logger
 
 # Nobody gives these a number: what calls them has checked it, or has counted it itself. A place, and why.
 EXEMPT = {
+    "budget.": "of a Budget, which checks itself, and of tables that the package made",
+    "io.": "checks others' numbers",
+    "jobs.early": "tries what is given",
+    "jobs.inputs": "FinetunePlan has checked it",
+    "jobs.record": "a result",
+    "jobs.trainings": "made of plans, which check themselves",
+    "jobs.plan.MultishotPlan.latencies": "each becomes a Budget, which checks itself",
+    "space.lanes": "of curate, which has checked them",
+    "multishot.": "of a study, whose settings are checked",
+    "space.network": "of an architecture",
+    "training.": "made by a job, of plans that check themselves",
     "jobs.comparisons": "the seed is the job's",
     "training.csv_logger.CSVLogger.log_": "Lightning gives it",
     "training.csv_logger.CSVLogger.version": "a name",
@@ -102,17 +114,12 @@ EXEMPT = {
     "estimator.fit.staircase.Curve": "made of a table",
     "estimator.fit.staircase.Staircase": "a result",
     "graph.subgraph.": "shapes of an architecture, whose subgraphs are checked",
-    "estimator.table": "made of a space",
     "estimator.fit.trees": "a fit",
     "estimator.judge.verdict": "a result",
     "estimator.judge.whole_networks": "judge has checked them",
     "report.": "of a run's own results",
-    "multishot.evolution.Result": "of a study",
-    "multishot.evolution.is_promoted": "of a study",
-    "budget.budget.resolve_budget.reference": "a cost of the space",
-    "budget.budget.": "the forms of resolve_budget, by its caller",
+    "budget.budget.resolve_budget.source": "a cost of the space",
     "search.callback.ArchitectureSearch.on_": "Lightning gives it",
-    "search.callback.ArchitectureSearch.derive.budgets": "each is in the table by its own name",
     "search.module.SearchModule.on_": "Lightning gives it",
     "search.module.SearchModule.training_step": "Lightning gives it",
     "search.": "of a search, whose settings and budgets are checked",
@@ -149,9 +156,16 @@ class Row:
 LOADED = {"batch_size": 0, "num_workers": -1, "seed": -1}
 AUGMENTED = {"min_crop_area": 0, "color_jitter": -0.1}
 TASK = {"num_classes": 0, "lr": 0, "weight_decay": -0.1, "warmup_fraction": -0.1}
-BUDGETS = {"latency": -0.5, "parameter_bytes": 0, "peak_activation_bytes": "-1KiB"}
+STRATEGY = {"num_samples": 1, "lr": 0, "beta1": -0.1, "rho": -0.1, "eta": -0.1}
+TRAINING = {"prior": -0.1, "budget_use": -0.1, "seed": -1}
+BUDGET = {"latency": -0.5, "parameters": 0, "peak_activations": "-1KiB"}
 WIDTHS = {"lanes": 0, "ratios": 0, "widths": 0, "stem_widths": 0, "head_widths": 0}
 OFFERED = {"ratios": (0.5, 1.0), "stem_widths": (8,), "head_widths": (1280,)}
+
+
+def made(group):
+    """Return what a group of settings cannot do without."""
+    return {name: None for name, one in inspect.signature(group).parameters.items() if one.default is one.empty}
 
 
 def rows(folders, search):
@@ -164,8 +178,6 @@ def rows(folders, search):
     plain = {"in_widths": 0, "strides": 0, "num_classes": 0, "width": 0}
     light = {"low_width": 8, "high_width": 16, "num_classes": 2, "width": 8, "enlargement": 4}
     supernet, chip = make_supernet(), Estimator.load("analytic_array")
-    parts = inspect.signature(jobs.search_and_finetune).parameters
-    job = {name: None for name, one in parts.items() if one.default is one.empty} | {"latency": 1.0}
     widths = [[stage.width] for stage in space.stages]
     return {
         "training.csv_logger.CSVLogger": Row(
@@ -268,16 +280,20 @@ def rows(folders, search):
             {"seed": -1, "lanes": 0, "num_subgraphs": 19, "num_networks": -1, "num_folds": 1, "staircase_width": 63},
             {"recipe": "", "output_dir": folders / "run", "seed": 0, "device": "nothing"},
         ),
-        "jobs.search.Epochs": Row(
-            jobs.Epochs,
+        "jobs.plan.Epochs": Row(
+            plan.Epochs,
             dict.fromkeys(("source", "search", "finetune"), -1),
             dict.fromkeys(("source", "search", "finetune"), 1),
         ),
-        "jobs.search.search_and_finetune": Row(
-            jobs.search_and_finetune,
-            {"seed": -1, **BUDGETS, "num_refitted": 0, "num_calibration_batches": 0, "num_trial_images": -1},
-            {**job, "seed": 0},
+        "budget.budget.Budget": Row(Budget, BUDGET),
+        "jobs.plan.Run": Row(plan.Run, {"seed": -1}, made(plan.Run)),
+        "jobs.plan.SearchPlan": Row(plan.SearchPlan, {"num_trial_images": -1}, made(plan.SearchPlan)),
+        "jobs.plan.MultishotPlan": Row(
+            plan.MultishotPlan,
+            {"image_sizes": 0, "num_trial_images": -1, "finalists": 0},
+            {**made(plan.MultishotPlan), "image_sizes": (32,)},
         ),
+        "jobs.plan.FinetunePlan": Row(plan.FinetunePlan, {"num_refitted": 0, "num_calibration_batches": 0}),
         "multishot.evolution.Evolution": Row(
             aging.Evolution,
             {
@@ -289,42 +305,41 @@ def rows(folders, search):
         "budget.budget.resolve_budget": Row(
             budget.resolve_budget,
             {"value": "-0.5x"},
-            {"value": "0.5x", "reference": 1.0, "name": "latency_ms"},
-            {"value": "latency_ms"},
+            {"value": "0.5x", "source": 1.0, "name": "latency_ms"},
+            {"value": "latency"},
         ),
         "search.callback.ArchitectureSearch": Row(
             partial(callback.ArchitectureSearch, LinearEstimator()),
-            {
-                **BUDGETS,
-                **{"serves": "-0.5x", "warmup": -0.1, "every": 0, "samples": 1, "candidates": 0, "evaluations": -1},
-                **{"random_subnets": -1, "lr": 0, "prior": -0.1, "steps": 0, "size_weight": -0.1, "trials": -1},
-                **{"trial_epochs": 0, "effort": 0, "seed": -1},
-            },
+            {"latency": -0.5, "serves": "-0.5x"},
             {"latency": "0.5x", "serves": ("0.5x",)},
         ),
-        "search.callback.ArchitectureSearch.find": Row(search.find, BUDGETS),
+        "search.callback.ArchitectureSearch.find": Row(search.find, {"latency": -0.5}),
         "search.callback.ArchitectureSearch.frontier": Row(search.frontier, {"count": 1}),
         "search.callback.ArchitectureSearch.derive": Row(
-            partial(search.derive, search._fitted().module), {"num_batches": 0, **BUDGETS}, {}, {"budgets": "latency"}
+            partial(search.derive, search._fitted().module), {"num_batches": 0, "latency": -0.5}
         ),
         "search.module.SearchModule": Row(
             module.SearchModule,
             {"latency": "-0.5x"},
             {"network": supernet, "criterion": None, "estimator": LinearEstimator()},
         ),
-        "search.settings.SearchSettings": Row(
-            settings.SearchSettings,
-            {
-                **{"warmup": -0.1, "every": 0, "samples": 1, "lr": 0, "beta1": -0.1, "rho": -0.1, "eta": -0.1},
-                **{"uniform": -0.1, "band": -0.1, "use": -0.1, "prior": -0.1, "pool": 0, "seed": -1},
-            },
-            {"band": (0.7, 1.3)},
+        "search.strategy.Strategy": Row(strategy.Strategy, STRATEGY),
+        **{
+            f"search.strategy.{name}": Row(getattr(strategy, name), STRATEGY)
+            for name in strategy.__all__
+            if name != "Strategy"
+        },
+        "search.settings.PathSampling": Row(
+            settings.PathSampling, {"uniform": -0.1, "band": -0.1, "pool": 0}, {"band": (0.7, 1.3)}
         ),
-        "search.settings.SelectionSettings": Row(
-            settings.SelectionSettings,
+        "search.settings.SupernetTraining": Row(settings.SupernetTraining, TRAINING),
+        "search.settings.Joint": Row(settings.Joint, {**TRAINING, "warmup": -0.1, "every": 0}),
+        "search.settings.Decoupled": Row(settings.Decoupled, {**TRAINING, "steps": 0}),
+        "search.settings.Selection": Row(
+            settings.Selection,
             {
-                **{"candidates": 0, "evaluations": -1, "random_subnets": -1, "steps": 0, "size_weight": -0.1},
-                **{"trials": -1, "trial_epochs": 0, "effort": 0},
+                **{"num_candidates": 0, "num_evaluations": -1, "num_random_subnets": -1, "size_weight": -0.1},
+                **{"num_brief_trainings": -1, "brief_epochs": 0, "effort": 0},
             },
         ),
         "space.curate.curate": Row(curate, WIDTHS, {"space": space, "lanes": 8, **OFFERED, "widths": widths}),
@@ -522,7 +537,6 @@ def table(tmp_path_factory):
 
 def test_each_number_of_the_public_api_is_in_the_table(table):
     places = {place: names for place, names in public() if names}
-    places.pop("jobs.multishot.evolve_and_finetune", None)  # see below
     given = {f"{place}.{name}": place for place, names in places.items() for name in names}
     rows = {f"{place}.{name}" for place, row in table.items() for name in row.below}
     exempt = {name for name, place in given.items() if place not in table or name in EXEMPT}
@@ -538,23 +552,6 @@ def test_what_is_no_number_and_what_is_out_of_range_is_refused_by_name(table):
             found = [fails(row, name, bad) for bad in (math.nan, math.inf, -math.inf, below)]
             wrong += [f"{place}: {said}" for said in found if said]
     assert wrong == []
-
-
-def test_numbers_of_a_multishot_job_are_refused_by_name(tmp_path):
-    pytest.importorskip("optuna", reason="needs the extra: pip install 'lightning-nas[multishot]'")
-    from lightning_nas.jobs.multishot import evolve_and_finetune
-
-    wanted = inspect.signature(evolve_and_finetune).parameters
-    given = {name: None for name, one in wanted.items() if one.default is one.empty}
-    given |= {"output_dir": tmp_path / "run", "seed": 0, "latency": "0.5x", "budgets": (), "image_sizes": (32,)}
-    below = {"seed": -1, **BUDGETS, "budgets": "-0.5x", "image_sizes": 0, "finalists": 0}
-    below |= {"num_calibration_batches": 0, "num_trial_images": -1}
-    assert not set(parameters(evolve_and_finetune)) - below.keys()
-    row = Row(evolve_and_finetune, below, {**given, "budgets": ("0.5x",)}, {"budgets": "latency_ms"})
-    for name, bad in below.items():
-        row.given["budgets"] = ("0.5x",) if name == "budgets" else ()
-        assert [fails(row, name, number) for number in (math.nan, math.inf, -math.inf, bad)] == [""] * 4
-    assert not (tmp_path / "run").exists()
 
 
 @pytest.mark.parametrize("number", [np.float64(0.5), np.float32(0.5), torch.tensor(0.5), Fraction(1, 2), 1])
@@ -587,15 +584,15 @@ def test_whole_numbers_beyond_64_bits_are_refused():
 
 
 def test_a_served_latency_that_binds_nothing_is_refused(tmp_path):
-    search = callback.ArchitectureSearch(LinearEstimator(), latency="0.6x", serves=("0.5x", "5x"), every=2)
+    search = callback.ArchitectureSearch(LinearEstimator(), latency="0.6x", serves=("0.5x", "5x"))
     with pytest.raises(ValueError, match=r"`serves` holds '5x', and latency_ms=.* binds nothing: the dearest"):
         fit(Plain(), search, tmp_path)
 
 
 def test_a_served_latency_above_the_source_is_told_of(caplog):
     space = make_supernet().supernet.space
-    found = space_budgets(space, LinearEstimator(), {"latency_ms": "0.6x"}, serves=("1.5x",))
-    assert found.serves == pytest.approx([1.5 / 0.6 * found.limits[0].budget])
+    found = limits_of(space, LinearEstimator(), Budget(latency="0.6x"), serves=("1.5x",))
+    assert found.serves == pytest.approx([1.5 / 0.6 * found.costs[0].budget])
     assert "`serves` holds '1.5x', which the source network keeps itself" in caplog.text
 
 

@@ -1,10 +1,11 @@
 import pytest
 import torch
+from limits import limits_of
+from searches import training_of
 from torchvision.models import mobilenet_v2
 
-from lightning_nas.budget.tables import space_budgets
+from lightning_nas.budget.budget import Budget
 from lightning_nas.search.engine import Search
-from lightning_nas.search.settings import SearchSettings
 from lightning_nas.supernet import derive, option_errors, recalibrate, refit, sort_channels, space_of, supernet_from
 
 SHALLOW = [[1, 16, 1, 1], [6, 24, 2, 2], [6, 32, 2, 1]]
@@ -64,8 +65,8 @@ def test_networks_of_small_errors_are_near_when_refitted_whole(setting) -> None:
 def test_the_prior_follows_the_errors_it_is_given(setting, estimator) -> None:
     supernet, _, errors = setting
     handle = supernet.supernet
-    budgets = space_budgets(handle.space, estimator, {"latency_ms": "0.8x"})
-    search = Search(handle, budgets, SearchSettings(prior=2.0), errors)
+    limits = limits_of(handle.space, estimator, Budget(latency="0.8x"))
+    search = Search(handle, limits, training_of(prior=2.0), errors)
     for logits, error in zip(search.logits, errors, strict=True):
         assert logits.detach().argsort().tolist() == error.argsort(descending=True).tolist()
     blocks = [logits.detach() for logits in search.logits][len(handle.space.multipliers) :]
@@ -74,6 +75,6 @@ def test_the_prior_follows_the_errors_it_is_given(setting, estimator) -> None:
     assert search.candidates(1) == [search.best()]
     found = search.candidates(3)
     # The prior's own best, and one that spends a percent less should the first turn out to be over.
-    costs = [budgets.limits[0].table.exact(nodes) / budgets.limits[0].budget for nodes in found]
+    costs = [limits.costs[0].table.exact(nodes) / limits.costs[0].budget for nodes in found]
     assert max(costs) <= 1
     assert min(costs) <= 0.99

@@ -5,12 +5,10 @@ import json
 import logging
 import math
 import random
-import sys
 
 import numpy as np
 import pytest
 
-from lightning_nas.estimator.__main__ import main
 from lightning_nas.estimator.estimator import Estimator
 from lightning_nas.estimator.files import MIN_ROWS
 from lightning_nas.estimator.fit.coverage import Coverage
@@ -21,6 +19,7 @@ from lightning_nas.estimator.measure.backend import open_backend
 from lightning_nas.estimator.measure.sampling.sample import plan_subgraphs
 from lightning_nas.estimator.measurements import COLUMNS, Figures, read_measurements, to_row
 from lightning_nas.graph.subgraph import Subgraph
+from lightning_nas.jobs.estimator_commands import main
 
 HEADER = "kind,height,width,in_channels,hidden_channels,out_channels,kernel,stride,residual,latency_ms"
 ROWS = [f"conv,8,8,{width},,{width},3,1,0,{width * width * 1e-4}" for width in range(8, 8 + 8 * MIN_ROWS, 8)]
@@ -291,8 +290,7 @@ def test_plan_error_and_record_by_command(tmp_path, monkeypatch, capsys):
     path = tmp_path / "my_chip.csv"
 
     def command(*arguments):
-        monkeypatch.setattr(sys, "argv", ["estimator", *map(str, arguments)])
-        main()
+        main([*map(str, arguments)])
 
     command("plan", path, "--num-subgraphs", "40")
     for arguments, message in ((("plan", path), "not overwritten"), (("error", path), "line 2: `latency_ms`")):

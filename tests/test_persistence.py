@@ -68,7 +68,7 @@ def test_flipped_bits_of_a_cache_are_a_message(tmp_path):
         try:
             Regressor.load(whole).predict_ms(parts)
         except ValueError as error:
-            refused += "own.npz is no regressor" in str(error)
+            refused += "own.npz is not a valid regressor" in str(error)
     assert refused > 50
 
 
@@ -125,7 +125,7 @@ def test_a_bad_device_names_what_is_bad(tmp_path, change, message):
     table = write(tmp_path)
     path = table.with_suffix(".json")
     path.write_text(json.dumps(json.loads(path.read_text()) | change))
-    with pytest.raises(ValueError, match=rf"own\.json is no device: .*{message}"):
+    with pytest.raises(ValueError, match=rf"own\.json is not a valid device: .*{message}"):
         Estimator.load(table)
 
 
@@ -133,7 +133,7 @@ def test_a_bad_device_names_what_is_bad(tmp_path, change, message):
 def test_what_is_no_device_is_refused(tmp_path, text):
     table = write(tmp_path)
     table.with_suffix(".json").write_text(text)
-    with pytest.raises(ValueError, match=r"own\.json is no device"):
+    with pytest.raises(ValueError, match=r"own\.json is not a valid device"):
         Estimator.load(table)
 
 

@@ -7,8 +7,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from lightning_nas.budget.cost_table import cost_table
 from lightning_nas.estimator.estimator import Estimator
-from lightning_nas.estimator.table import cost_table
 
 SCRIPT = Path(__file__).parent / "benchmarks" / "pricing.py"
 

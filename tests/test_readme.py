@@ -1,13 +1,12 @@
-"""What the README shows runs: its Python in the order of its sections, its commands as far as they can be composed."""
+"""What the README and the pages of docs show runs: Python page by page, commands as far as they can be composed."""
 
 import functools
 import inspect
 import json
 import re
-import runpy
 import shlex
 import shutil
-import sys
+from dataclasses import replace
 from importlib.metadata import metadata
 from pathlib import Path
 
@@ -23,10 +22,13 @@ from safetensors.torch import save_file
 from torch.utils.data import DataLoader, TensorDataset
 
 from lightning_nas import ArchitectureSearch
-from lightning_nas.__main__ import recipes
+from lightning_nas.__main__ import main
+from lightning_nas.jobs.recipes import recipes
+from lightning_nas.search import Decoupled
 from lightning_nas.supernet import derive, space_of, stock_network, supernet_from
 
-README = (Path(__file__).parent.parent / "README.md").read_text(encoding="utf-8")
+ROOT = Path(__file__).parent.parent
+PAGES = {page.name: page.read_text(encoding="utf-8") for page in (ROOT / "README.md", *sorted(ROOT.glob("docs/*.md")))}
 MAX_EPOCHS = 2
 
 
@@ -75,12 +77,10 @@ def of_user():
     }
 
 
-def sections(language):
-    """Return the blocks of a language by the title of their section, in order."""
-    parts = re.split(r"^## (.*)$", README, flags=re.MULTILINE)
-    titled = zip(parts[1::2], parts[2::2], strict=True)
-    found = {title: re.findall(rf"```{language}\n(.*?)```", text, re.DOTALL) for title, text in titled}
-    return {title: blocks for title, blocks in found.items() if blocks}
+def blocks(language):
+    """Return the blocks of a language by the page that they are on, in order."""
+    found = {name: re.findall(rf"```{language}\n(.*?)```", text, re.DOTALL) for name, text in PAGES.items()}
+    return {name: blocks for name, blocks in found.items() if blocks}
 
 
 def finished_run(folder):
@@ -110,23 +110,31 @@ def brief(monkeypatch):
         original(self, *arguments, **{**quiet, **options, "max_epochs": epochs})
 
     monkeypatch.setattr(pl.Trainer, "__init__", init)
-    few = functools.partialmethod(ArchitectureSearch.__init__, steps=10, candidates=2, evaluations=4)
-    monkeypatch.setattr(ArchitectureSearch, "__init__", few)
+    begin = ArchitectureSearch.__init__
+
+    @functools.wraps(begin)
+    def briefly(self, *arguments, **options):
+        begin(self, *arguments, **options)
+        self.selection = replace(self.selection, num_candidates=2, num_evaluations=4)
+        if isinstance(self.training, Decoupled):
+            self.training = replace(self.training, steps=10)
+
+    monkeypatch.setattr(ArchitectureSearch, "__init__", briefly)
 
 
 @pytest.mark.filterwarnings("ignore:.*does not have many workers", "ignore:The dirpath has changed")
 @pytest.mark.usefixtures("brief")
-@pytest.mark.parametrize("title", list(sections("python")))
-def test_the_python_of_a_section_runs(title, tmp_path, monkeypatch):
+@pytest.mark.parametrize("page", list(blocks("python")))
+def test_the_python_of_a_page_runs(page, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     names = of_user()
-    for number, block in enumerate(sections("python")[title], start=1):
+    for number, block in enumerate(blocks("python")[page], start=1):
         for folder in re.findall(r'"(outputs/[^"]+)"', block):
             if not Path(folder).exists():
                 finished_run(Path(folder))
         if "last.ckpt" in block:
             shutil.copy(max(Path().rglob("*.ckpt"), key=lambda path: path.stat().st_mtime), "last.ckpt")
-        exec(compile(block, f"README.md, {title}, block {number}", "exec"), names)
+        exec(compile(block, f"{page}, block {number}", "exec"), names)
     if "subnet" in names:
         # What is derived is the user's own module around a plain network.
         assert isinstance(names["subnet"], Model)
@@ -136,7 +144,7 @@ def test_the_python_of_a_section_runs(title, tmp_path, monkeypatch):
 
 def commands():
     """Return the words of every command in a block for the console."""
-    lines = [line for blocks in sections("console").values() for block in blocks for line in block.splitlines()]
+    lines = [line for found in blocks("console").values() for block in found for line in block.splitlines()]
     return [shlex.split(part, comments=True) for line in lines for part in line.split(" && ") if part.strip()]
 
 
@@ -154,7 +162,9 @@ def composed(recipe, overrides):
         return [hydra.compose(recipe, overrides=[*plain, *one]) for one in ([[value] for value in swept] or [[]])]
 
 
-@pytest.mark.parametrize("words", [words for words in commands() if words[0] == "lightning-nas"], ids=" ".join)
+@pytest.mark.parametrize(
+    "words", [words for words in commands() if words[0] == "lightning-nas" and "--config-name" in words], ids=" ".join
+)
 def test_a_recipe_takes_the_overrides_that_are_shown(words):
     flags = [word for word in words[1:] if word.startswith("-")]
     assert set(flags) <= {"--config-name", "-m"}
@@ -165,29 +175,37 @@ def test_a_recipe_takes_the_overrides_that_are_shown(words):
     assert not [key for config in configs for key in config if OmegaConf.is_missing(config, key)]
 
 
-MODULES = [words for words in commands() if words[:2] == ["python", "-m"]]
+ESTIMATOR = [words for words in commands() if words[:2] == ["lightning-nas", "estimator"]]
 
 
-@pytest.mark.filterwarnings("ignore:.*found in sys.modules:RuntimeWarning")
-@pytest.mark.parametrize("module", sorted({words[2] for words in MODULES}))
-def test_a_module_takes_the_options_that_are_shown(module, monkeypatch, capsys):
-    monkeypatch.setattr(sys, "argv", [module, "--help"])
+@pytest.mark.parametrize("words", ESTIMATOR, ids=" ".join)
+def test_the_estimator_command_takes_the_options_that_are_shown(words, capsys):
     with pytest.raises(SystemExit) as stopped:
-        runpy.run_module(module, run_name="__main__")
+        main(["estimator", "--help"])
     assert stopped.value.code == 0
     known = set(re.findall(r"[\w-]+", capsys.readouterr().out))
-    for words in (words for words in MODULES if words[2] == module):
-        assert {words[3], *(word for word in words if word.startswith("--"))} <= known, words
+    assert {words[2], *(word for word in words if word.startswith("--"))} <= known, words
 
 
 def test_other_commands_are_known_and_extras_exist():
     extras = metadata("lightning-nas").get_all("Provides-Extra")
     others = [words for words in commands() if words[0] != "lightning-nas" and words[:2] != ["python", "-m"]]
-    assert {words[0].partition("=")[0] for words in others} <= {"pip", "pytest", "folder"}
-    named = re.findall(r"(?:lightning-nas|'\.)\[([\w,]+)\]", README)
+    assert {words[0].partition("=")[0] for words in others} <= {"pip", "pytest", "folder", "ruff", "mypy", "python"}
+    named = re.findall(r"(?:lightning-nas|'\.)\[([\w,]+)\]", "".join(PAGES.values()))
     assert {extra for names in named for extra in names.split(",")} <= set(extras)
 
 
 def test_every_recipe_that_the_readme_names_exists():
-    named = set(re.findall(r"--config-name (\w+)", README))
+    named = set(re.findall(r"--config-name (\w+)", "".join(PAGES.values())))
     assert named <= set(recipes())
+
+
+def test_links_lead_somewhere():
+    for name, text in PAGES.items():
+        folder = ROOT if name == "README.md" else ROOT / "docs"
+        links = [link for link in re.findall(r"\]\(([^)]+)\)", text) if not link.startswith("https://")]
+        assert not [link for link in links if not (folder / link).exists()], name
+
+
+def test_the_readme_is_short():
+    assert len(PAGES["README.md"].splitlines()) <= 150

@@ -14,11 +14,12 @@ import torch
 import torch.nn.functional as F
 from conftest import LinearEstimator, small_network
 from lightning.pytorch.callbacks import ModelCheckpoint
+from searches import search_of
 from torch import nn
 from torch.nn.utils import prune
 from torch.utils.data import DataLoader, TensorDataset
 
-from lightning_nas import ArchitectureSearch, load_subnet, supernet_from
+from lightning_nas import load_subnet, supernet_from
 from lightning_nas.supernet import derive
 from lightning_nas.supernet.subnet import architecture_of
 
@@ -62,7 +63,7 @@ def start():
     torch.manual_seed(0)
     module = MyModule()
     module.model["network"] = supernet_from(module.model["network"], IMAGES[:1])
-    return module, ArchitectureSearch(LinearEstimator(), latency="0.6x", every=2, candidates=4, evaluations=0)
+    return module, search_of(LinearEstimator(), latency="0.6x", every=2, candidates=4, evaluations=0)
 
 
 def in_another_process(folder):
@@ -156,7 +157,7 @@ def test_what_no_subnet_is_of_is_refused(searched, tmp_path):
     with pytest.raises(ValueError, match=r"must be what `derive` gave: a MyModule, or its part 'model\.network'"):
         searched.search.save(tmp_path, nn.Linear(3, 3))
     with pytest.raises(RuntimeError, match="has not run"):
-        ArchitectureSearch(LinearEstimator(), latency="0.6x").save(tmp_path)
+        search_of(LinearEstimator(), latency="0.6x").save(tmp_path)
     assert not list(tmp_path.iterdir())
 
 

@@ -6,13 +6,13 @@ import pytest
 import torch
 import torch.nn.functional as F
 from lightning.pytorch.callbacks import ModelCheckpoint
+from limits import limits_of
+from searches import search_of, training_of
 from torch.utils.data import DataLoader, TensorDataset
 
-from lightning_nas.budget.tables import space_budgets
-from lightning_nas.search.callback import ArchitectureSearch
+from lightning_nas.budget.budget import Budget
 from lightning_nas.search.engine import Search
 from lightning_nas.search.module import SearchModule
-from lightning_nas.search.settings import SearchSettings
 from lightning_nas.space.network import subgraphs
 
 pytestmark = pytest.mark.usefixtures("few_anchors")
@@ -54,7 +54,7 @@ def trainer(tmp_path, callbacks=(), epochs=4, **options):
 def searching(estimator, **options):
     """Return a search that is soon at its end, since what it compares there has tests of its own."""
     few = {"every": 2, "candidates": 2, "evaluations": 0, "random_subnets": 0}
-    return ArchitectureSearch(estimator, **{"latency": "0.5x", **few, **options})
+    return search_of(estimator, **{"latency": "0.5x", **few, **options})
 
 
 def difference(a, b):
@@ -68,7 +68,7 @@ def test_callback_equals_the_loss_written_out(supernet, estimator, tmp_path, pre
         F.cross_entropy,
         estimator,
         "0.5x",
-        SearchSettings(every=2),
+        training_of(every=2),
         lambda groups: torch.optim.AdamW(groups, lr=1e-2),
     )
     implicit = Plain(copy.deepcopy(supernet))
@@ -130,14 +130,14 @@ def test_stopped_between_the_last_epoch_and_the_choice_it_chooses_the_same(super
 def test_resuming_for_another_budget_says_so(supernet, estimator, caplog):
     space = supernet.supernet.space
     searches = [
-        Search(supernet.supernet, space_budgets(space, estimator, {"latency_ms": budget}), SearchSettings())
+        Search(supernet.supernet, limits_of(space, estimator, Budget(latency=budget)), training_of())
         for budget in ("0.5x", "0.6x")
     ]
     searches[0].multipliers = [0.7]
     searches[1].load_state_dict(searches[0].state_dict())
     assert searches[1].multipliers == [0.0]
     assert "the multipliers start at zero again" in caplog.text
-    searches[1].budgets = searches[0].budgets
+    searches[1].limits = searches[0].limits
     searches[1].load_state_dict(searches[0].state_dict())
     assert searches[1].multipliers == [0.7]
 
@@ -176,28 +176,28 @@ def test_weights_only_during_warm_up(supernet, estimator, tmp_path):
 )
 def test_bad_budgets_are_refused_by_the_constructor(estimator, budget, message):
     with pytest.raises(ValueError, match=message):
-        ArchitectureSearch(estimator, latency=budget)
+        search_of(estimator, latency=budget)
 
 
 def test_a_budget_out_of_reach_stops_before_training(supernet, estimator, tmp_path):
     before = copy.deepcopy(supernet)
-    search = ArchitectureSearch(estimator, latency="0.01x")
+    search = search_of(estimator, latency="0.01x")
     with pytest.raises(ValueError, match="minimum"):
         trainer(tmp_path, [search]).fit(Plain(supernet), loader())
     assert difference(before, supernet) == 0
 
 
 @pytest.mark.parametrize(
-    ("budgets", "message"), [({}, "at least one budget"), ({"latency": "0.5x", "serves": [0]}, "0")]
+    ("budgets", "message"), [({}, "at least one of latency"), ({"latency": "0.5x", "serves": [0]}, "0")]
 )
 def test_no_budget_and_a_bad_one_among_those_served_are_refused_at_once(estimator, budgets, message):
     with pytest.raises(ValueError, match=message):
-        ArchitectureSearch(estimator, **budgets)
+        search_of(estimator, **budgets)
 
 
 def test_module_without_supernet_is_refused(network, estimator, tmp_path):
     with pytest.raises(ValueError, match="supernet_from"):
-        trainer(tmp_path, [ArchitectureSearch(estimator, latency="0.5x")]).fit(Plain(network), loader())
+        trainer(tmp_path, [search_of(estimator, latency="0.5x")]).fit(Plain(network), loader())
 
 
 def test_progress_is_told_in_a_line_and_logged_by_choice(supernet, estimator, tmp_path, caplog):

@@ -7,33 +7,34 @@ import numpy as np
 import pytest
 import torch
 from conftest import LinearEstimator
+from limits import limits_of
+from searches import training_of
 
 from lightning_nas.budget.binding import check_binding
+from lightning_nas.budget.budget import Budget
+from lightning_nas.budget.cost_table import CostTable, Factor
 from lightning_nas.budget.evolution import evolve
-from lightning_nas.budget.solve import Limit, _Program, solve, usable_part
-from lightning_nas.budget.tables import space_budgets
-from lightning_nas.estimator.table import CostTable, Factor
+from lightning_nas.budget.solver import Limit, _Program, solve, usable_part
 from lightning_nas.jobs import search as jobs
 from lightning_nas.search.engine import Search
 from lightning_nas.search.frontier import frontier_subnets
 from lightning_nas.search.needed import needed_steps
 from lightning_nas.search.penalty import log_probability
 from lightning_nas.search.readiness import MIN_STEPS
-from lightning_nas.search.settings import SearchSettings
 
 
-def searching(supernet, requested=None, **settings):
+def searching(supernet, budget=None, **settings):
     handle = supernet.supernet
-    budgets = space_budgets(handle.space, LinearEstimator(), requested or {"latency_ms": "0.7x"})
-    return Search(handle, budgets, SearchSettings(**settings))
+    limits = limits_of(handle.space, LinearEstimator(), budget or Budget(latency="0.7x"))
+    return Search(handle, limits, training_of(**settings))
 
 
 def test_what_exceeds_the_peak_is_not_within(supernet):
-    search = searching(supernet, {"peak_activation_bytes": "0.8x"})
+    search = searching(supernet, Budget(peak_activations="0.8x"))
     assert not search.is_within(search.supernet.space.reference_nodes)
     assert search.is_within(search.best())
     # What is as large as the budget is within it.
-    search = searching(supernet, {"peak_activation_bytes": "1x"})
+    search = searching(supernet, Budget(peak_activations="1x"))
     assert search.is_within(search.supernet.space.reference_nodes)
 
 
@@ -42,8 +43,8 @@ def test_what_a_larger_budget_alone_can_have_is_trained_where_that_is_served(sup
     tight, loose, both = (
         Search(
             supernet.supernet,
-            space_budgets(space, LinearEstimator(), {"latency_ms": latency}, serves),
-            SearchSettings(phases="decoupled"),
+            limits_of(space, LinearEstimator(), Budget(latency=latency), serves),
+            training_of(phases="decoupled"),
         )
         for latency, serves in (("0.3x", ()), ("1x", ()), ("0.3x", served))
     )
@@ -57,7 +58,7 @@ def test_all_candidates_reach_the_floor_that_others_are_held_to(supernet):
     found = search.candidates(8)
     assert len(found) == 8
     assert all(search.is_within(nodes, search.floor) for nodes in found)
-    (limit,) = search.budgets.limits
+    (limit,) = search.limits.costs
     assert search.floor <= search.use * limit.budget
 
 
@@ -68,7 +69,7 @@ def test_the_logits_learn_from_the_end_of_the_warm_up_on_at_equal_distances(supe
 
 def test_the_absolute_reward_is_compared_with_the_batches_before(supernet):
     search = searching(supernet, strategy="tunas")
-    (limit,) = search.budgets.limits
+    (limit,) = search.limits.costs
     samples = [search.draw() for _ in range(4)]
     costs = torch.tensor([limit.table.exact(nodes) for nodes in samples])
     reward = 0.1 * (costs / limit.budget - 1).abs()
@@ -96,8 +97,8 @@ def test_a_population_forgets_its_oldest(supernet):
 def test_a_slower_subnet_that_is_no_better_is_not_of_the_frontier(supernet):
     search = searching(supernet)
     (only,) = frontier_subnets(search, [], lambda nodes: 1.0, 6, LinearEstimator().verify_ms)
-    assert only.latency_ms == pytest.approx(search.budgets.reaches[0].minimum, rel=1e-5)
-    costs = search.budgets.limits[0].table
+    assert only.latency_ms == pytest.approx(search.limits.reaches[0].minimum, rel=1e-5)
+    costs = search.limits.costs[0].table
     found = frontier_subnets(search, [], lambda nodes: -costs.exact(nodes), 6, LinearEstimator().verify_ms)
     assert len(found) > 1
     assert [point.inherited_loss for point in found] == sorted((p.inherited_loss for p in found), reverse=True)
@@ -140,16 +141,16 @@ def test_what_rounding_lets_pass_is_solved_again_with_less(monkeypatch):
 
 def test_a_budget_that_binds_nothing_beside_one_that_does_is_told(supernet, caplog):
     space = supernet.supernet.space
-    check_binding([space_budgets(space, LinearEstimator(), {"latency_ms": "0.5x", "parameter_bytes": "9x"})])
+    check_binding([limits_of(space, LinearEstimator(), Budget(latency="0.5x", parameters="9x"))])
     assert "parameter_bytes" in caplog.text
     assert "The others bind." in caplog.text
     with pytest.raises(ValueError, match="binds nothing"):
-        check_binding([space_budgets(space, LinearEstimator(), {"latency_ms": "9x", "parameter_bytes": "9x"})])
+        check_binding([limits_of(space, LinearEstimator(), Budget(latency="9x", parameters="9x"))])
 
 
 @pytest.mark.parametrize(("latency", "is_told"), [("0.5x", False), ("1.5x", True)])
 def test_a_budget_that_the_source_keeps_is_told(supernet, caplog, latency, is_told):
-    check_binding([space_budgets(supernet.supernet.space, LinearEstimator(), {"latency_ms": latency})])
+    check_binding([limits_of(supernet.supernet.space, LinearEstimator(), Budget(latency=latency))])
     assert ("The source network keeps the budget itself" in caplog.text) == is_told
 
 

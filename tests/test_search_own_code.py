@@ -9,9 +9,10 @@ import torch
 from conftest import LinearEstimator
 from lightning.pytorch.callbacks import ModelCheckpoint
 from plain_loop import QUIET, Plain, loader, searching
+from searches import search_of
 from torch.utils.data import DataLoader, TensorDataset
 
-from lightning_nas import ArchitectureSearch
+from lightning_nas.budget.budget import Budget
 from lightning_nas.search.loaders import Loaders
 
 
@@ -139,22 +140,22 @@ def test_a_finished_search_that_goes_on_for_another_budget_chooses_anew(tmp_path
     first = searching(every=4)
     fit(module, first, tmp_path, callbacks=[saved], enable_checkpointing=True)
     options = {"every": 4, "candidates": 1, "evaluations": 0, "random_subnets": 0}
-    again, module = ArchitectureSearch(LinearEstimator(), latency=latency, **options), Plain()
+    again, module = search_of(LinearEstimator(), latency=latency, **options), Plain()
     fit(module, again, tmp_path, ckpt_path=saved.best_model_path)
-    (limit,) = again.search.budgets.limits
+    (limit,) = again.search.limits.costs
     cost = again.estimator.latency_ms(again.architecture)
     assert 0.9 * limit.budget <= cost <= limit.budget
     assert again.derive(module)
 
 
 def test_budgets_that_are_not_given_anew_stay(tmp_path):
-    search, module = searching(every=4, parameter_bytes="0.7x"), Plain()
+    search, module = searching(every=4, budget=Budget(latency="0.6x", parameters="0.7x")), Plain()
     fit(module, search, tmp_path)
-    allowed = {limit.name: limit.budget for limit in search.search.budgets.limits}["parameter_bytes"]
+    allowed = {limit.name: limit.budget for limit in search.search.limits.costs}["parameter_bytes"]
     found = search.find(latency="0.95x")
     assert found
     assert all(search.estimator.memory(architecture).parameter_bytes <= allowed for architecture in found)
-    with pytest.raises(ValueError, match="Give either `architecture` or budgets; got both, latency"):
+    with pytest.raises(ValueError, match="Give either `architecture` or a budget; got both"):
         search.derive(module, architecture=found[0], latency="0.95x")
 
 

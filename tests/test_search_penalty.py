@@ -60,7 +60,7 @@ def test_draws_follow_the_probabilities_and_the_generator():
 
 
 def test_paths_are_drawn_from_the_band(supernet, estimator):
-    from lightning_nas.estimator.table import cost_table
+    from lightning_nas.budget.cost_table import cost_table
 
     space = supernet.supernet.space
     table = cost_table(space, estimator.predict_ms)

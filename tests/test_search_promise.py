@@ -4,12 +4,14 @@ from dataclasses import replace
 
 import pytest
 from conftest import LinearEstimator, small_network
+from limits import limits_of
 
-from lightning_nas.budget.budget import confirm
-from lightning_nas.budget.tables import space_budgets
+from lightning_nas.budget.budget import Budget
+from lightning_nas.budget.confirm import confirm
 from lightning_nas.supernet import space_of
 
 COSTS = ["latency_ms", "parameter_bytes", "peak_activation_bytes"]
+NAMES = dict(zip(COSTS, ("latency", "parameters", "peak_activations"), strict=True))
 
 
 @pytest.fixture
@@ -18,25 +20,25 @@ def reference(images):
     return space, space.decode(space.reference_nodes)
 
 
-def budgets_of(space, cost, part):
-    """Return budgets on one cost, that part of the source network's."""
-    found = space_budgets(space, LinearEstimator(), {cost: "1x"})
+def limits_at(space, cost, part):
+    """Return limits on one cost, that part of the source network's."""
+    found = limits_of(space, LinearEstimator(), Budget(**{NAMES[cost]: "1x"}))
     if cost == "peak_activation_bytes":
-        return replace(found, peak_activation_bytes=part * found.peak_activation_bytes)
-    return replace(found, limits=tuple(replace(limit, budget=part * limit.budget) for limit in found.limits))
+        return replace(found, peak=replace(found.peak, budget=part * found.peak.budget))
+    return replace(found, costs=tuple(replace(limit, budget=part * limit.budget) for limit in found.costs))
 
 
 @pytest.mark.parametrize("cost", COSTS)
 def test_a_network_just_over_its_budget_is_refused(reference, cost):
     space, architecture = reference
     with pytest.raises(RuntimeError, match=f"{cost}=.*, over its budget"):
-        confirm(budgets_of(space, cost, 0.999), LinearEstimator(), architecture)
+        confirm(limits_at(space, cost, 0.999), LinearEstimator(), architecture)
 
 
 @pytest.mark.parametrize("cost", COSTS)
 def test_a_network_that_costs_its_budget_is_within_it(reference, cost):
     space, architecture = reference
-    confirm(budgets_of(space, cost, 1.0), LinearEstimator(), architecture)
+    confirm(limits_at(space, cost, 1.0), LinearEstimator(), architecture)
 
 
 class Compiled(LinearEstimator):
@@ -52,8 +54,8 @@ class Compiled(LinearEstimator):
 
 def test_what_the_backend_prices_just_over_the_budget_is_refused(reference):
     space, architecture = reference
-    budgets = budgets_of(space, "latency_ms", 1.0)
-    (limit,) = budgets.limits
-    confirm(budgets, Compiled(limit.budget), architecture)
+    limits = limits_at(space, "latency_ms", 1.0)
+    (limit,) = limits.costs
+    confirm(limits, Compiled(limit.budget), architecture)
     with pytest.raises(RuntimeError, match="by the backend of linear, over its budget"):
-        confirm(budgets, Compiled(1.001 * limit.budget), architecture)
+        confirm(limits, Compiled(1.001 * limit.budget), architecture)

@@ -7,14 +7,14 @@ import lightning.pytorch as pl
 import pytest
 import torch
 from conftest import LinearEstimator
+from limits import limits_of
+from searches import search_of, training_of
 from torch.nn import functional
 from torch.utils.data import DataLoader, TensorDataset
 
-from lightning_nas.budget.tables import space_budgets
-from lightning_nas.search.callback import ArchitectureSearch
+from lightning_nas.budget.budget import Budget
 from lightning_nas.search.engine import Search
 from lightning_nas.search.readiness import MIN_STEPS, measure_readiness, progress_of, progress_since, start_losses
-from lightning_nas.search.settings import SearchSettings
 
 QUIET = {"logger": False, "enable_progress_bar": False, "enable_model_summary": False, "accelerator": "cpu"}
 
@@ -54,13 +54,13 @@ def fit(module, search, tmp_path, epochs=2):
 
 def searching(estimator, **options):
     options = {"candidates": 1, "evaluations": 0, "random_subnets": 0, **options}
-    return ArchitectureSearch(estimator, latency="0.6x", **options)
+    return search_of(estimator, latency="0.6x", **options)
 
 
 @pytest.fixture
 def search(supernet, estimator):
-    budgets = space_budgets(supernet.supernet.space, estimator, {"latency_ms": "0.6x"})
-    found = Search(supernet.supernet, budgets, SearchSettings())
+    limits = limits_of(supernet.supernet.space, estimator, Budget(latency="0.6x"))
+    found = Search(supernet.supernet, limits, training_of())
     for counts in found.num_trained:
         counts[:] = MIN_STEPS
     return found
@@ -181,13 +181,13 @@ def test_it_stops_where_that_is_asked_for(supernet, estimator, tmp_path):
 def test_training_goes_on_up_to_as_many_epochs_again(supernet, estimator, tmp_path, caplog):
     trainer = fit(Plain(supernet), searching(estimator, not_ready="continue"), tmp_path, epochs=3)
     assert trainer.current_epoch == 6
-    assert "The training has had 6 epochs, which is all that it is given" in caplog.text
+    assert "after 6 epochs, which is all that the training is given" in caplog.text
 
 
 def test_a_schedule_that_has_ended_ends_the_training(supernet, estimator, tmp_path, caplog):
     trainer = fit(Plain(supernet, "one cycle"), searching(estimator, not_ready="continue"), tmp_path)
     assert trainer.current_epoch == 2
-    assert "The learning rate's schedule has ended" in caplog.text
+    assert "the learning rate schedule has ended" in caplog.text
 
 
 def test_other_answers_are_refused(estimator):

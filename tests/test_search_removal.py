@@ -6,16 +6,17 @@ import lightning.pytorch as pl
 import numpy as np
 import pytest
 import torch
+from limits import limits_of
+from searches import search_of, training_of
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
+from lightning_nas.budget.budget import Budget
+from lightning_nas.budget.cost_table import CostTable, Factor
+from lightning_nas.budget.forbidden import Forbidden
 from lightning_nas.budget.removal import possible_options
-from lightning_nas.budget.solve import Limit
-from lightning_nas.budget.tables import space_budgets
-from lightning_nas.estimator.table import CostTable, Factor
-from lightning_nas.search.callback import ArchitectureSearch
+from lightning_nas.budget.solver import Limit
 from lightning_nas.search.engine import Search
-from lightning_nas.search.settings import SearchSettings
 
 SIZES = (2, 3, 4)
 
@@ -45,17 +46,17 @@ def test_it_is_what_counting_finds(seed):
 
 
 def test_what_does_not_fit_the_memory_is_out():
-    forbidden = CostTable((Factor((0, 1), np.array([[1.0, 1.0, 0.0], [1.0, 0.0, 0.0]])),), SIZES)
+    forbidden = Forbidden((((0, 1), np.array([[True, True, False], [True, False, False]])),))
     found = possible_options(SIZES, [], [forbidden])
     assert [row.tolist() for row in found] == [[True, True], [False, True, True], [True] * 4]
 
 
 def tight(supernet, estimator, **settings):
     space = supernet.supernet.space
-    free = space_budgets(space, estimator, {"latency_ms": "1.0x"})
+    free = limits_of(space, estimator, Budget(latency="1.0x"))
     latency = 1.1 * free.reaches[0].minimum
-    budgets = space_budgets(space, estimator, {"latency_ms": latency})
-    return Search(supernet.supernet, budgets, SearchSettings(**settings)), latency
+    limits = limits_of(space, estimator, Budget(latency=latency))
+    return Search(supernet.supernet, limits, training_of(**settings)), latency
 
 
 def test_no_draw_has_an_option_that_is_out(supernet, estimator):
@@ -75,8 +76,8 @@ def test_no_draw_has_an_option_that_is_out(supernet, estimator):
 
 
 def test_a_budget_with_room_removes_nothing(supernet, estimator):
-    budgets = space_budgets(supernet.supernet.space, estimator, {"latency_ms": 14.2})
-    assert not Search(supernet.supernet, budgets, SearchSettings()).removed
+    limits = limits_of(supernet.supernet.space, estimator, Budget(latency=14.2))
+    assert not Search(supernet.supernet, limits, training_of()).removed
 
 
 class Plain(pl.LightningModule):
@@ -94,7 +95,7 @@ class Plain(pl.LightningModule):
 @pytest.mark.usefixtures("few_anchors")
 def test_the_log_says_which(supernet, estimator, images, tmp_path, caplog):
     _, latency = tight(supernet, estimator)
-    search = ArchitectureSearch(estimator, latency=latency, candidates=2, evaluations=0, random_subnets=1)
+    search = search_of(estimator, latency=latency, candidates=2, evaluations=0, random_subnets=1)
     quiet = {"logger": False, "enable_progress_bar": False, "enable_checkpointing": False, "accelerator": "cpu"}
     trainer = pl.Trainer(max_epochs=1, callbacks=[search], default_root_dir=tmp_path, **quiet)
     with caplog.at_level("INFO"):

@@ -8,22 +8,22 @@ import numpy as np
 import pytest
 import torch
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
+from limits import limits_of
+from searches import search_of, selection_of, training_of
 from torch.nn import functional
 from torch.utils.data import DataLoader, TensorDataset
 
+from lightning_nas.budget.budget import Budget
+from lightning_nas.budget.cost_table import CostTable, Factor
 from lightning_nas.budget.evolution import evolve
-from lightning_nas.budget.solve import Limit
-from lightning_nas.budget.tables import space_budgets
-from lightning_nas.estimator.table import CostTable, Factor
+from lightning_nas.budget.solver import Limit
 from lightning_nas.search import selection
-from lightning_nas.search.callback import ArchitectureSearch
 from lightning_nas.search.decoupled import learn_logits
 from lightning_nas.search.engine import MAX_UNUSABLE, Search
 from lightning_nas.search.frontier import frontier
 from lightning_nas.search.gradient_estimate import sampled_score
 from lightning_nas.search.option_scores import utilities
 from lightning_nas.search.selection import select
-from lightning_nas.search.settings import SearchSettings, SelectionSettings
 from lightning_nas.supernet.subnet import architecture_of
 
 pytestmark = pytest.mark.usefixtures("few_anchors")
@@ -89,8 +89,8 @@ def test_evolution_ends_where_there_is_nothing_more():
 
 @pytest.fixture
 def search(supernet, estimator):
-    budgets = space_budgets(supernet.supernet.space, estimator, {"latency_ms": "0.7x"})
-    return Search(supernet.supernet, budgets, SearchSettings(samples=4, phases="decoupled"))
+    limits = limits_of(supernet.supernet.space, estimator, Budget(latency="0.7x"))
+    return Search(supernet.supernet, limits, training_of(samples=4, phases="decoupled"))
 
 
 def planted(search):
@@ -118,7 +118,7 @@ def test_logits_learn_while_weights_rest_and_the_best_is_selected(search, estima
     assert all(torch.equal(after[name], before[name]) for name in after)
     assert len(observed) == 600
     assert all(abs(sum(advantage for _, advantage in observed[n : n + 4])) < 1e-4 for n in range(0, 600, 4))
-    found = select(search, estimator, one, SelectionSettings(4, 40, 6), observed, show=False)
+    found = select(search, estimator, one, selection_of(4, 40, 6), observed, show=False)
     assert one(found.ranked[0]) <= min(one(nodes) for nodes in random)
     assert one(found.ranked[0]) < 0.3
     assert all(search.is_within(nodes) for nodes in found.losses)
@@ -129,7 +129,7 @@ def test_logits_learn_while_weights_rest_and_the_best_is_selected(search, estima
 def test_a_search_that_random_subnets_beat_says_so(search, estimator, caplog, monkeypatch):
     chosen = search.candidates(3)
     monkeypatch.setattr(selection, "verified_candidates", lambda *_: chosen)
-    found = select(search, estimator, lambda nodes: float(nodes in chosen), SelectionSettings(3, 0, 6), show=False)
+    found = select(search, estimator, lambda nodes: float(nodes in chosen), selection_of(3, 0, 6), show=False)
     assert not found.beats_random
     assert "A random subnet within the budgets has a lower inherited loss" in caplog.text
 
@@ -137,8 +137,8 @@ def test_a_search_that_random_subnets_beat_says_so(search, estimator, caplog, mo
 def test_what_is_nearest_is_selected_where_the_backend_finds_all_over_the_budget(search, estimator):
     over = type(estimator)(compiled_factor=3.0)
     (nearest,) = selection.verified_candidates(search, over, 4)
-    search.generator.manual_seed(search.settings.seed)
-    found = select(search, over, lambda nodes: -sum(nodes), SelectionSettings(4, 12, 4), show=False)
+    search.generator.manual_seed(search.training.seed)
+    found = select(search, over, lambda nodes: -sum(nodes), selection_of(4, 12, 4), show=False)
     assert len(found.ranked) == 1
     space = search.supernet.space
     assert over.verify_ms(space.decode(found.ranked[0])) <= over.verify_ms(space.decode(nearest)) * (1 + 1e-9)
@@ -146,7 +146,7 @@ def test_what_is_nearest_is_selected_where_the_backend_finds_all_over_the_budget
 
 def test_as_many_are_left_to_choose_from_as_were_asked_for(search, estimator):
     compiled = type(estimator)(compiled_factor=0.9)
-    given = search, compiled, lambda nodes: float(sum(nodes)), SelectionSettings(4, 12, 0), (), False
+    given = search, compiled, lambda nodes: float(sum(nodes)), selection_of(4, 12, 0), (), False
     assert len(select(*given, lambda nodes: float(-sum(nodes)), num_finalists=2).ranked) == 4
 
 
@@ -171,21 +171,21 @@ def test_many_parameters_count_beside_a_low_loss(search, estimator):
     def size(nodes):
         return estimator.memory(space.decode(nodes)).parameter_bytes
 
-    settings = SelectionSettings(4, 40, 0, size_weight=2.0)
+    settings = selection_of(4, 40, 0, size_weight=2.0)
     plain = select(search, estimator, lambda nodes: 1.0, settings, show=False).ranked
     search.size_scale = 0.1
     found = select(search, estimator, lambda nodes: 1.0, settings, show=False)
     assert len(plain) == 40
     assert size(found.ranked[0]) == max(map(size, found.ranked))
     assert found.losses[found.ranked[0]] == pytest.approx(1.0 - 0.2 * np.log(size(found.ranked[0])))
-    none = SelectionSettings(4, 40, 0, size_weight=0.0)
+    none = selection_of(4, 40, 0, size_weight=0.0)
     assert set(select(search, estimator, lambda nodes: 1.0, none, show=False).losses.values()) == {1.0}
 
 
 def test_losses_that_are_not_finite_are_never_the_lowest(search, estimator):
     """A NaN is neither less nor more than another loss, so that sorting by it gives any order."""
     losses = itertools.cycle([float("nan"), 2.0, float("inf"), 1.0])
-    found = select(search, estimator, lambda nodes: next(losses), SelectionSettings(4, 12, 0), show=False)
+    found = select(search, estimator, lambda nodes: next(losses), selection_of(4, 12, 0), show=False)
     assert list(found.losses.values()) == [1.0] * 3 + [2.0] * 3 + [float("inf")] * 6
 
 
@@ -220,9 +220,7 @@ def fit(module, search, tmp_path, *data, epochs=2):
 
 
 def test_one_training_serves_other_budgets(supernet, estimator, tmp_path):
-    search = ArchitectureSearch(
-        estimator, latency="0.6x", phases="decoupled", steps=20, candidates=2, evaluations=4, samples=4
-    )
+    search = search_of(estimator, latency="0.6x", phases="decoupled", steps=20, candidates=2, evaluations=4, samples=4)
     module = Plain(supernet)
     steps = fit(module, search, tmp_path).global_step
     assert len(search.history) == 20
@@ -244,10 +242,9 @@ def test_one_training_serves_other_budgets(supernet, estimator, tmp_path):
 
 
 def test_derive_takes_any_budget_and_the_frontier_any_latency(supernet, estimator, tmp_path):
-    search = ArchitectureSearch(
+    search = search_of(
         estimator,
-        latency="0.6x",
-        parameter_bytes="0.95x",
+        budget=Budget(latency="0.6x", parameters="0.95x"),
         serves=("0.5x", "0.9x"),
         phases="decoupled",
         steps=40,
@@ -275,7 +272,7 @@ def test_derive_takes_any_budget_and_the_frontier_any_latency(supernet, estimato
 
 
 def test_the_searchs_own_budget_has_the_subnet_that_was_found(supernet, estimator, tmp_path):
-    search = ArchitectureSearch(estimator, latency="0.6x", candidates=2, evaluations=0, random_subnets=0)
+    search = search_of(estimator, latency="0.6x", candidates=2, evaluations=0, random_subnets=0)
     module = Plain(supernet)
     fit(module, search, tmp_path)
     subnets = search.derive(module), search.derive(module, latency="0.6x")
@@ -285,7 +282,7 @@ def test_the_searchs_own_budget_has_the_subnet_that_was_found(supernet, estimato
 
 def test_points_of_the_frontier_are_derived_though_the_backend_prices_them_higher(supernet, estimator, tmp_path):
     slower = type(estimator)(compiled_factor=1.1)
-    search = ArchitectureSearch(slower, latency="0.6x", candidates=2, evaluations=0, random_subnets=0)
+    search = search_of(slower, latency="0.6x", candidates=2, evaluations=0, random_subnets=0)
     module = Plain(supernet)
     fit(module, search, tmp_path)
     points = search.frontier(count=4)
@@ -297,26 +294,26 @@ def test_points_of_the_frontier_are_derived_though_the_backend_prices_them_highe
 
 def test_paths_near_all_served_latencies_are_trained(supernet, estimator):
     space = supernet.supernet.space
-    budgets = space_budgets(space, estimator, {"latency_ms": "0.45x"}, ("1.2x",))
-    table = budgets.limits[0].table
+    limits = limits_of(space, estimator, Budget(latency="0.45x"), ("1.2x",))
+    table = limits.costs[0].table
     full = table.exact(space.reference_nodes)
-    search = Search(supernet.supernet, budgets, SearchSettings(phases="decoupled", band=(0.9, 1.1)))
+    search = Search(supernet.supernet, limits, training_of(phases="decoupled", band=(0.9, 1.1)))
     costs = np.array([table.exact(search.path(step, 400)) / full for step in range(1, 401, 2)])
     # Few members cost that little, and each option is dealt as often as the others: some paths are between the two.
     assert (costs < 0.7).sum() > 40
     assert (costs > 1.0).sum() > 60
     with pytest.raises(ValueError, match=r"latency_ms=.* is below what the space can reach"):
-        space_budgets(space, estimator, {"latency_ms": "0.6x"}, ("0.01x",))
+        limits_of(space, estimator, Budget(latency="0.6x"), ("0.01x",))
     with pytest.raises(ValueError, match="there is no latency budget"):
-        space_budgets(space, estimator, {"parameter_bytes": "0.9x"}, ("0.5x",))
+        limits_of(space, estimator, Budget(parameters="0.9x"), ("0.5x",))
 
 
 def test_what_was_sampled_is_in_the_checkpoint(supernet, estimator, tmp_path):
-    search = ArchitectureSearch(estimator, latency="0.6x", phases="decoupled", steps=5, candidates=2, evaluations=0)
+    search = search_of(estimator, latency="0.6x", phases="decoupled", steps=5, candidates=2, evaluations=0)
     fit(Plain(supernet), search, tmp_path)
     state = search.state_dict()
     assert len(state["observed"]) == 10
-    again = ArchitectureSearch(estimator, latency="0.6x", phases="decoupled", steps=5, candidates=2, evaluations=0)
+    again = search_of(estimator, latency="0.6x", phases="decoupled", steps=5, candidates=2, evaluations=0)
     again.load_state_dict(state)
     module = Plain(copy.deepcopy(supernet))
     again.setup(pl.Trainer(logger=False, accelerator="cpu"), module, "fit")
@@ -326,7 +323,7 @@ def test_what_was_sampled_is_in_the_checkpoint(supernet, estimator, tmp_path):
 
 
 def test_without_validation_data_it_is_said(supernet, estimator, tmp_path, caplog):
-    fit(Plain(supernet), ArchitectureSearch(estimator, latency="0.6x", candidates=2, evaluations=0), tmp_path, loader())
+    fit(Plain(supernet), search_of(estimator, latency="0.6x", candidates=2, evaluations=0), tmp_path, loader())
     assert "no single validation DataLoader" in caplog.text
 
 
@@ -346,7 +343,7 @@ class Data(pl.LightningDataModule):
 
 
 def test_validation_data_that_was_never_validated_on_is_compared_on(supernet, estimator, tmp_path, caplog):
-    search = ArchitectureSearch(estimator, latency="0.6x", phases="decoupled", steps=2, candidates=2, evaluations=0)
+    search = search_of(estimator, latency="0.6x", phases="decoupled", steps=2, candidates=2, evaluations=0)
     quiet = {"logger": False, "enable_progress_bar": False, "enable_model_summary": False, "accelerator": "cpu"}
     options = {"num_sanity_val_steps": 0, "check_val_every_n_epoch": 9, "default_root_dir": tmp_path, **quiet}
     module, data = Plain(supernet), Data()
@@ -355,7 +352,7 @@ def test_validation_data_that_was_never_validated_on_is_compared_on(supernet, es
     trainer.save_checkpoint(tmp_path / "end.ckpt")
     assert data.reads
     # A training that is at its end already reads no loader at all; other budgets are searched all the same.
-    again = ArchitectureSearch(estimator, latency="0.7x", phases="decoupled", steps=2, candidates=2, evaluations=0)
+    again = search_of(estimator, latency="0.7x", phases="decoupled", steps=2, candidates=2, evaluations=0)
     resumed, unread = pl.Trainer(max_epochs=2, callbacks=[again], **options), Data()
     resumed.fit(Plain(module.network), datamodule=unread, ckpt_path=tmp_path / "end.ckpt", weights_only=True)
     assert again.find(latency="0.65x")
@@ -366,18 +363,17 @@ def test_validation_data_that_was_never_validated_on_is_compared_on(supernet, es
 @pytest.mark.filterwarnings("ignore:Total length of")
 def test_a_training_without_steps_is_refused(supernet, estimator, tmp_path):
     with pytest.raises(MisconfigurationException, match="The training has no steps"):
-        fit(Plain(supernet), ArchitectureSearch(estimator, latency="0.6x"), tmp_path, loader(4, drop_last=True))
+        fit(Plain(supernet), search_of(estimator, latency="0.6x"), tmp_path, loader(4, drop_last=True))
 
 
 @pytest.mark.parametrize(
     ("setting", "message"),
     [
-        ({"phases": "both"}, "`phases` must be joint or decoupled; got both"),
-        ({"steps": 0}, "`steps` must be at least 1; got 0"),
-        ({"evaluations": -1}, "`evaluations` must be at least 0; got -1"),
-        ({"random_subnets": -1}, "`random_subnets` must be at least 0"),
+        ({"phases": "decoupled", "steps": 0}, "`steps` must be at least 1; got 0"),
+        ({"evaluations": -1}, "`num_evaluations` must be at least 0; got -1"),
+        ({"random_subnets": -1}, "`num_random_subnets` must be at least 0"),
     ],
 )
 def test_settings_that_cannot_be(estimator, setting, message):
     with pytest.raises(ValueError, match=message):
-        ArchitectureSearch(estimator, latency="0.6x", **setting)
+        search_of(estimator, latency="0.6x", **setting)

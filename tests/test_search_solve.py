@@ -5,9 +5,12 @@ import numpy as np
 import pytest
 import torch
 
-from lightning_nas.budget.budget import feasibility, resolve_budget
-from lightning_nas.budget.solve import Limit, cheapest, reach, solve, usable_part
-from lightning_nas.estimator.table import CostTable, Factor, cost_table
+from lightning_nas.budget.budget import Budget, resolve_budget
+from lightning_nas.budget.cost_table import CostTable, Factor, cost_table
+from lightning_nas.budget.peak_table import PeakTable, peak_table
+from lightning_nas.budget.resolve import resolve
+from lightning_nas.budget.solver import Limit, cheapest, reach, solve, usable_part
+from lightning_nas.budget.tables import CostTables
 from lightning_nas.space import curate
 from lightning_nas.space.network import subgraphs
 
@@ -93,23 +96,23 @@ def test_reach_is_exact(space, estimator):
     assert solve([np.zeros(n) for n in table.node_sizes], [Limit(table, 0.9 * costs.min())]) is None
 
 
-def test_peak_is_a_filter_and_not_a_sum(space):
+def test_peak_is_a_filter_and_not_a_sum(space, table):
     # What stands before the blocks is fixed and has the largest peak here; without it the blocks decide.
     def block_peak(part):
         return float(part.peak_activation_bytes) if part.kind in ("ibn", "fused") else 0.0
 
-    peak = cost_table(space, lambda parts: np.array([block_peak(p) for p in parts]))
+    peaks = cost_table(space, lambda parts: np.array([block_peak(p) for p in parts]))
     parameters = cost_table(space, lambda parts: np.array([float(p.parameter_bytes) for p in parts]))
-    tables = {"parameter_bytes": parameters, "peak_activation_bytes": peak}
-    budgets = feasibility(space, tables, {"parameter_bytes": "2x", "peak_activation_bytes": "0.8x"})
+    tables = CostTables(table, parameters, PeakTable(peaks.factors, peaks.node_sizes))
+    limits = resolve(Budget(parameters="2x", peak_activations="0.8x"), space, tables)
     generator = np.random.default_rng(0)
     source = max(map(block_peak, subgraphs(space.decode(space.reference_nodes))))
     for _ in range(5):
         scores = [generator.normal(size=n) for n in space.node_sizes]
-        found = space.decode(solve(scores, budgets.limits, budgets.forbidden))
+        found = space.decode(solve(scores, limits.costs, limits.forbidden))
         assert max(map(block_peak, subgraphs(found))) <= 0.8 * source
     with pytest.raises(ValueError, match=r"peak_activation_bytes=.* is below what the space can reach"):
-        feasibility(space, tables, {"peak_activation_bytes": 10})
+        resolve(Budget(peak_activations=10), space, tables)
 
 
 @pytest.mark.parametrize(
@@ -138,12 +141,12 @@ def test_budgets_in_their_forms(value, name, expected):
 
 def test_contradictory_budgets_are_refused(space, table):
     parameters = cost_table(space, lambda parts: np.array([-float(p.parameter_bytes) + 1e7 for p in parts]))
-    tables = {"latency_ms": table, "parameter_bytes": parameters}
-    tight = {"latency_ms": reach(table).minimum * 1.001, "parameter_bytes": reach(parameters).minimum * 1.00001}
+    tables = CostTables(table, parameters, peak_table(space))
+    tight = Budget(reach(table).minimum * 1.001, reach(parameters).minimum * 1.00001)
     with pytest.raises(ValueError, match="all budgets at once"):
-        feasibility(space, tables, tight)
-    with pytest.raises(ValueError, match="at least one budget"):
-        feasibility(space, tables, {"latency_ms": None})
+        resolve(tight, space, tables)
+    with pytest.raises(ValueError, match="at least one of latency, parameters, peak_activations"):
+        Budget()
 
 
 def test_a_budget_is_used_up_where_there_is_enough_to_choose_from():

@@ -5,19 +5,20 @@ import numpy as np
 import pytest
 import torch
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
+from limits import limits_of
+from searches import STRATEGIES, search_of, training_of
 from torch.nn import functional
 from torch.nn.parallel import DistributedDataParallel
 from torch.utils.data import DataLoader, TensorDataset
 
+from lightning_nas import ArchitectureSearch
+from lightning_nas.budget.budget import Budget
 from lightning_nas.budget.sampling import ends_of, narrowest
-from lightning_nas.budget.tables import space_budgets
-from lightning_nas.search.callback import ArchitectureSearch
+from lightning_nas.search import Joint
 from lightning_nas.search.engine import Search
 from lightning_nas.search.fair_sampling import Decks
 from lightning_nas.search.gates import gates_of
 from lightning_nas.search.module import SearchModule
-from lightning_nas.search.settings import SearchSettings
-from lightning_nas.search.strategy import STRATEGIES
 from lightning_nas.search.trainers import refuse_unaware
 
 pytestmark = pytest.mark.usefixtures("few_anchors")
@@ -56,7 +57,7 @@ def fit(module, search, tmp_path, **options):
 @pytest.mark.parametrize("strategy", list(STRATEGIES))
 def test_every_strategy_searches_and_keeps_the_budget(supernet, estimator, tmp_path, strategy, phases):
     options = {"every": 2, "candidates": 2, "evaluations": 4, "random_subnets": 1, "steps": 6}
-    search = ArchitectureSearch(estimator, latency="0.6x", strategy=strategy, phases=phases, **options)
+    search = search_of(estimator, latency="0.6x", strategy=strategy, phases=phases, **options)
     module = Plain(supernet)
     fit(module, search, tmp_path)
     full = estimator.latency_ms(supernet.supernet.space.decode(supernet.supernet.space.reference_nodes))
@@ -120,15 +121,15 @@ def test_gumbel_noise_draws_by_the_probabilities():
     torch.testing.assert_close(drawn.mean(0), probabilities, atol=0.03, rtol=0)
 
 
-def search_of(supernet, estimator, **settings):
-    budgets = space_budgets(supernet.supernet.space, estimator, {"latency_ms": "0.6x"})
-    return Search(supernet.supernet, budgets, SearchSettings(**settings))
+def engine_of(supernet, estimator, **settings):
+    limits = limits_of(supernet.supernet.space, estimator, Budget(latency="0.6x"))
+    return Search(supernet.supernet, limits, training_of(**settings))
 
 
 def test_the_absolute_reward_pulls_towards_the_budget(supernet, estimator):
     """Where all losses are equal, REINFORCE moves the logits only by the distance of the drawn from the budget."""
-    search = search_of(supernet, estimator, strategy="tunas", samples=8)
-    limit = search.budgets.limits[0]
+    search = engine_of(supernet, estimator, strategy="tunas", samples=8)
+    limit = search.limits.costs[0]
     optimizer = torch.optim.Adam(search.logits, 0.05)
     deviation = lambda: sum(abs(limit.table.exact(search.draw()) / limit.budget - 1) for _ in range(200)) / 200  # noqa: E731
     before = deviation()
@@ -140,9 +141,9 @@ def test_the_absolute_reward_pulls_towards_the_budget(supernet, estimator):
 
 def test_paths_are_what_the_strategies_say(supernet, estimator):
     space = supernet.supernet.space
-    uniform = search_of(supernet, estimator, strategy="spos")
+    uniform = engine_of(supernet, estimator, strategy="spos")
     assert len({uniform.path(step, 100) for step in range(60)}) > 40
-    sandwich = search_of(supernet, estimator, strategy="sandwich")
+    sandwich = engine_of(supernet, estimator, strategy="sandwich")
     paths = sandwich.paths(0, 100)
     assert len(paths) == 4
     count = len(space.multipliers)
@@ -169,8 +170,8 @@ def test_the_ends_are_the_widest_and_the_narrowest_of_each_kind(supernet):
 
 
 def test_every_option_is_dealt_as_often_as_the_others(supernet, estimator):
-    search = search_of(supernet, estimator, strategy="sandwich")
-    limit, sizes = search.budgets.limits[0], supernet.supernet.space.node_sizes
+    search = engine_of(supernet, estimator, strategy="sandwich")
+    limit, sizes = search.limits.costs[0], supernet.supernet.space.node_sizes
     possible = [np.arange(size) != 1 if size > 2 else np.ones(size, dtype=bool) for size in sizes]
     decks = Decks(possible, torch.Generator().manual_seed(0))
     counts = [np.zeros(size, dtype=int) for size in sizes]
@@ -190,7 +191,7 @@ def test_every_option_is_dealt_as_often_as_the_others(supernet, estimator):
 
 def test_the_sandwich_adds_the_gradients_of_its_paths(supernet, estimator, tmp_path):
     """One step of plain SGD moves the weights by the sum of the gradients of the four paths."""
-    search = ArchitectureSearch(estimator, latency="0.6x", strategy="sandwich", candidates=1, evaluations=0)
+    search = search_of(estimator, latency="0.6x", strategy="sandwich", candidates=1, evaluations=0)
 
     class One(Plain):
         def configure_optimizers(self):
@@ -200,7 +201,7 @@ def test_the_sandwich_adds_the_gradients_of_its_paths(supernet, estimator, tmp_p
     batch = next(iter(loader()))
     supernet.supernet.use_batch_statistics(True)
     before = {name: p.detach().clone() for name, p in module.named_parameters()}
-    drawn = search_of(supernet, estimator, strategy="sandwich").paths(0, 1)
+    drawn = engine_of(supernet, estimator, strategy="sandwich").paths(0, 1)
     for nodes in drawn:
         supernet.supernet.activate(nodes)
         functional.cross_entropy(supernet(batch[0]), batch[1]).backward()
@@ -214,13 +215,15 @@ def test_the_sandwich_adds_the_gradients_of_its_paths(supernet, estimator, tmp_p
 
 
 def test_what_a_strategy_cannot_do_is_refused(supernet, estimator):
-    with pytest.raises(ValueError, match="`strategy` must be one of rloo, rotation, darts"):
-        ArchitectureSearch(estimator, latency="0.6x", strategy="random")
-    with pytest.raises(ValueError, match="SearchModule trains one path a step; got strategy='darts'"):
-        SearchModule(supernet, functional.cross_entropy, estimator, "0.6x", SearchSettings(strategy="darts"))
+    with pytest.raises(ValueError, match=r"`strategy` must be a Strategy, such as Rloo\(\); got 'random'"):
+        Joint(strategy="random")
+    with pytest.raises(ValueError, match="`training` must be a SupernetTraining, such as Decoupled"):
+        ArchitectureSearch(estimator, latency="0.6x", training="decoupled")
+    with pytest.raises(ValueError, match="SearchModule trains one path a step; got Darts"):
+        SearchModule(supernet, functional.cross_entropy, estimator, "0.6x", training_of(strategy="darts"))
     parallel = object.__new__(DistributedDataParallel)
     parallel.__dict__["find_unused_parameters"] = True
     trainer = type("T", (), {"strategy": type("S", (), {"model": parallel})})
-    refuse_unaware(trainer, STRATEGIES["rloo"])
+    refuse_unaware(trainer, training_of())
     with pytest.raises(MisconfigurationException, match="several backward passes"):
-        refuse_unaware(trainer, STRATEGIES["sandwich"])
+        refuse_unaware(trainer, training_of(strategy="sandwich"))

@@ -5,10 +5,9 @@ import logging
 
 import pytest
 import torch
+from searches import search_of, selection_of
 from test_search_callback import Plain, difference, loader, trainer
 
-from lightning_nas.search.callback import ArchitectureSearch
-from lightning_nas.search.settings import SelectionSettings
 from lightning_nas.search.trials import train_briefly
 
 pytestmark = pytest.mark.usefixtures("few_anchors")
@@ -17,7 +16,7 @@ SETTINGS["effort"] = None
 
 
 def searched(supernet, estimator, tmp_path, **options):
-    search, module = ArchitectureSearch(estimator, **SETTINGS, **options), Plain(copy.deepcopy(supernet))
+    search, module = search_of(estimator, **SETTINGS, **options), Plain(copy.deepcopy(supernet))
     torch.manual_seed(0)
     fit = trainer(tmp_path, [search], epochs=2)
     fit.fit(module, loader(), loader())
@@ -49,7 +48,7 @@ def test_the_best_after_training_comes_first(supernet, estimator, tmp_path, monk
 
     monkeypatch.setattr(Plain, "training_step", counted)
     held_out = search._evaluator(held_out=True).held_out
-    order = train_briefly(search._fit, ranked, SelectionSettings(trials=2, trial_epochs=3), held_out)
+    order = train_briefly(search._fit, ranked, selection_of(trials=2, trial_epochs=3), held_out)
     assert sorted(order[:2]) == sorted(ranked[:2])
     assert order[2:] == ranked[2:]
     # Four batches, three epochs, two subnets.
@@ -65,8 +64,11 @@ def test_what_is_logged_stays_as_loud_as_it_was(supernet, estimator, tmp_path):
 
 @pytest.mark.parametrize(
     ("setting", "message"),
-    [({"trials": -1}, "`trials` must be at least 0"), ({"trial_epochs": 0}, "`trial_epochs` must be at least 1")],
+    [
+        ({"trials": -1}, "`num_brief_trainings` must be at least 0"),
+        ({"trial_epochs": 0}, "`brief_epochs` must be at least 1"),
+    ],
 )
 def test_settings_that_cannot_be(estimator, setting, message):
     with pytest.raises(ValueError, match=message):
-        ArchitectureSearch(estimator, latency="0.7x", **setting)
+        search_of(estimator, latency="0.7x", **setting)

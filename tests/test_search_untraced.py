@@ -82,7 +82,7 @@ def test_what_a_step_counts_is_what_was_trained(tmp_path):
     assert module.mean.update_count == num_steps
     assert len([metrics for metrics in logger.given if "step" in metrics and "epoch" not in metrics]) == num_steps
     before = int(module.num_images)
-    search.find("0.7x")
+    search.find(latency="0.7x")
     assert int(module.num_images) == before
     assert int(search.derive(module).num_images) == before
 
@@ -191,7 +191,7 @@ def test_testing_validating_and_predicting_between_fit_and_derive(tmp_path):
     for follow in (run.test, run.validate, run.predict):
         follow(module, loader())
         assert isinstance(search.derive(module), InAllWays)
-    assert search.find("0.7x")
+    assert search.find(latency="0.7x")
 
 
 @pytest.mark.filterwarnings("ignore:You defined a `validation_step`")
@@ -224,12 +224,12 @@ def test_which_network_a_validation_runs_is_a_choice_and_its_latency_is_logged(t
     search = searching(every=4, validate=which)
     run = trainer(tmp_path, search)
     run.fit(Plain(), loader(), loader())
-    (limit,), space = search.search.budgets.limits, search.search.supernet.space
+    (limit,), space = search.search.limits.costs, search.search.supernet.space
     logged = float(run.callback_metrics["nas/validated_latency_ms"])
     if which == "source":
         assert logged == pytest.approx(limit.table.exact(space.reference_nodes))
     elif which == "smallest":
-        assert logged == pytest.approx(search.search.budgets.reaches[0].minimum)
+        assert logged == pytest.approx(search.search.limits.reaches[0].minimum)
     else:
         assert logged <= limit.budget
 
@@ -281,9 +281,9 @@ def test_unknown_choices_of_what_is_validated_and_shown_are_refused(option, valu
 def test_latencies_that_were_not_served_and_a_short_frontier_are_told(tmp_path, caplog):
     search, module = searching(every=1), Plain()
     trainer(tmp_path, search).fit(module, loader(), loader())
-    search.find("0.62x")
+    search.find(latency="0.62x")
     assert "were trained for" not in caplog.text
-    search.find("0.95x")
+    search.find(latency="0.95x")
     assert "HINT: name it in `serves`" in caplog.text
     points = search.frontier(count=40)
     assert f"The frontier has {len(points)} subnets where 40 were asked for" in caplog.text

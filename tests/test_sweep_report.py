@@ -7,9 +7,9 @@ from xml.etree import ElementTree
 import pytest
 from recorded_runs import make_comparisons, make_cost, make_result, rows_of, write_run
 
-from lightning_nas.report import run as report
+from lightning_nas.__main__ import main
 from lightning_nas.report.pareto_svg import Mark, pareto_chart, pareto_front
-from lightning_nas.report.run import write_sweep_report
+from lightning_nas.report.sweep import write_sweep_report
 
 
 def write_sweep(folder: Path) -> Path:
@@ -105,23 +105,16 @@ def test_baseline_that_runs_share_is_drawn_once(tmp_path: Path) -> None:
 
 
 def test_command_prints_the_table(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert report.main(["--sweep", str(write_sweep(tmp_path / "sweep"))]) == 0
+    main(["report", str(write_sweep(tmp_path / "sweep"))])
     out = capsys.readouterr().out
     assert re.search(r"^3 +search.choices=both +both \(V3\) +npu", out, re.MULTILINE)
     assert "report.html" in out
 
 
-@pytest.mark.parametrize("arguments", [[], ["--sweep", "a", "b"], ["--sweep", "a", "--check"]])
-def test_command_needs_pages_or_a_sweep(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(SystemExit, match="2"):
-        report.main(arguments)
-    assert "or --sweep FOLDER" in capsys.readouterr().err
-
-
 def test_sweep_without_a_result_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     write_run(tmp_path / "0", None, overrides=[])
     with pytest.raises(SystemExit, match="2"):
-        report.main(["--sweep", str(tmp_path)])
+        main(["report", str(tmp_path)])
     assert "has none; unfinished: 0" in capsys.readouterr().err
     assert not (tmp_path / "report.html").exists()
     with pytest.raises(ValueError, match="is no folder"):

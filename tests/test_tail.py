@@ -9,8 +9,8 @@ from torch.nn import functional
 from torchvision.models import MobileNetV2
 
 from lightning_nas import Estimator, derive, space_of, supernet_from
+from lightning_nas.budget.peak_table import peak_table
 from lightning_nas.budget.tables import cost_tables
-from lightning_nas.estimator.peak_table import peak_table
 from lightning_nas.graph.liveness import BRICKS, live_values
 from lightning_nas.space.network import network_of
 from lightning_nas.space.spec import Architecture, SearchSpace
@@ -104,11 +104,11 @@ def test_all_costs_hold_the_tail(pyramid, images, device):
         assert space.encode(architecture) == nodes
         latency_ms = estimator.latency_ms(subnet, images)
         assert estimator.latency_ms(architecture) == pytest.approx(latency_ms, rel=1e-9)
-        assert tables["latency_ms"].exact(nodes) == pytest.approx(latency_ms, rel=1e-9)
+        assert tables.latency_ms.exact(nodes) == pytest.approx(latency_ms, rel=1e-9)
         memory = estimator.memory(subnet, images)
         assert estimator.memory(architecture) == memory
-        assert tables["parameter_bytes"].exact(nodes) == memory.parameter_bytes
-        assert max(tables["peak_activation_bytes"].parts(nodes)) == memory.peak_activation_bytes
+        assert tables.parameter_bytes.exact(nodes) == memory.parameter_bytes
+        assert max(tables.peak_activation_bytes.parts(nodes)) == memory.peak_activation_bytes
 
 
 def test_spaces_and_architectures_with_a_tail_are_read_back(pyramid, images):

@@ -3,9 +3,10 @@
 import lightning.pytorch as pl
 import pytest
 import torch
+from searches import search_of
 from torch.utils.data import DataLoader
 
-from lightning_nas import ArchitectureSearch, Estimator, derive, space_of, supernet_from
+from lightning_nas import Estimator, derive, space_of, supernet_from
 from lightning_nas.tasks.boxes import pick
 from lightning_nas.tasks.detection import Detection
 from lightning_nas.tasks.detector import HEADS, detector
@@ -169,7 +170,7 @@ def test_heads_are_sliced_with_the_backbone_and_priced(backbone, head):
 def test_a_search_finds_a_detector_within_the_budget(tmp_path):
     estimator = Estimator.load("ethos_u85_1024")
     module = Detection(supernet_from(small("fcos"), torch.zeros(1, 3, *SIZE)), 1)
-    search = ArchitectureSearch(estimator, latency="0.8x", candidates=2, evaluations=0, warmup=0.0, every=1)
+    search = search_of(estimator, latency="0.8x", candidates=2, evaluations=0, warmup=0.0, every=1)
     pl.Trainer(max_epochs=1, callbacks=[search], **QUIET).fit(module, loader(16), loader(8))
     subnet = search.derive(module, num_batches=2)
     assert type(subnet) is Detection

@@ -4,7 +4,8 @@ import math
 
 import pytest
 
-from lightning_nas.tasks.metric import TaskMetric, is_larger_better, metric_of
+from lightning_nas.report.text import is_larger_better
+from lightning_nas.tasks.metric import TaskMetric, metric_of
 
 ACCURACY, ERROR = TaskMetric("accuracy", "acc"), TaskMetric("mean absolute error", "mae", larger_is_better=False)
 

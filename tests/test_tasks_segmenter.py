@@ -66,7 +66,7 @@ def test_architecture_network_and_table_have_one_price(backbone: str, head: str,
     network = segmenter(5, backbone, head, **options)
     space = space_of(network, example, lanes=estimator.lanes)
     supernet = supernet_from(network, example, space)
-    table = cost_tables(space, estimator)["latency_ms"]
+    table = cost_tables(space, estimator).latency_ms
     for nodes in random_nodes(supernet):
         architecture = space.decode(nodes)
         priced = estimator.latency_ms(architecture)

@@ -13,7 +13,6 @@ import torchvision
 from conftest import VELA
 from torch import nn
 
-from lightning_nas.estimator.__main__ import main
 from lightning_nas.estimator.device import Device
 from lightning_nas.estimator.estimator import Estimator
 from lightning_nas.estimator.files import MIN_ROWS, read_device
@@ -29,6 +28,7 @@ from lightning_nas.estimator.measurements import COLUMNS, Figures, read_measurem
 from lightning_nas.graph.layer import Form
 from lightning_nas.graph.subgraph import Subgraph
 from lightning_nas.graph.trace import trace
+from lightning_nas.jobs.estimator_commands import main
 
 QUICK = {"window_ms": 0.1, "num_windows": 3, "max_spread": 1e9}
 PARTS = [
@@ -255,8 +255,7 @@ def test_missing_package_says_what_to_install(monkeypatch, name, extra):
 
 
 def command(monkeypatch, *arguments):
-    monkeypatch.setattr(sys, "argv", ["estimator", *map(str, arguments)])
-    main()
+    main([*map(str, arguments)])
 
 
 def test_a_table_of_this_machine_in_one_command(tmp_path, monkeypatch, capsys):

@@ -11,8 +11,8 @@ import time
 
 from commands import run
 
-from lightning_nas.__main__ import recipes
 from lightning_nas.estimator.measurements import read_measurements
+from lightning_nas.jobs.recipes import recipes
 
 TINY = [
     "--config-name=digits",
@@ -20,7 +20,9 @@ TINY = [
     "epochs.search=1",
     "epochs.finetune=1",
     "data.image_size=32",
-    "search.candidates=2",
+    "data.scenes_per_digit=1",
+    "search.selection.num_candidates=2",
+    "search.training.steps=3",
     "num_refitted=2",
     "num_calibration_batches=1",
     "trainer.limit_train_batches=2",
@@ -138,7 +140,7 @@ def test_a_torn_checkpoint_of_any_phase_is_stepped_over(tmp_path):
 def test_two_processes_measure_into_one_table(tmp_path):
     """The second is told of the first; what was measured is there once, and can be read."""
     table = tmp_path / "my_cpu.csv"
-    command = [sys.executable, "-m", "lightning_nas.estimator", "measure", str(table), "--backend", "torch"]
+    command = [sys.executable, "-m", "lightning_nas", "estimator", "measure", str(table), "--backend", "torch"]
     command += ["--num-subgraphs", "2000", "--set", "window_ms=0.1", "num_windows=1", "max_spread=9"]
     first = subprocess.Popen(command, cwd=tmp_path, stderr=subprocess.PIPE, text=True)
     while not (table.exists() and table.read_text().count("\n") > 3):

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Literal, get_args
 
 import numpy as np
 
-from lightning_nas.estimator.table import CostTable, Factor
+from lightning_nas.budget.forbidden import Forbidden
 from lightning_nas.space.spec import SearchSpace
 
-__all__ = ["Choices", "fixed_choices", "restricted", "searched_options"]
+__all__ = ["Choices", "searched_options", "unsearched"]
 
 Choices = Literal["both", "widths", "kinds"]
 """``widths``: depth multipliers only, each block as the source has it; ``kinds``: blocks only, at full width."""
@@ -36,18 +35,12 @@ def searched_options(space: SearchSpace, choices: Choices) -> list[list[int]]:
     ]
 
 
-def fixed_choices(space: SearchSpace, choices: Choices) -> tuple[CostTable, ...]:
-    """Return tables that forbid all options but those that are searched; none where that is all of them."""
-    factors = []
+def unsearched(space: SearchSpace, choices: Choices) -> Forbidden | None:
+    """Return what forbids all options but those that are searched; None where that is all of them."""
+    found = []
     for node, (kept, size) in enumerate(zip(searched_options(space, choices), space.node_sizes, strict=True)):
         if len(kept) < size:
-            cost = np.ones(size)
-            cost[kept] = 0.0
-            factors.append(Factor((node,), cost))
-    return (CostTable(tuple(factors), space.node_sizes),) if factors else ()
-
-
-def restricted(table: CostTable, options: Sequence[Sequence[int]]) -> CostTable:
-    """Return the table of a space that has only some options of each node, in the order given."""
-    factors = (Factor(f.nodes, np.asarray(f.cost[np.ix_(*(options[n] for n in f.nodes))])) for f in table.factors)
-    return CostTable(tuple(factors), tuple(map(len, options)))
+            cells = np.ones(size, dtype=bool)
+            cells[kept] = False
+            found.append(((node,), cells))
+    return Forbidden(tuple(found)) if found else None

@@ -1,4 +1,4 @@
-"""Whether budgets bind anything: one that the dearest architecture of a space keeps is no budget."""
+"""Budgets that bind nothing: refused where the most expensive architecture of a space is within them."""
 
 from __future__ import annotations
 
@@ -6,7 +6,8 @@ import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from lightning_nas.budget.budget import Budgets
+from lightning_nas.budget.budget import PEAK_ACTIVATIONS
+from lightning_nas.budget.limits import Limits
 
 __all__ = ["check_binding", "check_served"]
 
@@ -39,11 +40,11 @@ class _Bound:
         return f"{self.name}={self.budget:.6g} binds nothing: {costs}"
 
 
-def check_binding(found: Sequence[Budgets]) -> None:
+def check_binding(found: Sequence[Limits]) -> None:
     """Refuse budgets of which none binds anything, and warn of a single one that does not.
 
     Args:
-        found: The same budgets in one space, or in several where each may bind; at least one.
+        found: The same budget in one space, or in several where each may bind; at least one.
 
     Raises:
         ValueError: Every architecture keeps all of them; the message says what would bind.
@@ -64,12 +65,12 @@ def check_binding(found: Sequence[Budgets]) -> None:
         log.warning("The source network keeps the budget itself, %s: the subnet may cost more than it does.", said)
 
 
-def check_served(latency: float | str, found: Budgets) -> None:
+def check_served(latency: float | str, found: Limits) -> None:
     """Refuse a latency to be served that no architecture exceeds, and warn of one that the source network keeps.
 
     Args:
         latency: What the user gave.
-        found: The search's budgets, with that latency in place of its own.
+        found: The search's limits, with that latency in place of its own.
 
     Raises:
         ValueError: Every architecture keeps it.
@@ -84,10 +85,9 @@ def check_served(latency: float | str, found: Budgets) -> None:
         )
 
 
-def _bounds(budgets: Budgets) -> list[_Bound]:
-    rows = zip(budgets.limits, budgets.references, budgets.reaches, strict=True)
+def _bounds(limits: Limits) -> list[_Bound]:
+    rows = zip(limits.costs, limits.references, limits.reaches, strict=True)
     bounds = [_Bound(limit.name, limit.budget, source, span.maximum) for limit, source, span in rows]
-    if budgets.peak_activation_bytes is not None:
-        peak = budgets.peak_activation_bytes
-        bounds.append(_Bound("peak_activation_bytes", peak, budgets.peak_reference, budgets.peak_maximum))
+    if limits.peak is not None:
+        bounds.append(_Bound(PEAK_ACTIVATIONS, limits.peak.budget, limits.peak.source, limits.peak.maximum))
     return bounds

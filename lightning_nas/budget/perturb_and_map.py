@@ -1,4 +1,4 @@
-"""What to propose: the architectures of the highest scores that are within all budgets, exactly."""
+"""Proposals: the architectures of the highest scores that are exactly within all budgets."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from lightning_nas.budget.solve import Limit, solve
-from lightning_nas.estimator.table import CostTable
+from lightning_nas.budget.forbidden import Forbidden
+from lightning_nas.budget.solver import Limit, solve
 
 __all__ = ["propose", "solve_in_band"]
 
@@ -18,13 +18,13 @@ Nodes = tuple[int, ...]
 Scores = Sequence[NDArray[np.float64]]
 
 
-def solve_in_band(scores: Scores, limits: Sequence[Limit], forbidden: Sequence[CostTable], use: float) -> Nodes | None:
+def solve_in_band(scores: Scores, limits: Sequence[Limit], forbidden: Sequence[Forbidden], use: float) -> Nodes | None:
     """Return the architecture of the highest score within all limits, or None.
 
     Args:
         scores: For each node the score of each option.
         limits: The budgets; of the first at least `use` is used, where the space allows that.
-        forbidden: Tables whose combinations with a positive value may not be chosen.
+        forbidden: Combinations that may not be chosen.
         use: Least part of the first budget.
     """
     banded = [replace(limit, floor=use * limit.budget) for limit in limits[:1]]
@@ -39,7 +39,7 @@ def propose(
     scores: Scores,
     prior: Scores,
     limits: Sequence[Limit],
-    forbidden: Sequence[CostTable],
+    forbidden: Sequence[Forbidden],
     use: float,
     generator: torch.Generator,
 ) -> list[Nodes]:

@@ -7,15 +7,15 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from lightning_nas.budget.solve import Limit, solve
-from lightning_nas.estimator.table import CostTable
+from lightning_nas.budget.forbidden import Forbidden
+from lightning_nas.budget.solver import Limit, solve
 from lightning_nas.space.spec import SearchSpace
 
 __all__ = ["describe_removed", "possible_options"]
 
 
 def possible_options(
-    node_sizes: Sequence[int], limits: Sequence[Limit], forbidden: Sequence[CostTable] = ()
+    node_sizes: Sequence[int], limits: Sequence[Limit], forbidden: Sequence[Forbidden] = ()
 ) -> list[NDArray[np.bool_]]:
     """Return for each node which of its options some architecture within all budgets contains.
 
@@ -25,7 +25,7 @@ def possible_options(
     Args:
         node_sizes: Number of options of each node.
         limits: The budgets.
-        forbidden: Tables whose combinations with a positive value may not be chosen.
+        forbidden: Combinations that may not be chosen.
     """
     seen = [np.zeros(size, dtype=bool) for size in node_sizes]
     while not all(row.all() for row in seen):

@@ -9,7 +9,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from lightning_nas.estimator.table import CostTable
+from lightning_nas.budget.cost_table import CostTable
 from lightning_nas.space.spec import BlockOption, Choice, SearchSpace, hidden_width
 
 __all__ = ["draw", "draw_any", "draw_near", "ends_of", "kept_weights", "nearness", "narrowest"]

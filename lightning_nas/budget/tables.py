@@ -1,66 +1,59 @@
-"""The tables and budgets of a space on a device."""
+"""Cost tables: latency, parameters and peak memory of every member of a space on a device."""
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
-from lightning_nas.budget.ablation import Choices
-from lightning_nas.budget.binding import check_binding, check_served
-from lightning_nas.budget.budget import Budgets, feasibility
+from lightning_nas.budget.budget import LATENCY, PARAMETERS, PEAK_ACTIVATIONS
+from lightning_nas.budget.cost_table import CostTable, cost_table
+from lightning_nas.budget.peak_table import PeakTable, peak_table
 from lightning_nas.estimator.estimator import Estimator
-from lightning_nas.estimator.peak_table import peak_table
-from lightning_nas.estimator.table import CostTable, cost_table
 from lightning_nas.graph.subgraph import Subgraph
 from lightning_nas.space.spec import SearchSpace
 
-__all__ = ["cost_tables", "space_budgets", "warn_off_grid"]
+__all__ = ["CostTables", "cost_tables", "warn_off_grid"]
 
 log = logging.getLogger(__name__)
 
 
-def cost_tables(space: SearchSpace, estimator: Estimator) -> dict[str, CostTable]:
-    """Return the cost tables of `space`: latency_ms, parameter_bytes and peak_activation_bytes."""
-    return {
-        "latency_ms": cost_table(space, estimator.predict_ms),
-        "parameter_bytes": cost_table(space, _parameter_bytes),
-        "peak_activation_bytes": peak_table(space),
-    }
+@dataclass(frozen=True)
+class CostTables:
+    """What every member of a space costs.
+
+    Attributes:
+        latency_ms: Latency, in milliseconds.
+        parameter_bytes: int8 parameters, in bytes.
+        peak_activation_bytes: Largest sum of live int8 activations, in bytes.
+    """
+
+    latency_ms: CostTable
+    parameter_bytes: CostTable
+    peak_activation_bytes: PeakTable
+
+    @property
+    def additive(self) -> dict[str, CostTable]:
+        """The costs that are sums over the parts of a network, by name."""
+        return {LATENCY: self.latency_ms, PARAMETERS: self.parameter_bytes}
+
+    def costs(self, nodes: Sequence[int]) -> dict[str, float]:
+        """Return what an architecture costs, by the name of the cost."""
+        sums = {name: table.exact(nodes) for name, table in self.additive.items()}
+        return {**sums, PEAK_ACTIVATIONS: self.peak_activation_bytes.exact(nodes)}
 
 
-def space_budgets(
-    space: SearchSpace,
-    estimator: Estimator,
-    requested: dict[str, float | str | None],
-    serves: Sequence[float | str] = (),
-    choices: Choices = "both",
-) -> Budgets:
-    """Resolve what was requested against what the space can reach on the device.
+def cost_tables(space: SearchSpace, estimator: Estimator) -> CostTables:
+    """Price a space: every part of every member, by few calls of the estimator.
 
     Args:
         space: What can be chosen.
-        estimator: What it costs.
-        requested: The budgets, as in `feasibility`.
-        serves: Other latencies that the same training has to serve.
-        choices: What is searched.
-
-    Raises:
-        ValueError: A budget that is not valid or cannot be met, or none that binds anything.
+        estimator: Prices parts of networks.
     """
-    tables = cost_tables(space, estimator)
-    budgets = feasibility(space, tables, requested, choices)
-    check_binding([budgets])
-    if serves and requested.get("latency_ms") is None:
-        raise ValueError(f"`serves` names other latencies than the budget's; there is no latency budget. Got {serves}.")
-    # Each is looked at as a budget of its own, so that what is out of reach is said before the training.
-    others = [feasibility(space, tables, {**requested, "latency_ms": value}, choices) for value in serves]
-    for value, found in zip(serves, others, strict=True):
-        check_served(value, found)
-    return replace(budgets, serves=tuple(found.limits[0].budget for found in others))
+    return CostTables(cost_table(space, estimator.predict_ms), cost_table(space, _parameter_bytes), peak_table(space))
 
 
 def warn_off_grid(space: SearchSpace, lanes: int) -> None:

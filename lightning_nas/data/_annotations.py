@@ -1,4 +1,4 @@
-"""What annotation files say, checked against the images: one message a split for each kind of mistake."""
+"""Annotation files checked against their images: one message a split for each kind of mistake."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the ids in masks mean: classes, or pixels that count for nothing; and whether that can be what was meant."""
+"""Meaning of the ids in masks: classes, or pixels that are ignored; implausible ones are refused."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What is done to an image before the network: whoever deploys it has to do the same."""
+"""Preprocessing of an image before the network, which whoever deploys the network has to repeat."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which folders of a data set are its splits, however they are spelled."""
+"""Folders of train, val and test data, whichever of their usual names they have."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which files below a folder belong to a data set: links are followed, and what systems and editors leave is not."""
+"""Files below a folder that belong to a data set: links are followed, files of systems and editors are left out."""
 
 from __future__ import annotations
 

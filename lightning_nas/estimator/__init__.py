@@ -1,4 +1,4 @@
-"""What a network costs on a device."""
+"""Cost of a network on a device."""
 
 from lightning_nas.estimator.device import Device as Device
 from lightning_nas.estimator.estimator import Estimator as Estimator

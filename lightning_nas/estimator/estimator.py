@@ -1,4 +1,4 @@
-"""What a network costs on a device, without the device: measured where it was measured, predicted where not."""
+"""`Estimator`: latency and memory of a network, measured where a table has it, predicted where not."""
 
 from __future__ import annotations
 
@@ -306,7 +306,7 @@ class Estimator:
         if not rows:
             raise ValueError(
                 f"How far predictions for {self.name!r} are off is not known: its table has single operators only."
-                f" HINT: `python -m lightning_nas.estimator error` finds out and records it; it needs rows of"
+                f" HINT: `lightning-nas estimator error` finds out and records it; it needs rows of"
                 f" {', '.join(get_args(SubgraphKind))}."
             )
         return self.regressor.errors or held_out_errors(list(rows), np.array(list(rows.values())))

@@ -1,4 +1,4 @@
-"""Where devices are kept: those of the package, and files of your own."""
+"""Files of devices: those of the package, and those of a user."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ def read_device(path: Path) -> Device:
         return device
     except (ValueError, TypeError, KeyError, AttributeError, OverflowError) as error:
         reason = str(error).rstrip(".")
-        raise ValueError(f"{path.name} is no device: {reason}.") from error
+        raise ValueError(f"{path.name} is not a valid device: {reason}.") from error
 
 
 def available_devices() -> list[str]:

@@ -1,4 +1,4 @@
-"""Evaluation mode for a while: every submodule gets its own mode back, and where it is asked for, its state."""
+"""Context managers that run a module in evaluation mode and restore each submodule's own mode."""
 
 from __future__ import annotations
 

@@ -74,7 +74,7 @@ class Form:
         """Return the form that `str` wrote.
 
         Raises:
-            ValueError: The text is no form.
+            ValueError: The text is not a valid form.
 
         Example::
 
@@ -83,7 +83,7 @@ class Form:
         """
         match = _FORM.fullmatch(text)
         if match is None:
-            raise ValueError(f"{text!r} is no form of an operator, such as '14x14 k3x3 s1x1 d2 g96 n0'.")
+            raise ValueError(f"{text!r} is not a valid form of an operator, such as '14x14 k3x3 s1x1 d2 g96 n0'.")
         *numbers, variant = match.groups()
         rows, columns, down, across, steps_down, steps_across, dilation, groups, num_values = map(int, numbers)
         sizes = ((rows, columns), (down, across), (steps_down, steps_across))

@@ -1,4 +1,4 @@
-"""Which tensors of a network are held at once, over its order of execution."""
+"""Liveness: the tensors of a network that are held at once, over its order of execution."""
 
 from __future__ import annotations
 

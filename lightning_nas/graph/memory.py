@@ -1,4 +1,4 @@
-"""What a network holds in memory: parameters by sum, activations by what is live at once."""
+"""Memory of a network: parameters by sum, activations by what is live at once."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the operators of PyTorch are as layers, told from their arguments and the shapes they ran on."""
+"""Layers of PyTorch operators, from their arguments and the shapes that they ran on."""
 
 from __future__ import annotations
 

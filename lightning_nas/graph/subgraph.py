@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from numbers import Integral
 from typing import Literal, get_args
 
 from lightning_nas.graph.layer import Form, Layer, Operator
-from lightning_nas.io.numbers import check_number
 
 __all__ = [
     "OperatorKind",
@@ -87,7 +87,7 @@ class Subgraph:
             size = getattr(self, name)
             # Nearly all are of the package's own making, and there are very many.
             if type(size) is not int or size < 1:
-                check_number(name, size, whole=True, least=1, of=f"subgraph {self.path!r}")
+                _check_size(name, size, self.path)
 
     @property
     def layers(self) -> tuple[Layer, ...]:
@@ -151,6 +151,11 @@ class Subgraph:
         channels = f"{self.in_channels}->{self.hidden_channels}->{self.out_channels}"
         form = f"k{self.kernel} s{self.stride}" if self.form is None else f"-> {self.form}"
         return f"{self.kind} {self.height}x{self.width} {channels} {form}"
+
+
+def _check_size(name: str, size: object, path: str) -> None:
+    if not isinstance(size, Integral) or isinstance(size, bool) or size < 1:
+        raise ValueError(f"`{name}` of subgraph {path!r} must be a whole number of at least 1; got {size!r}.")
 
 
 def brick_bytes(shape: Iterable[int]) -> int:

@@ -1,4 +1,4 @@
-"""Whether the numbers that a user gives are numbers, and in their range: said where they are given, by their names."""
+"""Checks of the numbers that a user gives: finite, in range, and named in the message where they are not."""
 
 from __future__ import annotations
 

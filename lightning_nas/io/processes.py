@@ -1,4 +1,4 @@
-"""Which process this is, and whether another one is still there."""
+"""Identity of this process, and whether another one is still running."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Files that are there whole or not at all, and where what can be made again is kept."""
+"""Atomic file writes: readers see the old file or the new one, never a part."""
 
 from __future__ import annotations
 

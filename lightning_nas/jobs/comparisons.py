@@ -1,4 +1,4 @@
-"""What a search has to beat at the same latency: a plain width multiplier, random subnets, and the expert's rule."""
+"""Networks that a search has to beat at the same latency: plain multiplier, random subnets, the expert's rule."""
 
 from __future__ import annotations
 
@@ -11,7 +11,8 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor, nn
 
-from lightning_nas.budget.budget import Budgets, confirm, excess, is_kept_by_backend
+from lightning_nas.budget.confirm import confirm, excess, is_kept_by_backend
+from lightning_nas.budget.limits import Limits
 from lightning_nas.budget.removal import possible_options
 from lightning_nas.budget.sampling import draw_near
 from lightning_nas.estimator import Estimator
@@ -36,7 +37,7 @@ _BAND = (0.95, 1.0)
 
 
 def comparison_architectures(
-    names: Sequence[Comparison], space: SearchSpace, costs: Estimator, budgets: Budgets, seed: int
+    names: Sequence[Comparison], space: SearchSpace, costs: Estimator, limits: Limits, seed: int
 ) -> dict[str, Architecture]:
     """Return by name the architectures that a search is compared with, within its budgets, where there are such.
 
@@ -44,7 +45,7 @@ def comparison_architectures(
         names: Which; ``random`` gives three.
         space: The space that was searched.
         costs: What they cost.
-        budgets: What they have to keep.
+        limits: What they have to keep.
         seed: Of the random ones.
 
     Raises:
@@ -55,18 +56,18 @@ def comparison_architectures(
         if name not in get_args(Comparison):
             raise ValueError(f"`comparisons` can hold {', '.join(get_args(Comparison))}; got {name!r}.")
         if name == "random":
-            drawn = _random(space, costs, budgets, seed)
+            drawn = _random(space, costs, limits, seed)
             found |= {f"random {number}": architecture for number, architecture in enumerate(drawn, start=1)}
         else:
             source = space.decode(space.reference_nodes)
             start = source if name == "uniform" else fused_where_faster(source, costs)
-            scaled = _scaled(start, space, costs, budgets, costs.lanes if name == "rule" else 1)
+            scaled = _scaled(start, space, costs, limits, costs.lanes if name == "rule" else 1)
             if scaled is None:
                 log.warning("No network of the kind %r keeps the budgets: there is nothing to compare with.", name)
             else:
                 found[name] = scaled
     for architecture in found.values():
-        confirm(budgets, costs, architecture)
+        confirm(limits, costs, architecture)
     return found
 
 
@@ -105,12 +106,12 @@ def inherit(source: nn.Module, architecture: Architecture, images: Tensor) -> tu
 
 
 def _scaled(
-    start: Architecture, space: SearchSpace, costs: Estimator, budgets: Budgets, lanes: int
+    start: Architecture, space: SearchSpace, costs: Estimator, limits: Limits, lanes: int
 ) -> Architecture | None:
     """Return the widest network of one ratio that keeps the budgets, if any."""
     # Steps of equal widths are one network, which is looked at once.
     steps = (_with_ratio(start, space, step / _STEPS, lanes) for step in range(_STEPS, 0, -1))
-    return next((scaled for scaled in dict.fromkeys(steps) if not excess(budgets, costs, scaled)), None)
+    return next((scaled for scaled in dict.fromkeys(steps) if not excess(limits, costs, scaled)), None)
 
 
 def _with_ratio(start: Architecture, space: SearchSpace, ratio: float, lanes: int) -> Architecture:
@@ -137,22 +138,20 @@ def _fused_at(architecture: Architecture, number: int) -> Architecture:
     return replace(architecture, stages=tuple(stages))
 
 
-def _random(space: SearchSpace, costs: Estimator, budgets: Budgets, seed: int) -> list[Architecture]:
-    possible = possible_options(space.node_sizes, budgets.limits, budgets.forbidden)
+def _random(space: SearchSpace, costs: Estimator, limits: Limits, seed: int) -> list[Architecture]:
+    possible = possible_options(space.node_sizes, limits.costs, limits.forbidden)
     generator = torch.Generator().manual_seed(seed)
-    if not budgets.limits:
+    if not limits.costs:
         log.warning("Random subnets use up a budget on latency or parameters; there is none: no random ones.")
         return []
-    limit = budgets.limits[0]
+    limit = limits.costs[0]
     found: dict[tuple[int, ...], None] = {}
     over: set[tuple[int, ...]] = set()  # by the device's backend, which takes a second to say so
     for _ in range(100 * NUM_RANDOM):
         nodes = draw_near(limit.table, limit.budget, _BAND, generator, possible)
-        within = [other.table.exact(nodes) <= other.budget for other in budgets.limits]
-        fits = not any(max(table.parts(nodes)) > 0 for table in budgets.forbidden)
-        if not (all(within) and fits) or nodes in found or nodes in over:
+        if not limits.allows(nodes) or nodes in found or nodes in over:
             continue
-        if is_kept_by_backend(budgets.limits, costs.verify_ms, space.decode(nodes)):
+        if is_kept_by_backend(limits, costs.verify_ms, space.decode(nodes)):
             found[nodes] = None
         else:
             over.add(nodes)

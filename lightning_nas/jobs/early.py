@@ -1,4 +1,4 @@
-"""What a job makes late is made once before it writes anything, so that what is wrong with it is said at once."""
+"""Parts of a job made once before it writes anything, so that an invalid setting is reported at once."""
 
 from __future__ import annotations
 

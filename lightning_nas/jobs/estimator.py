@@ -272,7 +272,7 @@ def _open(chip: Device, is_required: bool, is_wanted: bool) -> Backend | None:
     measures_here = available_backend(chip)
     if measures_here is None:
         reason = why_unavailable(chip) or f"nothing here measures {chip.name}."
-        log.warning("Neither whole networks nor the staircase are measured: %s", reason)
+        log.warning("Skipping whole-network and staircase measurements: %s", reason)
     return measures_here
 
 

@@ -1,4 +1,4 @@
-"""What a job is given, as its records name it and as its trainings begin with it."""
+"""Names of a job's data and network for its record, and its first training images."""
 
 from __future__ import annotations
 
@@ -11,12 +11,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from lightning_nas.data._contents import contents_text
-from lightning_nas.data._preprocessing import Preprocessing
-
-__all__ = ["data_name", "inputs_and_outputs", "network_settings", "prepare", "training_images"]
+__all__ = ["contents_text", "data_name", "inputs_and_outputs", "network_settings", "prepare", "training_images"]
 
 log = logging.getLogger(__name__)
+
+MAX_CLASSES = 30
 
 
 def network_settings(network: partial[nn.Module], num_classes: int) -> dict[str, Any]:
@@ -50,6 +49,40 @@ def prepare(modules: Sequence[Any]) -> None:
         module.prepare_data()
 
 
+def contents_text(name: str, class_names: Sequence[str], splits: Mapping[str, Any]) -> str:
+    """Return a table of classes and splits.
+
+    Args:
+        name: Name of the data set.
+        class_names: Names of the classes, in the order of their indices.
+        splits: What each split holds: ``num_images``, and ``num_of_class`` in the order of the classes; empty where
+            that is not known.
+
+    Example::
+
+        >>> from lightning_nas.data._contents import SplitContents
+        >>> print(contents_text("pets", ["cat", "dog"], {"train": SplitContents(5, (2, 3))}))
+        Data 'pets', 2 classes; images of each in
+                train
+        0 cat       2
+        1 dog       3
+        all         5
+    """
+    shown, hidden = class_names[:MAX_CLASSES], len(class_names) - MAX_CLASSES
+    more = [f"and {hidden} more"] if hidden > 0 else []
+    if not splits:
+        return f"Data '{name}', {len(class_names)} classes: {', '.join([*shown, *more])}"
+    labels = [f"{index} {class_name}" for index, class_name in enumerate(shown)]
+    width = max(map(len, [*labels, "all"]))
+    rows = [
+        "".join([f"{label:<{width}}", *(f"{split.num_of_class[index]:>8}" for split in splits.values())])
+        for index, label in enumerate(labels)
+    ]
+    total = "".join([f"{'all':<{width}}", *(f"{split.num_images:>8}" for split in splits.values())])
+    head = "".join([" " * width, *(f"{split:>8}" for split in splits)])
+    return "\n".join([f"Data '{name}', {len(class_names)} classes; images of each in", head, *rows, *more, total])
+
+
 def inputs_and_outputs(data: Any) -> dict[str, Any]:
     """Return what whoever deploys a network has to know of the data: its classes, and what is done to an image.
 
@@ -60,7 +93,7 @@ def inputs_and_outputs(data: Any) -> dict[str, Any]:
     if names := _class_names(data):
         found["classes"] = names
     preprocessing = getattr(data, "preprocessing", None)
-    if isinstance(preprocessing, Preprocessing):
+    if preprocessing is not None and hasattr(preprocessing, "to_dict"):
         found["preprocessing"] = preprocessing.to_dict()
     return found
 

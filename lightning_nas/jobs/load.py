@@ -63,7 +63,7 @@ def load_subnet(run_dir: str | Path, model: nn.Module | None = None) -> nn.Modul
     for file in files:
         if not file.is_file():
             raise FileNotFoundError(
-                f"{str(folder)!r} is no directory of a finished run or of a saved subnet: it has no {file.name}."
+                f"{str(folder)!r} is not the directory of a finished run or of a saved subnet: it has no {file.name}."
             )
     data = read_json(files[0])
     with _naming(files[0]):

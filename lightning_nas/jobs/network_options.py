@@ -1,4 +1,4 @@
-"""Which options of a network a file may name: those of shape and operator, and nothing that is read or fetched."""
+"""Options of a network that a file may name: those of shape and operator, nothing that is read or fetched."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a run leaves behind: its figures, its files, and its last words."""
+"""Record of a run: its figures, its files and its summary."""
 
 from __future__ import annotations
 
@@ -19,7 +19,8 @@ import numpy as np
 import torch
 from torch import nn
 
-from lightning_nas.budget.budget import Budgets
+from lightning_nas.budget.budget import LATENCY, PARAMETERS, PEAK_ACTIVATIONS, Budget
+from lightning_nas.budget.limits import Limits
 from lightning_nas.estimator import Estimator
 from lightning_nas.estimator.measure.backend import why_unavailable
 from lightning_nas.graph.subgraph import Subgraph
@@ -58,8 +59,8 @@ class Outcome:
         task: What was learnt: classification, detection or segmentation.
         seed: Seed of everything random.
         costs: The estimator of the device.
-        budgets: The budgets in absolute figures.
-        requested: The budgets as they were asked for.
+        budget: What was asked for.
+        limits: What that is, in milliseconds and bytes.
         choices: What was searched: both, widths or kinds.
         source: The network as it was.
         chosen: The subnet's architecture.
@@ -83,8 +84,8 @@ class Outcome:
     task: str
     seed: int
     costs: Estimator
-    budgets: Budgets
-    requested: Mapping[str, float | str | None]
+    budget: Budget
+    limits: Limits
     choices: str
     source: Architecture
     chosen: Architecture
@@ -117,10 +118,10 @@ def write_run(run_dir: Path, outcome: Outcome) -> dict[str, Any]:
         "latency_ms": result["subnet"]["latency_ms"],
     }
     write_text(run_dir / "architecture.json", json.dumps(described, indent=1))
-    budgets = outcome.budgets
+    limits = outcome.limits
     reach = {
         limit.name: {"source": reference, "budget": limit.budget, **vars(span)}
-        for limit, span, reference in zip(budgets.limits, budgets.reaches, budgets.references, strict=True)
+        for limit, span, reference in zip(limits.costs, limits.reaches, limits.references, strict=True)
     }
     found, before = _block_costs(costs, chosen), _block_costs(costs, outcome.source)
     write_report(run_dir, result, found, outcome.history, baseline_blocks=before, feasibility=reach)
@@ -174,7 +175,7 @@ def _result(outcome: Outcome) -> dict[str, Any]:
         "task": outcome.task,
         "device": costs.device.name,
         "seed": outcome.seed,
-        "budget": _budget(outcome.budgets, outcome.requested),
+        "budget": _budget(outcome.budget, outcome.limits),
         "baseline": {**_cost(costs, outcome.source, outcome.source_metric), "steps": outcome.source_steps},
         "subnet": {**_cost(costs, outcome.chosen, outcome.subnet_metric), "steps": outcome.subnet_steps},
         **({} if outcome.choices == "both" else {"choices": outcome.choices}),
@@ -195,29 +196,27 @@ def _fusing(costs: Estimator, source: Architecture) -> dict[str, Any]:
 
 def _verified_memory(outcome: Outcome) -> dict[str, Any]:
     """Return what the backend says of the fast memory, where that was budgeted and the backend is here."""
-    if outcome.budgets.peak_activation_bytes is None:
+    peak = outcome.limits.peak
+    if peak is None:
         return {}
     named = (("baseline", outcome.source), ("subnet", outcome.chosen))
     figures = {name: outcome.costs.verify(architecture) for name, architecture in named}
     found = {name: figure.sram_bytes for name, figure in figures.items() if figure is not None and figure.sram_bytes}
-    most = outcome.budgets.peak_activation_bytes
-    if found.get("subnet", 0) > most:
+    if found.get("subnet", 0) > peak.budget:
         log.warning(
             "The backend of %s uses %d bytes of fast memory for the subnet, its own buffers among them: more than the"
             " budget peak_activation_bytes=%d, which bounds live activations.",
             outcome.costs.device.name,
             found["subnet"],
-            most,
+            peak.budget,
         )
     return {"verified_sram_bytes": found} if found else {}
 
 
-def _budget(budgets: Budgets, requested: Mapping[str, float | str | None]) -> dict[str, Any]:
-    given: dict[str, Any] = dict.fromkeys(("latency_ms", "peak_activation_bytes", "parameter_bytes"))
-    given.update({limit.name: limit.budget for limit in budgets.limits})
-    given["peak_activation_bytes"] = budgets.peak_activation_bytes
+def _budget(budget: Budget, limits: Limits) -> dict[str, Any]:
+    given: dict[str, Any] = {**dict.fromkeys((LATENCY, PEAK_ACTIVATIONS, PARAMETERS)), **limits.figures}
     # What a relative budget was asked as; an absolute one says it itself.
-    relative = [str(value) for value in requested.values() if str(value).endswith("x")]
+    relative = [str(value) for value in budget.given.values() if str(value).endswith("x")]
     return {**given, "requested": ", ".join(relative)} if relative else given
 
 

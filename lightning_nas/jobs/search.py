@@ -1,4 +1,4 @@
-"""The jobs that recipes name: what is built, trained, searched and written, in which order."""
+"""The single-shot job: train the source, search in its supernet, fine-tune what was found, compare."""
 
 from __future__ import annotations
 
@@ -6,9 +6,9 @@ import hashlib
 import logging
 import math
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from copy import deepcopy
-from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any, cast
@@ -19,82 +19,32 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from lightning_nas.budget.ablation import searched_options
-from lightning_nas.budget.budget import check_requested, confirm, format_reach
-from lightning_nas.budget.tables import space_budgets
-from lightning_nas.estimator import Estimator
+from lightning_nas.budget.confirm import confirm
+from lightning_nas.budget.limits import format_reach
 from lightning_nas.graph.eval_mode import evaluating
-from lightning_nas.io.numbers import check_number, check_seed
-from lightning_nas.jobs.comparisons import Comparison, comparison_architectures, inherit
+from lightning_nas.jobs.comparisons import comparison_architectures, inherit
 from lightning_nas.jobs.early import try_data, try_tasks, try_trainer
 from lightning_nas.jobs.inputs import data_name, inputs_and_outputs, network_settings, prepare, training_images
+from lightning_nas.jobs.job import carry_out
 from lightning_nas.jobs.pictures import write_run_picture
+from lightning_nas.jobs.plan import FinetunePlan, Goal, Model, Run, SearchPlan
 from lightning_nas.jobs.record import Compared, Outcome, log_hints, summary, write_run
-from lightning_nas.jobs.settings import check_arguments
-from lightning_nas.jobs.teacher import TaughtBy, Teacher, better_teacher, check_taught_by
-from lightning_nas.search import ArchitectureSearch
+from lightning_nas.jobs.teacher import Teacher, better_teacher
+from lightning_nas.search import Decoupled
 from lightning_nas.search.quiet_loss import quiet_copy, task_loss
 from lightning_nas.space.spec import Architecture, SearchSpace
 from lightning_nas.supernet import derive, option_errors, refit, sort_channels, space_of, supernet_from
 from lightning_nas.supernet.source import named_blocks
 from lightning_nas.training.fingerprint import described_device, described_network, described_trainer, plain
-from lightning_nas.training.phases import Averaging, Phases, shared_phases, source_phases
+from lightning_nas.training.phases import Phases, shared_phases, source_phases
 
-__all__ = ["Epochs", "search_and_finetune"]
+__all__ = ["SearchJob", "search_and_finetune"]
 
 log = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True)
-class Epochs:
-    """How long each part trains.
-
-    From the trained source, one way leads over the search and fine-tuning to the subnet; the other, as long, to the
-    baseline.
-
-    Attributes:
-        source: Epochs of the network as it is; 0 where its weights are of this task already.
-        search: Epochs of the supernet, which starts from the source.
-        finetune: Epochs of the derived subnet.
-    """
-
-    source: int
-    search: int
-    finetune: int
-
-    def __post_init__(self) -> None:
-        for name, least in (("source", 0), ("search", 1), ("finetune", 1)):
-            check_number(f"epochs.{name}", getattr(self, name), whole=True, least=least)
-
-
 def search_and_finetune(
-    *,
-    recipe: str,
-    output_dir: str | Path,
-    seed: int,
-    latency: float | str | None,
-    parameter_bytes: float | str | None,
-    peak_activation_bytes: float | str | None,
-    network: partial[nn.Module],
-    space: Mapping[str, Any],
-    data: Any,
-    device: str,
-    estimator: Callable[[str], Estimator],
-    search: Callable[..., ArchitectureSearch],
-    task: Callable[..., pl.LightningModule],
-    trainer: Callable[..., pl.Trainer],
-    logger: Callable[..., Any],
-    epochs: Epochs,
-    teaching: Mapping[str, Any] | None = None,
-    search_task: Mapping[str, Any] | None = None,
-    finetune_task: Mapping[str, Any] | None = None,
-    averaging: Averaging | None = None,
-    taught_by: TaughtBy = "source",
-    num_refitted: int = 8,
-    num_calibration_batches: int = 32,
-    num_trial_images: int = 0,
-    comparisons: Sequence[Comparison] = (),
-    shared_dir: str | Path | None = None,
-    show_images: bool | None = None,
+    run: Run, goal: Goal, model: Model, search: SearchPlan, finetune: FinetunePlan
 ) -> dict[str, Any]:
     """Train the source, turn it into a supernet, search, derive the subnet inside the budget, fine-tune it, compare.
 
@@ -104,45 +54,11 @@ def search_and_finetune(
     interrupted continues when it is started again with the same output directory.
 
     Args:
-        recipe: Name of the recipe, for the record.
-        output_dir: Directory of the run; it receives result.json, architecture.json, subnet.safetensors, report.html
-            and the checkpoints.
-        seed: Seed of everything random.
-        latency: Budget in milliseconds or relative to the baseline ("0.5x").
-        parameter_bytes: Budget on int8 parameters.
-        peak_activation_bytes: Budget on live int8 activations.
-        network: Makes the source network of `num_classes`.
-        space: Options of `space_of`.
-        data: A LightningDataModule with `num_classes` and `input_size`.
-        device: Name of a shipped device, or the path of a table.
-        estimator: Makes the estimator of `device`.
-        search: Makes the callback of an estimator and budgets.
-        task: Makes the LightningModule of a network and `num_classes`.
-        trainer: Makes the Trainer of `max_epochs`, `callbacks` and `logger`.
-        logger: Makes the logger of `save_dir` and `version`.
-        epochs: How long each part trains.
-        teaching: Options of the task where the source is the teacher: how much it is imitated, and which variety of
-            images it labels.
-        search_task: Options of the task that differ in the search, such as a lower learning rate.
-        finetune_task: Those that differ in fine-tuning, and where the source is trained on.
-        averaging: Makes the callback that averages the weights there, such as Lightning's ``EMAWeightAveraging``.
-        taught_by: What the subnet begins from and imitates: the ``source``; the ``baseline``, which is better where the
-            source has not been trained to its end, and worse where it has; or the ``best`` of both by the metric on the
-            validation split (the source, with a warning, where none of it is read). The supernet is of the source
-            either way.
-        num_refitted: How many of the search's candidates are refitted; the one of the lowest validation loss then, of
-            imitation too, is the subnet. An undertrained supernet ranks badly; a refitted subnet shows what it can
-            become, and fewer images tell how near it is to the source than how often it is right.
-        num_calibration_batches: Training batches for the refit.
-        num_trial_images: Training images on which every option of every block is tried before the search, to tell what
-            it prefers at the start; 0 takes those that keep most weights.
-        comparisons: What else is trained as the subnet is, at the same budget, see `Comparison`.
-        shared_dir: Directory where runs that differ in nothing but budgets, device and choices find each other's
-            baseline and supernet, and all runs of one network, task and data their source; by default each run trains
-            its own. The supernet's weights are trained first then (``search.phases=decoupled``), near all latencies
-            that ``search.serves`` names.
-        show_images: Whether pages of results may show test images; by default only embedded ones. A picture of what the
-            subnet finds in them is written either way.
+        run: Where to write, and how to train.
+        goal: What has to be reached, on which device.
+        model: What is searched.
+        search: How.
+        finetune: How the subnet is trained on, and what it is compared with.
 
     Returns:
         The content of result.json.
@@ -151,177 +67,248 @@ def search_and_finetune(
         ValueError: A setting that is not valid, a budget out of reach or none that binds; before any training.
         RuntimeError: What the search found costs more than a budget, by the estimator or the device's backend.
     """
-    requested = {
-        "latency_ms": latency,
-        "parameter_bytes": parameter_bytes,
-        "peak_activation_bytes": peak_activation_bytes,
-    }
-    check_taught_by(taught_by)
-    check_seed(seed)
-    check_requested(requested)
-    check_number("num_refitted", num_refitted, whole=True, least=1)
-    check_number("num_calibration_batches", num_calibration_batches, whole=True, least=1)
-    check_number("num_trial_images", num_trial_images, whole=True, least=0)
-    check_arguments(space_of, space, "space")
-    run_dir = Path(output_dir)
-    pl.seed_everything(seed, workers=True, verbose=False)
-    example = torch.zeros(1, *data.input_size)
-    costs = estimator(device)
-    source = network(num_classes=data.num_classes)
-    full = space_of(source, example, **{"lanes": costs.lanes, **space})
-    callback = search(
-        costs,
-        latency=latency,
-        parameter_bytes=parameter_bytes,
-        peak_activation_bytes=peak_activation_bytes,
-        seed=seed,
-    )
-    if shared_dir is not None and callback.settings.phases != "decoupled":
-        raise ValueError("`shared_dir` needs search=decoupled: one training serves all runs only where it comes first.")
-    budgets = space_budgets(full, costs, requested, callback.serves, callback.choices)
-    count = math.prod(map(len, searched_options(full, callback.choices)))
-    log.info("Budgets and what the space of %.3g architectures can reach:\n%s", count, format_reach(budgets))
-    others = comparison_architectures(comparisons, full, costs, budgets, seed)
-    prepare([data])
+    return carry_out(SearchJob(run, goal, model, search, finetune))
 
-    wanted = {
-        "budgets": requested,
-        "choices": callback.choices,
-        "device": described_device(device),
-        "selection": asdict(callback.selection),
-    }
-    trained = {
-        "space": full.to_json(),
-        "seed": seed,
-        "epochs": vars(epochs),
-        "network": described_network(network),
-        "task": task,
-        "teaching": teaching,
-        "search_task": search_task,
-        "finetune_task": finetune_task,
-        "averaging": averaging,
-        "search": asdict(callback.settings),
-        "serves": callback.serves,
-        "num_calibration_batches": num_calibration_batches,
-        "num_trial_images": num_trial_images,
-        "data": data,
-    }
-    rest = {
-        "taught_by": taught_by,
-        "estimator": estimator,
-        "num_refitted": num_refitted,
-        "comparisons": list(comparisons),
-        "trainer": described_trainer(trainer),
-    }
-    fingerprint = plain({**trained, **wanted, **rest}, whole_paths=True)
-    try_trainer(trainer, averaging)
-    tried = {"teaching": teaching, "search_task": search_task, "finetune_task": finetune_task}
-    try_tasks(task, source, data.num_classes, **tried)
-    try_data([data])
-    run = Phases(run_dir, trainer, logger, data, seed, fingerprint)
-    with run.opened():
-        origin = shared = run
-        if shared_dir is not None:
-            shared = shared_phases(Path(shared_dir), run, trained)
-            origin = source_phases(Path(shared_dir), run, network, task, epochs.source)
-        own = full.decode(full.reference_nodes)
 
-        log.info("1/4 Training the source, %.4g ms", costs.latency_ms(own))
-        if epochs.source:
+class SearchJob:
+    """A single-shot search with all that comes before and after it, one method a phase.
+
+    Args:
+        run: Where to write, and how to train.
+        goal: What has to be reached, on which device.
+        model: What is searched.
+        search: How.
+        finetune: How the subnet is trained on, and what it is compared with.
+
+    Raises:
+        ValueError: A setting that is not valid, a budget out of reach or none that binds.
+    """
+
+    def __init__(self, run: Run, goal: Goal, model: Model, search: SearchPlan, finetune: FinetunePlan) -> None:
+        self.run, self.goal, self.model, self.searching, self.finetuning = run, goal, model, search, finetune
+        run.begin_random()
+        self.example = torch.zeros(1, *model.data.input_size)
+        self.estimator = goal.estimator(goal.device)
+        self.source = model.network(num_classes=model.data.num_classes)
+        self.space = space_of(self.source, self.example, **{"lanes": self.estimator.lanes, **model.space})
+        self.callback = search.search(self.estimator, goal.budget)
+        if run.shared_dir is not None and not isinstance(self.callback.training, Decoupled):
+            raise ValueError(
+                "`shared_dir` needs search=decoupled: one training serves all runs only where it comes first."
+            )
+        self.limits = self.callback.limits_in(self.space)
+        count = math.prod(map(len, searched_options(self.space, self.callback.choices)))
+        reach = format_reach(self.limits)
+        log.info("Budgets and what the space of %.3g architectures can reach:\n%s", count, reach)
+        self.others = comparison_architectures(finetune.comparisons, self.space, self.estimator, self.limits, run.seed)
+        prepare([model.data])
+        trained = self._trained()
+        described = plain({**trained, **self._wanted(), **self._finetuned()}, whole_paths=True)
+        self._try_parts()
+        self.trainings = Phases(run.folder, run.trainer, run.logger, model.data, run.seed, described)
+        self._shared_settings = trained
+        self._watch = _Watch()
+        self.teacher_name: Teacher = "source"
+
+    @property
+    def source_architecture(self) -> Architecture:
+        """The source network, as a member of the space."""
+        return self.space.decode(self.space.reference_nodes)
+
+    def opened(self) -> AbstractContextManager[None]:
+        """Let no other process work in the directory of the run for as long as the context lasts."""
+        return self.trainings.opened()
+
+    def train_source(self) -> None:
+        """Train the network as it is."""
+        run, model = self.run, self.model
+        origin = self.shared = self.trainings
+        if run.shared_dir is not None:
+            shared_dir = Path(run.shared_dir)
+            self.shared = shared_phases(shared_dir, self.trainings, self._shared_settings)
+            origin = source_phases(shared_dir, self.trainings, model.network, model.task, run.epochs.source)
+        log.info("1/4 Training the source, %.4g ms", self.estimator.latency_ms(self.source_architecture))
+        if run.epochs.source:
             with origin.alone():
-                origin.fit("source", task(network=source, num_classes=data.num_classes), epochs.source)
+                origin.fit("source", self._task(self.source), run.epochs.source)
 
+    def search(self) -> None:
+        """Train the supernet of the source, and find candidates within the budget."""
         log.info("2/4 Searching")
-        pl.seed_everything(seed, workers=True, verbose=False)
-        supernet = _sorted_supernet(source, example, full)
-        start, untrained = source, deepcopy(supernet)
-        images = training_images(data, num_calibration_batches)
-        watch = _Watch()
-        if num_trial_images:
-            with watch:
-                callback.errors = option_errors(untrained, images[:num_trial_images])
-        teacher = derive(supernet, full.reference_nodes)
-        taught = partial(task, num_classes=data.num_classes, **(teaching or {}))
-        blocks = [path for path, _ in named_blocks(teacher)]
-        module = taught(network=supernet, teacher=teacher, feature_modules=blocks, **(search_task or {}))
-        with shared.alone():
+        run, model, callback = self.run, self.model, self.callback
+        run.begin_random()
+        supernet = _sorted_supernet(self.source, self.example, self.space)
+        self.start, self.untrained = self.source, deepcopy(supernet)
+        self.images = training_images(model.data, self.finetuning.num_calibration_batches)
+        if num_images := self.searching.num_trial_images:
+            with self._watch:
+                callback.errors = option_errors(self.untrained, self.images[:num_images])
+        self.teacher = derive(supernet, self.space.reference_nodes)
+        module = self._taught(supernet, feature_modules=self._blocks(), **(self.searching.task or {}))
+        with self.shared.alone():
             # The callback judges it: the first step's loss depends on the path that was drawn for it.
-            fit = shared.fit("search", module, epochs.search, [callback], ends_worse=False)
+            self.searched = self.shared.fit("search", module, run.epochs.search, [callback], ends_worse=False)
             if callback.readiness:
                 log.info("Supernet: %s", callback.readiness)
-            with watch:
-                is_own = shared.claim("search", wanted) or callback.has_chosen
-                candidates = callback.candidates if is_own else callback.find(**_named(requested))
-                for architecture in candidates[:num_refitted]:
-                    confirm(budgets, costs, architecture)
+            with self._watch:
+                is_own = self.shared.claim("search", self._wanted()) or callback.has_chosen
+                candidates = callback.candidates if is_own else callback.find(self.goal.budget)
+                self.candidates = candidates[: self.finetuning.num_refitted]
+                for architecture in self.candidates:
+                    confirm(self.limits, self.estimator, architecture)
 
+    def train_baseline(self) -> None:
+        """Train the source on, for as long as search and fine-tuning take, and see which of the two teaches."""
         log.info("3/4 Training the source on, for comparison")
-        pl.seed_everything(seed, workers=True, verbose=False)
-        with shared.alone():
-            baseline = task(network=deepcopy(source), num_classes=data.num_classes, **(finetune_task or {}))
+        self.run.begin_random()
+        plan = self.finetuning
+        with self.shared.alone():
+            baseline = self._task(deepcopy(self.source), **(plan.task or {}))
             # A search that was not ready may have trained for longer than was planned; so does the baseline.
-            length = fit.epochs + epochs.finetune
-            going_on = shared.fit("baseline", baseline, length, averaging=averaging)
-            baseline_metric = shared.test(going_on.trainer, baseline)
-            before = task(network=deepcopy(source), num_classes=data.num_classes)
-            teacher_name = better_teacher(taught_by, shared, going_on.trainer, before, baseline)
-        if teacher_name == "baseline":
-            start = cast(nn.Module, baseline.network)
-            untrained = _sorted_supernet(start, example, full)
-            teacher = derive(untrained, full.reference_nodes)
+            length = self.searched.epochs + self.run.epochs.finetune
+            self.baseline_fit = self.shared.fit("baseline", baseline, length, averaging=plan.averaging)
+            trainer = self.baseline_fit.trainer
+            self.baseline_metric = self.shared.test(trainer, baseline)
+            before = self._task(deepcopy(self.source))
+            self.teacher_name = better_teacher(plan.taught_by, self.shared, trainer, before, baseline)
+        if self.teacher_name == "baseline":
+            self.start = cast(nn.Module, baseline.network)
+            self.untrained = _sorted_supernet(self.start, self.example, self.space)
+            self.teacher = derive(self.untrained, self.space.reference_nodes)
 
-        log.info("4/4 Fine-tuning the subnet%s", f", and {', '.join(others)}" if others else "")
+    def finetune(self) -> None:
+        """Choose the best of the candidates, and train it and what it is compared with."""
+        named = f", and {', '.join(self.others)}" if self.others else ""
+        log.info("4/4 Fine-tuning the subnet%s", named)
         # A resumed run has drawn less by now.
-        pl.seed_everything(seed, workers=True, verbose=False)
-        # The map that a classifier pools is imitated by itself; of other networks it has to be named.
-        judged = partial(taught, teacher=teacher, feature_modules=blocks[-1:] if full.tail else ())
-        with watch:
-            chosen, subnet = _best_refitted(candidates[:num_refitted], untrained, teacher, images, judged, data)
-        log.info("Found %s, %.4g ms", chosen, costs.latency_ms(chosen))
-        finetuned = partial(taught, feature_modules=blocks, **(finetune_task or {}))
-        tuned = finetuned(network=subnet, teacher=teacher)
-        tuning = run.fit("finetune", tuned, epochs.finetune, averaging=averaging)
-        subnet_metric = run.test(tuning.trainer, tuned)
-        write_run_picture(run_dir, tuned, data, show_images)
-        compared = []
-        for name, architecture in others.items():
-            pl.seed_everything(seed, workers=True, verbose=False)
-            with shared.alone():
-                other, its_teacher = inherit(start, architecture, images)
-                # Named after what it is: runs of other budgets and choices that compare with the same network find it.
-                label = f"{name.replace(' ', '_')}-{_digest(architecture, teacher_name)}"
-                rival = finetuned(network=other, teacher=its_teacher)
-                metric = shared.train(label, rival, epochs.finetune, averaging)
-            compared.append(Compared(name, architecture, metric))
+        self.run.begin_random()
+        self._choose()
+        self._finetune_subnet()
+        self._finetune_others()
 
+    def record(self) -> dict[str, Any]:
+        """Write the files of the run, and return the content of result.json."""
+        searched, callback = self.searched, self.callback
+        spent = {"seconds": round(searched.seconds + self._watch.seconds, 1), "steps": searched.steps}
         outcome = Outcome(
-            recipe=recipe,
-            task=type(tuned).__name__.lower(),
-            seed=seed,
-            costs=costs,
-            budgets=budgets,
-            requested=requested,
+            recipe=self.run.recipe,
+            task=type(self.tuned).__name__.lower(),
+            seed=self.run.seed,
+            costs=self.estimator,
+            budget=self.goal.budget,
+            limits=self.limits,
             choices=callback.choices,
-            source=own,
-            chosen=chosen,
-            subnet=cast(nn.Module, tuned.network),
-            source_metric=baseline_metric,
-            source_steps=going_on.steps,
-            subnet_metric=subnet_metric,
-            subnet_steps=tuning.steps,
-            compared=compared,
-            search={"seconds": round(fit.seconds + watch.seconds, 1), "steps": fit.steps, **callback.found_at_end},
+            source=self.source_architecture,
+            chosen=self.chosen,
+            subnet=cast(nn.Module, self.tuned.network),
+            source_metric=self.baseline_metric,
+            source_steps=self.baseline_fit.steps,
+            subnet_metric=self.subnet_metric,
+            subnet_steps=self.tuning.steps,
+            compared=self.compared,
+            search={**spent, **callback.found_at_end},
             history=callback.history,
-            network=network_settings(network, data.num_classes),
-            epochs=vars(epochs),
-            data_name=data_name(data),
-            taught_by=teacher_name,
-            interface=inputs_and_outputs(data),
+            network=network_settings(self.model.network, self.model.data.num_classes),
+            epochs=vars(self.run.epochs),
+            data_name=data_name(self.model.data),
+            taught_by=self.teacher_name,
+            interface=inputs_and_outputs(self.model.data),
         )
-        result = write_run(run_dir, outcome)
-        log.info("%s\nWritten to %s", summary(result), run_dir)
-        log_hints(costs)
+        result = write_run(self.run.folder, outcome)
+        log.info("%s\nWritten to %s", summary(result), self.run.folder)
+        log_hints(self.estimator)
         return result
+
+    def _choose(self) -> None:
+        """Refit the candidates to the teacher, and take the best."""
+        # The map that a classifier pools is imitated by itself; of other networks it has to be named.
+        judged = partial(self._taught, feature_modules=self._blocks()[-1:] if self.space.tail else ())
+        with self._watch:
+            self.chosen, self.subnet = _best_refitted(
+                self.candidates, self.untrained, self.teacher, self.images, judged, self.model.data
+            )
+        log.info("Selected architecture %s, %.4g ms", self.chosen, self.estimator.latency_ms(self.chosen))
+
+    def _finetune_subnet(self) -> None:
+        self.tuned = self._finetuned_module(self.subnet, self.teacher)
+        epochs, averaging = self.run.epochs.finetune, self.finetuning.averaging
+        self.tuning = self.trainings.fit("finetune", self.tuned, epochs, averaging=averaging)
+        self.subnet_metric = self.trainings.test(self.tuning.trainer, self.tuned)
+        write_run_picture(self.run.folder, self.tuned, self.model.data, self.run.show_images)
+
+    def _finetune_others(self) -> None:
+        """Train other networks of the same budget as the subnet was trained."""
+        self.compared = []
+        for name, architecture in self.others.items():
+            self.run.begin_random()
+            with self.shared.alone():
+                other, its_teacher = inherit(self.start, architecture, self.images)
+                # Named after what it is: runs of other budgets and choices that compare with the same network find it.
+                label = f"{name.replace(' ', '_')}-{_digest(architecture, self.teacher_name)}"
+                rival = self._finetuned_module(other, its_teacher)
+                metric = self.shared.train(label, rival, self.run.epochs.finetune, self.finetuning.averaging)
+            self.compared.append(Compared(name, architecture, metric))
+
+    def _trained(self) -> dict[str, Any]:
+        """Return what source, supernet and baseline depend on: what runs of several budgets can share."""
+        callback, finetuning = self.callback, self.finetuning
+        return {
+            "space": self.space.to_json(),
+            "seed": self.run.seed,
+            "epochs": vars(self.run.epochs),
+            "network": described_network(self.model.network),
+            "task": self.model.task,
+            "teaching": finetuning.teaching,
+            "search_task": self.searching.task,
+            "finetune_task": finetuning.task,
+            "averaging": finetuning.averaging,
+            "search": callback.training,
+            "serves": callback.serves,
+            "num_calibration_batches": finetuning.num_calibration_batches,
+            "num_trial_images": self.searching.num_trial_images,
+            "data": self.model.data,
+        }
+
+    def _wanted(self) -> dict[str, Any]:
+        """Return what a search of a shared supernet was for."""
+        return {
+            "budgets": self.goal.budget.requested,
+            "choices": self.callback.choices,
+            "device": described_device(self.goal.device),
+            "selection": plain(self.callback.selection),
+        }
+
+    def _finetuned(self) -> dict[str, Any]:
+        """Return what the rest of the run depends on."""
+        return {
+            "taught_by": self.finetuning.taught_by,
+            "estimator": self.goal.estimator,
+            "num_refitted": self.finetuning.num_refitted,
+            "comparisons": list(self.finetuning.comparisons),
+            "trainer": described_trainer(self.run.trainer),
+        }
+
+    def _try_parts(self) -> None:
+        finetuning, model = self.finetuning, self.model
+        try_trainer(self.run.trainer, finetuning.averaging)
+        tried = {"teaching": finetuning.teaching, "search_task": self.searching.task, "finetune_task": finetuning.task}
+        try_tasks(model.task, self.source, model.data.num_classes, **tried)
+        try_data([model.data])
+
+    def _blocks(self) -> list[str]:
+        """Return the paths of the teacher's blocks, whose feature maps are imitated."""
+        return [path for path, _ in named_blocks(self.teacher)]
+
+    def _task(self, network: nn.Module, **options: Any) -> pl.LightningModule:
+        return self.model.task(network=network, num_classes=self.model.data.num_classes, **options)
+
+    def _taught(self, network: nn.Module, **options: Any) -> pl.LightningModule:
+        """Return the module of a network that the teacher teaches."""
+        return self._task(network, **{"teacher": self.teacher, **(self.finetuning.teaching or {}), **options})
+
+    def _finetuned_module(self, network: nn.Module, teacher: nn.Module) -> pl.LightningModule:
+        options = {"feature_modules": self._blocks(), **(self.finetuning.task or {})}
+        return self._taught(network, teacher=teacher, **options)
 
 
 class _Watch:
@@ -335,10 +322,6 @@ class _Watch:
 
     def __exit__(self, *error: object) -> None:
         self.seconds += time.monotonic() - self._started
-
-
-def _named(requested: Mapping[str, float | str | None]) -> dict[str, float | str | None]:
-    return {"latency" if name == "latency_ms" else name: value for name, value in requested.items()}
 
 
 def _best_refitted(

@@ -1,8 +1,9 @@
-"""Whether settings from a YAML file or a command line are of the types that what they are for is annotated with."""
+"""Types of settings from YAML or a command line, checked against the annotations of what they are for."""
 
 from __future__ import annotations
 
 import inspect
+import re
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import is_dataclass
 from functools import partial
@@ -11,8 +12,9 @@ from types import NoneType, UnionType
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from hydra.utils import get_object
+from omegaconf import DictConfig, OmegaConf
 
-__all__ = ["check_arguments", "check_settings"]
+__all__ = ["check_arguments", "check_recipe", "check_settings"]
 
 _TARGET = "_target_"
 _HYDRA = (_TARGET, "_partial_", "_recursive_", "_convert_", "_args_", "hydra")
@@ -25,6 +27,45 @@ _WORDS = {
     NoneType: "null",
 }
 _UNIONS = (Union, UnionType)
+_INTERPOLATION = re.compile(r"\$\{([\w.]+)\}")
+_JOB_PATH = re.compile(r"`(job\.[\w.]+)`")
+
+
+def check_recipe(config: DictConfig) -> None:
+    """Check the settings of a recipe: their types, and that the recipe has them.
+
+    Args:
+        config: The composed recipe. Its node ``job`` says what is called with which of the others.
+
+    Raises:
+        ValueError: A value is of a wrong type, or there is no such setting.
+    """
+    used = _interpolations(OmegaConf.to_container(config.job, resolve=False), "job")
+    known = {name.split(".")[0] for name in used.values()}
+    for name in map(str, config):
+        if name not in known and name not in ("job", "hydra"):
+            raise ValueError(f"There is no setting `{name}`; there are: {', '.join(sorted(known))}.")
+    try:
+        check_settings(OmegaConf.to_container(config, resolve=True))
+    except ValueError as error:
+        # Users know a setting by the name that it has in the recipe.
+        raise ValueError(_JOB_PATH.sub(lambda match: f"`{_name_of(match[1], used)}`", str(error))) from error
+
+
+def _name_of(path: str, used: Mapping[str, str]) -> str:
+    """Return what a user calls what stands at a path of a job."""
+    for place, name in used.items():
+        if path == place or path.startswith(f"{place}."):
+            return name + path.removeprefix(place)
+    return path
+
+
+def _interpolations(node: Any, path: str) -> dict[str, str]:
+    """Return which setting of the recipe stands where in a job."""
+    if isinstance(node, dict):
+        return {key: name for k, item in node.items() for key, name in _interpolations(item, f"{path}.{k}").items()}
+    match = _INTERPOLATION.fullmatch(node) if isinstance(node, str) else None
+    return {} if match is None else {path: match[1]}
 
 
 def check_settings(config: Any, path: str = "") -> None:

@@ -1,4 +1,4 @@
-"""Who teaches subnets in fine-tuning: the source, or the baseline, which is the source trained on."""
+"""Teacher of subnets in fine-tuning: the source, or the baseline, which is the source trained on."""
 
 from __future__ import annotations
 

@@ -11,7 +11,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import lightning.pytorch as pl
 import torch
 from torch import Tensor, nn
 
@@ -20,8 +19,8 @@ from lightning_nas.estimator import Estimator
 from lightning_nas.jobs.comparisons import inherit
 from lightning_nas.jobs.early import try_data, try_tasks, try_trainer
 from lightning_nas.jobs.inputs import data_name, inputs_and_outputs, network_settings, prepare, training_images
-from lightning_nas.jobs.search import Epochs
-from lightning_nas.jobs.teacher import TaughtBy, Teacher, better_teacher
+from lightning_nas.jobs.plan import FinetunePlan, Model, MultishotPlan, Run
+from lightning_nas.jobs.teacher import Teacher, better_teacher
 from lightning_nas.multishot.evolution import Genes
 from lightning_nas.multishot.rungs import Rungs
 from lightning_nas.multishot.space import Ground, Place
@@ -31,7 +30,7 @@ from lightning_nas.supernet.subnet import supernet_with
 from lightning_nas.tasks.metric import TaskMetric, metric_of
 from lightning_nas.training.checkpoints import CheckpointFile
 from lightning_nas.training.fingerprint import plain
-from lightning_nas.training.phases import Averaging, Fit, Phases, source_phases
+from lightning_nas.training.phases import Fit, Phases, source_phases
 
 __all__ = ["Finetuned", "Trainings"]
 
@@ -59,57 +58,40 @@ class Finetuned:
     interface: Mapping[str, Any] = field(default_factory=dict)
 
 
-@dataclass
 class Trainings:
     """Makes networks of genes and trains them, each resumable, in the folder of one run.
 
+    Args:
+        run: Where to write, and how to train.
+        model: What is searched; its data is what makes the datamodule of a size of images.
+        plan: How the search goes.
+        finetuning: How what was found is trained on.
+
     Attributes:
-        network: Makes the source of `num_classes` and a variant's keywords.
-        data: Makes the datamodule, of `image_size` where one is given.
-        image_sizes: Input sizes; None for that of `data`.
-        variants: Keywords of `network`.
-        task: Makes the module of `network` and `num_classes`.
-        teaching: Options of the task where there is a teacher; none for plain training.
-        search_task: Options of the task in trials.
-        finetune_task: Those in fine-tuning, and where the source is trained on.
-        averaging: Makes the callback that averages the weights there, if any.
-        taught_by: What fine-tuning begins from and imitates. The source teaches the trials in any case.
-        epochs: How long each part trains.
-        seed: Seed of each training.
-        num_calibration_batches: Training batches for the refit of inherited weights.
         teacher_name: Who teaches in fine-tuning, as `train_baseline` found.
     """
 
-    network: partial[nn.Module]
-    data: Callable[..., Any]
-    image_sizes: Sequence[int | Sequence[int] | None]
-    variants: Sequence[Mapping[str, Any]]
-    task: Callable[..., Any]
-    teaching: Mapping[str, Any]
-    search_task: Mapping[str, Any]
-    finetune_task: Mapping[str, Any]
-    averaging: Averaging | None
-    taught_by: TaughtBy
-    epochs: Epochs
-    seed: int
-    num_calibration_batches: int
-    teacher_name: Teacher = field(default="source", init=False)
-    _modules: list[Any] = field(default_factory=list, init=False)
-    _sources: list[nn.Module] = field(default_factory=list, init=False)
-    _teachers: list[nn.Module] = field(default_factory=list, init=False)
-    _phases: list[Phases] = field(default_factory=list, init=False)
-    _origin: Phases = field(init=False)
-    _images: dict[int, Tensor] = field(default_factory=dict, init=False)
+    def __init__(self, run: Run, model: Model, plan: MultishotPlan, finetuning: FinetunePlan) -> None:
+        self.run, self.model, self.finetuning = run, model, finetuning
+        self.epochs, self.teaching = run.epochs, finetuning.teaching or {}
+        self.search_task, self.finetune_task = plan.task or {}, finetuning.task or {}
+        self.image_sizes, self.variants = plan.image_sizes or (None,), plan.variants or ({},)
+        self.teacher_name: Teacher = "source"
+        self._modules: list[Any] = []
+        self._sources: list[nn.Module] = []
+        self._teachers: list[nn.Module] = []
+        self._phases: list[Phases] = []
+        self._images: dict[int, Tensor] = {}
 
     @property
     def has_source(self) -> bool:
         """Whether there are trained weights to inherit."""
-        return self.epochs.source > 0 or self.network.keywords.get("weights") is not None
+        return self.epochs.source > 0 or self.model.network.keywords.get("weights") is not None
 
     @property
     def network_settings(self) -> dict[str, Any]:
         """Settings of the source network, without its weights."""
-        return network_settings(self.network, self._modules[0].num_classes)
+        return network_settings(self.model.network, self._modules[0].num_classes)
 
     @property
     def data_name(self) -> str:
@@ -145,7 +127,8 @@ class Trainings:
         """
         if self.teaching and not self.has_source:
             raise ValueError("`teaching` needs a trained source: `epochs.source` of at least 1, or `network.weights`.")
-        self._modules = [self.data() if size is None else self.data(image_size=size) for size in self.image_sizes]
+        make = self.model.data
+        self._modules = [make() if size is None else make(image_size=size) for size in self.image_sizes]
         sizes = [_size_name(module.input_size) for module in self._modules]
         if len(set(sizes)) < len(sizes) or any(variant in self.variants[:i] for i, variant in enumerate(self.variants)):
             raise ValueError(f"`image_sizes` and `variants` must differ; got {sizes} and {list(self.variants)}.")
@@ -163,39 +146,36 @@ class Trainings:
                 places.append(Place(name, variant, found, cost_tables(found, costs)))
         return tuple(places)
 
-    def try_parts(self, trainer: Callable[..., pl.Trainer]) -> None:
+    def try_parts(self) -> None:
         """Make once what is made late, so that what is wrong with it is said before anything is written.
 
         Raises:
             ValueError: A setting of the task, the Trainer or the data is not valid.
         """
         # Trials are compared on validation data.
-        try_trainer(trainer, self.averaging, ("train", "val", "test"))
+        try_trainer(self.run.trainer, self.finetuning.averaging, ("train", "val", "test"))
         options = {"teaching": self.teaching, "search_task": self.search_task, "finetune_task": self.finetune_task}
-        try_tasks(self.task, self._sources[0], self._modules[0].num_classes, **options)
+        try_tasks(self.model.task, self._sources[0], self._modules[0].num_classes, **options)
         try_data(self._modules)
 
-    def open(
-        self,
-        run_dir: Path,
-        trainer: Callable[..., pl.Trainer],
-        logger: Callable[..., Any],
-        fingerprint: dict[str, Any],
-        shared_dir: Path | None = None,
-    ) -> None:
+    def open(self, fingerprint: dict[str, Any]) -> None:
         """Use the folder of a run, and for its source that of all runs, where there is one.
+
+        Args:
+            fingerprint: What must be the same for a run to be continued.
 
         Raises:
             ValueError: The folder holds a run of other settings.
         """
+        run, model = self.run, self.model
+        given = run.trainer, run.logger
         self._phases = [
-            Phases(run_dir, trainer, logger, module, self.seed, fingerprint, is_shared=True) for module in self._modules
+            Phases(run.folder, *given, module, run.seed, fingerprint, is_shared=True) for module in self._modules
         ]
         self._origin = self._phases[0]
-        if shared_dir is not None:
-            self._origin = source_phases(
-                shared_dir, self._origin, self.network, self.task, self.epochs.source, self.variants[0]
-            )
+        if run.shared_dir is not None:
+            shared_dir, epochs = Path(run.shared_dir), run.epochs.source
+            self._origin = source_phases(shared_dir, self._origin, model.network, model.task, epochs, self.variants[0])
 
     def alone(self) -> AbstractContextManager[None]:
         """Let no other process work in the folder meanwhile."""
@@ -204,7 +184,7 @@ class Trainings:
     def train_source(self) -> None:
         """Train the source at the first size, and give its weights to the other variants where they fit."""
         if self.epochs.source:
-            self._seed()
+            self.run.begin_random()
             with self._origin.alone():
                 self._origin.fit("source", self._task(self._sources[0]), self.epochs.source)
         _give_weights(self._sources[0], self._sources[1:])
@@ -239,7 +219,7 @@ class Trainings:
         Returns:
             The training, what it reported, and the network.
         """
-        self._seed()
+        self.run.begin_random()
         network, taught = self._build(ground, genes, self._sources)
         module = taught(network=network, **self.search_task)
         rungs = Rungs(self.metric.val_key, report)
@@ -248,7 +228,7 @@ class Trainings:
 
     def finetune(self, ground: Ground, genes: Genes, number: int) -> Finetuned:
         """Train a finished trial on, or anew from the baseline where that teaches, and judge it."""
-        self._seed()
+        self.run.begin_random()
         network, taught = self._build(ground, genes, self._teachers)
         steps = 0
         if self.teacher_name == "source":
@@ -259,10 +239,10 @@ class Trainings:
             else:
                 taught(network=network, **self.search_task).load_state_dict(saved["state_dict"])
                 steps = saved["global_step"]
-        self._seed()
+        self.run.begin_random()
         module = taught(network=network, **self.finetune_task)
         phases = self._phases[genes[0]]
-        tuned = phases.fit(f"finetune-{number}", module, self.epochs.finetune, averaging=self.averaging)
+        tuned = phases.fit(f"finetune-{number}", module, self.epochs.finetune, averaging=self.finetuning.averaging)
         value, metric = phases.validate(tuned.trainer, module), phases.test(tuned.trainer, module)
         return Finetuned(module, value, metric, steps + tuned.steps, inputs_and_outputs(phases.data))
 
@@ -272,12 +252,12 @@ class Trainings:
         Returns:
             The baseline's metric on the test data, and the optimizer steps that it took.
         """
-        self._seed()
+        self.run.begin_random()
         phases, epochs = self._phases[0], self.epochs.search + self.epochs.finetune
         baseline = self._task(deepcopy(self._sources[0]), **self.finetune_task)
-        trained = phases.fit("baseline", baseline, epochs, averaging=self.averaging)
+        trained = phases.fit("baseline", baseline, epochs, averaging=self.finetuning.averaging)
         before = self._task(deepcopy(self._sources[0]))
-        self.teacher_name = better_teacher(self.taught_by, phases, trained.trainer, before, baseline)
+        self.teacher_name = better_teacher(self.finetuning.taught_by, phases, trained.trainer, before, baseline)
         if self.teacher_name == "baseline":
             self._teachers = [baseline.network, *deepcopy(self._sources[1:])]
             _give_weights(baseline.network, self._teachers[1:])
@@ -312,12 +292,12 @@ class Trainings:
         return network, partial(self._task, teacher=teacher, feature_modules=blocks, **self.teaching)
 
     def _task(self, network: nn.Module, **options: Any) -> Any:
-        return self.task(network=network, num_classes=self._modules[0].num_classes, **options)
+        return self.model.task(network=network, num_classes=self._modules[0].num_classes, **options)
 
     def _source(self, variant: Mapping[str, Any]) -> nn.Module:
-        self._seed()
+        self.run.begin_random()
         try:
-            return self.network(num_classes=self._modules[0].num_classes, **variant)
+            return self.model.network(num_classes=self._modules[0].num_classes, **variant)
         except (TypeError, ValueError) as error:
             if not variant:
                 raise
@@ -326,12 +306,9 @@ class Trainings:
     def _calibration(self, size: int) -> Tensor:
         """Return training images of a size, shape (N, 3, H, W), always the same."""
         if size not in self._images:
-            self._seed()
-            self._images[size] = training_images(self._modules[size], self.num_calibration_batches)
+            self.run.begin_random()
+            self._images[size] = training_images(self._modules[size], self.finetuning.num_calibration_batches)
         return self._images[size]
-
-    def _seed(self) -> None:
-        pl.seed_everything(self.seed, workers=True, verbose=False)
 
 
 def _size_name(size: Sequence[int]) -> str:

@@ -1,4 +1,4 @@
-"""Which trial of a study serves a budget best."""
+"""Best trials of a study for a budget."""
 
 from __future__ import annotations
 

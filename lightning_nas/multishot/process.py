@@ -1,4 +1,4 @@
-"""Who works on something: a process, told from all others, on this machine or another."""
+"""Identity of the process that trains a trial, to detect dead workers."""
 
 from __future__ import annotations
 

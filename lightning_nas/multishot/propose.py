@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lightning_nas.budget.evolution import offspring
-from lightning_nas.budget.solve import solve
+from lightning_nas.budget.solver import solve
 from lightning_nas.multishot.evolution import Evolution, Genes, Result, parents
 from lightning_nas.multishot.space import Ground, Target
 
@@ -109,7 +109,7 @@ def _random(ground: Ground, target: Target, rng: np.random.Generator) -> Iterato
 
     Where the budgets leave little, the best by random scores is taken, which is always within.
     """
-    reachable = [index for index, budgets in enumerate(target.budgets) if budgets is not None]
+    reachable = [index for index, limits in enumerate(target.limits) if limits is not None]
     for _ in range(_NEAR_ATTEMPTS):
         index = int(rng.choice(reachable))
         if ground.places[index].errors:
@@ -127,7 +127,7 @@ def _random(ground: Ground, target: Target, rng: np.random.Generator) -> Iterato
 
 def _likeliest(ground: Ground, target: Target) -> Iterator[Genes]:
     """Find the member that is nearest to the source, at the first place that can meet the budgets."""
-    index = next(index for index, budgets in enumerate(target.budgets) if budgets is not None)
+    index = next(index for index, limits in enumerate(target.limits) if limits is not None)
     yield from _solved(ground, target, index, ground.places[index].scores)
 
 
@@ -136,11 +136,10 @@ def _solved(ground: Ground, target: Target, index: int, scores: Sequence[NDArray
 
     The solver uses a budget up, where an estimate that is low by some tenths of a percent is over.
     """
-    budgets = target.budgets[index]
-    assert budgets is not None, "only places that can meet the budgets are asked"
-    limits = budgets.limits
-    for part in _PARTS if limits else _PARTS[:1]:
-        first = [replace(limit, budget=part * limit.budget, floor=target.floors[index]) for limit in limits[:1]]
-        nodes = solve(scores, [*first, *limits[1:]], budgets.forbidden)
+    limits = target.limits[index]
+    assert limits is not None, "only places that can meet the budgets are asked"
+    for part in _PARTS if limits.costs else _PARTS[:1]:
+        first = [replace(limit, budget=part * limit.budget, floor=target.floors[index]) for limit in limits.costs[:1]]
+        nodes = solve(scores, [*first, *limits.costs[1:]], limits.forbidden)
         if nodes is not None:
             yield ground.genes_at(index, nodes)

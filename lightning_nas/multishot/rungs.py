@@ -1,4 +1,4 @@
-"""What a trial's training tells its study."""
+"""Lightning callback: reports the validation metric to the study after each epoch, and stops pruned trials."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Where a study of whole trainings searches: spaces at several input sizes, and the budgets that bound them all."""
+"""Joint search space of a study: input sizes, variants and architectures, and the budgets that bound them."""
 
 from __future__ import annotations
 
@@ -13,10 +13,13 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from lightning_nas.budget.binding import check_binding
-from lightning_nas.budget.budget import Budgets, feasibility, is_kept_by_backend, resolve_budget
+from lightning_nas.budget.budget import LATENCY, Budget
+from lightning_nas.budget.confirm import is_kept_by_backend
+from lightning_nas.budget.limits import Limits
+from lightning_nas.budget.resolve import resolve
 from lightning_nas.budget.sampling import kept_weights, nearness
-from lightning_nas.budget.solve import usable_part
-from lightning_nas.estimator.table import CostTable
+from lightning_nas.budget.solver import usable_part
+from lightning_nas.budget.tables import CostTables
 from lightning_nas.multishot.evolution import Genes
 from lightning_nas.space.spec import Architecture, DepthMultiplier, SearchSpace
 
@@ -31,7 +34,7 @@ class Place:
         size: Name of the input size, such as ``192x256``.
         variant: Keywords of the network.
         space: What can be chosen here.
-        tables: What it costs here: latency_ms, parameter_bytes and peak_activation_bytes.
+        tables: What it costs here.
         errors: How far each option is from the trained source, see `lightning_nas.supernet.option_errors`; none where
             that is not known.
     """
@@ -39,7 +42,7 @@ class Place:
     size: str
     variant: Mapping[str, Any]
     space: SearchSpace
-    tables: Mapping[str, CostTable]
+    tables: CostTables
     errors: Sequence[Tensor] = ()
 
     @cached_property
@@ -58,14 +61,14 @@ class Target:
 
     Attributes:
         label: The latency as it was asked for, such as ``0.5x``.
-        requested: All budgets as they were asked for.
-        budgets: For each place the budgets there; None where no member meets them.
+        budget: What was asked for.
+        limits: For each place what that is there; None where no member keeps it.
         floors: For each place the least cost of a proposal, in the unit of the first budget.
     """
 
     label: str
-    requested: Mapping[str, float | str | None]
-    budgets: tuple[Budgets | None, ...]
+    budget: Budget
+    limits: tuple[Limits | None, ...]
     floors: tuple[float, ...]
 
 
@@ -119,29 +122,22 @@ class Ground:
     def cost(self, genes: Genes) -> float:
         """Return the cost of a member by the first budget, in its unit."""
         place, target = self.place(genes), self.targets[0]
-        budgets = next(budgets for budgets in target.budgets if budgets is not None)
-        name = budgets.limits[0].name if budgets.limits else "latency_ms"
-        return place.tables[name].exact(genes[2:])
+        limits = next(limits for limits in target.limits if limits is not None)
+        name = limits.costs[0].name if limits.costs else LATENCY
+        return place.tables.additive[name].exact(genes[2:])
 
     def is_within(self, genes: Genes, target: Target, floored: bool = True) -> bool:
         """Return whether a member is within the budgets, and uses what it should of the first."""
         index, nodes = self.index(genes), genes[2:]
-        budgets = target.budgets[index]
-        if budgets is None:
-            return False
-        costs = [limit.table.exact(nodes) for limit in budgets.limits]
-        if any(cost > limit.budget for cost, limit in zip(costs, budgets.limits, strict=True)):
-            return False
-        if floored and costs and costs[0] < target.floors[index]:
-            return False
-        return not any(max(table.parts(nodes)) > 0 for table in budgets.forbidden)
+        limits = target.limits[index]
+        return limits is not None and limits.allows(nodes, target.floors[index] if floored else 0.0)
 
     def is_verified(self, genes: Genes, target: Target) -> bool:
         """Return whether the device's backend, where it is here, prices a member within the latency budget."""
-        budgets = target.budgets[self.index(genes)]
-        if budgets is None or self.verify_ms is None:
+        limits = target.limits[self.index(genes)]
+        if limits is None or self.verify_ms is None:
             return True
-        return is_kept_by_backend(budgets.limits, self.verify_ms, self.decode(genes))
+        return is_kept_by_backend(limits, self.verify_ms, self.decode(genes))
 
     def meets(self, genes: Genes, target: Target) -> bool:
         """Return whether a member is within the budgets, by the estimate and by the backend, where it is here."""
@@ -166,58 +162,43 @@ class Ground:
         return named
 
 
-def targets_of(
-    places: Sequence[Place], requests: Mapping[str, Mapping[str, float | str | None]], floor: float
-) -> tuple[Target, ...]:
+def targets_of(places: Sequence[Place], budgets: Mapping[str, Budget], floor: float) -> tuple[Target, ...]:
     """Resolve budgets at every place. Relative ones refer to the source network at the first.
 
     Args:
         places: The sizes and variants.
-        requests: For each label the budgets by name: ``latency_ms``, ``parameter_bytes``, ``peak_activation_bytes``.
-        floor: Which part of the first budget is to be used.
+        budgets: What was asked for, by label.
+        floor: Which part of the first cost is to be used.
 
     Raises:
-        ValueError: A budget that is not valid, none at all, one that no member meets at any place, or none that binds
-            anything at any.
+        ValueError: A budget that no member keeps at any place, or that binds nothing at any.
     """
-    return tuple(_target(places, label, requested, floor) for label, requested in requests.items())
+    return tuple(_target(places, label, budget, floor) for label, budget in budgets.items())
 
 
-def _target(places: Sequence[Place], label: str, requested: Mapping[str, float | str | None], floor: float) -> Target:
-    source = {name: _source_cost(places[0], name) for name in requested}
-    absolute: dict[str, float | str | None] = {
-        name: None if value is None else resolve_budget(value, source[name], name) for name, value in requested.items()
-    }
-    found: list[Budgets | None] = []
+def _target(places: Sequence[Place], label: str, budget: Budget, floor: float) -> Target:
+    source = places[0].tables.costs(places[0].space.reference_nodes)
+    found: list[Limits | None] = []
     reasons: dict[str, str] = {}
     for place in places:
         try:
-            budgets = feasibility(place.space, dict(place.tables), absolute)
+            found.append(resolve(budget, place.space, place.tables, source=source))
         except ValueError as error:
             reasons[str(place)] = str(error)
             found.append(None)
-        else:
-            references = tuple(source[limit.name] for limit in budgets.limits)
-            found.append(replace(budgets, references=references))
     if len(reasons) == len(places):
         if len(set(reasons.values())) == 1:
             raise ValueError(next(iter(reasons.values())))
         lines = [f"At {place}: {reason}" for place, reason in reasons.items()]
         raise ValueError("\n".join(["The budgets are out of reach everywhere.", *lines]))
-    check_binding([budgets for budgets in found if budgets is not None])
-    return Target(label, requested, tuple(found), tuple(_floor(budgets, floor) for budgets in found))
+    check_binding([limits for limits in found if limits is not None])
+    return Target(label, budget, tuple(found), tuple(_floor(limits, floor) for limits in found))
 
 
-def _floor(budgets: Budgets | None, part: float) -> float:
-    if budgets is None or not budgets.limits or not part:
+def _floor(limits: Limits | None, part: float) -> float:
+    if limits is None or not limits.costs or not part:
         return 0.0
-    return usable_part(budgets.limits, part, budgets.forbidden) * budgets.limits[0].budget
-
-
-def _source_cost(place: Place, name: str) -> float:
-    table, nodes = place.tables[name], place.space.reference_nodes
-    # A peak is the largest of its parts, not their sum.
-    return max(table.parts(nodes)) if name == "peak_activation_bytes" else table.exact(nodes)
+    return usable_part(limits.costs, part, limits.forbidden) * limits.costs[0].budget
 
 
 def _offered(space: SearchSpace) -> tuple[tuple[DepthMultiplier, ...], list[Any]]:

@@ -171,13 +171,8 @@ class Study:
         return False
 
     def _costs(self, genes: Genes) -> dict[str, Any]:
-        place, nodes = self.ground.place(genes), genes[2:]
-        return {
-            "architecture": json.dumps(self.ground.decode(genes).to_dict(), separators=(",", ":")),
-            "latency_ms": place.tables["latency_ms"].exact(nodes),
-            "parameter_bytes": place.tables["parameter_bytes"].exact(nodes),
-            "peak_activation_bytes": max(place.tables["peak_activation_bytes"].parts(nodes)),
-        }
+        architecture = json.dumps(self.ground.decode(genes).to_dict(), separators=(",", ":"))
+        return {"architecture": architecture, **self.ground.place(genes).tables.costs(genes[2:])}
 
     def _enqueue(self, attributes: Mapping[str, Any]) -> None:
         pairs = zip(self._parameters.items(), attributes["genes"], strict=True)

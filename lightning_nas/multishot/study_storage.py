@@ -8,8 +8,8 @@ from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
+from lightning_nas.io.differences import difference_text
 from lightning_nas.io.writing import UnwritableError
-from lightning_nas.training.fingerprint import difference_text
 
 if TYPE_CHECKING:
     import optuna

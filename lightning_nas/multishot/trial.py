@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Any
 
 from lightning_nas.multishot.evolution import Evolution, Genes, is_promoted
 from lightning_nas.multishot.study_storage import load_optuna
-from lightning_nas.training.divergence import DivergedError
 
 if TYPE_CHECKING:
     import optuna
@@ -120,10 +119,12 @@ class Trial:
             self._study.tell(self._asked, state=self._state.FAIL)
 
     @contextmanager
-    def training(self) -> Iterator[None]:
+    def training(self, hopeless: type[Exception] | tuple[()] = ()) -> Iterator[None]:
         """Say all the while that this process is alive; leave the trial to the next one if the body fails.
 
-        One whose training diverges is left to nobody.
+        Args:
+            hopeless: What the body fails with where the training diverges: such a trial is left to nobody. None by
+                default.
         """
         ended = Event()
 
@@ -136,7 +137,7 @@ class Trial:
         thread.start()
         try:
             yield
-        except DivergedError:
+        except hopeless:
             self.refuse("diverged")
             raise
         except BaseException:

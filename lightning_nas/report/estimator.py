@@ -144,7 +144,7 @@ def _findings(verdict: Verdict) -> Iterator[str]:
         )
     if (pairs := verdict.pairs) is not None:
         yield (
-            f"Which of an unfused and a fused block is faster is told rightly in {_share(pairs['right'])} of"
+            f"Which of an unfused and a fused block is faster is predicted correctly in {_share(pairs['right'])} of"
             f" {pairs['count']} pairs that the fit has not seen, {_share(pairs['right_where_clear'])} where they differ"
             " by more than 10 %."
         )

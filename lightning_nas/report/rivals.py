@@ -1,4 +1,4 @@
-"""What a subnet is compared with: plain multiplier, random subnets, the expert's rule, over the runs of a group."""
+"""Networks that a subnet is compared with, over the runs of a group: plain multiplier, random subnets, the rule."""
 
 from __future__ import annotations
 
@@ -9,8 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from lightning_nas.report.recorded import Run, training_text
-from lightning_nas.report.text import budget_text, searched_text, spread_text
-from lightning_nas.tasks.metric import is_larger_better
+from lightning_nas.report.text import budget_text, is_larger_better, searched_text, spread_text
 
 __all__ = [
     "GROUP_HEAD",

@@ -18,6 +18,7 @@ from lightning_nas.report.text import (
     budget_text,
     bytes_text,
     change_text,
+    is_larger_better,
     is_within_budget,
     markdown_table,
     metric_text,
@@ -26,7 +27,6 @@ from lightning_nas.report.text import (
     signed,
     spread_text,
 )
-from lightning_nas.tasks.metric import is_larger_better
 
 __all__ = ["write_sweep_report"]
 

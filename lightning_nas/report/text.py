@@ -6,14 +6,13 @@ import statistics
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from lightning_nas.tasks.metric import is_larger_better
-
 __all__ = [
     "COST_FIELDS",
     "budget_text",
     "bytes_text",
     "change_text",
     "count_text",
+    "is_larger_better",
     "is_within_budget",
     "limits",
     "markdown_table",
@@ -46,6 +45,17 @@ def is_within_budget(result: Result) -> bool:
         False
     """
     return all(result["subnet"][field] <= limit for field, limit in limits(result))
+
+
+def is_larger_better(metric: Mapping[str, Any]) -> bool:
+    """Return whether more is better of a recorded metric; older records do not tell that it is.
+
+    Example::
+
+        >>> is_larger_better({"name": "accuracy", "value": 0.5, "split": "test"})
+        True
+    """
+    return bool(metric.get("larger_is_better", True))
 
 
 def metric_text(metric: Mapping[str, Any]) -> str:

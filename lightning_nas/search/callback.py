@@ -17,8 +17,11 @@ from torch import Tensor, nn
 from typing_extensions import override
 
 from lightning_nas.budget.ablation import Choices
-from lightning_nas.budget.budget import Budgets, check_requested, confirm, warn_unserved
-from lightning_nas.budget.tables import space_budgets, warn_off_grid
+from lightning_nas.budget.budget import LATENCY, Budget, resolve_budget
+from lightning_nas.budget.confirm import confirm
+from lightning_nas.budget.limits import Limits, warn_unserved
+from lightning_nas.budget.resolve import resolve_search
+from lightning_nas.budget.tables import CostTables, cost_tables, warn_off_grid
 from lightning_nas.estimator.estimator import Estimator
 from lightning_nas.io.numbers import check_number
 from lightning_nas.search.derive_module import derive_subnet
@@ -32,24 +35,20 @@ from lightning_nas.search.loaders import CALIBRATION_BATCHES, Loaders, UserFit
 from lightning_nas.search.measuring import affordable_cost, measure_end, measure_start
 from lightning_nas.search.needed import report_needed
 from lightning_nas.search.progress import Progress
-from lightning_nas.search.quiet_loss import LossFunction
 from lightning_nas.search.rank import rank
 from lightning_nas.search.readiness import Readiness, report_readiness
 from lightning_nas.search.sandwich import add_gradients
 from lightning_nas.search.saving import save_subnet
-from lightning_nas.search.settings import SearchSettings, SelectionSettings, check_list
+from lightning_nas.search.settings import Joint, Monitor, Selection, SupernetTraining, check_kind, check_list
 from lightning_nas.search.trainers import refuse_strategy, refuse_unaware, total_steps
-from lightning_nas.search.validated import VALIDATED, validated_nodes
+from lightning_nas.search.validated import validated_nodes
 from lightning_nas.search.warnings_heard import heard_warnings
-from lightning_nas.space.spec import Architecture
+from lightning_nas.space.spec import Architecture, SearchSpace
 from lightning_nas.supernet.sliced_step import SlicedStep
 from lightning_nas.supernet.supernet import find_supernet
 from lightning_nas.training.divergence import DivergedError, Divergence
 
 __all__ = ["ArchitectureSearch"]
-
-_COSTS = ("latency_ms", "parameter_bytes", "peak_activation_bytes")
-_FIGURES = ("entropy", "skipped", *_COSTS[:2], *(f"{cost}_multiplier" for cost in _COSTS[:2]))
 
 
 class ArchitectureSearch(Callback):
@@ -72,42 +71,18 @@ class ArchitectureSearch(Callback):
 
     Args:
         estimator: What architectures cost: an `Estimator`, or the name of a shipped device.
-        latency: Budget in milliseconds (8.0) or relative to the source network ("0.5x").
-        parameter_bytes: Budget on int8 parameters: bytes, "256KiB" or "0.5x".
-        peak_activation_bytes: Budget on the largest sum of live int8 activations, in the same forms.
+        budget: What the subnet may cost.
+        latency: Short for `Budget(latency=...)`: milliseconds (8.0), or relative to the source network ("0.5x").
+        training: How the supernet is trained: `Joint`, as above; or `Decoupled`: the whole fit trains weights, and at
+            its end, with these at rest, the logits learn from held-out batches.
+        selection: How a subnet is chosen at the end.
         serves: Other latencies that `derive` will be asked for after the same training: paths near all are trained.
-        warmup: Part of the steps that train weights only.
-        every: Optimizer steps from one architecture step to the next.
-        samples: Architectures compared in an architecture step.
-        candidates: Architectures within the budget, by the device's own compiler where that is installed, that are
-            compared by inherited loss at the end, on the validation data (one DataLoader) or recent training batches.
-        evaluations: Architectures to compare in all, if more: a short evolution goes on from the candidates.
-        random_subnets: Random architectures compared too; a search that does not beat them says so.
         choices: What is searched: ``both``, ``widths`` alone or ``kinds`` alone.
-        not_ready: What to do where the supernet turns out to be trained too little to tell subnets apart, see
-            `Readiness`: ``warn``; ``continue`` its training, for up to as many epochs again; or ``stop``.
-        lr: Learning rate of the logits.
-        prior: How strongly the logits prefer, at first, options near to the source; 1 suits pretrained weights.
-        errors: What the prior goes by: how far each option is from the source, see `option_errors`; by default those
-            that keep more weights are taken to be nearer.
-        phases: ``joint``, as above; or ``decoupled``: the whole fit trains weights, and at its end, with the weights at
-            rest, the logits learn from held-out batches. The same weights then serve any budget, see `derive`.
-        steps: Architecture steps of that second phase.
-        size_weight: What many parameters count beside a low inherited loss, see `SelectionSettings`; 0 for nothing.
-        trials: How many of the best are trained briefly, each for `trial_epochs`, before one is chosen; 0 for none.
-        trial_epochs: Epochs of each of these trainings.
-        effort: Forward passes of readiness and of the comparison of candidates together, at most, as a part of those of
-            the training, where a backward pass counts as two. In a short training fewer are compared, on fewer batches;
-            None for no limit.
-        strategy: ``rloo``, as above, or another to compare with, such as ``darts``: see `STRATEGIES`.
-        loss: Gives the loss of module and batch where subnets are compared, for a module whose `training_step` is not
-            to be run for that; the weights are trained by `training_step` either way.
-        validate: Which network validations run: the ``current`` best one, or the same all the time: the ``source`` or
-            the ``smallest`` within the budgets.
-        progress_bar: What the progress bar shows of the search: the expected cost of each budget by its name
-            (``latency_ms``), its ``latency_ms_multiplier`` (how hard the search is pressed towards it), ``entropy``
-            (how undecided the choices are, from 1 to 0), ``skipped`` (steps without finite losses). All are logged.
-        seed: Seed of every draw.
+        monitor: What validations run, and what the progress bar shows.
+
+    Attributes:
+        errors: What the prior of the training goes by: how far each option is from the source, see `option_errors`;
+            None for the weights that an option keeps. To be set before `fit`.
 
     Raises:
         ValueError: A budget or a setting that is not valid, or none; or, at the start of `fit`, a budget out of reach.
@@ -122,56 +97,33 @@ class ArchitectureSearch(Callback):
     def __init__(
         self,
         estimator: Estimator | str = "ethos_u85_1024",
-        latency: float | str | None = None,
-        parameter_bytes: float | str | None = None,
-        peak_activation_bytes: float | str | None = None,
+        budget: Budget | None = None,
         *,
+        latency: float | str | None = None,
+        training: SupernetTraining | None = None,
+        selection: Selection | None = None,
         serves: Sequence[float | str] = (),
-        warmup: float = 0.25,
-        every: int = 8,
-        samples: int = 2,
-        candidates: int = 16,
-        evaluations: int = 50,
-        random_subnets: int = 4,
         choices: Choices = "both",
-        not_ready: str = "warn",
-        lr: float = 0.05,
-        prior: float = 0.0,
-        errors: Sequence[Tensor] | None = None,
-        phases: str = "joint",
-        steps: int = 200,
-        size_weight: float = 0.5,
-        trials: int = 0,
-        trial_epochs: int = 1,
-        effort: float | None = 0.5,
-        strategy: str = "rloo",
-        loss: LossFunction | None = None,
-        validate: str = "current",
-        progress_bar: Sequence[str] = ("latency_ms", "entropy"),
-        seed: int = 0,
+        monitor: Monitor | None = None,
     ) -> None:
         super().__init__()
         self.estimator = Estimator.load(estimator) if isinstance(estimator, str) else estimator
-        self.settings = SearchSettings(
-            warmup, every, samples, lr, prior=prior, phases=phases, strategy=strategy, seed=seed
-        )
-        self.selection = SelectionSettings(
-            candidates, evaluations, random_subnets, steps, size_weight, not_ready, trials, trial_epochs, effort
-        )
-        self.requested = dict(zip(_COSTS, (latency, parameter_bytes, peak_activation_bytes), strict=True))
+        self.budget = _one_budget(budget, latency)
+        self.training, self.selection = training or Joint(), selection or Selection()
+        self.monitor = monitor or Monitor()
+        check_kind("training", self.training, SupernetTraining, "Decoupled(steps=200)")
+        check_kind("selection", self.selection, Selection, "Selection(num_candidates=8)")
+        check_kind("monitor", self.monitor, Monitor, "Monitor(validate='source')")
         check_list("serves", serves)
-        check_list("progress_bar", progress_bar)
-        check_requested(self.requested, serves)
-        if validate not in VALIDATED:
-            raise ValueError(f"`validate` must be one of {', '.join(VALIDATED)}; got {validate!r}.")
-        if unknown := set(progress_bar) - set(_FIGURES):
-            raise ValueError(f"`progress_bar` can hold {', '.join(_FIGURES)}; got {', '.join(sorted(unknown))}.")
-        self.serves, self.choices, self.errors = tuple(serves), choices, errors
-        self.loss, self.validate, self.progress_bar = loss, validate, tuple(progress_bar)
-        self.budgets: Budgets | None = None
+        for value in serves:
+            resolve_budget(value, 1.0, LATENCY, asked_as="serves")
+        self.serves, self.choices = tuple(serves), choices
+        self.errors: Sequence[Tensor] | None = None
+        self.limits: Limits | None = None
+        self._priced: tuple[SearchSpace, CostTables] | None = None
         self.search: Search | None = None
         self.history: list[dict[str, float]] = []
-        self._promised: dict[tuple[int, ...], Budgets] = {}  # what was found for other budgets than the search's
+        self._promised: dict[tuple[int, ...], Limits] = {}  # what was found for other budgets than the search's
         self._progress = Progress()
         self._max_epochs: int | None = None
         self._optimizer: torch.optim.Adam | None = None
@@ -224,13 +176,21 @@ class ArchitectureSearch(Callback):
         search = self._started()
         return [search.supernet.space.decode(nodes) for nodes in self._progress.ranked or [search.best()]]
 
+    def limits_in(self, space: SearchSpace) -> Limits:
+        """Return what the budget is in a space, in milliseconds and bytes; the space is priced once.
+
+        Raises:
+            ValueError: The budget is out of reach, or binds nothing.
+        """
+        return resolve_search(self.budget, space, self._tables(space), self.serves, self.choices)
+
     @override
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         if stage != "fit":
             return
         refuse_strategy(trainer)
         supernet = find_supernet(pl_module)
-        self.budgets = space_budgets(supernet.space, self.estimator, self.requested, self.serves, self.choices)
+        self.limits = self.limits_in(supernet.space)
         warn_off_grid(supernet.space, self.estimator.lanes)
         # A fit that goes on with the same supernet keeps what was learnt and counted.
         if self.search is not None and self.search.supernet is supernet:
@@ -240,15 +200,16 @@ class ArchitectureSearch(Callback):
             self._divergence = Divergence(self._divergence.name)
             self._recent.clear()
         self._optimizer, self.has_chosen = None, False
-        self.search = Search(supernet, self.budgets, self.settings, self.errors)
+        self.search = Search(supernet, self.limits, self.training, self.errors)
         rank_zero_info(self.search.announcement())
 
     @override
     def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         search = self._started()
-        refuse_unaware(trainer, self.settings.method)
+        refuse_unaware(trainer, self.training)
         self._max_epochs = trainer.max_epochs
-        self._optimizer = torch.optim.Adam(search.logits, self.settings.lr, (self.settings.beta1, 0.999))
+        strategy = self.training.strategy
+        self._optimizer = torch.optim.Adam(search.logits, strategy.lr, (strategy.beta1, 0.999))
         self._sliced = SlicedStep(pl_module)
         self._sliced.attach(trainer.optimizers)
         search.supernet.use_batch_statistics(True)
@@ -267,7 +228,7 @@ class ArchitectureSearch(Callback):
         # Batch norm is recalibrated on batches of one epoch alone: a resumed training has seen no others.
         self._recent.clear()
         # What was found for earlier weights; while weights train first, all that was observed is of those.
-        self._progress.restart(keep_observed=self.settings.phases == "joint")
+        self._progress.restart(keep_observed=isinstance(self.training, Joint))
 
     @override
     def on_train_batch_start(
@@ -307,7 +268,7 @@ class ArchitectureSearch(Callback):
         self._progress.observed += self._pending.observed
         self._pending = None
         for name, value in self._recorded(trainer.global_step).items():
-            pl_module.log(name, value, prog_bar=name.removeprefix("nas/") in self.progress_bar)
+            pl_module.log(name, value, prog_bar=name.removeprefix("nas/") in self.monitor.progress_bar)
 
     @override
     def on_train_batch_end(
@@ -332,7 +293,7 @@ class ArchitectureSearch(Callback):
     def on_validation_batch_start(self, trainer: pl.Trainer, *arguments: Any) -> None:
         # Not earlier: by now a callback that averages weights has put them in place.
         if self.search is not None and self._fit is not None and self._recent and arguments[2:] in ((0,), (0, 0)):
-            self._validated = validated_nodes(self.search, self.validate)
+            self._validated = validated_nodes(self.search, self.monitor.validate)
             self._evaluator().prepare(self._validated)
 
     @override
@@ -362,7 +323,7 @@ class ArchitectureSearch(Callback):
             self._progress.ranked = self._rank(search, loss)
         self.has_chosen = True
         search.supernet.activate(self._chosen())
-        rank_zero_info(f"Found {self.architecture}")
+        rank_zero_info(f"Selected architecture {self.architecture}")
 
     @override
     def on_fit_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
@@ -370,7 +331,7 @@ class ArchitectureSearch(Callback):
         if not self._progress.ranked:
             self.on_train_end(trainer, pl_module)
         elif self._fit is None or self._fit.trainer is not trainer:
-            self._fit = UserFit(trainer, pl_module, Loaders.of(trainer), self.loss)
+            self._fit = UserFit(trainer, pl_module, Loaders.of(trainer), self.selection.loss)
 
     @override
     def state_dict(self) -> dict[str, Any]:
@@ -393,32 +354,29 @@ class ArchitectureSearch(Callback):
 
     def find(
         self,
+        budget: Budget | None = None,
+        *,
         latency: float | str | None = None,
-        parameter_bytes: float | str | None = None,
-        peak_activation_bytes: float | str | None = None,
     ) -> list[Architecture]:
-        """Return architectures within other budgets, of the lowest inherited loss first, without training again.
-
-        A budget of the search that is not given anew stays.
+        """Return architectures within another budget, of the lowest inherited loss first, without training again.
 
         `derive` takes any of them. The weights and the data of the last `fit` must still be there.
 
         Args:
-            latency: As in the search.
-            parameter_bytes: As in the search.
-            peak_activation_bytes: As in the search.
+            budget: What they may cost; of a cost that it leaves open, the search's own bound stays.
+            latency: Short for `Budget(latency=...)`.
 
         Raises:
             RuntimeError: Before `fit`.
-            ValueError: A budget that is not valid or out of reach.
+            ValueError: A budget that is out of reach, or none.
         """
         supernet = self._started().supernet
-        requested = self._requested(latency, parameter_bytes, peak_activation_bytes)
-        budgets = space_budgets(supernet.space, self.estimator, requested, choices=self.choices)
-        warn_unserved(self._started().budgets, budgets)
-        search = Search(supernet, budgets, self.settings, self.errors, self._started().logits)
+        asked = _one_budget(budget, latency).completed(self.budget)
+        limits = resolve_search(asked, supernet.space, self._tables(supernet.space), choices=self.choices)
+        warn_unserved(self._started().limits, limits)
+        search = Search(supernet, limits, self.training, self.errors, self._started().logits)
         ranked = self._rank(search, self._evaluator(held_out=True))
-        self._promised |= dict.fromkeys(ranked, budgets)
+        self._promised |= dict.fromkeys(ranked, limits)
         return [supernet.space.decode(nodes) for nodes in ranked]
 
     def frontier(self, count: int = 8) -> list[FrontierSubnet]:
@@ -440,7 +398,7 @@ class ArchitectureSearch(Callback):
         points = frontier_subnets(search, self._progress.observed, evaluator, count, self.estimator.verify_ms)
         # Nobody asked for a latency: each is to keep the one that it is listed with.
         listed = {encode(p.architecture): max(p.latency_ms, p.verified_latency_ms or 0.0) for p in points}
-        self._promised |= {nodes: search.budgets.with_latency(ms) for nodes, ms in listed.items()}
+        self._promised |= {nodes: search.limits.with_latency(ms) for nodes, ms in listed.items()}
         return points
 
     def derive(
@@ -448,7 +406,8 @@ class ArchitectureSearch(Callback):
         module: nn.Module,
         num_batches: int = 32,
         architecture: Architecture | None = None,
-        **budgets: float | str | None,
+        budget: Budget | None = None,
+        latency: float | str | None = None,
     ) -> Any:
         """Return the found subnet: a plain model within the budget, weights inherited, batch norm recalibrated.
 
@@ -457,25 +416,25 @@ class ArchitectureSearch(Callback):
                 LightningModule of the same class, ready to be fine-tuned.
             num_batches: Training batches for batch norm's statistics.
             architecture: Another of the `candidates` than the first, or one that `find` or `frontier` returned.
-            budgets: Other budgets than the search's, as `find` takes them: the best subnet that it finds. For the
+            budget: Another budget than the search's, as `find` takes it: the best subnet that it finds. For the
                 search's own it is the found one.
+            latency: Short for `Budget(latency=...)`.
 
         Raises:
             RuntimeError: Before `fit`, if the training has diverged, or if the network costs more than a budget.
             ValueError: `module` is neither the trained module nor a part of it; or an architecture is given, and
-                budgets too.
+                a budget too.
         """
         check_number("num_batches", num_batches, whole=True, least=1)
-        if budgets and architecture is not None:
-            raise ValueError(f"Give either `architecture` or budgets; got both, {', '.join(budgets)}.")
-        if unknown := [name for name in budgets if name not in ("latency", *_COSTS[1:])]:
-            raise ValueError(f"Budgets are latency, {', '.join(_COSTS[1:])}; got {', '.join(unknown)}.")
+        asked = None if budget is None and latency is None else _one_budget(budget, latency).completed(self.budget)
+        if asked is not None and architecture is not None:
+            raise ValueError("Give either `architecture` or a budget; got both.")
         if self._divergence.found:
             raise DivergedError(self._divergence.found)
         search, space, fit = self._started(), self._started().supernet.space, self._fitted()
-        chosen = self.find(**budgets)[0] if budgets and self._requested(**budgets) != self.requested else architecture
+        chosen = architecture if asked in (None, self.budget) else self.find(asked)[0]
         nodes = self._chosen() if chosen is None else space.encode(chosen)
-        confirm(self._promised.get(nodes, search.budgets), self.estimator, space.decode(nodes))
+        confirm(self._promised.get(nodes, search.limits), self.estimator, space.decode(nodes))
         return derive_subnet(fit, module, nodes, num_batches)
 
     def save(self, folder: str | Path, subnet: nn.Module | None = None) -> None:
@@ -505,16 +464,10 @@ class ArchitectureSearch(Callback):
             )
         return self._fit
 
-    def _requested(
-        self,
-        latency: float | str | None = None,
-        parameter_bytes: float | str | None = None,
-        peak_activation_bytes: float | str | None = None,
-    ) -> dict[str, float | str | None]:
-        """Return budgets that are given anew, and the search's own where one is not."""
-        given = dict(zip(_COSTS, (latency, parameter_bytes, peak_activation_bytes), strict=True))
-        check_requested(given)
-        return {name: self.requested[name] if value is None else value for name, value in given.items()}
+    def _tables(self, space: SearchSpace) -> CostTables:
+        if self._priced is None or self._priced[0] != space:
+            self._priced = space, cost_tables(space, self.estimator)
+        return self._priced[1]
 
     def _chosen(self) -> tuple[int, ...]:
         return self._progress.ranked[0] if self._progress.ranked else self._started().best()
@@ -529,7 +482,7 @@ class ArchitectureSearch(Callback):
     def _remember_loaders(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Keep what is read after the fit, of the fit that runs now."""
         if self._fit is None or self._fit.trainer is not trainer or self._fit.lacks_validation(trainer):
-            self._fit = UserFit(trainer, pl_module, Loaders.of(trainer), self.loss).with_comparable_batches()
+            self._fit = UserFit(trainer, pl_module, Loaders.of(trainer), self.selection.loss).with_comparable_batches()
 
     def _recorded(self, step: int) -> dict[str, float]:
         """Add the search's figures to the history and return them."""
@@ -558,7 +511,16 @@ class ArchitectureSearch(Callback):
         if "divergence" in state:
             self._divergence.load_state_dict(state["divergence"])
         search = self._started()
-        is_own = state["search"]["budgets"] == search.budgets.figures
+        is_own = state["search"]["budgets"] == search.limits.figures
         if not is_own or not all(search.is_within(nodes) for nodes in self._progress.ranked):
             # What was chosen was chosen for other budgets, or from other choices.
             self._progress.restart(keep_observed=True)
+
+
+def _one_budget(budget: Budget | None, latency: float | str | None) -> Budget:
+    """Return the budget that was given in either of two forms."""
+    if budget is not None and not isinstance(budget, Budget):
+        raise TypeError(f"`budget` must be a Budget, such as Budget(latency='0.5x'); got {budget!r}.")
+    if budget is not None and latency is not None:
+        raise ValueError(f"Give either `budget` or `latency`; got {budget} and {latency!r}.")
+    return Budget(latency) if budget is None else budget

@@ -34,10 +34,10 @@ def learn_logits(
     Returns:
         Every architecture that was drawn, with its loss less the mean on its batch, for `utilities`.
     """
-    settings = search.settings
-    if settings.method.gradient == "none":
+    strategy = search.training.strategy
+    if strategy.gradient == "none":
         return []
-    optimizer = torch.optim.Adam(search.logits, settings.lr, betas=(settings.beta1, 0.999))
+    optimizer = torch.optim.Adam(search.logits, strategy.lr, betas=(strategy.beta1, 0.999))
     observed: list[tuple[Nodes, float]] = []
     with tqdm(range(steps), desc="Searching", unit="step", leave=False, disable=not show) as bar:
         for step in bar:

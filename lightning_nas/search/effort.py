@@ -1,4 +1,4 @@
-"""How much readiness and the comparison of candidates may cost, counted in forward passes and never in seconds."""
+"""Cost of readiness and of comparing candidates, counted in forward passes."""
 
 from __future__ import annotations
 

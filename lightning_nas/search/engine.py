@@ -12,15 +12,15 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from lightning_nas.budget.budget import Budgets, format_reach
+from lightning_nas.budget.limits import Limits, format_reach
 from lightning_nas.budget.perturb_and_map import propose, solve_in_band
 from lightning_nas.budget.removal import describe_removed, possible_options
 from lightning_nas.budget.sampling import draw, kept_weights, nearness
-from lightning_nas.budget.solve import Limit, usable_part
+from lightning_nas.budget.solver import Limit, usable_part
 from lightning_nas.search.gates import gates_of
 from lightning_nas.search.paths import TrainingPaths
 from lightning_nas.search.penalty import augmented_lagrangian, entropy, log_probability, policy_loss, relative_excess
-from lightning_nas.search.settings import SearchSettings
+from lightning_nas.search.settings import Decoupled, Joint, SupernetTraining
 from lightning_nas.supernet.loading import OTHER_SPACE
 from lightning_nas.supernet.supernet import Supernet
 
@@ -47,8 +47,8 @@ class Search:
 
     Args:
         supernet: What is searched.
-        budgets: What it has to cost.
-        settings: How.
+        limits: What it may cost.
+        training: How its weights and its logits learn.
         errors: For each node how far each option is from the source, in any unit, for the prior; see
             `lightning_nas.supernet.option_errors`. By default the prior scores the weights that an option keeps.
         logits: Of an earlier search, to go on with; by default they are 0, or what the prior says.
@@ -68,44 +68,44 @@ class Search:
     def __init__(
         self,
         supernet: Supernet,
-        budgets: Budgets,
-        settings: SearchSettings,
+        limits: Limits,
+        training: SupernetTraining,
         errors: Sequence[Tensor] | None = None,
         logits: Sequence[Tensor] | None = None,
     ) -> None:
         self.supernet = supernet
-        self.budgets = budgets
-        self.settings = settings
-        self.generator = torch.Generator().manual_seed(settings.seed)
-        self.multipliers = [0.0] * len(budgets.limits)
+        self.limits = limits
+        self.training = training
+        self.generator = torch.Generator().manual_seed(training.seed)
+        self.multipliers = [0.0] * len(limits.costs)
         sizes = supernet.space.node_sizes
         given = [torch.zeros(size) for size in sizes] if logits is None else logits
         self.logits = [nn.Parameter(row.detach().clone()) for row in given]
-        self.possible = possible_options(sizes, budgets.limits, budgets.forbidden)
-        self.use = usable_part(budgets.limits, settings.use, budgets.forbidden) if budgets.limits else 0.0
+        self.possible = possible_options(sizes, limits.costs, limits.forbidden)
+        self.use = usable_part(limits.costs, training.budget_use, limits.forbidden) if limits.costs else 0.0
         # Weights that are trained first serve every choice.
-        unfit = budgets.unfit if settings.phases == "decoupled" else budgets.forbidden
+        unfit = limits.unfit if isinstance(training, Decoupled) else limits.forbidden
         self.trained = self.possible
-        if budgets.serves or len(unfit) < len(budgets.forbidden):
-            self.trained = possible_options(sizes, budgets.loosest, unfit)
+        if limits.serves or len(unfit) < len(limits.forbidden):
+            self.trained = possible_options(sizes, limits.loosest, unfit)
         self.num_skipped = self._num_unusable = 0
         self.num_trained = [np.zeros(size, dtype=np.int64) for size in sizes]
         self._baseline: float | None = None
         self.size_scale = 0.0
         self._prior: list[NDArray[np.float64]] = []
         self.pool: list[Nodes] = []
-        if settings.prior:
+        if training.prior:
             prior = kept_weights(supernet.space) if errors is None else nearness(supernet.space, errors)
-            rows = [settings.prior * score for score in prior]
+            rows = [training.prior * score for score in prior]
             if logits is None:
                 for own, row in zip(self.logits, rows, strict=True):
                     own.data.copy_(row)
             self._prior = _logs(self._softmax(rows, self.trained))
-            use = usable_part(budgets.limits, settings.use, unfit) if budgets.limits else 0.0
+            use = usable_part(limits.costs, training.budget_use, unfit) if limits.costs else 0.0
             # Of the prior, so that a resumed search has the same pool.
-            generator = torch.Generator().manual_seed(settings.seed)
-            self.pool = propose(settings.pool, self._prior, self._prior, budgets.limits, unfit, use, generator)
-        self._paths = TrainingPaths(supernet.space, settings, budgets.trained, self.trained, self.pool, self.generator)
+            generator = torch.Generator().manual_seed(training.seed)
+            self.pool = propose(training.sampling.pool, self._prior, self._prior, limits.costs, unfit, use, generator)
+        self._paths = TrainingPaths(supernet.space, training, limits.trained, self.trained, self.pool, self.generator)
 
     def probabilities(self) -> list[Tensor]:
         """Return the option probabilities of each node; 0 for options that no architecture within the budgets has."""
@@ -123,9 +123,9 @@ class Search:
     def announcement(self) -> str:
         """Return what is searched within which budgets, and what no architecture within them has."""
         lines = [f"Searching {self.supernet.space.num_architectures:.3g} architectures within:"]
-        lines.append(format_reach(self.budgets))
-        if self.budgets.serves:
-            lines.append(f"The same training serves latencies of {', '.join(f'{t:.5g}' for t in self.budgets.serves)}.")
+        lines.append(format_reach(self.limits))
+        if self.limits.serves:
+            lines.append(f"The same training serves latencies of {', '.join(f'{t:.5g}' for t in self.limits.serves)}.")
         if removed := self.removed:
             lines += ["No architecture within that has these options; they are left out:"]
             lines += [f"  {line}" for line in removed]
@@ -133,10 +133,11 @@ class Search:
 
     def is_due(self, step: int, total_steps: int) -> bool:
         """Return whether optimizer step `step` of `total_steps` is an architecture step."""
-        first = math.ceil(self.settings.warmup * total_steps)
-        if self.settings.phases == "decoupled" or self.settings.method.gradient == "none":
+        training = self.training
+        if not isinstance(training, Joint) or training.strategy.gradient == "none":
             return False
-        return step >= first and (step - first) % self.settings.every == 0
+        first = math.ceil(training.warmup * total_steps)
+        return step >= first and (step - first) % training.every == 0
 
     def paths(self, step: int, total_steps: int) -> list[Nodes]:
         """Return the nodes of the paths to train at `step`, one or those of the sandwich rule, and count them."""
@@ -150,13 +151,13 @@ class Search:
         """Let the supernet run what is to train at `step`; return further paths to train in it, if any."""
         first, *others = self.paths(step, total_steps)
         self.supernet.activate(first)
-        if self.settings.method.paths == "mixture":
+        if self.training.paths == "mixture":
             self.mix([gate.detach() for gate in self.gates(step / total_steps)])
         return others
 
     def mix(self, gates: Sequence[Tensor]) -> None:
         """Let the supernet run the mixture of all options by their gates."""
-        self.supernet.mix(gates, shared=self.settings.method.is_shared)
+        self.supernet.mix(gates, shared=self.training.strategy.is_shared)
 
     def shares(self) -> list[NDArray[np.float64]]:
         """Return for each node in which part of the steps each option is trained, see `TrainingPaths.shares`."""
@@ -183,7 +184,7 @@ class Search:
         Args:
             progress: Part of the architecture steps that is done, from 0 to 1.
         """
-        return gates_of(self.settings.method.gradient, self.probabilities(), progress, self.generator)
+        return gates_of(self.training.strategy.gradient, self.probabilities(), progress, self.generator)
 
     def surrogate(self, samples: Sequence[Sequence[int]], losses: Tensor) -> Tensor:
         """Return the scalar whose gradient is the estimate of the expected loss's; a function of the logits.
@@ -194,7 +195,7 @@ class Search:
         """
         with torch.autocast("cpu", enabled=False):
             losses, probabilities = losses.detach().float().cpu(), self.probabilities()
-            if self.settings.method.gradient != "reinforce":
+            if self.training.strategy.gradient != "reinforce":
                 return policy_loss(probabilities, samples, losses)
             return self._absolute_reward(probabilities, samples, losses)
 
@@ -203,7 +204,7 @@ class Search:
     ) -> Tensor:
         """Return REINFORCE's surrogate with the cost in the reward, against a running mean (TuNAS)."""
         deviations = [
-            sum(abs(limit.table.exact(tuple(nodes)) / limit.budget - 1.0) for limit in self.budgets.limits)
+            sum(abs(limit.table.exact(tuple(nodes)) / limit.budget - 1.0) for limit in self.limits.costs)
             for nodes in samples
         ]
         values = losses + _ABSOLUTE_WEIGHT * losses.new_tensor(deviations)
@@ -238,12 +239,12 @@ class Search:
     def penalty(self) -> Tensor:
         """Return the penalty of every budget on the exact expected costs; a function of the logits only."""
         probabilities = self.probabilities()
-        if self.settings.method.gradient == "reinforce":
+        if self.training.strategy.gradient == "reinforce":
             return probabilities[0].new_zeros(())
         terms = []
-        for limit, multiplier in zip(self.budgets.limits, self.multipliers, strict=True):
+        for limit, multiplier in zip(self.limits.costs, self.multipliers, strict=True):
             excess = relative_excess(limit.table.expected(probabilities), limit.budget)
-            terms.append(augmented_lagrangian(excess, multiplier, self.settings.rho))
+            terms.append(augmented_lagrangian(excess, multiplier, self.training.strategy.rho))
         return torch.stack(terms).sum().float() if terms else probabilities[0].new_zeros(())
 
     def update(self, optimizer: torch.optim.Optimizer, surrogate: Tensor) -> None:
@@ -259,9 +260,10 @@ class Search:
     def update_multipliers(self) -> None:
         """Move each budget's multiplier by its relative excess; once after each architecture step."""
         probabilities = self.probabilities()
+        eta = self.training.strategy.eta
         self.multipliers = [
-            multiplier + self.settings.eta * float(relative_excess(limit.table.expected(probabilities), limit.budget))
-            for limit, multiplier in zip(self.budgets.limits, self.multipliers, strict=True)
+            multiplier + eta * float(relative_excess(limit.table.expected(probabilities), limit.budget))
+            for limit, multiplier in zip(self.limits.costs, self.multipliers, strict=True)
         ]
 
     def best(self) -> Nodes:
@@ -284,19 +286,14 @@ class Search:
 
     def is_within(self, nodes: Nodes, floor: float = 0.0) -> bool:
         """Return whether an architecture meets all budgets, and costs at least `floor` of the first."""
-        costs = [limit.table.exact(nodes) for limit in self.budgets.limits]
-        if any(cost > limit.budget for cost, limit in zip(costs, self.budgets.limits, strict=True)):
-            return False
-        if any(max(table.parts(nodes)) > 0 for table in self.budgets.forbidden):
-            return False
-        return not costs or costs[0] >= floor
+        return self.limits.allows(nodes, floor)
 
     @property
     def floor(self) -> float:
         """What a derived architecture uses of the first budget at least, where the space allows that."""
-        if not self.budgets.limits:
+        if not self.limits.costs:
             return 0.0
-        limit = self.budgets.limits[0]
+        limit = self.limits.costs[0]
         return min(self.use * limit.budget, limit.table.exact(self.best()))
 
     def candidates(self, count: int, limits: Sequence[Limit] | None = None) -> list[Nodes]:
@@ -309,15 +306,15 @@ class Search:
         Raises:
             ValueError: No architecture meets the limits.
         """
-        within = self.budgets.limits if limits is None else limits
-        return propose(count, self._scores(), self._prior, within, self.budgets.forbidden, self.use, self.generator)
+        within = self.limits.costs if limits is None else limits
+        return propose(count, self._scores(), self._prior, within, self.limits.forbidden, self.use, self.generator)
 
     def _scores(self) -> list[NDArray[np.float64]]:
         with torch.no_grad():
             return _logs(self.probabilities())
 
     def _solved(self, scores: list[NDArray[np.float64]]) -> Nodes | None:
-        return solve_in_band(scores, self.budgets.limits, self.budgets.forbidden, self.use)
+        return solve_in_band(scores, self.limits.costs, self.limits.forbidden, self.use)
 
     @torch.no_grad()
     def metrics(self) -> dict[str, float]:
@@ -329,7 +326,7 @@ class Search:
             if len(row) > 1:
                 name = f"width_{node}" if node < num_widths else f"block_{node - num_widths}"
                 values[f"nas/entropy/{name}"] = float(entropy([row]))
-        for limit, multiplier in zip(self.budgets.limits, self.multipliers, strict=True):
+        for limit, multiplier in zip(self.limits.costs, self.multipliers, strict=True):
             values[f"nas/{limit.name}"] = float(limit.table.expected(probabilities))
             values[f"nas/{limit.name}_multiplier"] = multiplier
         return values
@@ -339,7 +336,7 @@ class Search:
         values = self.metrics()
         costs = [
             f"{limit.name} {values[f'nas/{limit.name}']:.4g} of {limit.budget:.4g} (multiplier {multiplier:+.2g})"
-            for limit, multiplier in zip(self.budgets.limits, self.multipliers, strict=True)
+            for limit, multiplier in zip(self.limits.costs, self.multipliers, strict=True)
         ]
         return f"expected {', '.join(costs) or 'without budget'}; entropy {values['nas/entropy']:.2f}"
 
@@ -357,7 +354,7 @@ class Search:
             "decks": self._paths.state_dict(),
             "num_trained": [counts.tolist() for counts in self.num_trained],
             "space": self.supernet.space.to_json(),
-            "budgets": self.budgets.figures,
+            "budgets": self.limits.figures,
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -374,7 +371,7 @@ class Search:
         self._baseline = state["baseline"]
         self._paths.load_state_dict(state["decks"])
         self.num_trained = [np.array(counts, dtype=np.int64) for counts in state["num_trained"]]
-        budgets = self.budgets.figures
+        budgets = self.limits.figures
         if budgets == state["budgets"]:
             self.multipliers = list(state["multipliers"])
         else:

@@ -37,9 +37,9 @@ def extend(trainer: pl.Trainer, found: Readiness, most: int) -> None:
     reasons = "; ".join(found.reasons)
     if any(hasattr(config.scheduler, "total_steps") for config in trainer.lr_scheduler_configs):
         # OneCycleLR refuses a step beyond the last that it was made for.
-        log.warning("Not ready: %s. The learning rate's schedule has ended, so the training has to end too.", reasons)
+        log.warning("Supernet not ready (%s): the learning rate schedule has ended, so the training ends.", reasons)
     elif now >= most:
-        log.warning("Not ready: %s. The training has had %d epochs, which is all that it is given.", reasons, now)
+        log.warning("Supernet not ready (%s) after %d epochs, which is all that the training is given.", reasons, now)
     else:
         trainer.fit_loop.max_epochs = min(most, now + max(1, round(_PART * now)))
-        rank_zero_info(f"Not ready: {reasons}. The training goes on to epoch {trainer.max_epochs}.")
+        rank_zero_info(f"Supernet not ready ({reasons}): extending training to epoch {trainer.max_epochs}.")

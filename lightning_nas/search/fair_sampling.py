@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from lightning_nas.budget.solve import Limit
+from lightning_nas.budget.solver import Limit
 
 __all__ = ["Decks"]
 

@@ -9,8 +9,8 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from lightning_nas.budget.solve import Limit, reach, solve
-from lightning_nas.estimator.table import CostTable
+from lightning_nas.budget.forbidden import Forbidden
+from lightning_nas.budget.solver import Limit, reach, solve
 from lightning_nas.io.numbers import check_number
 from lightning_nas.search.engine import Search
 from lightning_nas.search.option_scores import utilities
@@ -77,7 +77,7 @@ def frontier_subnets(
         ValueError: There is no latency budget, or `count` is below 2.
     """
     check_number("count", count, whole=True, least=2)
-    limits = {limit.name: limit for limit in search.budgets.limits}
+    limits = {limit.name: limit for limit in search.limits.costs}
     if "latency_ms" not in limits:
         raise ValueError("A frontier is over latencies, and the search has no latency budget.")
     latency = limits.pop("latency_ms")
@@ -87,7 +87,7 @@ def frontier_subnets(
         scores = utilities(sampled, advantages, search.supernet.space.node_sizes)
     else:
         scores = [row.detach().cpu().double().numpy() for row in search.logits]
-    points = frontier(scores, greatest, list(limits.values()), search.budgets.forbidden, count)
+    points = frontier(scores, greatest, list(limits.values()), search.limits.forbidden, count)
     found: list[FrontierSubnet] = []
     for point in sorted(points, key=lambda point: point.cost):
         value = loss(point.nodes)
@@ -110,7 +110,7 @@ def frontier(
     scores: Sequence[NDArray[np.float64]],
     limit: Limit,
     others: Sequence[Limit] = (),
-    forbidden: Sequence[CostTable] = (),
+    forbidden: Sequence[Forbidden] = (),
     count: int = 16,
 ) -> list[FrontierPoint]:
     """Return the architectures of the highest score under budgets between the least and the greatest cost.
@@ -119,7 +119,7 @@ def frontier(
         scores: For each node the score of each option.
         limit: The cost whose budget varies, up to its own.
         others: Budgets that hold for all.
-        forbidden: Tables whose combinations with a positive value may not be chosen.
+        forbidden: Combinations that may not be chosen.
         count: How many budgets, at equal ratios; equal architectures are given once.
     """
     least = reach(limit.table, samples=1).minimum

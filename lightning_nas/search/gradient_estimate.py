@@ -1,4 +1,4 @@
-"""What the logits learn from one batch."""
+"""Gradient estimates for the logits from one batch."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def sampled_score(search: Search, losses: Callable[[list[Nodes]], Tensor]) -> Sc
         search: The search.
         losses: Evaluates architectures on one batch, shape (num_samples,), without gradient.
     """
-    samples = [search.draw() for _ in range(search.settings.samples)]
+    samples = [search.draw() for _ in range(search.training.strategy.num_samples)]
     values = losses(samples)
     if not search.is_usable(values):
         return None

@@ -129,7 +129,7 @@ class InheritedLoss:
             batch_idx: Its number.
             progress: Part of the architecture steps that is done.
         """
-        if search.settings.method.is_mixed:
+        if search.training.strategy.is_mixed:
             return gates_score(search, *self._through_gates(search, batch, batch_idx, progress))
         return sampled_score(search, lambda samples: self.on_batch(samples, batch, batch_idx))
 

@@ -1,4 +1,4 @@
-"""When and on how much a supernet is measured: before its training, and at its end."""
+"""Measurements of a supernet before its training and at its end."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from lightning_nas.search.inherited import InheritedLoss
 from lightning_nas.search.loaders import UserFit
 from lightning_nas.search.progress import Progress
 from lightning_nas.search.readiness import Readiness, measure_readiness, progress_since, readiness_efforts, start_losses
-from lightning_nas.search.settings import SelectionSettings
+from lightning_nas.search.settings import Selection
 from lightning_nas.space.network import subgraphs
 
 __all__ = ["affordable_cost", "measure_end", "measure_start"]
@@ -22,25 +22,25 @@ __all__ = ["affordable_cost", "measure_end", "measure_start"]
 log = logging.getLogger(__name__)
 
 
-def affordable_cost(settings: SelectionSettings, num_trained: float) -> float | None:
+def affordable_cost(selection: Selection, num_trained: float) -> float | None:
     """Return what readiness may cost, and the comparison of candidates as much again; None for no limit.
 
     Args:
-        settings: Its effort says which part of the training both may cost.
+        selection: Its effort says which part of the training both may cost.
         num_trained: Numbers in all batches that are trained on.
     """
-    return None if settings.effort is None or not num_trained else 0.5 * settings.effort * training_cost(num_trained)
+    return None if selection.effort is None or not num_trained else 0.5 * selection.effort * training_cost(num_trained)
 
 
 def measure_start(
-    search: Search, fit: UserFit, settings: SelectionSettings, progress: Progress, batch: Any, num_batches: int
+    search: Search, fit: UserFit, selection: Selection, progress: Progress, batch: Any, num_batches: int
 ) -> None:
     """Keep the losses of the source and of some subnets before the training, on what they are compared on after.
 
     Args:
         search: The search.
         fit: What trains.
-        settings: What measuring may cost.
+        selection: What measuring may cost.
         progress: Keeps the losses.
         batch: A training batch, for batch norm.
         num_batches: How many of them the training has.
@@ -48,7 +48,7 @@ def measure_start(
     held_out = fit.loaders.held_out_batches(())
     loss = InheritedLoss(fit.trainer, fit.module, search.supernet, [batch], held_out, fit.loss)
     if loss.num_batches:
-        effort = readiness_efforts(affordable_cost(settings, num_batches * num_values(batch)), loss)[0]
+        effort = readiness_efforts(affordable_cost(selection, num_batches * num_values(batch)), loss)[0]
         with _checked_size(search):
             found = start_losses(search, lambda nodes: loss(nodes, effort), effort.num_subnets)
         progress.start, progress.start_batches = list(found.items()), effort.num_held_out
@@ -58,7 +58,7 @@ def measure_end(
     search: Search,
     estimator: Estimator,
     loss: InheritedLoss,
-    settings: SelectionSettings,
+    selection: Selection,
     progress: Progress,
     show: bool,
 ) -> Readiness:
@@ -68,11 +68,11 @@ def measure_end(
         search: The search.
         estimator: Counts the parameters of subnets.
         loss: Evaluates subnets.
-        settings: What measuring may cost.
+        selection: What measuring may cost.
         progress: What `measure_start` kept, and how much was trained.
         show: Whether to show progress.
     """
-    effort = readiness_efforts(affordable_cost(settings, progress.num_values), loss)[1]
+    effort = readiness_efforts(affordable_cost(selection, progress.num_values), loss)[1]
     same = Effort(len(progress.start), 1, progress.start_batches)
     made = progress_since(search, dict(progress.start), lambda nodes: loss(nodes, same))
     return measure_readiness(

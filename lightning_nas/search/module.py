@@ -10,11 +10,13 @@ import torch
 from torch import Tensor, nn
 from typing_extensions import override
 
-from lightning_nas.budget.tables import space_budgets
+from lightning_nas.budget.budget import Budget
+from lightning_nas.budget.resolve import resolve_search
+from lightning_nas.budget.tables import cost_tables
 from lightning_nas.estimator.estimator import Estimator
 from lightning_nas.search.engine import Search
 from lightning_nas.search.quiet_loss import sampled_losses
-from lightning_nas.search.settings import SearchSettings
+from lightning_nas.search.settings import Joint, SupernetTraining
 from lightning_nas.supernet.sliced_step import SlicedStep
 from lightning_nas.supernet.supernet import find_supernet
 
@@ -31,7 +33,7 @@ class SearchModule(pl.LightningModule):
         criterion: Loss of (outputs, targets).
         estimator: What architectures cost.
         latency: Budget in milliseconds or relative ("0.5x").
-        settings: How to search.
+        training: How weights and logits learn; `Joint` by default.
         optimizer: Makes the optimizer of parameter groups, AdamW by default. Logits get their own group.
 
     Raises:
@@ -44,7 +46,7 @@ class SearchModule(pl.LightningModule):
         criterion: Callable[[Tensor, Tensor], Tensor],
         estimator: Estimator,
         latency: float | str,
-        settings: SearchSettings | None = None,
+        training: SupernetTraining | None = None,
         optimizer: Callable[[list[dict[str, Any]]], torch.optim.Optimizer] = torch.optim.AdamW,
     ) -> None:
         super().__init__()
@@ -52,12 +54,13 @@ class SearchModule(pl.LightningModule):
         self.criterion = criterion
         self.make_optimizer = optimizer
         supernet = find_supernet(network)
-        budgets = space_budgets(supernet.space, estimator, {"latency_ms": latency})
-        self.search = Search(supernet, budgets, settings or SearchSettings())
-        method = self.search.settings.method
-        if method.is_mixed or method.paths == "sandwich":
+        space = supernet.space
+        limits = resolve_search(Budget(latency), space, cost_tables(space, estimator))
+        self.search = Search(supernet, limits, training or Joint())
+        strategy = self.search.training.strategy
+        if strategy.is_mixed or strategy.paths == "sandwich":
             raise ValueError(
-                f"SearchModule trains one path a step; got strategy={self.search.settings.strategy!r}. "
+                f"SearchModule trains one path a step; got {type(strategy).__name__}. "
                 "HINT: `ArchitectureSearch` has the others."
             )
         supernet.use_batch_statistics(True)
@@ -89,8 +92,8 @@ class SearchModule(pl.LightningModule):
 
     @override
     def configure_optimizers(self) -> torch.optim.Optimizer:
-        logits, settings = self.search.logits, self.search.settings
-        architecture = {"params": logits, "lr": settings.lr, "betas": (settings.beta1, 0.999), "weight_decay": 0.0}
+        logits, strategy = self.search.logits, self.search.training.strategy
+        architecture = {"params": logits, "lr": strategy.lr, "betas": (strategy.beta1, 0.999), "weight_decay": 0.0}
         return self.make_optimizer([{"params": list(self.parameters())}, architecture])
 
     @override
@@ -103,7 +106,7 @@ class SearchModule(pl.LightningModule):
 
     def _objective(self, images: Tensor, targets: Tensor) -> Tensor:
         """Return policy loss plus penalty, from some architectures' losses on this batch."""
-        samples = [self.search.draw() for _ in range(self.search.settings.samples)]
+        samples = [self.search.draw() for _ in range(self.search.training.strategy.num_samples)]
         losses = sampled_losses(
             self, self.search.supernet, samples, lambda: self.criterion(self.network(images), targets)
         )

@@ -1,4 +1,4 @@
-"""How long a space has to be trained before its subnets can be told apart."""
+"""Number of steps that a space needs before its subnets can be told apart."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What each option is worth on its own, fitted to the losses of sampled subnets."""
+"""Scores of single options, fitted to the losses of sampled subnets by ridge regression."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which paths of the supernet a step trains."""
+"""Paths of the supernet that a step trains."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ import torch
 from numpy.typing import NDArray
 
 from lightning_nas.budget.sampling import draw_any, ends_of
-from lightning_nas.budget.solve import Limit
+from lightning_nas.budget.solver import Limit
 from lightning_nas.search.fair_sampling import Decks
-from lightning_nas.search.settings import SearchSettings
+from lightning_nas.search.settings import Joint, SupernetTraining
 from lightning_nas.space.spec import SearchSpace
 
 __all__ = ["TrainingPaths"]
@@ -20,11 +20,11 @@ Nodes = tuple[int, ...]
 
 
 class TrainingPaths:
-    """Draws what a step trains, by the strategy of the settings.
+    """Draws what a step trains.
 
     Args:
         space: What can be chosen.
-        settings: The strategy, the warm-up and the part that ignores the logits.
+        training: The strategy, the warm-up and the part that ignores the logits.
         limits: For each budget that the training serves, the limit near which random paths are drawn; may be empty.
         possible: For each node which options are trained.
         pool: Architectures that the warm-up trains in place of random ones; may be empty.
@@ -34,13 +34,13 @@ class TrainingPaths:
     def __init__(
         self,
         space: SearchSpace,
-        settings: SearchSettings,
+        training: SupernetTraining,
         limits: Sequence[Limit],
         possible: Sequence[NDArray[np.bool_]],
         pool: Sequence[Nodes],
         generator: torch.Generator,
     ) -> None:
-        self._space, self._settings, self._limits = space, settings, limits
+        self._space, self._training, self._limits = space, training, limits
         self._possible, self._pool, self._generator = possible, pool, generator
         self._decks = {
             "random": Decks(possible, generator),
@@ -56,8 +56,8 @@ class TrainingPaths:
             total_steps: How many there are.
             draw: Draws an architecture by the logits.
         """
-        paths = self._settings.method.paths
-        learnt = self._settings.phases == "joint" and step >= self._settings.warmup * total_steps
+        training, paths = self._training, self._training.paths
+        learnt = isinstance(training, Joint) and step >= training.warmup * total_steps
         if paths == "uniform":
             return [draw_any(self._possible, self._generator)]
         if paths in ("policy", "mixture"):
@@ -93,7 +93,7 @@ class TrainingPaths:
         if not self._limits:
             return self._decks["random"].deal()
         limit = self._limits[self._place(len(self._limits)) if len(self._limits) > 1 else 0]
-        return self._decks["random"].deal(limit, self._settings.band)
+        return self._decks["random"].deal(limit, self._training.sampling.band)
 
     def shares(self, probabilities: Sequence[NDArray[np.float64]]) -> list[NDArray[np.float64]]:
         """Return for each node in which part of the steps each option is trained, whatever the logits will prefer.
@@ -101,11 +101,11 @@ class TrainingPaths:
         Args:
             probabilities: What the logits say at the start; it counts where all paths are drawn by them.
         """
-        paths, warmup = self._settings.method.paths, self._settings.warmup
+        training, paths = self._training, self._training.paths
         dealt = _uniform(self._possible)
         if paths in ("uniform", "policy", "mixture"):
             return dealt if paths == "uniform" else list(probabilities)
-        uniform = self._settings.uniform
+        uniform = self._training.sampling.uniform
         if self._pool:
             counts = [
                 np.bincount(column, minlength=len(row))
@@ -113,7 +113,7 @@ class TrainingPaths:
             ]
             pooled = [column / len(self._pool) for column in counts]
             dealt = [(1 - uniform) * pool + uniform * row for pool, row in zip(pooled, dealt, strict=True)]
-        early = warmup if self._settings.phases == "joint" else 1.0
+        early = training.warmup if isinstance(training, Joint) else 1.0
         late = (1 - early) * uniform
         random = [(early + late) * row for row in dealt]
         widest, narrowest = (_uniform(ends_of(self._space, end, self._possible)) for end in (True, False))
@@ -137,7 +137,7 @@ class TrainingPaths:
             self._decks[name].left = [list(row) for row in left]
 
     def _follows(self) -> bool:
-        return float(torch.rand((), generator=self._generator)) >= self._settings.uniform
+        return float(torch.rand((), generator=self._generator)) >= self._training.sampling.uniform
 
     def _place(self, count: int) -> int:
         return int(torch.randint(count, (), generator=self._generator))

@@ -1,4 +1,4 @@
-"""How far a search has come: what a checkpoint keeps of it beside logits, multipliers and generators."""
+"""Progress of a search that a checkpoint keeps, beside logits, multipliers and generators."""
 
 from __future__ import annotations
 

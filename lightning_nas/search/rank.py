@@ -1,4 +1,4 @@
-"""What follows the training of the weights: the logits learn if they have not, and the best subnets are found."""
+"""Ranking of subnets after the training of the weights; the logits learn first where they have not."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from lightning_nas.search.engine import Search
 from lightning_nas.search.inherited import InheritedLoss
 from lightning_nas.search.loaders import UserFit
 from lightning_nas.search.selection import select
-from lightning_nas.search.settings import SelectionSettings
+from lightning_nas.search.settings import Decoupled, Selection
 from lightning_nas.search.trials import train_briefly
 from lightning_nas.search.verify import verified_candidates
 
@@ -28,7 +28,7 @@ def rank(
     search: Search,
     estimator: Estimator,
     loss: InheritedLoss,
-    settings: SelectionSettings,
+    selection: Selection,
     observed: Observed,
     fit: UserFit,
     record: Callable[[int], dict[str, float]],
@@ -40,7 +40,7 @@ def rank(
         search: The search.
         estimator: What subnets cost.
         loss: Evaluates them; with no batch to do so, the most probable come first.
-        settings: How many are compared.
+        selection: How many are compared.
         observed: What an earlier phase two has observed: it serves every budget, and there is no other then.
         fit: What was searched; the loggers of its Trainer take the figures of each step.
         record: Gives these figures, from the number of the step.
@@ -55,20 +55,18 @@ def rank(
             logger.log_metrics(metrics, trainer.global_step + step)
 
     if not loss.num_batches:
-        return verified_candidates(search, estimator, settings.candidates), observed
-    if search.settings.phases == "decoupled" and not observed:
-        observed = learn_logits(search, loss.on_held_out, settings.steps, watch, show)
-    plan, fewer = _compared(loss, settings, cost)
+        return verified_candidates(search, estimator, selection.num_candidates), observed
+    if isinstance(search.training, Decoupled) and not observed:
+        observed = learn_logits(search, loss.on_held_out, search.training.steps, watch, show)
+    plan, fewer = _compared(loss, selection, cost)
     given = search, estimator, loss, fewer, observed, show
     ranked = select(*given, lambda nodes: loss(nodes, plan.first), plan.num_finalists).ranked
-    return (train_briefly(fit, ranked, settings, loss.held_out) if settings.trials else ranked), observed
+    return (train_briefly(fit, ranked, selection, loss.held_out) if selection.num_brief_trainings else ranked), observed
 
 
-def _compared(
-    loss: InheritedLoss, settings: SelectionSettings, cost: float | None
-) -> tuple[Comparison, SelectionSettings]:
+def _compared(loss: InheritedLoss, selection: Selection, cost: float | None) -> tuple[Comparison, Selection]:
     """Return on how much candidates are compared, and how many: as many as wanted, or else as the cost allows."""
-    count = max(settings.evaluations, settings.candidates) + settings.random_subnets
+    count = max(selection.num_evaluations, selection.num_candidates) + selection.num_random_subnets
     wanted = Effort(count, loss.num_calibration, loss.num_batches)
     plan = comparison(cost, wanted, *loss.sizes)
     number = plan.first.num_subnets
@@ -83,12 +81,12 @@ def _compared(
         )
     )
     if number == count:
-        return plan, settings
-    num_random = min(settings.random_subnets, number // 4)
-    candidates, evaluations = min(settings.candidates, max(1, number // 2)), number - num_random
+        return plan, selection
+    num_random = min(selection.num_random_subnets, number // 4)
+    candidates, evaluations = min(selection.num_candidates, max(1, number // 2)), number - num_random
     return plan, replace(
-        settings,
-        candidates=candidates,
-        evaluations=min(settings.evaluations, evaluations),
-        random_subnets=num_random,
+        selection,
+        num_candidates=candidates,
+        num_evaluations=min(selection.num_evaluations, evaluations),
+        num_random_subnets=num_random,
     )

@@ -1,4 +1,4 @@
-"""Whether a supernet is trained well enough for its inherited losses to tell subnets apart."""
+"""Readiness: whether a supernet is trained enough for its inherited losses to tell subnets apart."""
 
 from __future__ import annotations
 
@@ -236,10 +236,10 @@ def report_readiness(found: Readiness, not_ready: str) -> None:
 
 def _anchors(search: Search, count: int) -> list[Nodes]:
     # A generator of its own, so that measuring changes nothing that is drawn later.
-    generator = torch.Generator().manual_seed(search.settings.seed)
-    if not search.budgets.limits:
+    generator = torch.Generator().manual_seed(search.training.seed)
+    if not search.limits.costs:
         return [draw_any(search.possible, generator) for _ in range(count)]
-    limit, band = search.budgets.limits[0], _BAND
+    limit, band = search.limits.costs[0], _BAND
     drawn = (draw_near(limit.table, limit.budget, band, generator, search.possible) for _ in range(4 * count))
     return list(dict.fromkeys(drawn))[:count]
 

@@ -1,4 +1,4 @@
-"""What a search leaves behind on request: a subnet as data, from which `load_subnet` builds it again."""
+"""Saving of a subnet as data, from which `load_subnet` builds it again."""
 
 from __future__ import annotations
 

@@ -14,10 +14,10 @@ from lightning_nas.budget.sampling import draw_near
 from lightning_nas.estimator.estimator import Estimator
 from lightning_nas.search.engine import Search
 from lightning_nas.search.option_scores import utilities
-from lightning_nas.search.settings import SelectionSettings
+from lightning_nas.search.settings import Selection
 from lightning_nas.search.verify import first_verified, verified_candidates
 
-__all__ = ["MIN_OBSERVED", "Selection", "select"]
+__all__ = ["MIN_OBSERVED", "Selected", "select"]
 
 log = logging.getLogger(__name__)
 
@@ -28,7 +28,7 @@ MIN_OBSERVED = 64
 
 
 @dataclass(frozen=True)
-class Selection:
+class Selected:
     """What a search chose from.
 
     Attributes:
@@ -56,19 +56,19 @@ def select(
     search: Search,
     estimator: Estimator,
     loss: Callable[[Nodes], float],
-    settings: SelectionSettings,
+    selection: Selection,
     observed: Sequence[tuple[Nodes, float]] = (),
     show: bool = True,
     first: Callable[[Nodes], float] | None = None,
     num_finalists: int = 0,
-) -> Selection:
+) -> Selected:
     """Evaluate candidates within the budgets by their inherited loss and their size, and evolve them further.
 
     Args:
         search: The search; its logits propose candidates.
         estimator: What they cost; where its backend is installed, networks over the budget by that are left out.
         loss: Evaluates one on all data.
-        settings: How many the solver proposes, how many are evaluated in all, and how many random ones beside them.
+        selection: How many the solver proposes, how many are evaluated in all, and how many random ones beside them.
         observed: Sampled architectures with their advantages: what they say of single options proposes one more.
         show: Whether to show progress.
         first: Evaluates one on part of the data, where all are compared on that; by default `loss` does.
@@ -77,15 +77,15 @@ def select(
     Raises:
         RuntimeError: None has a finite loss.
     """
-    seeds = verified_candidates(search, estimator, settings.candidates)
+    seeds = verified_candidates(search, estimator, selection.num_candidates)
     if len(observed) >= MIN_OBSERVED:
         sampled, advantages = [nodes for nodes, _ in observed], [value for _, value in observed]
         scores = utilities(sampled, advantages, search.supernet.space.node_sizes)
         seeds = list(dict.fromkeys([*seeds, *search.solved(scores)]))
-    per_size, space = settings.size_weight * search.size_scale, search.supernet.space
-    drawn, floor = _random_subnets(search, settings.random_subnets), search.floor
+    per_size, space = selection.size_weight * search.size_scale, search.supernet.space
+    drawn, floor = _random_subnets(search, selection.num_random_subnets), search.floor
     with tqdm(
-        total=max(settings.evaluations, len(seeds)) + len(drawn) + num_finalists,
+        total=max(selection.num_evaluations, len(seeds)) + len(drawn) + num_finalists,
         desc="Comparing candidates",
         leave=False,
         disable=not show,
@@ -99,7 +99,7 @@ def select(
         def is_within(nodes: Nodes) -> bool:
             return search.is_within(nodes, floor)
 
-        losses = evolve(seeds, counted, is_within, search.possible, search.generator, settings.evaluations)
+        losses = evolve(seeds, counted, is_within, search.possible, search.generator, selection.num_evaluations)
         losses |= {nodes: counted(nodes) for nodes in drawn if nodes not in losses}
         if all(map(math.isinf, losses.values())):
             raise RuntimeError(
@@ -108,7 +108,7 @@ def select(
             )
         ordered = sorted(losses, key=losses.__getitem__)
         # Random ones are looked at like all others: the estimate may be low for them.
-        kept = first_verified(search, estimator, ordered, max(settings.candidates, num_finalists))
+        kept = first_verified(search, estimator, ordered, max(selection.num_candidates, num_finalists))
         # Where all are over, what is nearest to the budget by the backend was proposed, and a warning said so.
         kept = kept or seeds[:1]
         finals = {nodes: counted(nodes, loss) for nodes in kept[:num_finalists]}
@@ -116,7 +116,7 @@ def select(
         **dict(sorted(finals.items(), key=lambda item: item[1])),
         **{n: losses[n] for n in kept if n not in finals},
     }
-    found = Selection(decided, tuple(drawn))
+    found = Selected(decided, tuple(drawn))
     if drawn and not found.beats_random:
         log.warning(
             "A random subnet within the budgets has a lower inherited loss than all that the search found: the supernet"
@@ -126,9 +126,9 @@ def select(
 
 
 def _random_subnets(search: Search, count: int) -> list[Nodes]:
-    if not search.budgets.limits:
+    if not search.limits.costs:
         return []
-    limit, band = search.budgets.limits[0], (search.use, 1.0)
+    limit, band = search.limits.costs[0], (search.use, 1.0)
     tries = (draw_near(limit.table, limit.budget, band, search.generator, search.possible) for _ in range(8 * count))
     floor = search.floor
     found = dict.fromkeys(nodes for nodes in tries if search.is_within(nodes, floor))

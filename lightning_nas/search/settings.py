@@ -1,137 +1,216 @@
-"""How to search: every setting in one frozen place."""
+"""Settings of a search, each in one frozen place: how the supernet is trained, and how one of its subnets is chosen."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from lightning_nas.io.numbers import check_number, check_numbers, check_seed
-from lightning_nas.search.strategy import STRATEGIES, Strategy
+from lightning_nas.search.quiet_loss import LossFunction
+from lightning_nas.search.strategy import Paths, Rloo, Strategy
 
-__all__ = ["SearchSettings", "SelectionSettings", "check_list"]
+__all__ = [
+    "Decoupled",
+    "Joint",
+    "Monitor",
+    "PathSampling",
+    "Selection",
+    "SupernetTraining",
+    "check_kind",
+    "check_list",
+]
+
+VALIDATED = ("current", "source", "smallest")
+"""Which network validations can run."""
 
 
 @dataclass(frozen=True)
-class SearchSettings:
-    """How to search.
+class PathSampling:
+    """Which random paths of the supernet are trained.
 
     Attributes:
-        warmup: Part of the steps that train weights only.
-        every: Optimizer steps from one architecture step to the next.
-        samples: Architectures that an architecture step compares on one batch.
-        lr: Learning rate of Adam on the logits.
-        beta1: First moment of that Adam.
-        rho: Weight of the squared relative excess over the budget.
-        eta: Step of the budget's multiplier.
-        uniform: Part of the random training paths that ignore the logits, so that no option starves.
-        band: Costs, relative to the budget, of the random paths that are trained.
-        use: Least part of the first budget that a derived architecture uses, where the space has enough near to it.
-        prior: How strongly the logits prefer, at the start, options near to the source; 1 for pretrained weights, 0 for
-            none.
-        phases: ``joint``: the logits learn beside the weights, after a warm-up; ``decoupled``: all steps train weights,
-            and the logits learn afterwards.
-        strategy: What trains weights and logits: ``rloo``, or a published baseline, see `STRATEGIES`.
-        pool: With a prior, how many architectures within the budget the warm-up trains.
+        uniform: Part of the random paths that ignore the logits, so that no option starves.
+        band: Costs of random paths, least and greatest, relative to the budget.
+        pool: With a prior, how many architectures within the budget are trained before the logits learn.
+
+    Raises:
+        ValueError: A setting out of range.
+    """
+
+    uniform: float = 0.2
+    band: tuple[float, float] = (0.7, 1.3)
+    pool: int = 48
+
+    def __post_init__(self) -> None:
+        check_number("uniform", self.uniform, least=0, most=1)
+        check_numbers("band", self.band, least=0)
+        check_number("pool", self.pool, whole=True, least=1)
+        if len(self.band) != 2 or self.band[0] >= self.band[1]:
+            raise ValueError(f"`band` must be two rising numbers; got {self.band}.")
+
+
+@dataclass(frozen=True)
+class SupernetTraining:
+    """How a supernet is trained and its logits learn; take `Joint` or `Decoupled`.
+
+    Attributes:
+        strategy: What a step trains, and how the logits learn.
+        sampling: Which random paths are trained.
+        prior: How strongly the logits prefer, at the start, options near to the source; 1 suits pretrained weights, 0
+            is none. Near are those that keep more weights, or those of a small error, see
+            `ArchitectureSearch.errors`.
+        budget_use: Least part of the first budget that a derived architecture uses, where the space has enough near it.
         seed: Seed of every draw.
 
     Raises:
         ValueError: A setting out of range.
     """
 
-    warmup: float = 0.25
-    every: int = 8
-    samples: int = 2
-    lr: float = 0.05
-    beta1: float = 0.5
-    rho: float = 5.0
-    eta: float = 0.05
-    uniform: float = 0.2
-    band: tuple[float, float] = (0.7, 1.3)
-    use: float = 0.98
+    strategy: Strategy = field(default_factory=Rloo)
+    sampling: PathSampling = field(default_factory=PathSampling)
     prior: float = 0.0
-    pool: int = 48
-    phases: str = "joint"
-    strategy: str = "rloo"
+    budget_use: float = 0.98
     seed: int = 0
 
     def __post_init__(self) -> None:
-        for name in ("warmup", "beta1", "use"):
-            check_number(name, getattr(self, name), least=0, below=1)
-        for name in ("rho", "eta", "prior"):
-            check_number(name, getattr(self, name), least=0)
-        # Each of the samples is compared with the others.
-        for name, least in (("every", 1), ("samples", 2), ("pool", 1)):
-            check_number(name, getattr(self, name), whole=True, least=least)
-        check_number("lr", self.lr, above=0)
-        check_number("uniform", self.uniform, least=0, most=1)
-        check_numbers("band", self.band, least=0)
+        check_kind("strategy", self.strategy, Strategy, "Rloo()")
+        check_kind("sampling", self.sampling, PathSampling, "PathSampling()")
+        check_number("prior", self.prior, least=0)
+        check_number("budget_use", self.budget_use, least=0, below=1)
         check_seed(self.seed)
-        for name, valid, rule in (
-            ("phases", self.phases in ("joint", "decoupled"), "joint or decoupled"),
-            ("strategy", self.strategy in STRATEGIES, f"one of {', '.join(STRATEGIES)}"),
-            ("band", len(self.band) == 2 and self.band[0] < self.band[1], "two rising numbers"),
-        ):
-            if not valid:
-                raise ValueError(f"`{name}` must be {rule}; got {getattr(self, name)}.")
 
     @property
-    def method(self) -> Strategy:
-        """What `strategy` stands for; weights that rest while the logits learn are trained by single paths."""
-        chosen = STRATEGIES[self.strategy]
-        if self.phases == "decoupled" and chosen.paths in ("policy", "mixture"):
-            return Strategy(chosen.gradient, "fair")
-        return chosen
+    def paths(self) -> Paths:
+        """What a step trains."""
+        return self.strategy.paths
 
 
 @dataclass(frozen=True)
-class SelectionSettings:
-    """How to choose once the weights are trained.
+class Joint(SupernetTraining):
+    """Weights and logits learn in one training, after a warm-up of weights only.
 
     Attributes:
-        candidates: Architectures that the solver proposes.
-        evaluations: Architectures that are compared in all, if more; an evolution proposes the others.
-        random_subnets: Random architectures within the budget that are compared too.
-        steps: Architecture steps with the weights at rest, in two phases.
+        warmup: Part of the steps that train weights only.
+        every: Optimizer steps from one architecture step to the next.
+    """
+
+    warmup: float = 0.25
+    every: int = 8
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_number("warmup", self.warmup, least=0, below=1)
+        check_number("every", self.every, whole=True, least=1)
+
+
+@dataclass(frozen=True)
+class Decoupled(SupernetTraining):
+    """The whole training is of weights; at its end, with these at rest, the logits learn from held-out batches.
+
+    The same weights then serve any budget, see `ArchitectureSearch.derive`.
+
+    Attributes:
+        steps: Architecture steps with the weights at rest.
+    """
+
+    steps: int = 200
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_number("steps", self.steps, whole=True, least=1)
+
+    @property
+    def paths(self) -> Paths:
+        """What a step trains: single fair paths, too, where a strategy would train what its logits prefer."""
+        return "fair" if self.strategy.paths in ("policy", "mixture") else self.strategy.paths
+
+
+@dataclass(frozen=True)
+class Selection:
+    """How a subnet is chosen once the weights are trained.
+
+    Attributes:
+        num_candidates: Architectures within the budget, by the device's own compiler where that is installed, that are
+            compared by inherited loss at the end, on the validation data (one DataLoader) or recent training batches.
+        num_evaluations: Architectures to compare in all, if more: a short evolution goes on from the candidates.
+        num_random_subnets: Random architectures compared too; a search that does not beat them says so.
         size_weight: What many parameters count beside a low inherited loss, both in standard deviations of random
-            subnets within the budget. Small subnets converge first, so inherited losses flatter them: of equally fast
-            subnets those with more parameters were the better ones when trained alone, in the study of this method and
-            in `tests/benchmarks/truth.md`.
-        not_ready: What to do with a supernet that is not ready: ``warn``, ``continue`` its training, or ``stop``.
-        trials: How many of the best are trained briefly before one is chosen; 0 for none.
-        trial_epochs: Epochs of each of these trainings.
-        effort: Forward passes of readiness and the comparison together, at most, as a part of the training's, where a
-            backward pass counts as two; None for no limit.
+            subnets within the budget; 0 for nothing. Small subnets converge first, so inherited losses flatter them: of
+            equally fast subnets those with more parameters were the better ones when trained alone, in the study of
+            this method and in `tests/benchmarks/truth.md`.
+        not_ready: What to do where the supernet turns out to be trained too little to tell subnets apart, see
+            `Readiness`: ``warn``; ``continue`` its training, for up to as many epochs again; or ``stop``.
+        num_brief_trainings: How many of the best are trained briefly before one is chosen; 0 for none.
+        brief_epochs: Epochs of each of these trainings.
+        effort: Forward passes of readiness and of the comparison of candidates together, at most, as a part of those of
+            the training, where a backward pass counts as two. In a short training fewer are compared, on fewer batches;
+            None for no limit.
+        loss: Gives the loss of module and batch where subnets are compared, for a module whose `training_step` is not
+            to be run for that; the weights are trained by `training_step` either way.
 
     Raises:
         ValueError: A setting out of range.
     """
 
-    candidates: int = 16
-    evaluations: int = 50
-    random_subnets: int = 4
-    steps: int = 200
+    num_candidates: int = 16
+    num_evaluations: int = 50
+    num_random_subnets: int = 4
     size_weight: float = 0.5
     not_ready: str = "warn"
-    trials: int = 0
-    trial_epochs: int = 1
+    num_brief_trainings: int = 0
+    brief_epochs: int = 1
     effort: float | None = 0.5
+    loss: LossFunction | None = None
 
     def __post_init__(self) -> None:
         if self.effort is not None:
             check_number("effort", self.effort, above=0)
         check_number("size_weight", self.size_weight, least=0)
         for name, least in (
-            ("candidates", 1),
-            ("evaluations", 0),
-            ("random_subnets", 0),
-            ("steps", 1),
-            ("trials", 0),
-            ("trial_epochs", 1),
+            ("num_candidates", 1),
+            ("num_evaluations", 0),
+            ("num_random_subnets", 0),
+            ("num_brief_trainings", 0),
+            ("brief_epochs", 1),
         ):
             check_number(name, getattr(self, name), whole=True, least=least)
         if self.not_ready not in ("warn", "continue", "stop"):
             raise ValueError(f"`not_ready` must be one of warn, continue, stop; got {self.not_ready}.")
+
+
+@dataclass(frozen=True)
+class Monitor:
+    """What is seen of a search while it runs.
+
+    Attributes:
+        validate: Which network validations run: the ``current`` best one, another as the search goes on; or the same
+            all the time: the ``source`` or the ``smallest`` within the budgets.
+        progress_bar: What the progress bar shows: the expected cost of each budget by its name (``latency_ms``), its
+            ``latency_ms_multiplier`` (how hard the search is pressed towards it), ``entropy`` (how undecided the
+            choices are, from 1 to 0), ``skipped`` (steps without finite losses). All are logged.
+
+    Raises:
+        ValueError: There is no such network or figure.
+    """
+
+    validate: str = "current"
+    progress_bar: Sequence[str] = ("latency_ms", "entropy")
+
+    def __post_init__(self) -> None:
+        check_list("progress_bar", self.progress_bar)
+        if self.validate not in VALIDATED:
+            raise ValueError(f"`validate` must be one of {', '.join(VALIDATED)}; got {self.validate!r}.")
+        costs = ("latency_ms", "parameter_bytes")
+        known = ("entropy", "skipped", *costs, *(f"{cost}_multiplier" for cost in costs))
+        if unknown := set(self.progress_bar) - set(known):
+            raise ValueError(f"`progress_bar` can hold {', '.join(known)}; got {', '.join(sorted(unknown))}.")
+
+
+def check_kind(name: str, value: Any, kind: type, example: str) -> None:
+    """Raise a ValueError where a group of settings is something else, such as the name of one."""
+    if not isinstance(value, kind):
+        raise ValueError(f"`{name}` must be a {kind.__name__}, such as {example}; got {value!r}.")
 
 
 def check_list(name: str, value: Any) -> None:

@@ -1,11 +1,13 @@
-"""The published ways to search, each as what trains the weights and what trains the logits."""
+"""Strategies: what a step of a search trains, and how the logits learn from it."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import ClassVar, Literal
 
-__all__ = ["STRATEGIES", "Strategy"]
+from lightning_nas.io.numbers import check_number
+
+__all__ = ["FBNetV2", "Darts", "Gdas", "Rloo", "Rotation", "Sandwich", "Spos", "Strategy", "Tunas"]
 
 Gradient = Literal["rloo", "reinforce", "softmax", "gumbel_soft", "gumbel_st", "none"]
 Paths = Literal["fair", "rotation", "policy", "uniform", "sandwich", "mixture"]
@@ -13,9 +15,15 @@ Paths = Literal["fair", "rotation", "policy", "uniform", "sandwich", "mixture"]
 
 @dataclass(frozen=True)
 class Strategy:
-    """A way to search.
+    """A way to search; take one of its subclasses. `Rloo` is ours, the others are published ones to compare with.
 
     Attributes:
+        num_samples: Architectures that an architecture step compares on one batch, at least 2; for strategies that
+            draw architectures.
+        lr: Learning rate of Adam on the logits.
+        beta1: First moment of Adam on the logits.
+        rho: Weight of the squared relative excess over the budget, see `augmented_lagrangian`.
+        eta: Step of the budget's multiplier.
         gradient: How the logits learn. ``rloo``: score-function gradient of some architectures on one batch, each
             compared with the others, and the exact gradient of the expected cost. ``reinforce``: the same gradient
             against a running mean over batches, with the cost of the drawn architectures in the reward. ``softmax``,
@@ -25,10 +33,26 @@ class Strategy:
             random, narrowest, random, one a step. ``policy``: a draw by the logits. ``uniform``: any path.
             ``sandwich``: widest, narrowest and two random paths, all in every step. ``mixture``: all options, weighted
             by the logits.
+
+    Raises:
+        ValueError: A setting out of range.
     """
 
-    gradient: Gradient
-    paths: Paths
+    num_samples: int = 2
+    lr: float = 0.05
+    beta1: float = 0.5
+    rho: float = 5.0
+    eta: float = 0.05
+    gradient: ClassVar[Gradient] = "none"
+    paths: ClassVar[Paths] = "uniform"
+
+    def __post_init__(self) -> None:
+        # Each of the samples is compared with the others.
+        check_number("num_samples", self.num_samples, whole=True, least=2)
+        check_number("lr", self.lr, above=0)
+        check_number("beta1", self.beta1, least=0, below=1)
+        for name in ("rho", "eta"):
+            check_number(name, getattr(self, name), least=0)
 
     @property
     def is_mixed(self) -> bool:
@@ -41,21 +65,65 @@ class Strategy:
         return self.gradient == "gumbel_soft"
 
 
-STRATEGIES: dict[str, Strategy] = {
-    # Ours. The others are baselines: what they cost and find beside it stands in `tests/benchmarks/`.
-    "rloo": Strategy("rloo", "fair"),
-    # The sandwich rule, one path at a time.
-    "rotation": Strategy("rloo", "rotation"),
-    # Liu et al. 2019, arXiv 1806.09055; first order.
-    "darts": Strategy("softmax", "mixture"),
-    # Wan et al. 2020, arXiv 2004.05565; options of a kind share one run of their super-kernel.
-    "fbnetv2": Strategy("gumbel_soft", "mixture"),
-    # Dong and Yang 2019, arXiv 1910.04465.
-    "gdas": Strategy("gumbel_st", "policy"),
-    # Bender et al. 2020, arXiv 2008.06120: the absolute reward.
-    "tunas": Strategy("reinforce", "policy"),
-    # Guo et al. 2020, arXiv 1904.00420: uniform paths, then evolution.
-    "spos": Strategy("none", "uniform"),
-    # Yu et al. 2020, arXiv 2003.11142, without distillation.
-    "sandwich": Strategy("rloo", "sandwich"),
-}
+@dataclass(frozen=True)
+class Rloo(Strategy):
+    """Fair paths; logits by REINFORCE, leave one out (Kool et al. 2019), and the exact gradient of the cost."""
+
+    gradient: ClassVar[Gradient] = "rloo"
+    paths: ClassVar[Paths] = "fair"
+
+
+@dataclass(frozen=True)
+class Rotation(Strategy):
+    """As `Rloo`, with the paths of the sandwich rule one at a time."""
+
+    gradient: ClassVar[Gradient] = "rloo"
+    paths: ClassVar[Paths] = "rotation"
+
+
+@dataclass(frozen=True)
+class Sandwich(Strategy):
+    """As `Rloo`, with the sandwich rule (Yu et al. 2020, arXiv 2003.11142), without distillation."""
+
+    gradient: ClassVar[Gradient] = "rloo"
+    paths: ClassVar[Paths] = "sandwich"
+
+
+@dataclass(frozen=True)
+class Darts(Strategy):
+    """DARTS (Liu et al. 2019, arXiv 1806.09055), first order."""
+
+    gradient: ClassVar[Gradient] = "softmax"
+    paths: ClassVar[Paths] = "mixture"
+
+
+@dataclass(frozen=True)
+class FBNetV2(Strategy):
+    """FBNetV2 (Wan et al. 2020, arXiv 2004.05565): options of a kind share one run of their super-kernel."""
+
+    gradient: ClassVar[Gradient] = "gumbel_soft"
+    paths: ClassVar[Paths] = "mixture"
+
+
+@dataclass(frozen=True)
+class Gdas(Strategy):
+    """GDAS (Dong and Yang 2019, arXiv 1910.04465)."""
+
+    gradient: ClassVar[Gradient] = "gumbel_st"
+    paths: ClassVar[Paths] = "policy"
+
+
+@dataclass(frozen=True)
+class Tunas(Strategy):
+    """TuNAS (Bender et al. 2020, arXiv 2008.06120): the absolute reward."""
+
+    gradient: ClassVar[Gradient] = "reinforce"
+    paths: ClassVar[Paths] = "policy"
+
+
+@dataclass(frozen=True)
+class Spos(Strategy):
+    """Single path one-shot (Guo et al. 2020, arXiv 1904.00420): uniform paths, then evolution."""
+
+    gradient: ClassVar[Gradient] = "none"
+    paths: ClassVar[Paths] = "uniform"

@@ -1,4 +1,4 @@
-"""Which Trainers a search runs on; the others are refused before any training."""
+"""Trainers that a search does not run on, refused before any training."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from lightning.pytorch.strategies import FSDPStrategy, ModelParallelStrategy
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from torch.nn.parallel import DistributedDataParallel
 
-from lightning_nas.search.strategy import Strategy
+from lightning_nas.search.settings import SupernetTraining
 
 __all__ = ["refuse_strategy", "refuse_unaware", "share_statistics", "total_steps"]
 
@@ -34,7 +34,7 @@ def refuse_strategy(trainer: pl.Trainer) -> None:
         )
 
 
-def refuse_unaware(trainer: pl.Trainer, method: Strategy) -> None:
+def refuse_unaware(trainer: pl.Trainer, training: SupernetTraining) -> None:
     """Refuse data-parallel training that expects a gradient of every parameter: a path leaves most without one.
 
     Raises:
@@ -42,10 +42,10 @@ def refuse_unaware(trainer: pl.Trainer, method: Strategy) -> None:
             train in a step.
     """
     model = trainer.strategy.model
-    if isinstance(model, DistributedDataParallel) and method.paths == "sandwich":
+    if isinstance(model, DistributedDataParallel) and training.paths == "sandwich":
         raise MisconfigurationException(
             "The sandwich rule has several backward passes in a step, which DistributedDataParallel does not take."
-            " HINT: one device, or the strategy 'rloo', which trains one path a step in rotation."
+            " HINT: one device, or the strategy Rloo, which trains one path a step."
         )
     if isinstance(model, DistributedDataParallel) and not model.find_unused_parameters:
         raise MisconfigurationException(

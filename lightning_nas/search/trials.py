@@ -15,7 +15,7 @@ from lightning_nas.graph.eval_mode import evaluating
 from lightning_nas.search.derive_module import derive_subnet
 from lightning_nas.search.loaders import CALIBRATION_BATCHES, UserFit
 from lightning_nas.search.quiet_loss import attached_loss, quiet_copy
-from lightning_nas.search.settings import SelectionSettings
+from lightning_nas.search.settings import Selection
 
 __all__ = ["train_briefly"]
 
@@ -24,9 +24,7 @@ log = logging.getLogger(__name__)
 Nodes = tuple[int, ...]
 
 
-def train_briefly(
-    fit: UserFit, ranked: Sequence[Nodes], settings: SelectionSettings, held_out: Sequence[Any]
-) -> list[Nodes]:
+def train_briefly(fit: UserFit, ranked: Sequence[Nodes], selection: Selection, held_out: Sequence[Any]) -> list[Nodes]:
     """Train the best candidates for some epochs each, and return all, in the order of their losses then.
 
     A supernet's weights are shared, so what a subnet inherits says less of it than what it becomes. Each is trained as
@@ -36,7 +34,7 @@ def train_briefly(
         fit: What was searched; a short Trainer has its precision, clipping and accumulation, and no callbacks of its
             own.
         ranked: Architectures, the best first.
-        settings: How many are tried, and for how many epochs.
+        selection: How many are tried, and for how many epochs.
         held_out: Prepared batches that the trained ones are compared on.
     """
     if fit.trainer.world_size > 1:
@@ -44,11 +42,11 @@ def train_briefly(
         log.warning("Candidates are not trained briefly: that takes one process, and there are %d.", num_processes)
         return list(ranked)
     losses: dict[Nodes, float] = {}
-    for nodes in tqdm(ranked[: settings.trials], desc="Training candidates briefly", leave=False):
+    for nodes in tqdm(ranked[: selection.num_brief_trainings], desc="Training candidates briefly", leave=False):
         with isolate_rng():
             torch.manual_seed(0)
             subnet = derive_subnet(fit, fit.module, nodes, CALIBRATION_BATCHES)
-            _fit(fit, subnet, settings.trial_epochs)
+            _fit(fit, subnet, selection.brief_epochs)
         losses[nodes] = _loss(fit, subnet.to(fit.module.device), held_out)
     tried = sorted(losses, key=lambda nodes: losses[nodes])
     return [*tried, *ranked[len(tried) :]]

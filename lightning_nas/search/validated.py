@@ -1,14 +1,11 @@
-"""Which of a supernet's networks a validation runs while it trains."""
+"""Network of a supernet that a validation runs while the supernet trains."""
 
 from __future__ import annotations
 
-from lightning_nas.budget.solve import cheapest
+from lightning_nas.budget.solver import cheapest
 from lightning_nas.search.engine import Search
 
-__all__ = ["VALIDATED", "validated_nodes"]
-
-VALIDATED = ("current", "source", "smallest")
-"""What `ArchitectureSearch(validate=...)` can be."""
+__all__ = ["validated_nodes"]
 
 
 def validated_nodes(search: Search, which: str) -> tuple[int, ...]:
@@ -21,8 +18,8 @@ def validated_nodes(search: Search, which: str) -> tuple[int, ...]:
     """
     if which == "source":
         return search.supernet.space.reference_nodes
-    if which == "smallest" and search.budgets.limits:
-        nodes = cheapest(search.budgets.limits[0].table, search.budgets.forbidden, search.budgets.limits)
+    if which == "smallest" and search.limits.costs:
+        nodes = cheapest(search.limits.costs[0].table, search.limits.forbidden, search.limits.costs)
         if nodes is not None:
             return nodes
     return search.best()

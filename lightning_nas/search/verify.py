@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from dataclasses import replace
 from itertools import islice
 
-from lightning_nas.budget.budget import is_kept_by_backend
-from lightning_nas.budget.solve import Limit
+from lightning_nas.budget.confirm import is_kept_by_backend
+from lightning_nas.budget.solver import Limit
 from lightning_nas.estimator.estimator import Estimator
 from lightning_nas.search.engine import Search
 
@@ -32,7 +32,7 @@ def verified_candidates(search: Search, estimator: Estimator, count: int) -> lis
         estimator: It knows the backend (`Estimator.verify_ms`).
         count: How many at most; up to six times as many are measured.
     """
-    limits = search.budgets.limits
+    limits = search.limits.costs
     latency = next((limit for limit in limits if limit.name == "latency_ms"), None)
     if latency is None or estimator.verify_ms(search.supernet.space.decode(search.best())) is None:
         return search.candidates(count)
@@ -51,7 +51,7 @@ def verified_candidates(search: Search, estimator: Estimator, count: int) -> lis
         # Where some are within, what half of all would be; where none is, what the least underestimated would be.
         factors = sorted(ms / latency.table.exact(nodes) for nodes, ms in found.items())
         lower = min(0.99 * asked, latency.budget / factors[len(factors) // 2 if kept else 0])
-        if lower < search.budgets.reaches[limits.index(latency)].minimum:
+        if lower < search.limits.reaches[limits.index(latency)].minimum:
             break
         asked = lower
     if kept:
@@ -80,7 +80,7 @@ def first_verified(
         ordered: The networks, the best first.
         count: How many are wanted.
     """
-    is_priced = any(limit.name == "latency_ms" for limit in search.budgets.limits)
+    is_priced = any(limit.name == "latency_ms" for limit in search.limits.costs)
     if not is_priced or not ordered or estimator.verify_ms(search.supernet.space.decode(ordered[0])) is None:
         return list(ordered)
     return list(islice((nodes for nodes in ordered if is_verified(search, estimator, nodes)), count))
@@ -88,7 +88,7 @@ def first_verified(
 
 def is_verified(search: Search, estimator: Estimator, nodes: tuple[int, ...]) -> bool:
     """Return whether the device's backend, where it is here, prices a network within the latency budget."""
-    return is_kept_by_backend(search.budgets.limits, estimator.verify_ms, search.supernet.space.decode(nodes))
+    return is_kept_by_backend(search.limits, estimator.verify_ms, search.supernet.space.decode(nodes))
 
 
 def _with_budget(limits: Sequence[Limit], latency_ms: float) -> tuple[Limit, ...]:

@@ -1,4 +1,4 @@
-"""What the search warns of, for its record."""
+"""Warnings of a search, collected for its record."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What can be chosen: frozen data, no tensors."""
+"""Search spaces and architectures as frozen data, without tensors."""
 
 from lightning_nas.space.curate import curate as curate
 from lightning_nas.space.curate import curated_widths as curated_widths

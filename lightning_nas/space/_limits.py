@@ -1,4 +1,4 @@
-"""What sizes a file may ask for: none of a network that runs on such a device comes near, and none fills a memory."""
+"""Limits on sizes in files: far above any network for such devices, and too small to fill a memory."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What can be chosen: search spaces and architectures as frozen data, without tensors."""
+"""`SearchSpace` and `Architecture`: frozen data, without tensors."""
 
 from __future__ import annotations
 

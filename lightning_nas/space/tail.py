@@ -1,4 +1,4 @@
-"""What stands behind the blocks of a network, as frozen data: a detector's or segmenter's neck and heads."""
+"""Tail: a detector's or segmenter's neck and heads behind the blocks of a network, as frozen data."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How a choice runs and trains: plain PyTorch."""
+"""Supernets: elastic layers, conversion, derivation and refit, in plain PyTorch."""
 
 from lightning_nas.supernet.choice import ChoiceBlock as ChoiceBlock
 from lightning_nas.supernet.convert import space_of as space_of

@@ -1,4 +1,4 @@
-"""How well each option can stand in for the block that a trained network has, before any search."""
+"""Errors of single options: how well each can replace the block that a trained network has."""
 
 from __future__ import annotations
 

@@ -1,13 +1,12 @@
-"""What a task is judged by: the metric's name, where it is logged, and which of two values is the better one."""
+"""`TaskMetric`: the figure that a task is judged by, where it is logged, and which of two values is better."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-__all__ = ["TaskMetric", "is_larger_better", "metric_of"]
+__all__ = ["TaskMetric", "metric_of"]
 
 
 @dataclass(frozen=True)
@@ -83,14 +82,3 @@ def metric_of(module: Any) -> TaskMetric:
             " with `larger_is_better=False` for an error."
         )
     return metric
-
-
-def is_larger_better(metric: Mapping[str, Any]) -> bool:
-    """Return whether more is better of a recorded metric; older records do not tell that it is.
-
-    Example::
-
-        >>> is_larger_better({"name": "accuracy", "value": 0.5, "split": "test"})
-        True
-    """
-    return bool(metric.get("larger_is_better", True))

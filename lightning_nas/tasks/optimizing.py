@@ -1,4 +1,4 @@
-"""How the tasks train: SGD or AdamW, and a learning rate that rises, then falls along a cosine to the last step."""
+"""Optimizers of the tasks: SGD or AdamW, with a warm-up and a cosine schedule."""
 
 from __future__ import annotations
 

@@ -22,7 +22,7 @@ HeadName = Literal["lraspp", "deeplabv3_lite"]
 class LRASPPHead(nn.Module):
     """The head of MobileNetV3 (Howard et al. 2019, arXiv 1905.02244): one gated projection, and a skip.
 
-    Classes are told before the enlargement, which gives the same values, as both are linear, for fewer channels. The
+    Classes are computed before the enlargement: both are linear, so the values are the same, for fewer channels. The
     gate looks at the mean of the whole map, as accelerators pool it in one operator.
 
     Args:

@@ -1,32 +1,40 @@
-"""What a run depends on, in words that can be written down, compared and told apart."""
+"""Fingerprint of a run: the settings it depends on, as JSON that can be compared."""
 
 from __future__ import annotations
 
 import hashlib
 import json
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import fields
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 import lightning.pytorch as pl
 
-from lightning_nas.data._splits import Splits
+from lightning_nas.io.differences import difference_text
 from lightning_nas.io.reading import read_json
 from lightning_nas.io.writing import write_text
 
-__all__ = ["described_device", "described_network", "described_trainer", "difference_text", "keep_fingerprint", "plain"]
+__all__ = ["described_device", "described_network", "described_trainer", "keep_fingerprint", "plain"]
 
 # What is shown and where it runs changes no weight; precision, clipping and limits do.
 _SHOWN = ("enable_", "log_every", "accelerator", "devices", "num_sanity")
 _LOADING = ("num_workers", "pin_memory", "persistent_workers", "prefetch_factor")
 _SIMPLE = (str, int, float, bool, tuple, list, dict, Path)
 _ADDRESS = re.compile(r" at 0x[0-9a-f]+")
-_MAX_NAMED = 4
 # Longer ones are lists of files rather than settings.
 _MAX_ITEMS = 64
+
+
+@runtime_checkable
+class HasFiles(Protocol):
+    """A part of a datamodule that reads files."""
+
+    def state_of_files(self) -> str:
+        """Return what changes when a file does."""
+        ...
 
 
 def plain(value: Any, whole_paths: bool = False) -> Any:
@@ -53,7 +61,7 @@ def plain(value: Any, whole_paths: bool = False) -> Any:
         described = {"_target_": type(value).__name__, **told(known)}
         if whole_paths:
             # A run goes on with the files that it began with; on other machines they lie in other places.
-            splits = {name: item for name, item in vars(value).items() if isinstance(item, Splits)}
+            splits = {name: item for name, item in vars(value).items() if isinstance(item, HasFiles)}
             described |= {name: item.state_of_files() for name, item in splits.items()}
         return described
     if _is_frozen(value):
@@ -123,28 +131,6 @@ def keep_fingerprint(run_dir: Path, file: str, settings: Mapping[str, Any], is_b
                 " its .hydra/overrides.yaml, or give another hydra.run.dir."
             )
     write_text(path, json.dumps(wanted, indent=1, sort_keys=True))
-
-
-def difference_text(known: Mapping[str, Any], wanted: Mapping[str, Any]) -> str:
-    """Return in words which settings differ, each with what it was and what it is; nothing where none does.
-
-    Example::
-
-        >>> difference_text({"seed": 0, "task": {"lr": 0.1}}, {"seed": 0, "task": {"lr": 0.2}})
-        '`task.lr` was 0.1, here it is 0.2'
-    """
-    found = list(_differing(known, wanted))
-    more = f"; and {len(found) - _MAX_NAMED} more" if len(found) > _MAX_NAMED else ""
-    return "; ".join(found[:_MAX_NAMED]) + more
-
-
-def _differing(known: Mapping[str, Any], wanted: Mapping[str, Any], path: str = "") -> Iterator[str]:
-    for key in dict.fromkeys([*wanted, *known]):
-        was, here = known.get(key), wanted.get(key)
-        if isinstance(was, dict) and isinstance(here, dict):
-            yield from _differing(was, here, f"{path}{key}.")
-        elif was != here:
-            yield f"`{path}{key}` was {was!r}, here it is {here!r}"
 
 
 def _digest(files: Sequence[Path]) -> str:

@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import lightning.pytorch as pl
 from lightning.pytorch.callbacks import Checkpoint
@@ -22,14 +22,13 @@ from typing_extensions import override
 
 from lightning_nas.io.locks import alone
 from lightning_nas.io.writing import remove_parts, write_text
-from lightning_nas.tasks.metric import metric_of
 from lightning_nas.training.checkpoints import CheckpointFile, WholeCheckpointIO
 from lightning_nas.training.divergence import Divergence
 from lightning_nas.training.fingerprint import described_network, described_trainer, keep_fingerprint, plain
 from lightning_nas.training.seeds import EpochSeeds, begin_random
 from lightning_nas.training.stop import KeepStopping
 
-__all__ = ["Averaging", "Fit", "KeepLast", "Phases", "shared_phases", "source_phases"]
+__all__ = ["Averaging", "Fit", "KeepLast", "Metric", "Phases", "shared_phases", "source_phases"]
 
 log = logging.getLogger(__name__)
 
@@ -198,7 +197,7 @@ class Phases:
         """Return the metric of what a Trainer trained, on the test split."""
         begin_random(self.seed)
         figures = trainer.test(module, datamodule=self.data, verbose=False, weights_only=True)[0]
-        metric = metric_of(module)
+        metric = _metric_of(module)
         if metric.test_key not in figures:
             raise MisconfigurationException(_not_logged(metric.test_key, module, figures, "test_step"))
         return {
@@ -214,7 +213,7 @@ class Phases:
         """Return the value of the metric on the validation split; NaN where the Trainer is to read nothing of it."""
         begin_random(self.seed)
         figures = trainer.validate(module, datamodule=self.data, verbose=False, weights_only=True)
-        key = metric_of(module).val_key
+        key = _metric_of(module).val_key
         if not figures or not sum(trainer.num_val_batches):
             return math.nan
         if key not in figures[0]:
@@ -308,6 +307,28 @@ def source_phases(
         "source": epochs,
     }
     return shared_phases(root, run, settings)
+
+
+class Metric(Protocol):
+    """What a LightningModule is judged by, such as `lightning_nas.tasks.metric.TaskMetric`."""
+
+    name: str
+    larger_is_better: bool
+
+    @property
+    def val_key(self) -> str:
+        """What it is logged as on the validation data."""
+        ...
+
+    @property
+    def test_key(self) -> str:
+        """What it is logged as on the test data."""
+        ...
+
+
+def _metric_of(module: Any) -> Metric:
+    metric: Metric = module.metric
+    return metric
 
 
 def _not_logged(key: str, module: pl.LightningModule, figures: Mapping[str, float], step: str) -> str:

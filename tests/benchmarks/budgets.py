@@ -20,12 +20,15 @@ from pathlib import Path
 import lightning.pytorch as pl
 import numpy as np
 import torch
+from searches import search_of
 from torch.nn import functional
 from torchvision.models import mobilenet_v2
 
-from lightning_nas import ArchitectureSearch, Estimator
-from lightning_nas.budget.solve import solve
-from lightning_nas.budget.tables import space_budgets
+from lightning_nas import Estimator
+from lightning_nas.budget.budget import Budget
+from lightning_nas.budget.resolve import resolve_search
+from lightning_nas.budget.solver import solve
+from lightning_nas.budget.tables import cost_tables
 from lightning_nas.data.digits import DigitsDataModule
 from lightning_nas.estimator.files import TARGETS, available_devices
 from lightning_nas.io.writing import write_text
@@ -38,11 +41,7 @@ SEEDS = (0, 1, 2)
 LATENCIES = ("0.35x", "0.5x", "0.6x", "0.75x", "0.9x")
 TRAINED = {"latency": "0.6x"}
 TOGETHER = {"latency": "0.6x", "parameter_bytes": "0.5x", "peak_activation_bytes": "0.6x"}
-NAMES = {
-    "latency": "latency_ms",
-    "parameter_bytes": "parameter_bytes",
-    "peak_activation_bytes": "peak_activation_bytes",
-}
+FIELDS = {"latency": "latency", "parameter_bytes": "parameters", "peak_activation_bytes": "peak_activations"}
 EXAMPLE = torch.zeros(1, 3, 64, 64)
 BATCH, LEARNING_RATE = 8, 1e-3
 # An epoch of 22 steps, and ninety scenes to compare subnets on; the rest is not needed.
@@ -99,25 +98,25 @@ def fit(estimator, seed, phases):
     space = space_of(network, EXAMPLE, lanes=estimator.lanes)
     module = Classifier(supernet_from(network, EXAMPLE, space))
     data = DigitsDataModule(EXAMPLE.shape[-1], BATCH, seed=seed, fractions=FRACTIONS, scenes_per_digit=1)
-    search = ArchitectureSearch(estimator, **TRAINED, phases=phases, seed=seed, **SETTINGS)
+    search = search_of(estimator, **TRAINED, phases=phases, seed=seed, **SETTINGS)
     quiet = {"logger": False, "enable_checkpointing": False, "enable_model_summary": False, "accelerator": "cpu"}
     trainer = pl.Trainer(max_epochs=1, callbacks=[search], enable_progress_bar=False, **quiet)
     trainer.fit(module, data)
     return module, search
 
 
-def next_step(budgets):
+def next_step(limits):
     """Return how far below the latency budget the nearest member of the space is, as a part of the budget.
 
     Found to a twentieth of itself by asking the solver for members in ever narrower bands; below 0.01 % it is not
     looked for further.
     """
-    limit, *others = budgets.limits
+    limit, *others = limits.costs
     scores = [np.zeros(size) for size in limit.table.node_sizes]
 
     def nearest(gap):
         band = dataclasses.replace(limit, floor=max(1 - gap, 0.0) * limit.budget)
-        nodes = solve(scores, [band, *others], budgets.forbidden)
+        nodes = solve(scores, [band, *others], limits.forbidden)
         return None if nodes is None else 1 - limit.table.exact(nodes) / limit.budget
 
     without, gap = 0.0, 1e-4
@@ -143,19 +142,17 @@ def result(job, module, search, fit_s):
     """Return a row of the record: what was asked, and what the derived network costs, traced as the user has it."""
     started = time.process_time()
     estimator, space, requested = search.estimator, module.network.supernet.space, job["requested"]
-    found = None if requested == TRAINED else search.find(**requested)[0]
+    budget = Budget(**{FIELDS[name]: value for name, value in requested.items()})
+    found = None if requested == TRAINED else search.find(budget)[0]
     seconds = fit_s if found is None else time.process_time() - started
     subnet = search.derive(module, num_batches=2, architecture=found).network
-    budgets = space_budgets(space, estimator, {NAMES[name]: value for name, value in requested.items()})
-    limits = {limit.name: limit.budget for limit in budgets.limits}
-    if budgets.peak_activation_bytes is not None:
-        limits["peak_activation_bytes"] = budgets.peak_activation_bytes
+    limits = resolve_search(budget, space, cost_tables(space, estimator))
     return {
         **job,
-        "budget": limits,
+        "budget": limits.figures,
         "estimate": costs_of(estimator, subnet),
         "compiled_ms": estimator.verify_ms(subnet, EXAMPLE),
-        "next_step": next_step(budgets),
+        "next_step": next_step(limits),
         "nodes": " ".join(map(str, space.encode(search.architecture if found is None else found))),
         "seconds": round(seconds, 1),
     }

@@ -18,8 +18,8 @@ from pathlib import Path
 
 import numpy as np
 
+from lightning_nas.budget.cost_table import cost_table
 from lightning_nas.estimator.estimator import Estimator
-from lightning_nas.estimator.table import cost_table
 from lightning_nas.graph.subgraph import Subgraph
 from lightning_nas.space.spec import BlockOption, Choice, ConvSpec, DepthMultiplier, SearchSpace, Stage
 

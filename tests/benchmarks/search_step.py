@@ -53,10 +53,10 @@ from search_step_parts import (
     toy_block,
     toy_network,
 )
+from searches import search_of
 from torch.nn import functional
 from torchvision.models import mobilenet_v2
 
-from lightning_nas import ArchitectureSearch
 from lightning_nas.supernet import derive, space_of, supernet_from
 
 HERE = Path(__file__).parent
@@ -134,7 +134,7 @@ def meet_all_shapes(supernet, batch):
 def search_steps(case, supernet, steps, **settings):
     """Train a supernet with the callback on a loader that times the steps."""
     # At a learning rate of next to nothing the logits stay uniform, so that all rounds sample from the same subnets.
-    search = ArchitectureSearch(latency=case.latency, lr=1e-9, **settings)
+    search = search_of("ethos_u85_1024", latency=case.latency, lr=1e-9, **settings)
     module = Classifier(supernet, case.optimizer)
     run_until_enough(lambda: pl.Trainer(callbacks=[search], **QUIET).fit(module, steps))
     return steps

@@ -19,13 +19,13 @@ from pathlib import Path
 import lightning.pytorch as pl
 import numpy as np
 import torch
+from searches import STRATEGIES, search_of
 from torch.nn import functional
 from torch.utils.data import DataLoader, TensorDataset
 from torchvision.models import MobileNetV2
 from tqdm import tqdm
 
-from lightning_nas import ArchitectureSearch, Estimator
-from lightning_nas.search.strategy import STRATEGIES
+from lightning_nas import Estimator
 from lightning_nas.space.spec import SearchSpace
 from lightning_nas.supernet import space_of, supernet_from
 from lightning_nas.supernet.derive import derive
@@ -184,8 +184,8 @@ def searched(splits, seed, epochs, budget, **options):
         DataLoader(TensorDataset(*splits["train"]), BATCH, shuffle=True, drop_last=True),
         DataLoader(TensorDataset(*splits["val"]), 250),
     ]
-    search = ArchitectureSearch(
-        DEVICE, budget, samples=4, candidates=CANDIDATES, evaluations=EVALUATIONS, seed=seed, **options
+    search = search_of(
+        DEVICE, latency=budget, samples=4, candidates=CANDIDATES, evaluations=EVALUATIONS, seed=seed, **options
     )
     quiet = {"logger": False, "enable_checkpointing": False, "enable_model_summary": False, "accelerator": "cpu"}
     trainer = pl.Trainer(max_epochs=epochs, callbacks=[search], check_val_every_n_epoch=10, **quiet)

@@ -1,4 +1,4 @@
-"""How alike the latencies of two subgraphs are, by how alike those are: the covariances of Gaussian processes."""
+"""Covariances of Gaussian processes between subgraphs."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Whether a subgraph lies within what was measured: no regressor knows what is beyond."""
+"""Range of what was measured: subgraphs beyond it are told of, since no regressor knows what is there."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a regressor sees of a subgraph: how well its sizes fill the hardware, and how much there is to do and move."""
+"""Features of a subgraph for regression: how well its sizes fill the hardware, how much it computes and moves."""
 
 from __future__ import annotations
 

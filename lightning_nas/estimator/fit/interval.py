@@ -1,4 +1,4 @@
-"""How far a prediction may be off: quantiles of the errors on rows that were held out of the fit."""
+"""Prediction intervals: quantiles of the errors on rows that were held out of the fit."""
 
 from __future__ import annotations
 

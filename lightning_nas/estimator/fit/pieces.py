@@ -1,4 +1,4 @@
-"""What a subgraph is priced as, by a table that holds measurements of some kinds only."""
+"""Pieces of a subgraph that a table has prices of: itself, or its operators."""
 
 from __future__ import annotations
 

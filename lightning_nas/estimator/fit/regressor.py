@@ -131,7 +131,7 @@ class Regressor:
             errors = Errors.from_arrays(_group(arrays, "errors")) if "errors.widths" in arrays else None
             held_out = {name: float(value) for name, value in _group(arrays, "held_out").items()}
         except Exception as error:  # flipped bits make zip, zlib, numpy and tokenize raise a dozen kinds
-            raise ValueError(f"{path} is no regressor: {error}") from error
+            raise ValueError(f"{path} is not a valid regressor: {error}") from error
         return cls(choice, trees, smooth, held_out, additive, errors)
 
 

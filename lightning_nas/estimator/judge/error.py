@@ -1,4 +1,4 @@
-"""How wrong an estimator is, in words and figures."""
+"""Error of an estimator as text."""
 
 from __future__ import annotations
 

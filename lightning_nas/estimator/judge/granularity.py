@@ -1,4 +1,4 @@
-"""Whether operators or whole subgraphs predict the networks of a device best, by measuring both."""
+"""Choice between operators and whole subgraphs as rows of a table, by measuring both."""
 
 from __future__ import annotations
 

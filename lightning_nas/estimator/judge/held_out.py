@@ -1,4 +1,4 @@
-"""What a table predicts of its own rows and networks, each by a fit that has not seen it."""
+"""Cross-validation: rows and networks of a table, each predicted by a fit that has not seen it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What judging an estimator brought to light."""
+"""Verdict on an estimator: its errors, its correction, and whether it may be used."""
 
 from __future__ import annotations
 
@@ -85,7 +85,7 @@ class Verdict:
         rows: Rows of its table, each predicted without itself; None for a table of whole networks.
         networks: Whole networks; None where none were measured.
         correction: What the correction of sums brings, by networks that judge nothing.
-        pairs: How often the faster of an unfused and a fused block is told.
+        pairs: How often the faster block of an IBN/fused pair is predicted correctly.
     """
 
     estimator: Estimator

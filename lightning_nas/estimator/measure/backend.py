@@ -1,4 +1,4 @@
-"""What every backend does, and how one is opened by the name that a device gives."""
+"""`Backend`: the protocol of what measures, and how one is opened by the name that a device gives."""
 
 from __future__ import annotations
 

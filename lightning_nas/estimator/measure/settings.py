@@ -1,4 +1,4 @@
-"""What a device's file tells its backend, checked when it is read: the file may come from anybody."""
+"""Settings of a device for its backend, checked when its file is read: it may come from anybody."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What runtimes of this machine are given to run: a subgraph alone, and the padding of its convolutions."""
+"""Subgraphs as runtimes of this machine run them, with the padding of their convolutions."""
 
 from __future__ import annotations
 

@@ -46,11 +46,11 @@ def read_hardware(path: Path) -> Hardware:
     except (OSError, UnicodeDecodeError, yaml.YAMLError, RecursionError) as error:
         raise ValueError(f"The hardware description {path} cannot be read: {error}") from error
     if problems := list(_problems(data)):
-        raise ValueError(f"{path} describes no hardware: {'; '.join(problems)}.")
+        raise ValueError(f"{path} does not describe hardware: {'; '.join(problems)}.")
     try:
         return Hardware(AcceleratorFactory(_normalised(data)).create(), _mappings(data))
     except (AssertionError, AttributeError, LookupError, TypeError, ValueError, ArithmeticError) as error:
-        raise ValueError(f"{path} describes no hardware: {type(error).__name__}: {error}.") from error
+        raise ValueError(f"{path} does not describe hardware: {type(error).__name__}: {error}.") from error
 
 
 def _normalised(data: Mapping[str, Any]) -> dict[str, Any]:

@@ -11,7 +11,8 @@ from numpy.typing import NDArray
 from scipy.optimize import Bounds, LinearConstraint, milp
 from scipy.sparse import coo_array, csr_array
 
-from lightning_nas.estimator.table import CostTable
+from lightning_nas.budget.cost_table import CostTable
+from lightning_nas.budget.forbidden import Forbidden
 
 __all__ = ["Limit", "Reach", "cheapest", "reach", "solve", "usable_part"]
 
@@ -44,7 +45,7 @@ class Reach:
 
 
 def solve(
-    scores: Sequence[NDArray[np.floating]], limits: Sequence[Limit], forbidden: Sequence[CostTable] = ()
+    scores: Sequence[NDArray[np.floating]], limits: Sequence[Limit], forbidden: Sequence[Forbidden] = ()
 ) -> tuple[int, ...] | None:
     """Return the nodes of the architecture with the highest sum of scores within all budgets, or None.
 
@@ -55,20 +56,20 @@ def solve(
     Args:
         scores: For each node the score of each option.
         limits: The budgets.
-        forbidden: Tables whose combinations with a positive value may not be chosen (peak memory that cannot fit).
+        forbidden: Combinations that may not be chosen.
     """
     program = _Program([len(score) for score in scores])
     for limit in limits:
         program.add_limit(limit)
-    for table in forbidden:
-        program.forbid(table)
+    for one in forbidden:
+        program.forbid(one)
     return program.solve(np.concatenate([np.asarray(score, dtype=np.float64) for score in scores]), limits)
 
 
 def usable_part(
     limits: Sequence[Limit],
     most: float,
-    forbidden: Sequence[CostTable] = (),
+    forbidden: Sequence[Forbidden] = (),
     wanted: int = 500,
     samples: int = 2000,
 ) -> float:
@@ -81,7 +82,7 @@ def usable_part(
     Args:
         limits: The budgets, at least one.
         most: What is used at least in a large space.
-        forbidden: Tables whose combinations with a positive value may not be chosen.
+        forbidden: Combinations that may not be chosen.
         wanted: So many members there have to be, about, between that part of the budget and all of it.
         samples: Random members that tell how many there are.
     """
@@ -99,14 +100,14 @@ def usable_part(
     program = _Program(first.table.node_sizes)
     for limit in limits:
         program.add_limit(replace(limit, floor=0.0))
-    for table in forbidden:
-        program.forbid(table)
+    for one in forbidden:
+        program.forbid(one)
     dearest = program.solve(np.concatenate(free), limits, costs=first.table, sign=-1.0)
     return 0.0 if dearest is None else part * first.table.exact(dearest) / first.budget
 
 
 def cheapest(
-    table: CostTable, forbidden: Sequence[CostTable] = (), limits: Sequence[Limit] = ()
+    table: CostTable, forbidden: Sequence[Forbidden] = (), limits: Sequence[Limit] = ()
 ) -> tuple[int, ...] | None:
     """Return the nodes of the cheapest architecture within limits, or None where there is none."""
     return _extreme(table, 1.0, forbidden, limits)
@@ -121,7 +122,7 @@ def reach(table: CostTable, samples: int = 2000) -> Reach:
 
 
 def _extreme(
-    table: CostTable, sign: float, forbidden: Sequence[CostTable] = (), limits: Sequence[Limit] = ()
+    table: CostTable, sign: float, forbidden: Sequence[Forbidden] = (), limits: Sequence[Limit] = ()
 ) -> tuple[int, ...] | None:
     program = _Program(table.node_sizes)
     for limit in limits:
@@ -153,12 +154,12 @@ class _Program:
         if limit.floor > 0:
             self._add_row(columns, values / limit.budget, rest / limit.budget - 1 + limit.floor / limit.budget, np.inf)
 
-    def forbid(self, table: CostTable) -> None:
-        """Exclude the combinations in which `table` is positive."""
-        for factor in table.factors:
-            if factor.nodes:
-                first = self._cells_of(factor.nodes)
-                for cell in np.flatnonzero(factor.cost.ravel() > 0):
+    def forbid(self, forbidden: Forbidden) -> None:
+        """Exclude combinations of options."""
+        for nodes, cells in forbidden.cells:
+            if nodes:
+                first = self._cells_of(nodes)
+                for cell in np.flatnonzero(cells.ravel()):
                     self.upper[first + int(cell)] = 0.0
 
     def solve(

@@ -3,20 +3,52 @@
 from __future__ import annotations
 
 import itertools
+from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
-from lightning_nas.estimator.table import CostTable, Factor, cost_table, price_layouts, space_layouts
+from lightning_nas.budget.cost_table import Factor, cost_table, price_layouts, space_layouts
+from lightning_nas.budget.forbidden import Forbidden
 from lightning_nas.graph.liveness import BRICKS, live_values
 from lightning_nas.graph.subgraph import brick_bytes
 from lightning_nas.space.network import network_of, subgraphs
 from lightning_nas.space.spec import SearchSpace
 
-__all__ = ["peak_table"]
+__all__ = ["PeakTable", "peak_table"]
 
 
-def peak_table(space: SearchSpace) -> CostTable:
+@dataclass(frozen=True)
+class PeakTable:
+    """The peak memory of every member of a space: the largest of its factors, where a cost is their sum.
+
+    Attributes:
+        factors: Bytes that are live while a part of the network runs, for each combination of a few nodes.
+        node_sizes: Number of options of each node.
+    """
+
+    factors: tuple[Factor, ...]
+    node_sizes: tuple[int, ...]
+
+    def exact(self, nodes: Sequence[int]) -> float:
+        """Return the peak of one architecture, given by its nodes, in bytes."""
+        return max(self.parts(nodes))
+
+    def parts(self, nodes: Sequence[int]) -> list[float]:
+        """Return the bytes of each factor of one architecture, in order."""
+        return [factor.at(nodes) for factor in self.factors]
+
+    def over(self, budget: float) -> Forbidden:
+        """Return the combinations that are over a budget, in bytes; what contains none of them is within it."""
+        return Forbidden(tuple((factor.nodes, factor.cost > budget) for factor in self.factors))
+
+    def maximum(self, options: Sequence[Sequence[int]]) -> float:
+        """Return the largest peak of a space that has only some options of each node."""
+        return max(float(factor.restricted(options).cost.max()) for factor in self.factors)
+
+
+def peak_table(space: SearchSpace) -> PeakTable:
     """Return for each part of a network the bytes that are live while it runs; the largest is the network's peak.
 
     What the tail reads stays live from its block on, and so the peaks of later blocks depend on its width, too.
@@ -25,7 +57,8 @@ def peak_table(space: SearchSpace) -> CostTable:
         space: What can be chosen.
     """
     if not space.tail:
-        return cost_table(space, lambda parts: np.array([part.peak_activation_bytes for part in parts], dtype=float))
+        table = cost_table(space, lambda parts: np.array([part.peak_activation_bytes for part in parts], dtype=float))
+        return PeakTable(table.factors, table.node_sizes)
     layouts, waiting = space_layouts(space, tail=False), {-1 - n for o in space.tail for n in o.inputs if n < 0}
     factors = []
     for number, factor in enumerate(price_layouts(space, layouts, lambda parts: np.zeros(len(parts)))):
@@ -37,7 +70,7 @@ def peak_table(space: SearchSpace) -> CostTable:
             if other < block - 1:
                 factor = _added(factor, *_waiting_bytes(space, other))
         factors.append(factor)
-    return CostTable((*factors, _tail_factor(space, waiting)), space.node_sizes)
+    return PeakTable((*factors, _tail_factor(space, waiting)), space.node_sizes)
 
 
 def _waiting_bytes(space: SearchSpace, block: int) -> tuple[int, NDArray[np.float64]]:

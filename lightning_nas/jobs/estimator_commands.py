@@ -1,6 +1,6 @@
-"""What an estimator is made from, and how far it is off.
+"""The command `lightning-nas estimator`: measure devices, and tell how far estimates are off.
 
-``python -m lightning_nas.estimator plan|measure|lanes|granularity|error|memory DEVICE``:
+``lightning-nas estimator plan|measure|lanes|granularity|error|memory DEVICE``:
 
 ``plan`` writes the subgraphs that are to be measured on a chip of your own, ``measure`` measures them where a backend
 can. ``lanes`` finds where latency steps with the channels, ``granularity`` whether operators or whole subgraphs predict
@@ -9,9 +9,9 @@ records that beside the table. ``memory`` compares peak memory with the compiler
 
 A table of this machine, which should do nothing else meanwhile:
 
-    python -m lightning_nas.estimator measure my_cpu.csv --backend torch
-    python -m lightning_nas.estimator measure my_gpu.csv --backend torch --set device=cuda precision=fp16
-    python -m lightning_nas.estimator measure my_cpu.csv --backend onnxruntime --set precision=int8 threads=2
+    lightning-nas estimator measure my_cpu.csv --backend torch
+    lightning-nas estimator measure my_gpu.csv --backend torch --set device=cuda precision=fp16
+    lightning-nas estimator measure my_cpu.csv --backend onnxruntime --set precision=int8 threads=2
 """
 
 from __future__ import annotations
@@ -56,10 +56,14 @@ SIMULATED = "edge_tpu"
 """What closed forms are compared with: the settings of `analytic_array` are those of its array."""
 
 
-def main() -> None:
-    """Plan or measure a table, or judge what is estimated from it."""
+def main(arguments: Sequence[str]) -> None:
+    """Plan or measure a table, or judge what is estimated from it.
+
+    Args:
+        arguments: The command line behind ``lightning-nas estimator``.
+    """
     form = argparse.RawDescriptionHelpFormatter
-    parser = argparse.ArgumentParser("python -m lightning_nas.estimator", description=__doc__, formatter_class=form)
+    parser = argparse.ArgumentParser("lightning-nas estimator", description=__doc__, formatter_class=form)
     parser.add_argument("command", choices=("plan", "measure", "lanes", "granularity", "error", "memory"))
     parser.add_argument("device", help="name of a device of the package, or the path of a .csv table")
     parser.add_argument("--num-subgraphs", type=int, help="how many to plan (300) or measure (10000, timed 300)")
@@ -68,7 +72,7 @@ def main() -> None:
     parser.add_argument("--lanes", type=int, help="channels that a device of your own processes together (8)")
     parser.add_argument("--backend", choices=BACKENDS, help="what measures a device that has no .json file yet")
     parser.add_argument("--set", nargs="+", default=[], metavar="NAME=VALUE", help="settings of that backend")
-    args = parser.parse_args()
+    args = parser.parse_args(arguments)
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     table = Path(args.device) if args.device.endswith(".csv") else TARGETS / f"{args.device}.csv"
     with stoppable() as came:
@@ -239,9 +243,7 @@ def judge_closed_form(table: Path) -> None:
     """
     device = read_device(table.with_suffix(".json"))
     if device.backend != ANALYTIC:
-        raise ValueError(
-            f"There is no table of {device.name} yet: `python -m lightning_nas.estimator measure` makes it."
-        )
+        raise ValueError(f"There is no table of {device.name} yet: `lightning-nas estimator measure` makes it.")
     rows = Estimator.load(SIMULATED).measurements
     predicted_ms = Estimator(device).predict_ms(list(rows))
     true_ms = np.array([figures.latency_ms for figures in rows.values()])
@@ -258,7 +260,3 @@ def _rounded(row: Mapping[str, float]) -> dict[str, float]:
 def _record(table: Path, device: Device, values: dict[str, object]) -> None:
     units = {"latency_ms": "milliseconds", "sram_bytes": "bytes"}
     dataclasses.replace(device, record={**device.record, "units": units, **values}).save(table.with_suffix(".json"))
-
-
-if __name__ == "__main__":
-    main()

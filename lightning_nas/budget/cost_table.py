@@ -26,7 +26,7 @@ Layouts = list[tuple[tuple[int, ...], list[Subgraph]]]
 
 @dataclass(frozen=True)
 class Factor:
-    """One additive part of the cost of a network.
+    """One part of the cost of a network.
 
     Attributes:
         nodes: The nodes of the space it depends on; none for a constant part.
@@ -35,6 +35,14 @@ class Factor:
 
     nodes: tuple[int, ...]
     cost: NDArray[np.float64]
+
+    def at(self, nodes: Sequence[int]) -> float:
+        """Return the cost of one architecture, given by its nodes."""
+        return float(self.cost[tuple(nodes[node] for node in self.nodes)])
+
+    def restricted(self, options: Sequence[Sequence[int]]) -> Factor:
+        """Return the part of a space that has only some options of each node, in the order given."""
+        return Factor(self.nodes, np.asarray(self.cost[np.ix_(*(options[node] for node in self.nodes))]))
 
 
 @dataclass(frozen=True)
@@ -67,7 +75,11 @@ class CostTable:
 
     def parts(self, nodes: Sequence[int]) -> list[float]:
         """Return the cost of each factor of one architecture, in order."""
-        return [float(factor.cost[tuple(nodes[node] for node in factor.nodes)]) for factor in self.factors]
+        return [factor.at(nodes) for factor in self.factors]
+
+    def restricted(self, options: Sequence[Sequence[int]]) -> CostTable:
+        """Return the table of a space that has only some options of each node, in the order given."""
+        return CostTable(tuple(factor.restricted(options) for factor in self.factors), tuple(map(len, options)))
 
     def expected(self, probabilities: Sequence[Tensor]) -> Tensor:
         """Return the exact expected cost, a scalar in the probabilities' graph, computed in float64.

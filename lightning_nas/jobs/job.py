@@ -1,0 +1,40 @@
+"""The phases that every search job has, in their order."""
+
+from __future__ import annotations
+
+from contextlib import AbstractContextManager
+from typing import Any, Protocol
+
+__all__ = ["Job", "carry_out"]
+
+
+class Job(Protocol):
+    """A search with all that comes before and after it. Each phase continues where an interrupted run stopped."""
+
+    def opened(self) -> AbstractContextManager[None]:
+        """Claim the directory of the run for as long as the context lasts."""
+
+    def train_source(self) -> None:
+        """Train the network as it is."""
+
+    def search(self) -> None:
+        """Find architectures within the budget."""
+
+    def train_baseline(self) -> None:
+        """Train the source on, for as long as search and fine-tuning take."""
+
+    def finetune(self) -> None:
+        """Train what was found, and what it is compared with."""
+
+    def record(self) -> dict[str, Any]:
+        """Write the files of the run, and return the content of result.json."""
+
+
+def carry_out(job: Job) -> dict[str, Any]:
+    """Run the phases of a job, and return its record."""
+    with job.opened():
+        job.train_source()
+        job.search()
+        job.train_baseline()
+        job.finetune()
+        return job.record()
