@@ -16,7 +16,7 @@ __all__ = ["Limits", "PeakLimit", "format_reach", "warn_unserved"]
 
 log = logging.getLogger(__name__)
 
-# Paths near a latency are trained with it, see `SearchSettings.band`.
+# Paths near a latency are trained with it, see `PathSampling.band`.
 _NEAR = 0.1
 
 

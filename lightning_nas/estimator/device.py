@@ -32,7 +32,7 @@ class Device:
 
     Attributes:
         name: Name of the device, of its table and of other files of it, see `check_name`.
-        backend: Name of the backend, a module of `lightning_nas.estimator.measure`; or `TABLE_ONLY`.
+        backend: Name of the backend, a module of `lightning_nas.estimator.measure.backends`; or `TABLE_ONLY`.
         lanes: Channels that the device processes together; latency against channels steps at its multiples.
         is_split: Whether the table holds operators, whose costs add up to those of subgraphs, or whole subgraphs.
         settings: What the backend must know, in its own terms.

@@ -17,7 +17,7 @@ log = logging.getLogger(__name__)
 
 Teacher = Literal["source", "baseline"]
 TaughtBy = Literal["source", "baseline", "best"]
-"""What a subnet begins from and imitates, see `jobs.search_and_finetune`."""
+"""What a subnet begins from and imitates, see `FinetunePlan`."""
 
 
 def check_taught_by(taught_by: str) -> None:
