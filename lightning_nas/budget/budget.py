@@ -26,7 +26,7 @@ _COSTS = {"latency": LATENCY, "parameters": PARAMETERS, "peak_activations": PEAK
 class Budget:
     """What a network may cost at most. At least one of the costs is bounded; None leaves the others open.
 
-    `lightning_nas.budget.resolve.resolve` turns it into figures, against a search space and what that costs on a device.
+    `lightning_nas.budget.resolve.resolve` turns it into figures, against a search space and its cost tables.
 
     Attributes:
         latency: Milliseconds (8.0), or a part of the source network's latency ("0.5x").
