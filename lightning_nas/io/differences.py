@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from typing import Any
 
 __all__ = ["difference_text"]
 
 _MAX_NAMED = 4
 
 
-def difference_text(known: Mapping[str, Any], wanted: Mapping[str, Any]) -> str:
+def difference_text(known: Mapping[str, object], wanted: Mapping[str, object]) -> str:
     """Return in words which settings differ, each with what it was and what it is; nothing where none does.
 
     Example::
@@ -23,7 +22,7 @@ def difference_text(known: Mapping[str, Any], wanted: Mapping[str, Any]) -> str:
     return "; ".join(found[:_MAX_NAMED]) + more
 
 
-def _differing(known: Mapping[str, Any], wanted: Mapping[str, Any], path: str = "") -> Iterator[str]:
+def _differing(known: Mapping[str, object], wanted: Mapping[str, object], path: str = "") -> Iterator[str]:
     for key in dict.fromkeys([*wanted, *known]):
         was, here = known.get(key), wanted.get(key)
         if isinstance(was, dict) and isinstance(here, dict):

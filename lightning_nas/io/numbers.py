@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable
 from numbers import Integral, Real
-from typing import Any
+from typing import cast
 
 __all__ = ["MOST_SEED", "check_number", "check_numbers", "check_seed"]
 
@@ -18,7 +18,7 @@ _MOST_WHOLE = 2**63 - 1
 
 def check_number(
     name: str,
-    value: Any,
+    value: object,
     *,
     whole: bool = False,
     least: float | None = None,
@@ -54,11 +54,12 @@ def check_number(
         Traceback (most recent call last):
         ValueError: `every` must be at least 1; got 0.
     """
-    number, rule = _plain(value), _range(least, most, above, below)
+    plain, rule = _plain(value), _range(least, most, above, below)
     said = f"`{name}` of {of}" if of else f"`{name}`"
-    if not _is_number(number, whole):
+    number = _number(plain, whole)
+    if number is None:
         kind = "whole number" if whole else "finite number"
-        raise ValueError(f"{said} must be a {kind} {rule}".rstrip() + f"; got {number!r}.")
+        raise ValueError(f"{said} must be a {kind} {rule}".rstrip() + f"; got {plain!r}.")
     if (
         (least is not None and number < least)
         or (most is not None and number > most)
@@ -70,8 +71,29 @@ def check_number(
         raise ValueError(f"{said} must be at most {_MOST_WHOLE}; got {number!r}.")
 
 
-def check_numbers(name: str, values: Any, **rule: Any) -> None:
+def check_numbers(
+    name: str,
+    values: object,
+    *,
+    whole: bool = False,
+    least: float | None = None,
+    most: float | None = None,
+    above: float | None = None,
+    below: float | None = None,
+) -> None:
     """Refuse what is no list of numbers, and lists with a number that `check_number` refuses.
+
+    Args:
+        name: What the list is called where the user gives it.
+        values: What the user gave.
+        whole: Whether its numbers must be whole.
+        least: The least that they can be.
+        most: The most that they can be.
+        above: What they have to be greater than.
+        below: What they have to be less than.
+
+    Raises:
+        ValueError: It is no list, or one of its numbers is not valid; the message names it by its place.
 
     Example::
 
@@ -86,26 +108,29 @@ def check_numbers(name: str, values: Any, **rule: Any) -> None:
     if isinstance(values, str) or not isinstance(values, Iterable):
         raise ValueError(f"`{name}` must be a list of numbers; got {values!r}.")
     for place, value in enumerate(values):
-        check_number(f"{name}[{place}]", value, **rule)
+        check_number(f"{name}[{place}]", value, whole=whole, least=least, most=most, above=above, below=below)
 
 
-def check_seed(seed: Any) -> None:
+def check_seed(seed: object) -> None:
     """Refuse what no generator can be seeded with; some take other numbers for 0, or fail late."""
     check_number("seed", seed, whole=True, least=0, most=MOST_SEED)
 
 
-def _plain(value: Any) -> Any:
+def _plain(value: object) -> object:
     """Return scalars of NumPy and PyTorch as Python's own, and anything else as it is."""
-    return value.item() if getattr(value, "ndim", None) == 0 else value
+    item = getattr(value, "item", None) if getattr(value, "ndim", None) == 0 else None
+    return value if item is None else item()
 
 
-def _is_number(value: Any, whole: bool) -> bool:
+def _number(value: object, whole: bool) -> float | None:
+    """Return a value where it is a finite number of the kind that is asked for."""
     if isinstance(value, bool) or not isinstance(value, Integral if whole else Real):
-        return False
+        return None
+    number = cast(float, value)
     try:
-        return math.isfinite(value)
+        return number if math.isfinite(number) else None
     except OverflowError:  # a whole number beyond all floats
-        return whole
+        return number if whole else None
 
 
 def _range(least: float | None, most: float | None, above: float | None, below: float | None) -> str:

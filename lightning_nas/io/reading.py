@@ -6,9 +6,12 @@ import json
 import reprlib
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
-__all__ = ["FORMAT", "listed", "number", "only", "parse_json", "read_json", "reading", "shown", "whole"]
+__all__ = ["FORMAT", "JsonObject", "listed", "number", "only", "parse_json", "read_json", "reading", "shown", "whole"]
+
+JsonObject: TypeAlias = dict[str, Any]
+"""An object of parsed JSON whose fields are not checked yet: who reads it checks them, see `reading`."""
 
 FORMAT = 1
 """Of the JSON files of spaces and architectures; one of another format is refused."""
@@ -66,7 +69,7 @@ def parse_json(text: str | bytes, name: str, finite: bool = True) -> Any:
 class reading:
     """Turn the errors of a malformed file into one ValueError that says what was read."""
 
-    def __init__(self, what: str, data: Any) -> None:
+    def __init__(self, what: str, data: object) -> None:
         self.what = what
         if not isinstance(data, dict) or data.get("format") != FORMAT:
             found = data.get("format") if isinstance(data, dict) else type(data).__name__
@@ -82,7 +85,7 @@ class reading:
             raise ValueError(f"The {self.what} has a field of the wrong form: {error}.") from error
 
 
-def whole(value: Any, name: str, most: int, least: int = 1) -> int:
+def whole(value: object, name: str, most: int, least: int = 1) -> int:
     """Return a whole number of a file, within limits.
 
     Args:
@@ -99,22 +102,21 @@ def whole(value: Any, name: str, most: int, least: int = 1) -> int:
     return value
 
 
-def number(value: Any, name: str, most: float, least: float = 0.0) -> float:
-    """Return a number of a file, within limits, likewise."""
-    is_number = isinstance(value, int | float) and not isinstance(value, bool)
-    if not is_number or not least <= value <= most:
+def number(value: object, name: str, most: float, least: float = 0.0) -> float:
+    """Return a number of a file, whole or not, within limits; see `whole`."""
+    if not isinstance(value, int | float) or isinstance(value, bool) or not least <= value <= most:
         raise ValueError(f"`{name}` must be a number from {least:g} to {most:g}; got {shown(value)}.")
     return value  # whole ones stay whole
 
 
-def listed(value: Any, name: str, most: int) -> list[Any]:
-    """Return a list of a file that is not longer than `most`, likewise."""
+def listed(value: object, name: str, most: int) -> list[Any]:
+    """Return a list of a file that is not longer than `most`; its items are not checked yet."""
     if not isinstance(value, list) or len(value) > most:
         raise ValueError(f"`{name}` must be a list of at most {most}; got {shown(value)}.")
     return value
 
 
-def only(data: Any, names: Iterable[str], what: str) -> dict[str, Any]:
+def only(data: object, names: Iterable[str], what: str) -> JsonObject:
     """Return an object of a file whose fields are of some names.
 
     Raises:
@@ -127,7 +129,7 @@ def only(data: Any, names: Iterable[str], what: str) -> dict[str, Any]:
     return data
 
 
-def shown(value: Any) -> str:
+def shown(value: object) -> str:
     """Return a value of a file for a message, cut where it is long."""
     try:
         text = _SHORT.repr(value)
