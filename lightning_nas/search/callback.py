@@ -258,7 +258,7 @@ class ArchitectureSearch(Callback):
     def on_before_optimizer_step(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, optimizer: torch.optim.Optimizer
     ) -> None:
-        if self._sliced is not None and getattr(trainer.precision_plugin, "scaler", None) is None:
+        if self._sliced is not None and trainer.scaler is None:
             # A scaler steps later, or not at all; without one, the step is under way.
             self._sliced.narrow(optimizer)
         if self._pending is None or self._optimizer is None:

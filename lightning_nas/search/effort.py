@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import TypeVar
 
 from torch import Tensor
 
@@ -102,7 +102,7 @@ def training_cost(num_trained: float) -> float:
     return _PASSES_A_STEP * num_trained
 
 
-def num_values(batch: Any) -> int:
+def num_values(batch: object) -> int:
     """Return the numbers in the tensors of a batch, which is what passes a network, whatever its form.
 
     Example::

@@ -7,6 +7,7 @@ import logging
 import lightning.pytorch as pl
 from lightning.pytorch.utilities import rank_zero_info
 
+from lightning_nas.search.lightning_internals import extend_fit
 from lightning_nas.search.readiness import Readiness
 
 __all__ = ["extend", "is_last_epoch"]
@@ -41,5 +42,5 @@ def extend(trainer: pl.Trainer, found: Readiness, most: int) -> None:
     elif now >= most:
         log.warning("Supernet not ready (%s) after %d epochs, which is all that the training is given.", reasons, now)
     else:
-        trainer.fit_loop.max_epochs = min(most, now + max(1, round(_PART * now)))
+        extend_fit(trainer, min(most, now + max(1, round(_PART * now))))
         rank_zero_info(f"Supernet not ready ({reasons}): extending training to epoch {trainer.max_epochs}.")

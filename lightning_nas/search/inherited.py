@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
-from typing import Any
 
 import lightning.pytorch as pl
 import torch
@@ -41,8 +40,8 @@ class InheritedLoss:
         trainer: pl.Trainer,
         module: pl.LightningModule,
         supernet: Supernet,
-        calibration: Sequence[Any],
-        held_out: Sequence[Any] = (),
+        calibration: Sequence[object],
+        held_out: Sequence[object] = (),
         loss: LossFunction | None = None,
     ) -> None:
         self._trainer, self._module, self._supernet = trainer, module, supernet
@@ -50,7 +49,7 @@ class InheritedLoss:
         self._held_out = [prepared(trainer, module, batch) for batch in held_out]
 
     @property
-    def held_out(self) -> list[Any]:
+    def held_out(self) -> list[object]:
         """The batches to evaluate on, prepared for a step."""
         return self._held_out
 
@@ -112,7 +111,7 @@ class InheritedLoss:
         losses = [loss.float() for loss in given if loss is not None]
         return torch.stack(losses or [torch.tensor(torch.nan, device=self._module.device)])
 
-    def on_batch(self, samples: Sequence[tuple[int, ...]], batch: Any, batch_idx: int) -> Tensor:
+    def on_batch(self, samples: Sequence[tuple[int, ...]], batch: object, batch_idx: int) -> Tensor:
         """Return the losses of subnets on one batch, normalised by its own statistics, over all processes."""
         share_statistics(self._trainer)
         context = self._trainer.precision_plugin.forward_context
@@ -120,7 +119,7 @@ class InheritedLoss:
             losses = sampled_losses(self._module, self._supernet, samples, lambda: task_loss(quiet, batch, batch_idx))
         return self._reduced(losses)
 
-    def score(self, search: Search, batch: Any, batch_idx: int, progress: float) -> Score | None:
+    def score(self, search: Search, batch: object, batch_idx: int, progress: float) -> Score | None:
         """Return what the logits of a search learn from a batch, or None where its losses are not finite.
 
         Args:
@@ -139,7 +138,7 @@ class InheritedLoss:
         return self.score(search, self._held_out[index], index, step / steps)
 
     def _through_gates(
-        self, search: Search, batch: Any, batch_idx: int, progress: float
+        self, search: Search, batch: object, batch_idx: int, progress: float
     ) -> tuple[Tensor, list[Tensor]]:
         """Return the loss of a mixture and its gradients with respect to the logits; weights get none."""
         logits, context = list(search.logits), self._trainer.precision_plugin.forward_context
@@ -154,7 +153,7 @@ class InheritedLoss:
         means = [self._reduced(gradient.to(quiet.device)).cpu() for gradient in found]
         return self._reduced(loss.detach().float()), means
 
-    def _quiet(self) -> AbstractContextManager[Any]:
+    def _quiet(self) -> AbstractContextManager[pl.LightningModule]:
         return quiet_copy(self._module, self._trainer, self._loss, self._supernet.searched)
 
     def _reduced(self, losses: Tensor) -> Tensor:
@@ -162,5 +161,5 @@ class InheritedLoss:
         return reduced
 
 
-def _mean_size(batches: Sequence[Any]) -> float:
+def _mean_size(batches: Sequence[object]) -> float:
     return sum(map(num_values, batches)) / max(1, len(batches))

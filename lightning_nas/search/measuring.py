@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
 
 from lightning_nas.estimator.estimator import Estimator
 from lightning_nas.search.effort import Effort, num_values, training_cost
@@ -33,7 +32,7 @@ def affordable_cost(selection: Selection, num_trained: float) -> float | None:
 
 
 def measure_start(
-    search: Search, fit: UserFit, selection: Selection, progress: Progress, batch: Any, num_batches: int
+    search: Search, fit: UserFit, selection: Selection, progress: Progress, batch: object, num_batches: int
 ) -> None:
     """Keep the losses of the source and of some subnets before the training, on what they are compared on after.
 

@@ -82,7 +82,7 @@ class SearchModule(pl.LightningModule):
 
     @override
     def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
-        if getattr(self.trainer.precision_plugin, "scaler", None) is None:
+        if self.trainer.scaler is None:
             self._sliced.narrow(optimizer)
 
     @override

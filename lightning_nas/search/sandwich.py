@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import lightning.pytorch as pl
 
@@ -17,7 +16,7 @@ def add_gradients(
     trainer: pl.Trainer,
     module: pl.LightningModule,
     supernet: Supernet,
-    batch: Any,
+    batch: object,
     batch_idx: int,
     paths: Sequence[tuple[int, ...]],
 ) -> None:
@@ -31,7 +30,7 @@ def add_gradients(
         batch_idx: Its number.
         paths: Nodes of each.
     """
-    with quiet_copy(module, kept=supernet.searched) as quiet:
+    with quiet_copy(module, trainer, kept=supernet.searched) as quiet:
         for nodes in paths:
             supernet.activate(nodes)
             with trainer.precision_plugin.forward_context():

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 from lightning_nas.io.numbers import check_number, check_numbers, check_seed
 from lightning_nas.search.quiet_loss import LossFunction
@@ -207,13 +206,13 @@ class Monitor:
             raise ValueError(f"`progress_bar` can hold {', '.join(known)}; got {', '.join(sorted(unknown))}.")
 
 
-def check_kind(name: str, value: Any, kind: type, example: str) -> None:
+def check_kind(name: str, value: object, kind: type, example: str) -> None:
     """Raise a ValueError where a group of settings is something else, such as the name of one."""
     if not isinstance(value, kind):
         raise ValueError(f"`{name}` must be a {kind.__name__}, such as {example}; got {value!r}.")
 
 
-def check_list(name: str, value: Any) -> None:
+def check_list(name: str, value: object) -> None:
     """Raise a ValueError where a setting that holds several values is none, such as a single name."""
     if isinstance(value, str) or not isinstance(value, Sequence):
         raise ValueError(f"`{name}` must be a list or a tuple; got {value!r}.")
