@@ -7,6 +7,7 @@ from collections.abc import Callable
 import torch
 from tqdm import tqdm
 
+from lightning_nas.search.describe import brief
 from lightning_nas.search.engine import Search
 from lightning_nas.search.gradient_estimate import Score
 
@@ -48,5 +49,5 @@ def learn_logits(
             observed += found.observed
             watch(step)
             if step % 10 == 0:
-                bar.set_postfix_str(search.brief(), refresh=False)
+                bar.set_postfix_str(brief(search), refresh=False)
     return observed

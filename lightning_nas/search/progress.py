@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
-from typing import Any
+
+from lightning_nas.search.readiness import Readiness
+from lightning_nas.training.checkpoints import CheckpointState
 
 __all__ = ["Progress"]
 
@@ -22,7 +23,7 @@ class Progress:
         start_batches: On how many held-out batches these were taken.
         ranked: The compared architectures, the best first.
         observed: Sampled architectures with their advantages.
-        readiness: The figures of `Readiness`, once they were measured.
+        readiness: How ready the supernet was when its training ended; None before, and where nothing was held out.
         warnings: What the log warned of at the end.
     """
 
@@ -32,7 +33,7 @@ class Progress:
     start_batches: int = 0
     ranked: list[Nodes] = field(default_factory=list)
     observed: list[tuple[Nodes, float]] = field(default_factory=list)
-    readiness: dict[str, Any] | None = None
+    readiness: Readiness | None = None
     warnings: list[str] = field(default_factory=list)
 
     def restart(self, keep_observed: bool) -> None:
@@ -40,15 +41,20 @@ class Progress:
         self.ranked, self.readiness, self.warnings = [], None, []
         self.observed = self.observed if keep_observed else []
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> dict[str, object]:
         """Return builtins that `from_dict` reads back."""
         return asdict(self)
 
     @classmethod
-    def from_dict(cls, data: Mapping[str, Any]) -> Progress:
+    def from_dict(cls, data: CheckpointState) -> Progress:
         """Read `to_dict`'s result."""
         known = {field.name: data[field.name] for field in fields(cls) if field.name in data}
         pairs = {
             name: [(tuple(nodes), value) for nodes, value in known.get(name, ())] for name in ("start", "observed")
         }
-        return cls(**{**known, **pairs, "ranked": [tuple(nodes) for nodes in known.get("ranked", ())]})
+        measured = known.get("readiness")
+        found = {
+            "readiness": None if measured is None else Readiness(**measured),
+            "ranked": [tuple(nodes) for nodes in known.get("ranked", ())],
+        }
+        return cls(**{**known, **pairs, **found})

@@ -81,7 +81,8 @@ def select(
     if len(observed) >= MIN_OBSERVED:
         sampled, advantages = [nodes for nodes, _ in observed], [value for _, value in observed]
         scores = utilities(sampled, advantages, search.supernet.space.node_sizes)
-        seeds = list(dict.fromkeys([*seeds, *search.solved(scores)]))
+        solved = search.solved(scores)
+        seeds = list(dict.fromkeys([*seeds, *([] if solved is None else [solved])]))
     per_size, space = selection.size_weight * search.size_scale, search.supernet.space
     drawn, floor = _random_subnets(search, selection.num_random_subnets), search.floor
     with tqdm(

@@ -8,7 +8,7 @@ import os
 import zipfile
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import torch
 from lightning.pytorch.plugins.io import TorchCheckpointIO
@@ -17,9 +17,12 @@ from typing_extensions import override
 
 from lightning_nas.io.writing import UnwritableError, write_bytes
 
-__all__ = ["CheckpointFile", "WholeCheckpointIO"]
+__all__ = ["CheckpointFile", "CheckpointState", "WholeCheckpointIO"]
 
 log = logging.getLogger(__name__)
+
+CheckpointState: TypeAlias = dict[str, Any]
+"""What a checkpoint holds of a training or of one of its callbacks; who loads it takes the fields that it wrote."""
 
 
 @dataclass(frozen=True)
@@ -64,7 +67,7 @@ class CheckpointFile:
                 os.replace(self.before, self.path)
         return self.path
 
-    def load(self) -> dict[str, Any] | None:
+    def load(self) -> CheckpointState | None:
         """Return the newest state that can be read, or None."""
         path = self.readable()
         try:
@@ -88,7 +91,9 @@ class WholeCheckpointIO(TorchCheckpointIO):
     """
 
     @override
-    def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any | None = None) -> None:
+    def save_checkpoint(
+        self, checkpoint: CheckpointState, path: str | os.PathLike[str], storage_options: object = None
+    ) -> None:
         buffer = io.BytesIO()
         torch.save(checkpoint, buffer)
         file = CheckpointFile(Path(path))
@@ -102,7 +107,7 @@ class WholeCheckpointIO(TorchCheckpointIO):
             write_bytes(file.path, buffer.getbuffer(), keep=file.before)
 
 
-def _read(path: Path) -> Any:
+def _read(path: Path) -> CheckpointState:
     # From an open file, as Lightning does: by its name, PyTorch reads it in another way.
     with path.open("rb") as file:
         return torch.load(file, map_location="cpu", weights_only=True)
