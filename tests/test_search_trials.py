@@ -8,7 +8,7 @@ import torch
 from searches import search_of, selection_of
 from test_search_callback import Plain, difference, loader, trainer
 
-from lightning_nas.search.trials import train_briefly
+from lightning_nas.search.brief_training import train_briefly
 
 pytestmark = pytest.mark.usefixtures("few_anchors")
 SETTINGS = {"latency": "0.7x", "phases": "decoupled", "steps": 4, "candidates": 4, "evaluations": 0, "seed": 3}

@@ -8,6 +8,7 @@ from dataclasses import replace
 from lightning.pytorch.utilities import rank_zero_info
 
 from lightning_nas.estimator.estimator import Estimator
+from lightning_nas.search.brief_training import train_briefly
 from lightning_nas.search.decoupled import learn_logits
 from lightning_nas.search.effort import Comparison, Effort, comparison
 from lightning_nas.search.engine import Search
@@ -15,7 +16,6 @@ from lightning_nas.search.inherited import InheritedLoss
 from lightning_nas.search.loaders import UserFit
 from lightning_nas.search.selection import select
 from lightning_nas.search.settings import Decoupled, Selection
-from lightning_nas.search.trials import train_briefly
 from lightning_nas.search.verify import verified_candidates
 
 __all__ = ["rank"]

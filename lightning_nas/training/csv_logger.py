@@ -8,7 +8,7 @@ import logging
 from argparse import Namespace
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TypeAlias
 
 from lightning.pytorch.core.saving import save_hparams_to_yaml
 from lightning.pytorch.loggers import Logger
@@ -24,6 +24,9 @@ __all__ = ["CSVLogger"]
 log = logging.getLogger(__name__)
 
 _STEP = "step"
+
+Row: TypeAlias = dict[str, float | str]
+"""Figures of one step by their names: numbers, or the text that a file has of them."""
 
 
 class CSVLogger(Logger):
@@ -62,8 +65,8 @@ class CSVLogger(Logger):
         self._save_dir = Path(save_dir)
         self._name, self._version = name, version
         self._flush_every = flush_logs_every_n_steps
-        self._hparams: dict[str, Any] = {}
-        self._rows: list[dict[str, Any]] | None = None
+        self._hparams: dict[str, object] = {}
+        self._rows: list[Row] | None = None
         self._is_written = True
 
     @property
@@ -105,7 +108,7 @@ class CSVLogger(Logger):
 
     @override
     @rank_zero_only
-    def log_hyperparams(self, params: Mapping[str, Any] | Namespace | None = None) -> None:
+    def log_hyperparams(self, params: Mapping[str, object] | Namespace | None = None) -> None:
         self._hparams.update(vars(params) if isinstance(params, Namespace) else params or {})
         Path(self.log_dir).mkdir(parents=True, exist_ok=True)
         save_hparams_to_yaml(str(Path(self.log_dir, "hparams.yaml")), self._hparams)
@@ -133,7 +136,7 @@ class CSVLogger(Logger):
         self.save()
 
 
-def _read(path: Path) -> list[dict[str, Any]]:
+def _read(path: Path) -> list[Row]:
     """Return the rows of a file; none of one that something else wrote or tore, which is replaced."""
     if not path.exists():
         return []

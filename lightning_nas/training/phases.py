@@ -12,28 +12,48 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol, TypedDict, runtime_checkable
 
 import lightning.pytorch as pl
 from lightning.pytorch.callbacks import Checkpoint
+from lightning.pytorch.loggers import Logger
 from lightning.pytorch.plugins.io import TorchCheckpointIO
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
+from torch import nn
 from typing_extensions import override
 
 from lightning_nas.io.locks import alone
 from lightning_nas.io.writing import remove_parts, write_text
-from lightning_nas.training.checkpoints import CheckpointFile, WholeCheckpointIO
+from lightning_nas.training.checkpoints import CheckpointFile, CheckpointState, WholeCheckpointIO
 from lightning_nas.training.divergence import Divergence
 from lightning_nas.training.fingerprint import described_network, described_trainer, keep_fingerprint, plain
 from lightning_nas.training.seeds import EpochSeeds, begin_random
 from lightning_nas.training.stop import KeepStopping
 
-__all__ = ["Averaging", "Fit", "KeepLast", "Metric", "Phases", "shared_phases", "source_phases"]
+__all__ = ["Averaging", "Fit", "KeepLast", "Metric", "Phases", "TestFigures", "shared_phases", "source_phases"]
 
 log = logging.getLogger(__name__)
 
 Averaging = Callable[[], pl.Callback]
 """Makes a callback that averages weights while they are trained, such as Lightning's ``EMAWeightAveraging``."""
+
+
+class TestFigures(TypedDict):
+    """The metric of a trained network on the test split, as a run's record has it.
+
+    Attributes:
+        name: What a person calls the metric.
+        value: Its value.
+        larger_is_better: Whether more is better.
+        split: The split that it was taken on.
+        num_images: Images in it; None where the loader does not say.
+    """
+
+    name: str
+    value: float
+    larger_is_better: bool
+    split: str
+    num_images: int | None
 
 
 class KeepLast(Checkpoint):
@@ -92,11 +112,11 @@ class KeepLast(Checkpoint):
         self.seconds, self._started = self.seconds + now - self._started, now
 
     @override
-    def state_dict(self) -> dict[str, Any]:
+    def state_dict(self) -> dict[str, object]:
         return {"seconds": self.seconds, "has_ended": self._has_ended}
 
     @override
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+    def load_state_dict(self, state_dict: CheckpointState) -> None:
         self.seconds = state_dict["seconds"]
         self._has_ended = state_dict.get("has_ended", True)
 
@@ -132,10 +152,10 @@ class Phases:
         self,
         run_dir: Path,
         trainer: Callable[..., pl.Trainer],
-        logger: Callable[..., Any],
+        logger: Callable[..., Logger],
         data: pl.LightningDataModule,
         seed: int,
-        fingerprint: dict[str, Any],
+        fingerprint: Mapping[str, object],
         is_shared: bool = False,
     ) -> None:
         self.run_dir = run_dir
@@ -189,11 +209,11 @@ class Phases:
 
     def train(
         self, name: str, module: pl.LightningModule, epochs: int, averaging: Averaging | None = None
-    ) -> dict[str, Any]:
+    ) -> TestFigures:
         """Train `module` as `fit` does, and return its metric on the test split."""
         return self.test(self.fit(name, module, epochs, averaging=averaging).trainer, module)
 
-    def test(self, trainer: pl.Trainer, module: pl.LightningModule) -> dict[str, Any]:
+    def test(self, trainer: pl.Trainer, module: pl.LightningModule) -> TestFigures:
         """Return the metric of what a Trainer trained, on the test split."""
         begin_random(self.seed)
         figures = trainer.test(module, datamodule=self.data, verbose=False, weights_only=True)[0]
@@ -263,7 +283,7 @@ class Phases:
         is_begun = any(self._folder.glob("*.ckpt"))
         keep_fingerprint(self.run_dir, "checkpoints/fingerprint.json", self.fingerprint, is_begun)
 
-    def claim(self, name: str, wanted: Mapping[str, Any]) -> bool:
+    def claim(self, name: str, wanted: Mapping[str, object]) -> bool:
         """Say what a training is made for, unless a run said so before; return whether it is for what is wanted."""
         path = self._folder / f"{name}.json"
         text = json.dumps(wanted, sort_keys=True)
@@ -272,7 +292,7 @@ class Phases:
         return path.read_bytes() == text.encode()
 
 
-def shared_phases(root: Path, run: Phases, settings: Mapping[str, Any]) -> Phases:
+def shared_phases(root: Path, run: Phases, settings: Mapping[str, object]) -> Phases:
     """Return the trainings that all runs with equal settings share, in a folder of `root` that is named after these.
 
     Args:
@@ -287,7 +307,12 @@ def shared_phases(root: Path, run: Phases, settings: Mapping[str, Any]) -> Phase
 
 
 def source_phases(
-    root: Path, run: Phases, network: partial[Any], task: Any, epochs: int, variant: Mapping[str, Any] | None = None
+    root: Path,
+    run: Phases,
+    network: partial[nn.Module],
+    task: object,
+    epochs: int,
+    variant: Mapping[str, object] | None = None,
 ) -> Phases:
     """Return where the source is trained that searches of any kind, space and budget share.
 
@@ -309,6 +334,7 @@ def source_phases(
     return shared_phases(root, run, settings)
 
 
+@runtime_checkable
 class Metric(Protocol):
     """What a LightningModule is judged by, such as `lightning_nas.tasks.metric.TaskMetric`."""
 
@@ -326,8 +352,13 @@ class Metric(Protocol):
         ...
 
 
-def _metric_of(module: Any) -> Metric:
-    metric: Metric = module.metric
+def _metric_of(module: pl.LightningModule) -> Metric:
+    metric = getattr(module, "metric", None)
+    if not isinstance(metric, Metric):
+        raise TypeError(
+            f"`metric` of a {type(module).__name__} must be a TaskMetric, such as TaskMetric('accuracy', 'acc'); got"
+            f" {metric!r}."
+        )
     return metric
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import random
-from typing import Any
 
 import lightning.pytorch as pl
 import numpy as np
@@ -11,6 +10,8 @@ import torch
 from lightning.pytorch.utilities import CombinedLoader
 from torch.utils.data import DataLoader
 from typing_extensions import override
+
+from lightning_nas.training.checkpoints import CheckpointState
 
 __all__ = ["EpochSeeds", "begin_random"]
 
@@ -58,7 +59,7 @@ class EpochSeeds(pl.Callback):
 
     @override
     def on_train_batch_start(
-        self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: object, batch_idx: int
     ) -> None:
         if not batch_idx:
             begin_random(self.seed, trainer.current_epoch, part=1)
@@ -68,15 +69,15 @@ class EpochSeeds(pl.Callback):
         self._next_epoch = trainer.current_epoch + 1
 
     @override
-    def state_dict(self) -> dict[str, Any]:
+    def state_dict(self) -> dict[str, object]:
         return {"next_epoch": self._next_epoch}
 
     @override
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+    def load_state_dict(self, state_dict: CheckpointState) -> None:
         self._next_epoch = state_dict["next_epoch"]
 
 
-def _draw_like_iterators(loaders: Any) -> None:
+def _draw_like_iterators(loaders: object) -> None:
     """Draw what loaders draw when they are asked for an iterator: a seed for their workers."""
     for loader in CombinedLoader(loaders).flattened:
         if isinstance(loader, DataLoader) and loader.generator is None:

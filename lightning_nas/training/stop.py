@@ -6,10 +6,9 @@ import logging
 import os
 import signal
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
-from typing import Any
 
 import lightning.pytorch as pl
 from typing_extensions import override
@@ -39,7 +38,7 @@ class Stopped(KeyboardInterrupt):
         self.exit_code = 128 + signum
 
 
-_installed: dict[int, Any] = {}
+_installed: dict[int, Callable[[int, FrameType | None], None]] = {}
 _came: list[Stopped] = []
 
 
@@ -54,7 +53,7 @@ class KeepStopping(pl.Callback):
     on_validation_start = on_test_start = on_train_start
 
     @override
-    def on_train_batch_start(self, *arguments: Any) -> None:
+    def on_train_batch_start(self, *arguments: object) -> None:
         if _came:  # it came where Python drops exceptions, as while an object is removed
             raise _came[0]
 

@@ -1,10 +1,9 @@
-"""Short trainings of the best candidates: what inherited losses cannot tell, some steps of their own do."""
+"""Brief trainings of the best candidates, for what the losses that they inherit cannot tell."""
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
-from typing import Any
 
 import lightning.pytorch as pl
 import torch
@@ -24,7 +23,9 @@ log = logging.getLogger(__name__)
 Nodes = tuple[int, ...]
 
 
-def train_briefly(fit: UserFit, ranked: Sequence[Nodes], selection: Selection, held_out: Sequence[Any]) -> list[Nodes]:
+def train_briefly(
+    fit: UserFit, ranked: Sequence[Nodes], selection: Selection, held_out: Sequence[object]
+) -> list[Nodes]:
     """Train the best candidates for some epochs each, and return all, in the order of their losses then.
 
     A supernet's weights are shared, so what a subnet inherits says less of it than what it becomes. Each is trained as
@@ -79,7 +80,7 @@ def _fit(fit: UserFit, subnet: pl.LightningModule, epochs: int) -> None:
         lightning_log.setLevel(level)
 
 
-def _loss(fit: UserFit, subnet: pl.LightningModule, held_out: Sequence[Any]) -> float:
+def _loss(fit: UserFit, subnet: pl.LightningModule, held_out: Sequence[object]) -> float:
     context = fit.trainer.precision_plugin.forward_context
     with evaluating(subnet), quiet_copy(subnet, fit.trainer, fit.loss) as quiet, context():
         given = [attached_loss(quiet, batch, index) for index, batch in enumerate(held_out)]
