@@ -22,7 +22,7 @@ from lightning_nas.jobs.record import Outcome, log_hints, summary, write_run
 from lightning_nas.jobs.trainings import Trainings
 from lightning_nas.multishot.best_trial import best_trials
 from lightning_nas.multishot.evolution import Evolution, Result
-from lightning_nas.multishot.space import Ground, Target, targets_of
+from lightning_nas.multishot.space import JointSpace, Target, targets_of
 from lightning_nas.multishot.study import Study
 from lightning_nas.multishot.trial import LostTrialError, Trial
 from lightning_nas.tasks.metric import TaskMetric
@@ -97,7 +97,7 @@ class MultishotJob:
         self.trainings = Trainings(run, model, search, finetune)
         places = self.trainings.places(self.estimator, model.space)
         targets = targets_of(places, self.budgets, search.search.floor)
-        ground = Ground(places, len(self.trainings.variants), targets, cache(self.estimator.verify_ms))
+        ground = JointSpace(places, len(self.trainings.variants), targets, cache(self.estimator.verify_ms))
         _log_reach(ground)
         self.trainings.prepare()
         self._settings = self._described(ground)
@@ -125,7 +125,7 @@ class MultishotJob:
 
     def train_source(self) -> None:
         """Train the network as it is, at the first of the input sizes."""
-        first = self.study.ground.places[0].space
+        first = self.study.joint_space.settings[0].space
         latency_ms = self.estimator.latency_ms(first.decode(first.reference_nodes))
         log.info("1/3 Training the source, %.4g ms", latency_ms)
         self.trainings.train_source()
@@ -135,14 +135,14 @@ class MultishotJob:
         study, trainings, num_images = self.study, self.trainings, self.searching.num_trial_images
         log.info("2/3 Training %d trials: %s", study.settings.trials, study.settings.sampler)
         if num_images and trainings.has_source and len(study.results()) < study.settings.trials:
-            study.ground = study.ground.with_errors(trainings.option_errors(study.ground, num_images))
+            study.joint_space = study.joint_space.with_errors(trainings.option_errors(study.joint_space, num_images))
         _run_trials(study, trainings)
         log.info("3/3 Fine-tuning the best, and training the source on, for comparison")
 
     def train_baseline(self) -> None:
         """Train the source on, for as long as a trial and its fine-tuning, once finalists keep the budgets."""
         with self.trainings.alone():
-            ground, results = self.study.ground, self.study.results()
+            ground, results = self.study.joint_space, self.study.results()
             count = self.searching.finalists
             self.finalists = [_finalists(results, ground, target, count) for target in ground.targets]
             for target, own in zip(ground.targets, self.finalists, strict=True):
@@ -155,7 +155,7 @@ class MultishotJob:
         with self.trainings.alone():
             self.trained_on = dict.fromkeys(chain.from_iterable(self.finalists))
             self.finetuned = {
-                best.number: self.trainings.finetune(self.study.ground, best.genes, best.number)
+                best.number: self.trainings.finetune(self.study.joint_space, best.genes, best.number)
                 for best in self.trained_on
             }
 
@@ -173,11 +173,11 @@ class MultishotJob:
 
     def outcomes(self) -> dict[str, Outcome]:
         """Return by label what each budget gets: the best on the validation data of all that keep it."""
-        pairs = zip(self.study.ground.targets, self.finalists, strict=True)
+        pairs = zip(self.study.joint_space.targets, self.finalists, strict=True)
         return {target.label: self._outcome(target, own) for target, own in pairs}
 
     def _outcome(self, target: Target, own: Sequence[Result]) -> Outcome:
-        ground, trainings, source = self.study.ground, self.trainings, self.study.ground.places[0].space
+        ground, trainings, source = self.study.joint_space, self.trainings, self.study.joint_space.settings[0].space
         # Now that they are trained to the end, a smaller network that is better serves a larger budget, too.
         within = [best for best in self.trained_on if best in own or ground.meets(best.genes, target)]
         best = max(within, key=lambda best: trainings.metric.score(self.finetuned[best.number].value))
@@ -203,17 +203,17 @@ class MultishotJob:
             compared=(),
             search={**self.study.totals(), "finetuned": len(self.finetuned)},
             history=_history(self.study.results(), trainings.metric),
-            network={**trainings.network_settings, **ground.place(best.genes).variant},
+            network={**trainings.network_settings, **ground.setting(best.genes).variant},
             epochs=vars(self.run.epochs),
             data_name=trainings.data_name,
             taught_by=trainings.teacher_name,
             interface=tuned.interface,
         )
 
-    def _described(self, ground: Ground) -> Any:
+    def _described(self, ground: JointSpace) -> Any:
         """Return what the trials of a study depend on."""
         run, search, finetuning = self.run, self.searching.search, self.finetuning
-        spaces = "".join(place.space.to_json() for place in ground.places)
+        spaces = "".join(place.space.to_json() for place in ground.settings)
         teaching = {"all": self.model.task, "search": self.searching.task, "teaching": finetuning.teaching}
         return plain(
             {
@@ -255,9 +255,9 @@ def _check(search: Evolution, epochs: Epochs, num_budgets: int) -> None:
         raise ValueError(f"`trials` must be at least the number of budgets, {num_budgets}; got {search.trials}.")
 
 
-def _log_reach(ground: Ground) -> None:
+def _log_reach(ground: JointSpace) -> None:
     for target in ground.targets:
-        for place, limits in zip(ground.places, target.limits, strict=True):
+        for place, limits in zip(ground.settings, target.limits, strict=True):
             reach = "out of reach" if limits is None else format_reach(limits)
             count = place.space.num_architectures
             log.info("Budget %s at %s, %.3g architectures:\n%s", target.label, place, count, reach)
@@ -281,8 +281,8 @@ def _run_trials(study: Study, trainings: Trainings) -> None:
 
 
 def _run_trial(study: Study, trial: Trial, trainings: Trainings) -> None:
-    ground, number = study.ground, trial.number
-    place = ground.place(trial.genes)
+    ground, number = study.joint_space, trial.number
+    place = ground.setting(trial.genes)
     finished = len(study.results())
     wanted = study.settings.trials
     log.info("Trial %d (%d of %d finished), %s: %s", number, finished, wanted, place, ground.decode(trial.genes))
@@ -313,19 +313,19 @@ def _run_trial(study: Study, trial: Trial, trainings: Trainings) -> None:
     )
 
 
-def _finalists(results: Sequence[Result], ground: Ground, target: Target, count: int) -> list[Result]:
+def _finalists(results: Sequence[Result], ground: JointSpace, target: Target, count: int) -> list[Result]:
     best = best_trials(results, ground, target, count)
     if not best:
         raise RuntimeError(
             f"No trial within the budget {target.label} was trained to the end. HINT: more trials, fewer rungs, or a"
             " smaller learning rate where metrics are not finite."
         )
-    names = "; ".join(f"trial {result.number}, {ground.place(result.genes)}" for result in best)
+    names = "; ".join(f"trial {result.number}, {ground.setting(result.genes)}" for result in best)
     log.info("Finalists for %s, %d of %d asked for: %s", target.label, len(best), count, names)
     return best
 
 
-def _limits_of(ground: Ground, target: Target, result: Result) -> Limits:
+def _limits_of(ground: JointSpace, target: Target, result: Result) -> Limits:
     limits = target.limits[ground.index(result.genes)]
     assert limits is not None, "a trial within the budgets is at a place that can meet them"
     return limits

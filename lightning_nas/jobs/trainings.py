@@ -23,14 +23,14 @@ from lightning_nas.jobs.plan import FinetunePlan, Model, MultishotPlan, Run
 from lightning_nas.jobs.teacher import Teacher, better_teacher
 from lightning_nas.multishot.evolution import Genes
 from lightning_nas.multishot.rungs import Rungs
-from lightning_nas.multishot.space import Ground, Place
+from lightning_nas.multishot.space import JointSpace, Setting
 from lightning_nas.supernet import derive, option_errors, sort_channels, space_of, supernet_from
 from lightning_nas.supernet.source import named_blocks
 from lightning_nas.supernet.subnet import supernet_with
 from lightning_nas.tasks.metric import TaskMetric, metric_of
 from lightning_nas.training.checkpoints import CheckpointFile
 from lightning_nas.training.fingerprint import plain
-from lightning_nas.training.phases import Fit, Phases, source_phases
+from lightning_nas.training.phases import Fit, Phases, TestFigures, source_phases
 
 __all__ = ["Finetuned", "Trainings"]
 
@@ -115,7 +115,7 @@ class Trainings:
         """What trials are compared by."""
         return metric_of(self._task(self._sources[0]))
 
-    def places(self, costs: Estimator, space: Mapping[str, Any]) -> tuple[Place, ...]:
+    def places(self, costs: Estimator, space: Mapping[str, Any]) -> tuple[Setting, ...]:
         """Build the data and the source of every size and variant, and return what can be chosen there.
 
         Args:
@@ -143,7 +143,7 @@ class Trainings:
             example = torch.zeros(1, *module.input_size)
             for variant, source in zip(self.variants, self._sources, strict=True):
                 found = space_of(source, example, **{"lanes": costs.lanes, **space})
-                places.append(Place(name, variant, found, cost_tables(found, costs)))
+                places.append(Setting(name, variant, found, cost_tables(found, costs)))
         return tuple(places)
 
     def try_parts(self) -> None:
@@ -190,7 +190,7 @@ class Trainings:
         _give_weights(self._sources[0], self._sources[1:])
         self._teachers = self._sources
 
-    def option_errors(self, ground: Ground, num_images: int) -> list[list[Tensor]]:
+    def option_errors(self, ground: JointSpace, num_images: int) -> list[list[Tensor]]:
         """Try all options on training images of the first size, and return their errors for each variant.
 
         Args:
@@ -199,14 +199,14 @@ class Trainings:
         """
         images = self._calibration(0)[:num_images]
         found = []
-        for source, place in zip(self._sources, ground.places, strict=False):
+        for source, place in zip(self._sources, ground.settings, strict=False):
             supernet = supernet_from(deepcopy(source), images[:1], place.space)
             sort_channels(supernet)
             found.append(option_errors(supernet, images))
         return found
 
     def train(
-        self, ground: Ground, genes: Genes, number: int, report: Report | None = None
+        self, ground: JointSpace, genes: Genes, number: int, report: Report | None = None
     ) -> tuple[Fit, Rungs, nn.Module]:
         """Train the network of a trial, from its checkpoint where there is one.
 
@@ -226,7 +226,7 @@ class Trainings:
         fit = self._phases[genes[0]].fit(f"trial-{number}", module, self.epochs.search, [rungs])
         return fit, rungs, network
 
-    def finetune(self, ground: Ground, genes: Genes, number: int) -> Finetuned:
+    def finetune(self, ground: JointSpace, genes: Genes, number: int) -> Finetuned:
         """Train a finished trial on, or anew from the baseline where that teaches, and judge it."""
         self.run.begin_random()
         network, taught = self._build(ground, genes, self._teachers)
@@ -246,7 +246,7 @@ class Trainings:
         value, metric = phases.validate(tuned.trainer, module), phases.test(tuned.trainer, module)
         return Finetuned(module, value, metric, steps + tuned.steps, inputs_and_outputs(phases.data))
 
-    def train_baseline(self) -> tuple[dict[str, Any], int]:
+    def train_baseline(self) -> tuple[TestFigures, int]:
         """Train the source on, for as long as a trial and its fine-tuning, and see which of the two teaches.
 
         Returns:
@@ -279,7 +279,7 @@ class Trainings:
         return saved if is_whole else None
 
     def _build(
-        self, ground: Ground, genes: Genes, sources: Sequence[nn.Module]
+        self, ground: JointSpace, genes: Genes, sources: Sequence[nn.Module]
     ) -> tuple[nn.Module, Callable[..., Any]]:
         """Return the network of the genes, with weights of its variant's among `sources`, and what makes its module."""
         architecture, source = ground.decode(genes), sources[genes[1]]

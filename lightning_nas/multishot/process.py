@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import uuid
 from dataclasses import asdict, dataclass
-from typing import Any
 
 from lightning_nas.io.processes import host_name, is_dead
 from lightning_nas.io.reading import only, shown, whole
@@ -43,7 +42,7 @@ class Owner:
         return asdict(self)
 
     @classmethod
-    def from_dict(cls, data: Any) -> Owner:
+    def from_dict(cls, data: object) -> Owner:
         """Read what `to_dict` returned.
 
         Raises:

@@ -7,10 +7,11 @@ import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from threading import Event, Thread
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from lightning_nas.multishot.evolution import Evolution, Genes, is_promoted
 from lightning_nas.multishot.study_storage import load_optuna
+from lightning_nas.multishot.trial_record import TrialRecord
 
 if TYPE_CHECKING:
     import optuna
@@ -53,14 +54,22 @@ class Trial:
     @property
     def genes(self) -> Genes:
         """What is trained."""
-        return tuple(self._asked.user_attrs["genes"])
+        genes = self._record.genes
+        assert genes is not None, "a trial without them is refused"
+        return genes
 
     @property
     def target(self) -> int:
         """Index of the budgets that it was proposed for."""
-        return int(self._asked.user_attrs["target"])
+        target = self._record.target
+        assert target is not None, "it was enqueued with the genes"
+        return target
 
-    def write(self, **attributes: Any) -> None:
+    @property
+    def _record(self) -> TrialRecord:
+        return TrialRecord.of(self._asked)
+
+    def write(self, **attributes: object) -> None:
         """Write attributes of the trial.
 
         Raises:
@@ -85,9 +94,9 @@ class Trial:
             return False
         if epoch not in self._settings.rungs:
             return True
-        rungs = {**self._asked.user_attrs.get("rungs", {}), str(epoch): value}
-        self.write(rungs=rungs)
-        return is_promoted(value, self._others(str(epoch)), self._settings.eta, self._larger_is_better)
+        rungs = {**self._record.rungs, epoch: value}
+        self.write(rungs={str(reached): then for reached, then in rungs.items()})
+        return is_promoted(value, self._others(epoch), self._settings.eta, self._larger_is_better)
 
     def finish(self, value: float, epochs: int, is_pruned: bool, figures: Mapping[str, float]) -> None:
         """Write the result.
@@ -109,8 +118,9 @@ class Trial:
             if is_pruned:
                 self._study.tell(self._asked, state=self._state.PRUNED)
             else:
-                values = [value, self._asked.user_attrs["latency_ms"]]
-                self._study.tell(self._asked, values[: len(self._study.directions)])
+                latency_ms = self._record.latency_ms
+                assert latency_ms is not None, "it was enqueued with the genes"
+                self._study.tell(self._asked, [value, latency_ms][: len(self._study.directions)])
 
     def refuse(self, reason: str) -> None:
         """End it without a result: ``diverged``, or ``superfluous`` or ``duplicate`` before any training."""
@@ -148,11 +158,12 @@ class Trial:
             ended.set()
             thread.join()
 
-    def _others(self, epoch: str) -> list[float]:
-        """Return what the other trials of the same budgets reached at a rung."""
-        attributes = [t.user_attrs for t in self._study.get_trials(deepcopy=False) if t.state.name != "FAIL"]
-        same = [other for other in attributes if other.get("target") == self.target and epoch in other.get("rungs", {})]
-        return [other["rungs"][epoch] for other in same if tuple(other["genes"]) != self.genes]
+    def _others(self, epoch: int) -> list[float]:
+        """Return the metrics that the other trials of the same budgets had at a rung."""
+        trials = self._study.get_trials(deepcopy=False)
+        others = [TrialRecord.of(trial) for trial in trials if trial.state.name != "FAIL"]
+        same = [other for other in others if other.target == self.target and epoch in other.rungs]
+        return [other.rungs[epoch] for other in same if other.genes != self.genes]
 
 
 @contextmanager
