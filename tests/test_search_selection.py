@@ -52,7 +52,7 @@ def test_every_point_of_the_frontier_is_the_best_at_its_cost():
     costs, scores = [p.cost for p in points], [p.score for p in points]
     assert costs == sorted(costs)
     assert scores == sorted(scores)
-    assert len({p.nodes for p in points}) == len(points) > 3
+    assert len({p.encoding for p in points}) == len(points) > 3
     for point in points:
         assert point.score == pytest.approx(max(-loss(m) for m in MEMBERS if TABLE.exact(m) <= point.cost + 1e-9))
 

@@ -15,7 +15,7 @@ from lightning_nas.multishot.domination import survivors
 __all__ = ["Evolution", "Genes", "Result", "Sampler", "is_promoted", "parents"]
 
 Genes = tuple[int, ...]
-"""One member: the index of its input size, of its variant of the network, and its nodes in the space of these."""
+"""One member: the index of its input size, of its variant of the network, and its encoding in the space of these."""
 
 Sampler = Literal["evolution", "nsga2"]
 """``evolution``: regularised evolution (Real et al. 2018, arXiv 1802.01548), in which the best of a few is a parent and

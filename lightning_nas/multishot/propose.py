@@ -144,6 +144,6 @@ def _solved(
     assert limits is not None, "only settings that can meet the budgets are asked"
     for part in _PARTS if limits.costs else _PARTS[:1]:
         first = [replace(limit, budget=part * limit.budget, floor=target.floors[index]) for limit in limits.costs[:1]]
-        nodes = solve(scores, [*first, *limits.costs[1:]], limits.forbidden)
-        if nodes is not None:
-            yield joint_space.genes_at(index, nodes)
+        encoding = solve(scores, [*first, *limits.costs[1:]], limits.forbidden)
+        if encoding is not None:
+            yield joint_space.genes_at(index, encoding)

@@ -112,9 +112,9 @@ class JointSpace:
         """Return the size and variant of a member."""
         return self.settings[self.index(genes)]
 
-    def genes_at(self, index: int, nodes: Sequence[int]) -> Genes:
-        """Return the member of the given nodes at a setting."""
-        return (*divmod(index, self.num_variants), *(int(node) for node in nodes))
+    def genes_at(self, index: int, encoding: Sequence[int]) -> Genes:
+        """Return the member that has an encoding at a setting."""
+        return (*divmod(index, self.num_variants), *(int(node) for node in encoding))
 
     def decode(self, genes: Genes) -> Architecture:
         """Return the architecture of a member."""
@@ -129,9 +129,9 @@ class JointSpace:
 
     def is_within(self, genes: Genes, target: Target, floored: bool = True) -> bool:
         """Return whether a member is within the budgets, and uses what it should of the first."""
-        index, nodes = self.index(genes), genes[2:]
+        index, encoding = self.index(genes), genes[2:]
         limits = target.limits[index]
-        return limits is not None and limits.allows(nodes, target.floors[index] if floored else 0.0)
+        return limits is not None and limits.allows(encoding, target.floors[index] if floored else 0.0)
 
     def is_verified(self, genes: Genes, target: Target) -> bool:
         """Return whether the device's backend, where it is here, prices a member within the latency budget."""

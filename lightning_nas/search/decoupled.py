@@ -10,10 +10,9 @@ from tqdm import tqdm
 from lightning_nas.search.describe import brief
 from lightning_nas.search.engine import Search
 from lightning_nas.search.gradient_estimate import Score
+from lightning_nas.space.spec import Encoding
 
 __all__ = ["learn_logits"]
-
-Nodes = tuple[int, ...]
 
 
 def learn_logits(
@@ -22,7 +21,7 @@ def learn_logits(
     steps: int,
     watch: Callable[[int], None] = lambda step: None,
     show: bool = True,
-) -> list[tuple[Nodes, float]]:
+) -> list[tuple[Encoding, float]]:
     """Let the logits of a search learn while its weights rest.
 
     Args:
@@ -39,7 +38,7 @@ def learn_logits(
     if strategy.gradient == "none":
         return []
     optimizer = torch.optim.Adam(search.logits, strategy.lr, betas=(strategy.beta1, 0.999))
-    observed: list[tuple[Nodes, float]] = []
+    observed: list[tuple[Encoding, float]] = []
     with tqdm(range(steps), desc="Searching", unit="step", leave=False, disable=not show) as bar:
         for step in bar:
             found = score(search, step, steps)

@@ -11,6 +11,7 @@ from lightning_nas.graph.finite import refuse_not_finite
 from lightning_nas.search.lightning_internals import uncompiled
 from lightning_nas.search.loaders import UserFit
 from lightning_nas.search.quiet_loss import quiet_copy, task_loss
+from lightning_nas.space.spec import Encoding
 from lightning_nas.supernet.derive import derive, recalibrate
 
 __all__ = ["derive_subnet"]
@@ -18,13 +19,13 @@ __all__ = ["derive_subnet"]
 ModuleT = TypeVar("ModuleT", bound=nn.Module)
 
 
-def derive_subnet(fit: UserFit, wanted: ModuleT, nodes: tuple[int, ...], num_batches: int) -> ModuleT:
+def derive_subnet(fit: UserFit, wanted: ModuleT, encoding: Encoding, num_batches: int) -> ModuleT:
     """Return the plain network of an architecture, batch norm recalibrated on training data.
 
     Args:
         fit: What was searched.
         wanted: Its module or a part of it: the same part of the derived module is returned.
-        nodes: The architecture.
+        encoding: The architecture.
         num_batches: Training batches for batch norm's statistics.
 
     Raises:
@@ -34,7 +35,7 @@ def derive_subnet(fit: UserFit, wanted: ModuleT, nodes: tuple[int, ...], num_bat
     names = [name for name, child in fit.module.named_modules() if child is original]
     if not names:
         raise ValueError(f"This {type(original).__name__} is not part of the module that was searched.")
-    derived = derive(fit.module, nodes)
+    derived = derive(fit.module, encoding)
     norms = [child for child in derived.modules() if isinstance(child, nn.BatchNorm2d)]
     with evaluating(derived), quiet_copy(derived, fit.trainer, fit.loss, norms) as quiet:
         batches = enumerate(fit.training_batches(num_batches))

@@ -22,14 +22,13 @@ from lightning_nas.search.multipliers import Multipliers
 from lightning_nas.search.paths import TrainingPaths
 from lightning_nas.search.rewards import Rewards
 from lightning_nas.search.settings import Decoupled, Joint, SupernetTraining
+from lightning_nas.space.spec import Encoding
 from lightning_nas.supernet.loading import OTHER_SPACE
 from lightning_nas.supernet.supernet import Supernet
 
 __all__ = ["Search", "SearchRecord"]
 
 log = logging.getLogger(__name__)
-
-Nodes = tuple[int, ...]
 
 
 class SearchRecord(TypedDict):
@@ -110,7 +109,7 @@ class Search:
         self.num_trained = [np.zeros(size, dtype=np.int64) for size in sizes]
         self.size_scale = 0.0
         self._prior: list[NDArray[np.float64]] = []
-        self.pool: list[Nodes] = []
+        self.pool: list[Encoding] = []
         if training.prior:
             prior = kept_weights(supernet.space) if errors is None else nearness(supernet.space, errors)
             rows = [training.prior * score for score in prior]
@@ -136,15 +135,15 @@ class Search:
         first = math.ceil(training.warmup * total_steps)
         return step >= first and (step - first) % training.every == 0
 
-    def paths(self, step: int, total_steps: int) -> list[Nodes]:
-        """Return the nodes of the paths to train at `step`, one or those of the sandwich rule, and count them."""
+    def paths(self, step: int, total_steps: int) -> list[Encoding]:
+        """Return the paths to train at `step`, one or those of the sandwich rule, and count them."""
         chosen = self._paths.at(step, total_steps, self.draw)
-        for nodes in chosen:
-            for counts, node in zip(self.num_trained, nodes, strict=True):
+        for encoding in chosen:
+            for counts, node in zip(self.num_trained, encoding, strict=True):
                 counts[node] += 1
         return chosen
 
-    def begin_step(self, step: int, total_steps: int) -> list[Nodes]:
+    def begin_step(self, step: int, total_steps: int) -> list[Encoding]:
         """Let the supernet run what is to train at `step`; return further paths to train in it, if any."""
         first, *others = self.paths(step, total_steps)
         self.supernet.activate(first)
@@ -167,11 +166,11 @@ class Search:
         pairs = zip(self.num_trained, self.trained, strict=True)
         return min(int(counts[here].min()) for counts, here in pairs)
 
-    def path(self, step: int, total_steps: int) -> Nodes:
-        """Return the nodes of the path, or of the first of the paths, to train at `step`."""
+    def path(self, step: int, total_steps: int) -> Encoding:
+        """Return the path, or the first of the paths, to train at `step`."""
         return self.paths(step, total_steps)[0]
 
-    def draw(self) -> Nodes:
+    def draw(self) -> Encoding:
         """Draw an architecture by the logits."""
         return draw(self.probabilities(), self.generator)
 
@@ -203,20 +202,20 @@ class Search:
         optimizer.zero_grad()
         self.multipliers.update(self.probabilities())
 
-    def best(self) -> Nodes:
-        """Return the nodes of the most probable architecture within all budgets: exact, never over.
+    def best(self) -> Encoding:
+        """Return the most probable architecture within all budgets: exact, never over.
 
         The first budget is used up to a few percent (`use`), where the space allows it.
 
         Raises:
             ValueError: No architecture meets the budgets.
         """
-        nodes = self.solved(_logs(self.probabilities()))
-        if nodes is None:
+        encoding = self.solved(_logs(self.probabilities()))
+        if encoding is None:
             raise ValueError("No architecture of the space meets the budgets.")
-        return nodes
+        return encoding
 
-    def solved(self, scores: list[NDArray[np.float64]]) -> Nodes | None:
+    def solved(self, scores: list[NDArray[np.float64]]) -> Encoding | None:
         """Return the architecture of the highest sum of scores within the budgets; None where none is within.
 
         Args:
@@ -224,9 +223,9 @@ class Search:
         """
         return solve_in_band(scores, self.limits.costs, self.limits.forbidden, self.use)
 
-    def is_within(self, nodes: Nodes, floor: float = 0.0) -> bool:
+    def is_within(self, encoding: Encoding, floor: float = 0.0) -> bool:
         """Return whether an architecture meets all budgets, and costs at least `floor` of the first."""
-        return self.limits.allows(nodes, floor)
+        return self.limits.allows(encoding, floor)
 
     @property
     def floor(self) -> float:
@@ -236,7 +235,7 @@ class Search:
         limit = self.limits.costs[0]
         return min(self.use * limit.budget, limit.table.exact(self.best()))
 
-    def candidates(self, count: int, limits: Sequence[Limit] | None = None) -> list[Nodes]:
+    def candidates(self, count: int, limits: Sequence[Limit] | None = None) -> list[Encoding]:
         """Return up to `count` distinct architectures within all budgets, the most probable one first; see `propose`.
 
         Args:

@@ -9,10 +9,9 @@ import torch
 from torch import Tensor
 
 from lightning_nas.search.engine import Search
+from lightning_nas.space.spec import Encoding
 
 __all__ = ["Score", "gates_score", "sampled_score"]
-
-Nodes = tuple[int, ...]
 
 
 @dataclass(frozen=True)
@@ -25,10 +24,10 @@ class Score:
     """
 
     surrogate: Tensor
-    observed: tuple[tuple[Nodes, float], ...] = ()
+    observed: tuple[tuple[Encoding, float], ...] = ()
 
 
-def sampled_score(search: Search, losses: Callable[[list[Nodes]], Tensor]) -> Score | None:
+def sampled_score(search: Search, losses: Callable[[list[Encoding]], Tensor]) -> Score | None:
     """Draw architectures by the logits and compare them; None where a loss is not finite.
 
     Args:

@@ -31,9 +31,9 @@ from lightning_nas.search.sandwich import add_gradients
 from lightning_nas.search.settings import Joint, Monitor, Selection, SupernetTraining
 from lightning_nas.search.state import SearchState
 from lightning_nas.search.trainers import refuse_strategy, refuse_unaware, total_steps
-from lightning_nas.search.validated import validated_nodes
+from lightning_nas.search.validated import validated_encoding
 from lightning_nas.search.warnings_heard import heard_warnings
-from lightning_nas.space.spec import SearchSpace
+from lightning_nas.space.spec import Encoding, SearchSpace
 from lightning_nas.supernet.sliced_step import SlicedStep
 from lightning_nas.supernet.supernet import find_supernet
 from lightning_nas.training.checkpoints import CheckpointState
@@ -82,8 +82,8 @@ class SearchHooks(Callback):
         self._sliced: SlicedStep | None = None
         self._max_epochs: int | None = None
         self._pending: Score | None = None
-        self._others: tuple[object, int, list[tuple[int, ...]]] | None = None  # batch, its number, further paths
-        self._validated: tuple[int, ...] | None = None
+        self._others: tuple[object, int, list[Encoding]] | None = None  # batch, its number, further paths
+        self._validated: Encoding | None = None
 
     def limits_in(self, space: SearchSpace) -> Limits:
         """Return what the budget is in a space, in milliseconds and bytes; the space is priced once.
@@ -203,7 +203,7 @@ class SearchHooks(Callback):
         # Not earlier: by now a callback that averages weights has put them in place.
         state, is_first = self.state, arguments[2:] in ((0,), (0, 0))
         if is_first and state.search is not None and state.fit is not None and state.recent:
-            self._validated = validated_nodes(state.search, self.monitor.validate)
+            self._validated = validated_encoding(state.search, self.monitor.validate)
             state.evaluator().prepare(self._validated)
 
     @override

@@ -16,6 +16,7 @@ from lightning_nas.search.gradient_estimate import Score, gates_score, sampled_s
 from lightning_nas.search.loaders import prepared
 from lightning_nas.search.quiet_loss import LossFunction, attached_loss, quiet_copy, sampled_losses, task_loss
 from lightning_nas.search.trainers import share_statistics
+from lightning_nas.space.spec import Encoding
 from lightning_nas.supernet.derive import recalibrate
 from lightning_nas.supernet.elastic import ElasticBatchNorm2d
 from lightning_nas.supernet.supernet import Supernet
@@ -68,16 +69,16 @@ class InheritedLoss:
         """Numbers in a calibration batch and in a held-out batch, on average."""
         return _mean_size(self._calibration), _mean_size(self._held_out)
 
-    def prepare(self, nodes: tuple[int, ...], num_batches: int | None = None) -> None:
+    def prepare(self, encoding: Encoding, num_batches: int | None = None) -> None:
         """Let a subnet run with running statistics of its own, from recent training batches.
 
         Validation data often comes sorted by class: a batch's own statistics would then hide what tells the classes.
 
         Args:
-            nodes: The subnet.
+            encoding: The subnet.
             num_batches: How many of the training batches; by default all.
         """
-        self._supernet.activate(nodes)
+        self._supernet.activate(encoding)
         self._supernet.use_batch_statistics(False)
         with self._quiet() as quiet, self._trainer.precision_plugin.forward_context():
             recalibrate(
@@ -87,22 +88,22 @@ class InheritedLoss:
                 ElasticBatchNorm2d,
             )
 
-    def __call__(self, nodes: tuple[int, ...], effort: Effort | None = None) -> float:
+    def __call__(self, encoding: Encoding, effort: Effort | None = None) -> float:
         """Return the mean loss of a subnet on the held-out batches that give one, over all processes.
 
         Args:
-            nodes: The subnet.
+            encoding: The subnet.
             effort: On how much it is evaluated; by default on all.
         """
-        return float(self._reduced(self._by_batch(nodes, effort).mean()))
+        return float(self._reduced(self._by_batch(encoding, effort).mean()))
 
-    def halves(self, nodes: tuple[int, ...], effort: Effort | None = None) -> Tensor:
+    def halves(self, encoding: Encoding, effort: Effort | None = None) -> Tensor:
         """Return the mean loss on every other held-out batch, and on those between: shape (2,); NaN for none."""
-        losses = self._by_batch(nodes, effort)
+        losses = self._by_batch(encoding, effort)
         return self._reduced(torch.stack([losses[0::2].mean(), losses[1::2].mean()]))
 
-    def _by_batch(self, nodes: tuple[int, ...], effort: Effort | None) -> Tensor:
-        self.prepare(nodes, effort.num_calibration if effort else None)
+    def _by_batch(self, encoding: Encoding, effort: Effort | None) -> Tensor:
+        self.prepare(encoding, effort.num_calibration if effort else None)
         held_out = spread(self._held_out, effort.num_held_out if effort else len(self._held_out))
         context = self._trainer.precision_plugin.forward_context
         with evaluating(self._module), self._quiet() as quiet, context():
@@ -111,7 +112,7 @@ class InheritedLoss:
         losses = [loss.float() for loss in given if loss is not None]
         return torch.stack(losses or [torch.tensor(torch.nan, device=self._module.device)])
 
-    def on_batch(self, samples: Sequence[tuple[int, ...]], batch: object, batch_idx: int) -> Tensor:
+    def on_batch(self, samples: Sequence[Encoding], batch: object, batch_idx: int) -> Tensor:
         """Return the losses of subnets on one batch, normalised by its own statistics, over all processes."""
         share_statistics(self._trainer)
         context = self._trainer.precision_plugin.forward_context

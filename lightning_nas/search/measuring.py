@@ -49,7 +49,7 @@ def measure_start(
     if loss.num_batches:
         effort = readiness_efforts(affordable_cost(selection, num_batches * num_values(batch)), loss)[0]
         with _checked_size(search):
-            found = start_losses(search, lambda nodes: loss(nodes, effort), effort.num_subnets)
+            found = start_losses(search, lambda encoding: loss(encoding, effort), effort.num_subnets)
         progress.start, progress.start_batches = list(found.items()), effort.num_held_out
 
 
@@ -73,9 +73,9 @@ def measure_end(
     """
     effort = readiness_efforts(affordable_cost(selection, progress.num_values), loss)[1]
     same = Effort(len(progress.start), 1, progress.start_batches)
-    made = progress_since(search, dict(progress.start), lambda nodes: loss(nodes, same))
+    made = progress_since(search, dict(progress.start), lambda encoding: loss(encoding, same))
     return measure_readiness(
-        search, estimator, lambda nodes: loss.halves(nodes, effort), made, effort.num_subnets, show
+        search, estimator, lambda encoding: loss.halves(encoding, effort), made, effort.num_subnets, show
     )
 
 

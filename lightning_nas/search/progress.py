@@ -5,11 +5,10 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass, field, fields
 
 from lightning_nas.search.readiness import Readiness
+from lightning_nas.space.spec import Encoding
 from lightning_nas.training.checkpoints import CheckpointState
 
 __all__ = ["Progress"]
-
-Nodes = tuple[int, ...]
 
 
 @dataclass
@@ -29,10 +28,10 @@ class Progress:
 
     scored_step: int = -1
     num_values: int = 0
-    start: list[tuple[Nodes, float]] = field(default_factory=list)
+    start: list[tuple[Encoding, float]] = field(default_factory=list)
     start_batches: int = 0
-    ranked: list[Nodes] = field(default_factory=list)
-    observed: list[tuple[Nodes, float]] = field(default_factory=list)
+    ranked: list[Encoding] = field(default_factory=list)
+    observed: list[tuple[Encoding, float]] = field(default_factory=list)
     readiness: Readiness | None = None
     warnings: list[str] = field(default_factory=list)
 
@@ -50,11 +49,12 @@ class Progress:
         """Read `to_dict`'s result."""
         known = {field.name: data[field.name] for field in fields(cls) if field.name in data}
         pairs = {
-            name: [(tuple(nodes), value) for nodes, value in known.get(name, ())] for name in ("start", "observed")
+            name: [(tuple(encoding), value) for encoding, value in known.get(name, ())]
+            for name in ("start", "observed")
         }
         measured = known.get("readiness")
         found = {
             "readiness": None if measured is None else Readiness(**measured),
-            "ranked": [tuple(nodes) for nodes in known.get("ranked", ())],
+            "ranked": [tuple(encoding) for encoding in known.get("ranked", ())],
         }
         return cls(**{**known, **pairs, **found})

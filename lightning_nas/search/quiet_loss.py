@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from lightning_nas.graph.eval_mode import evaluating
 from lightning_nas.search.lightning_internals import is_compiled
 from lightning_nas.search.untraced import untraced
+from lightning_nas.space.spec import Encoding
 from lightning_nas.supernet.supernet import Supernet
 
 __all__ = ["LossFunction", "NoLossError", "attached_loss", "quiet_copy", "sampled_losses", "task_loss"]
@@ -136,19 +137,19 @@ def _drop(*args: object, **kwargs: object) -> None:
 
 
 def sampled_losses(
-    module: nn.Module, supernet: Supernet, samples: Sequence[tuple[int, ...]], loss: Callable[[], Tensor]
+    module: nn.Module, supernet: Supernet, samples: Sequence[Encoding], loss: Callable[[], Tensor]
 ) -> Tensor:
     """Return what `loss` gives under each architecture, shape (num_samples,): evaluation mode, no gradient.
 
     Args:
         module: What runs: the supernet or a module around it.
         supernet: Its supernet; the last sample stays active.
-        samples: Nodes of the architectures.
+        samples: The architectures.
         loss: Runs one batch through `module` and returns a scalar.
     """
     losses = []
     with evaluating(module):
-        for nodes in samples:
-            supernet.activate(nodes)
+        for encoding in samples:
+            supernet.activate(encoding)
             losses.append(loss().float())
     return torch.stack(losses)

@@ -18,7 +18,7 @@ from lightning_nas.search.progress import Progress
 from lightning_nas.search.rank import rank
 from lightning_nas.search.readiness import Readiness
 from lightning_nas.search.settings import Selection
-from lightning_nas.space.spec import SearchSpace
+from lightning_nas.space.spec import Encoding, SearchSpace
 
 __all__ = ["SearchState"]
 
@@ -46,7 +46,7 @@ class SearchState:
         self.fit: UserFit | None = None
         self.progress = Progress()
         self.history: list[dict[str, float]] = []
-        self.promised: dict[tuple[int, ...], Limits] = {}
+        self.promised: dict[Encoding, Limits] = {}
         self.recent: deque[object] = deque(maxlen=CALIBRATION_BATCHES)
 
     def forget(self) -> None:
@@ -82,7 +82,7 @@ class SearchState:
             )
         return self.fit
 
-    def chosen(self) -> tuple[int, ...]:
+    def chosen(self) -> Encoding:
         """Return the best of the compared architectures; the most probable one before any were compared."""
         return self.progress.ranked[0] if self.progress.ranked else self.started().best()
 
@@ -128,7 +128,7 @@ class SearchState:
         show = self.fitted().shows_progress
         return measure_end(self.started(), self._estimator, loss, self._selection, self.progress, show)
 
-    def rank(self, search: Search, loss: InheritedLoss) -> list[tuple[int, ...]]:
+    def rank(self, search: Search, loss: InheritedLoss) -> list[Encoding]:
         """Return subnets within the budgets of a search, the best first; the logits learn first where they have not.
 
         Args:
