@@ -153,7 +153,7 @@ def space_layouts(space: SearchSpace, tail: bool = True) -> Layouts:
 
 
 def _head_layouts(space: SearchSpace, source: tuple[int | None, tuple[int, ...]], height: int, width: int) -> Layouts:
-    """Return the same for what stands behind the last block of a classifier."""
+    """Return the layouts of the parts behind the last block of a classifier."""
     if space.head is None:
         nodes: tuple[int, ...] = () if source[0] is None else (source[0],)
         parts = [head_subgraph(None, space.num_classes, w, height, width) for w in source[1]]
@@ -166,7 +166,7 @@ def _head_layouts(space: SearchSpace, source: tuple[int | None, tuple[int, ...]]
 
 
 def _tail_layouts(space: SearchSpace) -> Layouts:
-    """Return the same for what stands behind the blocks: each part depends on the widths that it reads."""
+    """Return the layouts of the tail behind the blocks: each part depends on the widths that it reads."""
     if not space.tail:
         return []
     widths_nodes = [space.stage_node(stage)[0] for stage, _, _ in space.stage_blocks()]

@@ -105,7 +105,7 @@ class Limits:
         return self.costs if largest is None else (largest, *self.costs[1:])
 
     def with_latency(self, latency_ms: float) -> Limits:
-        """Return the same limits but for the latency."""
+        """Return these limits with another latency."""
         costs = (replace(limit, budget=latency_ms) if limit.name == "latency_ms" else limit for limit in self.costs)
         return replace(self, costs=tuple(costs))
 

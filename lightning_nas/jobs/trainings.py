@@ -30,7 +30,7 @@ from lightning_nas.supernet.subnet import supernet_with
 from lightning_nas.tasks.metric import TaskMetric, metric_of
 from lightning_nas.training.checkpoints import CheckpointFile
 from lightning_nas.training.fingerprint import plain
-from lightning_nas.training.phases import Fit, Phases, TestFigures, source_phases
+from lightning_nas.training.phases import Fit, MetricFigures, Phases, source_phases
 
 __all__ = ["Finetuned", "Trainings"]
 
@@ -246,7 +246,7 @@ class Trainings:
         value, metric = phases.validate(tuned.trainer, module), phases.test(tuned.trainer, module)
         return Finetuned(module, value, metric, steps + tuned.steps, inputs_and_outputs(phases.data))
 
-    def train_baseline(self) -> tuple[TestFigures, int]:
+    def train_baseline(self) -> tuple[MetricFigures, int]:
         """Train the source on, for as long as a trial and its fine-tuning, and see which of the two teaches.
 
         Returns:

@@ -14,7 +14,7 @@ __all__ = ["Owner"]
 
 @dataclass(frozen=True)
 class Owner:
-    """A process.
+    """A process that trains a trial.
 
     Attributes:
         host: Name of its machine, and of its own numbering of processes where there are several.
@@ -34,7 +34,7 @@ class Owner:
 
     @classmethod
     def here(cls) -> Owner:
-        """Return this process, as an owner of its own each time."""
+        """Return this process, with a new token each time."""
         return cls(host_name(), os.getpid(), uuid.uuid4().hex)
 
     def to_dict(self) -> dict[str, str | int]:
@@ -55,5 +55,5 @@ class Owner:
         return cls(str(texts[0]), whole(found.get("pid"), "pid", 2**31 - 1), str(texts[1]))
 
     def knows_dead(self, other: Owner) -> bool:
-        """Return whether another process is of this machine and no more; of other machines nothing is known."""
+        """Return whether another process ran on this machine and has ended; False for processes of other machines."""
         return other.host == self.host and is_dead(other.pid)

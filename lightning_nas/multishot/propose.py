@@ -1,4 +1,4 @@
-"""The next network to train: the likeliest, others near it, then children of those trained, all within the budgets."""
+"""Proposal of the next network to train: first those near the source, then children of trained ones."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def propose(
     evolution: Evolution,
     rng: np.random.Generator,
 ) -> Proposal | None:
-    """Return the next member to train, new and within the budgets; None where none was found.
+    """Return the next member to train, which is new and within the budgets; None if none was found.
 
     The first is the one that is nearest to the source by the scores of `Setting`, the rest of the first population is
     drawn near it (uniformly, where nothing was tried on images), the others are children of what was trained. What the

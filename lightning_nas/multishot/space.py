@@ -46,7 +46,7 @@ class Setting:
 
     @cached_property
     def scores(self) -> list[NDArray[np.float64]]:
-        """Return what speaks for each option before anything is trained: nearness to the source, or kept weights."""
+        """Scores of each option before any training: nearness to the source, or else the weights that it keeps."""
         scores = nearness(self.space, self.errors) if self.errors else kept_weights(self.space)
         return [score.double().numpy() for score in scores]
 
@@ -73,7 +73,9 @@ class Target:
 
 @dataclass(frozen=True)
 class JointSpace:
-    """All that can be proposed. The settings are in the order of their genes: for each size all variants.
+    """All members that a study can propose, over input sizes, variants of the network and architectures.
+
+    The settings are in the order of their genes: for each size all variants.
 
     Attributes:
         settings: The sizes and variants.
@@ -105,15 +107,15 @@ class JointSpace:
         return len(self.settings) // self.num_variants, self.num_variants, *self.settings[0].space.node_sizes
 
     def index(self, genes: Genes) -> int:
-        """Return which setting is meant."""
+        """Return the index of a member's setting."""
         return genes[0] * self.num_variants + genes[1]
 
     def setting(self, genes: Genes) -> Setting:
-        """Return the size and variant of a member."""
+        """Return a member's setting."""
         return self.settings[self.index(genes)]
 
     def genes_at(self, index: int, encoding: Sequence[int]) -> Genes:
-        """Return the member that has an encoding at a setting."""
+        """Return the member that an encoding makes at a setting."""
         return (*divmod(index, self.num_variants), *(int(node) for node in encoding))
 
     def decode(self, genes: Genes) -> Architecture:
@@ -134,18 +136,18 @@ class JointSpace:
         return limits is not None and limits.allows(encoding, target.floors[index] if floored else 0.0)
 
     def is_verified(self, genes: Genes, target: Target) -> bool:
-        """Return whether the device's backend, where it is here, prices a member within the latency budget."""
+        """Return whether a member is within the latency budget by the device's backend; True if it is not installed."""
         limits = target.limits[self.index(genes)]
         if limits is None or self.verify_ms is None:
             return True
         return is_kept_by_backend(limits, self.verify_ms, self.decode(genes))
 
     def meets(self, genes: Genes, target: Target) -> bool:
-        """Return whether a member is within the budgets, by the estimate and by the backend, where it is here."""
+        """Return whether a member is within the budgets, by the estimate and, if it is installed, by the backend."""
         return self.is_within(genes, target, floored=False) and self.is_verified(genes, target)
 
     def with_errors(self, errors: Sequence[Sequence[Tensor]]) -> JointSpace:
-        """Return the same joint_space with the errors of all options, given for each variant."""
+        """Return this joint space with the errors of all options, given for each variant."""
         settings = [replace(setting, errors=errors[n % self.num_variants]) for n, setting in enumerate(self.settings)]
         return replace(self, settings=tuple(settings))
 

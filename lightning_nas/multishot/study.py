@@ -1,4 +1,4 @@
-"""A study of trials in a file or a database that several processes share, and that survives any of them: Optuna's."""
+"""Study of trials in a file or a database of Optuna's, which several processes share and which survives any of them."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ class Study:
         self._distributions = {name: category(values) for name, values in self._parameters.items()}
 
     def next(self) -> Trial | None:
-        """Return a trial to train, or None where none is left to start."""
+        """Start a trial and return it, or None if there are as many as wanted."""
         for left in self._running():
             if self._is_dead(left) and (trial := self._take_over(left)) is not None:
                 return trial
@@ -87,7 +87,7 @@ class Study:
         return len(self._running())
 
     def results(self) -> list[Result]:
-        """Return what was found so far, the oldest first."""
+        """Return the results of all finished trials, the oldest first."""
         finished = [trial for trial in self._trials() if trial.state.name in ("COMPLETE", "PRUNED")]
         finished.sort(key=lambda trial: (trial.datetime_complete, trial.number))
         return [self._result(trial) for trial in finished]

@@ -1,4 +1,4 @@
-"""Opening a study of Optuna's: a journal file or a database, of the same search or refused."""
+"""Opening of a study in a journal file or a database, which is refused if it is of another search."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _RECORD = "record"
 
 
 def load_optuna() -> ModuleType:
-    """Return the module `optuna`.
+    """Import `optuna`, or raise an error that says how to install it.
 
     Raises:
         ImportError: It is not installed.

@@ -1,4 +1,4 @@
-"""A trial that this process trains: what it tells the study, and that it is alive."""
+"""Trial that this process trains: reports to the study, and signs that the process is alive."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ class Trial:
 
     @property
     def genes(self) -> Genes:
-        """What is trained."""
+        """The member that is trained."""
         genes = self._record.genes
         assert genes is not None, "a trial without them is refused"
         return genes
@@ -99,7 +99,7 @@ class Trial:
         return is_promoted(value, self._others(epoch), self._settings.eta, self._larger_is_better)
 
     def finish(self, value: float, epochs: int, is_pruned: bool, figures: Mapping[str, float]) -> None:
-        """Write the result.
+        """Write the result of the trial to the study.
 
         Args:
             value: Metric at the end. One that is not finite is none.
@@ -123,14 +123,14 @@ class Trial:
                 self._study.tell(self._asked, [value, latency_ms][: len(self._study.directions)])
 
     def refuse(self, reason: str) -> None:
-        """End it without a result: ``diverged``, or ``superfluous`` or ``duplicate`` before any training."""
+        """End the trial without a result: ``diverged``, or ``superfluous`` or ``duplicate`` before any training."""
         self.write(reason=reason)
         with _losing():
             self._study.tell(self._asked, state=self._state.FAIL)
 
     @contextmanager
     def training(self, hopeless: type[Exception] | tuple[()] = ()) -> Iterator[None]:
-        """Say all the while that this process is alive; leave the trial to the next one if the body fails.
+        """Write signs of life while the body runs; if it fails, leave the trial to another process.
 
         Args:
             hopeless: What the body fails with where the training diverges: such a trial is left to nobody. None by

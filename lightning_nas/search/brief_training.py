@@ -25,7 +25,7 @@ log = logging.getLogger(__name__)
 def train_briefly(
     fit: UserFit, ranked: Sequence[Encoding], selection: Selection, held_out: Sequence[object]
 ) -> list[Encoding]:
-    """Train the best candidates for some epochs each, and return all, in the order of their losses then.
+    """Train each of the best candidates for some epochs, and return all candidates, sorted by their losses after it.
 
     A supernet's weights are shared, so what a subnet inherits says less of it than what it becomes. Each is trained as
     the user's module says, from what it inherits, on the same batches in the same order.

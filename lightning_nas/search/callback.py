@@ -103,7 +103,7 @@ class ArchitectureSearch(SearchHooks):
 
     @property
     def history(self) -> list[dict[str, float]]:
-        """The logged figures of each architecture step, with its optimizer step."""
+        """The logged figures of each architecture step, with the number of its optimizer step."""
         return self.state.history
 
     @property
@@ -117,7 +117,7 @@ class ArchitectureSearch(SearchHooks):
 
     @property
     def candidates(self) -> list[Architecture]:
-        """The compared architectures, of the lowest inherited loss first; `derive` takes any of them.
+        """The compared architectures, sorted by inherited loss, the lowest first; `derive` takes any of them.
 
         Raises:
             RuntimeError: Before `fit`.
@@ -137,7 +137,7 @@ class ArchitectureSearch(SearchHooks):
 
     @property
     def found_at_end(self) -> dict[str, object]:
-        """How ready the supernet was and what was warned of at the end of its training, for a record in JSON."""
+        """The readiness of the supernet and the warnings at the end of its training, as data for a record in JSON."""
         readiness = self.readiness
         return {
             "readiness": None if readiness is None else {**readiness.to_dict(), "text": str(readiness)},
@@ -150,7 +150,7 @@ class ArchitectureSearch(SearchHooks):
         *,
         latency: float | str | None = None,
     ) -> list[Architecture]:
-        """Return architectures within another budget, of the lowest inherited loss first, without training again.
+        """Return architectures within another budget, sorted by inherited loss, without training again.
 
         `derive` takes any of them. The weights and the data of the last `fit` must still be there.
 
@@ -173,7 +173,7 @@ class ArchitectureSearch(SearchHooks):
         return [space.decode(encoding) for encoding in ranked]
 
     def frontier(self, count: int = 8) -> list[FrontierSubnet]:
-        """Return the best subnets over latencies, from one search: each with a lower inherited loss than the faster.
+        """Return the best subnets over a range of latencies: each has a lower inherited loss than all faster ones.
 
         Utilities of single options, fitted to what the search has evaluated, are solved for latencies from the least
         to the most that the space and the other budgets allow. Inherited losses flatter small subnets, which converge
@@ -202,7 +202,7 @@ class ArchitectureSearch(SearchHooks):
         budget: Budget | None = None,
         latency: float | str | None = None,
     ) -> ModuleT:
-        """Return the found subnet: a plain model within the budget, weights inherited, batch norm recalibrated.
+        """Return the found subnet: a plain model within the budget, with inherited weights and recalibrated batch norm.
 
         Args:
             module: The trained LightningModule, or its network (the supernet). A LightningModule gives a

@@ -22,7 +22,7 @@ def learn_logits(
     watch: Callable[[int], None] = lambda step: None,
     show: bool = True,
 ) -> list[tuple[Encoding, float]]:
-    """Let the logits of a search learn while its weights rest.
+    """Train the logits of a search on held-out batches while the weights are frozen.
 
     Args:
         search: The search; its logits and multipliers change.

@@ -136,7 +136,7 @@ class Search:
         return step >= first and (step - first) % training.every == 0
 
     def paths(self, step: int, total_steps: int) -> list[Encoding]:
-        """Return the paths to train at `step`, one or those of the sandwich rule, and count them."""
+        """Return the paths to train at `step`, several by the sandwich rule, and count them in `num_trained`."""
         chosen = self._paths.at(step, total_steps, self.draw)
         for encoding in chosen:
             for counts, node in zip(self.num_trained, encoding, strict=True):
@@ -144,7 +144,7 @@ class Search:
         return chosen
 
     def begin_step(self, step: int, total_steps: int) -> list[Encoding]:
-        """Let the supernet run what is to train at `step`; return further paths to train in it, if any."""
+        """Activate the path to train at `step` in the supernet, and return further paths to train in that step."""
         first, *others = self.paths(step, total_steps)
         self.supernet.activate(first)
         if self.training.paths == "mixture":
@@ -152,7 +152,7 @@ class Search:
         return others
 
     def mix(self, gates: Sequence[Tensor]) -> None:
-        """Let the supernet run the mixture of all options by their gates."""
+        """Activate the mixture of all options in the supernet, each weighted by its gate."""
         self.supernet.mix(gates, shared=self.training.strategy.is_shared)
 
     def shares(self) -> list[NDArray[np.float64]]:
@@ -162,7 +162,7 @@ class Search:
 
     @property
     def least_trained(self) -> int:
-        """In how many steps the least trained of the options within the budgets was trained."""
+        """Number of steps in which the least trained of the options within the budgets was trained."""
         pairs = zip(self.num_trained, self.trained, strict=True)
         return min(int(counts[here].min()) for counts, here in pairs)
 
@@ -229,7 +229,7 @@ class Search:
 
     @property
     def floor(self) -> float:
-        """What a derived architecture uses of the first budget at least, where the space allows that."""
+        """Least cost of a derived architecture by the first budget, where the space allows it."""
         if not self.limits.costs:
             return 0.0
         limit = self.limits.costs[0]

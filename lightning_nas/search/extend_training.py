@@ -19,13 +19,13 @@ _PART = 0.25
 
 
 def is_last_epoch(trainer: pl.Trainer) -> bool:
-    """Return whether the epoch that ends is the last because the Trainer's `max_epochs` say so."""
+    """Return whether the epoch that ends is the last one by the Trainer's `max_epochs`."""
     most = trainer.max_epochs
     return most is not None and most > 0 and trainer.current_epoch + 1 >= most and not trainer.should_stop
 
 
 def extend(trainer: pl.Trainer, found: Readiness, most: int) -> None:
-    """Give a training more epochs where its supernet is not ready, up to `most` in all.
+    """Extend a training whose supernet is not ready by some epochs, up to `most` in all.
 
     Args:
         trainer: The user's, at the end of its last epoch.

@@ -34,7 +34,7 @@ class Decks:
         self.left: list[list[int]] = [[] for _ in self._options]
 
     def deal(self, limit: Limit | None = None, band: tuple[float, float] = (0.0, float("inf"))) -> Encoding:
-        """Return a path of one option from each deck, which are taken out.
+        """Take one option from each deck, and return the path that they make.
 
         Args:
             limit: A budget; of some paths that the decks allow, the first within `band` is dealt, or else the nearest.

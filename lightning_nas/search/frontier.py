@@ -24,7 +24,7 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class FrontierPoint:
-    """An architecture that no other has a higher score than at its cost.
+    """An architecture with the highest score among those of its cost or less.
 
     Attributes:
         encoding: The architecture.
@@ -39,7 +39,7 @@ class FrontierPoint:
 
 @dataclass(frozen=True)
 class FrontierSubnet:
-    """A subnet that no faster one has a lower inherited loss than.
+    """A subnet that has a lower inherited loss than all faster ones.
 
     Attributes:
         architecture: The subnet.

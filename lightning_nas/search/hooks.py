@@ -86,7 +86,7 @@ class SearchHooks(Callback):
         self._validated: Encoding | None = None
 
     def limits_in(self, space: SearchSpace) -> Limits:
-        """Return what the budget is in a space, in milliseconds and bytes; the space is priced once.
+        """Return the limits that the budget sets in a space, in milliseconds and bytes. A space is priced once.
 
         Raises:
             ValueError: The budget is out of reach, or binds nothing.

@@ -56,12 +56,12 @@ class InheritedLoss:
 
     @property
     def num_batches(self) -> int:
-        """How many batches there are to evaluate on."""
+        """Number of held-out batches to evaluate on."""
         return len(self._held_out)
 
     @property
     def num_calibration(self) -> int:
-        """How many batches there are to recalibrate on."""
+        """Number of training batches to recalibrate batch norm on."""
         return len(self._calibration)
 
     @property
@@ -70,7 +70,7 @@ class InheritedLoss:
         return _mean_size(self._calibration), _mean_size(self._held_out)
 
     def prepare(self, encoding: Encoding, num_batches: int | None = None) -> None:
-        """Let a subnet run with running statistics of its own, from recent training batches.
+        """Activate a subnet and recalibrate its batch norm on recent training batches.
 
         Validation data often comes sorted by class: a batch's own statistics would then hide what tells the classes.
 
@@ -89,7 +89,7 @@ class InheritedLoss:
             )
 
     def __call__(self, encoding: Encoding, effort: Effort | None = None) -> float:
-        """Return the mean loss of a subnet on the held-out batches that give one, over all processes.
+        """Return the mean loss of a subnet over the held-out batches and all processes, without batches that give none.
 
         Args:
             encoding: The subnet.
@@ -98,7 +98,7 @@ class InheritedLoss:
         return float(self._reduced(self._by_batch(encoding, effort).mean()))
 
     def halves(self, encoding: Encoding, effort: Effort | None = None) -> Tensor:
-        """Return the mean loss on every other held-out batch, and on those between: shape (2,); NaN for none."""
+        """Return the mean losses on even and on odd held-out batches, shape (2,); NaN for a half without batches."""
         losses = self._by_batch(encoding, effort)
         return self._reduced(torch.stack([losses[0::2].mean(), losses[1::2].mean()]))
 
@@ -134,7 +134,7 @@ class InheritedLoss:
         return sampled_score(search, lambda samples: self.on_batch(samples, batch, batch_idx))
 
     def on_held_out(self, search: Search, step: int, steps: int) -> Score | None:
-        """Return what the logits learn from one of the held-out batches, each in its turn."""
+        """Return what the logits learn from held-out batch number `step`, counted around."""
         index = step % len(self._held_out)
         return self.score(search, self._held_out[index], index, step / steps)
 

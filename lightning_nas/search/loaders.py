@@ -1,4 +1,4 @@
-"""The loaders of a fit: what is read of them again once it has ended, and to compare subnets."""
+"""Loaders of a fit, which are read again to compare subnets and once the fit has ended."""
 
 from __future__ import annotations
 
@@ -124,7 +124,7 @@ class UserFit:
 
     @property
     def shows_progress(self) -> bool:
-        """Whether this process shows how far it is: the first one does, where the Trainer has a progress bar."""
+        """Whether this process shows progress bars: the first one does, if the Trainer has one."""
         return bool(self.trainer.is_global_zero and self.trainer.progress_bar_callback is not None)
 
     def lacks_validation(self, trainer: pl.Trainer) -> bool:
@@ -136,7 +136,7 @@ class UserFit:
         )
 
     def with_comparable_batches(self) -> UserFit:
-        """Return the same without its validation loader where the loss cannot be had of its batches.
+        """Return this fit, without its validation loader where `training_step` gives no loss for a validation batch.
 
         That is found out before the training, on the first batch, so that nothing fails at its end.
         """

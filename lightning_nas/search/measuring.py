@@ -22,7 +22,7 @@ log = logging.getLogger(__name__)
 
 
 def affordable_cost(selection: Selection, num_trained: float) -> float | None:
-    """Return what readiness may cost, and the comparison of candidates as much again; None for no limit.
+    """Return what readiness may cost, which is what the comparison of candidates may cost too; None for no limit.
 
     Args:
         selection: Its effort says which part of the training both may cost.
@@ -34,7 +34,7 @@ def affordable_cost(selection: Selection, num_trained: float) -> float | None:
 def measure_start(
     search: Search, fit: UserFit, selection: Selection, progress: Progress, batch: object, num_batches: int
 ) -> None:
-    """Keep the losses of the source and of some subnets before the training, on what they are compared on after.
+    """Evaluate the source and some subnets before the training, on the batches that are used again at its end.
 
     Args:
         search: The search.

@@ -18,7 +18,7 @@ _PENALTIES = np.logspace(-2, 4, 13)
 def utilities(
     architectures: Sequence[Encoding], advantages: Sequence[float], node_sizes: Sequence[int]
 ) -> list[NDArray[np.float64]]:
-    """Return for each node what each option adds to the negative loss: ridge regression on one-hot options.
+    """Return a score of each option of each node: what it adds to the negative loss, by ridge regression.
 
     The penalty is chosen by leaving architectures out (as the bilinear model of BINAS, arXiv 2110.12399, without its
     pairs). Every budget is solved by the same utilities, without another evaluation.

@@ -18,7 +18,7 @@ __all__ = ["TrainingPaths"]
 
 
 class TrainingPaths:
-    """Draws what a step trains.
+    """Draws the paths that a step trains.
 
     Args:
         space: What can be chosen.
@@ -47,7 +47,7 @@ class TrainingPaths:
         }
 
     def at(self, step: int, total_steps: int, draw: Callable[[], Encoding]) -> list[Encoding]:
-        """Return the paths of a step, one but for the sandwich rule.
+        """Return the paths that a step trains: one, or several by the sandwich rule.
 
         Args:
             step: Optimizer step.
@@ -94,7 +94,7 @@ class TrainingPaths:
         return self._decks["random"].deal(limit, self._training.sampling.band)
 
     def shares(self, probabilities: Sequence[NDArray[np.float64]]) -> list[NDArray[np.float64]]:
-        """Return for each node in which part of the steps each option is trained, whatever the logits will prefer.
+        """Return for each node the least part of the steps in which each option is trained, whatever the logits prefer.
 
         Args:
             probabilities: What the logits say at the start; it counts where all paths are drawn by them.

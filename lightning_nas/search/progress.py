@@ -13,7 +13,7 @@ __all__ = ["Progress"]
 
 @dataclass
 class Progress:
-    """How far a search has come.
+    """Counters and results of a search, as a checkpoint keeps them.
 
     Attributes:
         scored_step: The last optimizer step before which architectures were compared.
@@ -36,7 +36,7 @@ class Progress:
     warnings: list[str] = field(default_factory=list)
 
     def restart(self, keep_observed: bool) -> None:
-        """Forget what was found at the end of a training that goes on, and what was observed unless that is kept."""
+        """Forget the results at the end of a training that goes on; sampled architectures only if they are not kept."""
         self.ranked, self.readiness, self.warnings = [], None, []
         self.observed = self.observed if keep_observed else []
 

@@ -1,4 +1,4 @@
-"""The loss of a user's module on a batch, for comparisons: without a trace in the module."""
+"""Loss of a user's module on a batch, computed without a trace in the module."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ _COMPILED = ("forward", "training_step", "validation_step", "test_step", "predic
 
 
 class NoLossError(TypeError):
-    """A step returns nothing that architectures could be compared by."""
+    """`training_step` returns no loss, so architectures cannot be compared."""
 
 
 @contextmanager

@@ -65,7 +65,7 @@ are rather the better: tau 0.33 in the study of this method, 0.46 in `tests/benc
 
 @dataclass(frozen=True)
 class Readiness:
-    """What was measured on a supernet.
+    """Figures that say whether a supernet is trained enough to be searched.
 
     Attributes:
         steps: In how many steps the option that was trained least was trained.
@@ -108,7 +108,7 @@ class Readiness:
         return found
 
     def to_dict(self) -> dict[str, float | None]:
-        """Return the figures as JSON takes them: None where one was not measured."""
+        """Return the figures for JSON: None where one was not measured."""
         return {name: None if math.isnan(value) else round(value, 4) for name, value in asdict(self).items()}
 
     def __str__(self) -> str:
@@ -152,7 +152,7 @@ def measure_readiness(
 
 
 def readiness_efforts(cost: float | None, loss: InheritedLoss) -> tuple[Effort, Effort]:
-    """Return on how much the losses before and after a training are taken for its progress, and the ranks at its end.
+    """Return the efforts of two measurements: losses before and after a training, and ranks at its end.
 
     Args:
         cost: What both may cost together, see `affordable`; half of it goes to ranks.
@@ -178,7 +178,7 @@ def start_losses(search: Search, loss: Callable[[Encoding], float], count: int) 
 
 
 def progress_since(search: Search, start: Mapping[Encoding, float], loss: Callable[[Encoding], float]) -> float:
-    """Return how far the subnets of `start_losses` came since, see `progress_of`; NaN without such losses.
+    """Return how far the subnets of `start_losses` have come since then, from 0 to 1; NaN without such losses.
 
     Args:
         search: The search.
@@ -219,7 +219,7 @@ def progress_of(before: float, after: float, goal: float) -> float:
 
 
 def report_readiness(found: Readiness, not_ready: str) -> None:
-    """Say how ready a supernet is.
+    """Log how ready a supernet is.
 
     Raises:
         RuntimeError: It is not, and `not_ready` is ``stop``.

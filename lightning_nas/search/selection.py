@@ -28,7 +28,7 @@ MIN_OBSERVED = 64
 
 @dataclass(frozen=True)
 class Selected:
-    """What a search chose from.
+    """Subnets that a search compared, with their losses.
 
     Attributes:
         losses: Inherited loss of each evaluated subnet within the budgets, less what its size counts, the best first:
@@ -42,12 +42,12 @@ class Selected:
 
     @property
     def ranked(self) -> list[Encoding]:
-        """The subnets, of the lowest inherited loss first."""
+        """The subnets, sorted by inherited loss, the lowest first."""
         return list(self.losses)
 
     @property
     def beats_random(self) -> bool:
-        """Whether the best is none of the random subnets."""
+        """Whether the best subnet is not one of those drawn at random."""
         return self.ranked[0] not in self.random
 
 

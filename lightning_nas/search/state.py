@@ -24,7 +24,7 @@ __all__ = ["SearchState"]
 
 
 class SearchState:
-    """What a search knows: the hooks of a fit change it, and what is asked after the fit is answered from it.
+    """State of a search, which the hooks of a fit change, and from which questions after the fit are answered.
 
     Args:
         estimator: What architectures cost.
@@ -98,7 +98,7 @@ class SearchState:
             self.fit = UserFit(trainer, module, Loaders.of(trainer), self._selection.loss)
 
     def evaluator(self, held_out: bool = False) -> InheritedLoss:
-        """Return what evaluates subnets of the supernet.
+        """Return an evaluator of the supernet's subnets.
 
         Args:
             held_out: Whether it gets the batches that subnets are compared on, which takes reading a loader.

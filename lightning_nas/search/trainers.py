@@ -17,7 +17,7 @@ _HINT = "HINT: use `strategy='ddp_find_unused_parameters_true'`, or one device."
 
 
 def refuse_strategy(trainer: pl.Trainer) -> None:
-    """Refuse what shards weights, of which a path is a slice, steps by itself, or replaces batch norms.
+    """Refuse a strategy that shards weights, accumulates gradients by itself, or replaces batch norms.
 
     Raises:
         MisconfigurationException: The Trainer's strategy is DeepSpeed, FSDP or another that shards, or it synchronises
@@ -56,7 +56,7 @@ def refuse_unaware(trainer: pl.Trainer, training: SupernetTraining) -> None:
 
 
 def share_statistics(trainer: pl.Trainer) -> None:
-    """Give every process the first one's running statistics, as the coming forward pass of training would anyway.
+    """Copy the first process's running statistics to all processes, as the next forward pass of training would.
 
     Each process has statistics of its own batches otherwise, of which a checkpoint holds the first one's only:
     what is scored with them would differ once the training is resumed.

@@ -1,4 +1,4 @@
-"""Running a user's module for a comparison of ours: everything that can be seen of it is put back."""
+"""Running a user's module without a trace: whatever its steps change is put back."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ _DEPTH = 4
 
 @contextmanager
 def untraced(module: nn.Module, trainer: pl.Trainer | None = None, kept: Collection[nn.Module] = ()) -> Iterator[None]:
-    """Put back what the body changes in a module, but for trained weights; let it neither log nor draw random numbers.
+    """Restore what the body changes in a module, but for trained weights; logging and random numbers have no effect.
 
     What is put back: buffers, frozen weights, states of metrics, modes, generators, plain attributes, and what is in
     them (lists, dictionaries, tensors, arrays, objects that hold only such data). Other objects, such as open files,

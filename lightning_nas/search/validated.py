@@ -10,7 +10,7 @@ __all__ = ["validated_encoding"]
 
 
 def validated_encoding(search: Search, which: str) -> Encoding:
-    """Return the architecture that a validation runs.
+    """Return the architecture that a validation evaluates.
 
     Args:
         search: The search.

@@ -1,4 +1,4 @@
-"""Candidates within the latency budget, by the estimate and, where it is installed, by the device's own compiler."""
+"""Candidates within the latency budget by the estimate and, if it is installed, by the device's own compiler."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ ROUNDS = 3
 
 
 def verified_candidates(search: Search, estimator: Estimator, count: int) -> list[Encoding]:
-    """Return up to `count` candidates of `search` whose whole networks the device's backend prices within the budget.
+    """Return up to `count` candidates whose whole networks are within the latency budget by the device's backend.
 
     An estimate is right on average, and the solver, which uses a budget up, finds where it is low: of networks at the
     edge about half would be over by some tenths of a percent. Where too few are within, the solver is asked again for
@@ -69,7 +69,7 @@ def verified_candidates(search: Search, estimator: Estimator, count: int) -> lis
 
 
 def first_verified(search: Search, estimator: Estimator, ordered: Sequence[Encoding], count: int) -> list[Encoding]:
-    """Return the first networks that the device's backend prices within the latency budget; without it, all.
+    """Return the first networks within the latency budget by the device's backend; all if it is not installed.
 
     A measurement takes as long as some training steps: no more than are wanted are made.
 
@@ -86,7 +86,7 @@ def first_verified(search: Search, estimator: Estimator, ordered: Sequence[Encod
 
 
 def is_verified(search: Search, estimator: Estimator, encoding: Encoding) -> bool:
-    """Return whether the device's backend, where it is here, prices a network within the latency budget."""
+    """Return whether a network is within the latency budget by the device's backend; True if it is not installed."""
     return is_kept_by_backend(search.limits, estimator.verify_ms, search.supernet.space.decode(encoding))
 
 

@@ -37,16 +37,16 @@ class CheckpointFile:
 
     @property
     def before(self) -> Path:
-        """File of the state before the newest."""
+        """File of the previous state."""
         return self.path.with_suffix(f".previous{self.path.suffix}")
 
     @property
     def exists(self) -> bool:
-        """Whether there is one, readable or not."""
+        """Whether there is a state, readable or not."""
         return self.path.exists() or self.before.exists()
 
     def readable(self) -> Path | None:
-        """Return the newest that can be read, or None; what cannot is named in a warning and stepped over.
+        """Return the newest file that can be read, or None, and warn of each that cannot.
 
         Where that is the state before, it takes the place of the newest.
 
@@ -78,13 +78,13 @@ class CheckpointFile:
             raise ValueError(f"{str(path)!r} cannot be read ({type(error).__name__}). HINT: remove it.") from error
 
     def remove(self) -> None:
-        """Remove both."""
+        """Remove the newest state and the previous one."""
         for path in (self.path, self.before):
             path.unlink(missing_ok=True)
 
 
 class WholeCheckpointIO(TorchCheckpointIO):
-    """Writes a checkpoint beside its place and moves it there once it is whole, and keeps the one before.
+    """Writes checkpoints atomically, and keeps the previous one.
 
     Lightning's own writes to the folder of temporary files, which may be smaller than a checkpoint or on another disk,
     from where it is copied over the good one.
@@ -114,7 +114,7 @@ def _read(path: Path) -> CheckpointState:
 
 
 def _damage(path: Path) -> str:
-    """Return what is wrong with a checkpoint, or nothing.
+    """Return what is wrong with a checkpoint, or an empty text.
 
     Raises:
         OSError: The system does not let it be read.

@@ -1,4 +1,4 @@
-"""Figures of a training as a CSV file that an interrupted training goes on with."""
+"""Logger that writes the figures of a training to a CSV file, and appends to it when the training is resumed."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ Row: TypeAlias = dict[str, float | str]
 
 
 class CSVLogger(Logger):
-    """Writes ``metrics.csv`` as Lightning's logger of this name does, and keeps what an earlier process wrote.
+    """Writes ``metrics.csv`` as Lightning's ``CSVLogger`` does, and keeps the rows of an earlier process.
 
     Lightning's begins its file anew. Here the rows from the first step that is logged again are replaced, as those of
     an epoch that was begun when the training was interrupted, and all before them stay. The file is always whole.
@@ -116,7 +116,7 @@ class CSVLogger(Logger):
     @override
     @rank_zero_only
     def save(self) -> None:
-        """Write what was logged, behind what was there.
+        """Write the logged rows to the file, behind those of earlier processes.
 
         Raises:
             UnwritableError: There is no room, or no right to write there.

@@ -34,7 +34,7 @@ _EASY = 10.0
 
 
 class DivergedError(RuntimeError):
-    """A training has led to what is no network any more."""
+    """A training has diverged: weights or losses are not finite, or the loss is far above its start."""
 
 
 class Divergence(pl.Callback):

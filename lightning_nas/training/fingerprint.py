@@ -34,7 +34,7 @@ class HasFiles(Protocol):
     """A part of a datamodule that reads files."""
 
     def state_of_files(self) -> str:
-        """Return what changes when a file does."""
+        """Return text that changes when a file does."""
         ...
 
 
@@ -94,7 +94,7 @@ def _plain(value: object, whole_paths: bool) -> object:
 
 
 def described_network(network: partial[nn.Module], variant: Mapping[str, object] | None = None) -> partial[nn.Module]:
-    """Return what makes a network, a file of weights as its digest: what it holds counts, not where it lies.
+    """Return a network's factory with a file of weights replaced by the digest of its content.
 
     Args:
         network: Makes the network.
@@ -108,7 +108,7 @@ def described_network(network: partial[nn.Module], variant: Mapping[str, object]
 
 
 def described_device(device: str) -> str:
-    """Return the name of a device; of one in files, with a digest of what they hold."""
+    """Return the name of a device, with a digest of its files if it is given by files."""
     path = Path(device).expanduser()
     if not path.is_file():
         return device
@@ -117,13 +117,13 @@ def described_device(device: str) -> str:
 
 
 def described_trainer(trainer: Callable[..., pl.Trainer]) -> dict[str, object]:
-    """Return those of a Trainer's settings that change a weight."""
+    """Return the settings of a Trainer on which the trained weights depend."""
     options = getattr(trainer, "keywords", {})
     return {key: value for key, value in options.items() if not key.startswith(_SHOWN)}
 
 
 def keep_fingerprint(run_dir: Path, file: str, settings: Mapping[str, object], is_begun: bool) -> None:
-    """Write what a run depends on, unless it goes on with what a run of other settings began.
+    """Write the settings that a run depends on, and refuse to continue a run of other settings.
 
     Args:
         run_dir: Directory of the run.

@@ -30,7 +30,7 @@ from lightning_nas.training.fingerprint import described_network, described_trai
 from lightning_nas.training.seeds import EpochSeeds, begin_random
 from lightning_nas.training.stop import KeepStopping
 
-__all__ = ["Averaging", "Fit", "KeepLast", "Metric", "Phases", "TestFigures", "shared_phases", "source_phases"]
+__all__ = ["Averaging", "Fit", "KeepLast", "Metric", "Phases", "MetricFigures", "shared_phases", "source_phases"]
 
 log = logging.getLogger(__name__)
 
@@ -38,7 +38,7 @@ Averaging = Callable[[], pl.Callback]
 """Makes a callback that averages weights while they are trained, such as Lightning's ``EMAWeightAveraging``."""
 
 
-class TestFigures(TypedDict):
+class MetricFigures(TypedDict):
     """The metric of a trained network on the test split, as a run's record has it.
 
     Attributes:
@@ -57,7 +57,7 @@ class TestFigures(TypedDict):
 
 
 class KeepLast(Checkpoint):
-    """Save the state at the start and after each epoch, so that a stop loses less than an epoch.
+    """Saves the state at the start and after each epoch, so that a stop loses less than an epoch.
 
     Args:
         file: The checkpoint, replaced each time.
@@ -177,7 +177,7 @@ class Phases:
         averaging: Averaging | None = None,
         ends_worse: bool = True,
     ) -> Fit:
-        """Train `module`, from its checkpoint where there is one.
+        """Train `module`, resumed from its checkpoint if there is one.
 
         Args:
             name: Of the training, and of its checkpoint.
@@ -209,12 +209,12 @@ class Phases:
 
     def train(
         self, name: str, module: pl.LightningModule, epochs: int, averaging: Averaging | None = None
-    ) -> TestFigures:
+    ) -> MetricFigures:
         """Train `module` as `fit` does, and return its metric on the test split."""
         return self.test(self.fit(name, module, epochs, averaging=averaging).trainer, module)
 
-    def test(self, trainer: pl.Trainer, module: pl.LightningModule) -> TestFigures:
-        """Return the metric of what a Trainer trained, on the test split."""
+    def test(self, trainer: pl.Trainer, module: pl.LightningModule) -> MetricFigures:
+        """Return the metric of a trained module on the test split."""
         begin_random(self.seed)
         figures = trainer.test(module, datamodule=self.data, verbose=False, weights_only=True)[0]
         metric = _metric_of(module)
@@ -230,7 +230,7 @@ class Phases:
         }
 
     def validate(self, trainer: pl.Trainer, module: pl.LightningModule) -> float:
-        """Return the value of the metric on the validation split; NaN where the Trainer is to read nothing of it."""
+        """Return the metric of a module on the validation split; NaN if the Trainer reads no validation batches."""
         begin_random(self.seed)
         figures = trainer.validate(module, datamodule=self.data, verbose=False, weights_only=True)
         key = _metric_of(module).val_key
@@ -241,12 +241,12 @@ class Phases:
         return float(figures[0][key])
 
     def checkpoint(self, name: str) -> CheckpointFile:
-        """Return where the state of a training is."""
+        """Return the checkpoint file of a training."""
         return CheckpointFile(self._folder / f"{name}.ckpt")
 
     @contextmanager
     def opened(self) -> Iterator[None]:
-        """Let no other process work in this directory for as long as the context lasts.
+        """Lock this directory against other processes while the context lasts.
 
         Raises:
             InUseError: One does.
@@ -261,7 +261,7 @@ class Phases:
 
     @contextmanager
     def alone(self) -> Iterator[None]:
-        """Let no other process train in a shared directory meanwhile; it waits for its turn, and finds the result."""
+        """Lock a shared directory while the context lasts; other processes wait, and then find the result."""
         if not self.is_shared:
             yield
             return
@@ -284,7 +284,7 @@ class Phases:
         keep_fingerprint(self.run_dir, "checkpoints/fingerprint.json", self.fingerprint, is_begun)
 
     def claim(self, name: str, wanted: Mapping[str, object]) -> bool:
-        """Say what a training is made for, unless a run said so before; return whether it is for what is wanted."""
+        """Record what a training is made for, unless an earlier run did; return whether it is for `wanted`."""
         path = self._folder / f"{name}.json"
         text = json.dumps(wanted, sort_keys=True)
         if not path.exists():
@@ -314,7 +314,7 @@ def source_phases(
     epochs: int,
     variant: Mapping[str, object] | None = None,
 ) -> Phases:
-    """Return where the source is trained that searches of any kind, space and budget share.
+    """Return the trainings of the source, which searches of any kind, space and budget share.
 
     Args:
         root: Directory of all shared trainings.
@@ -336,19 +336,19 @@ def source_phases(
 
 @runtime_checkable
 class Metric(Protocol):
-    """What a LightningModule is judged by, such as `lightning_nas.tasks.metric.TaskMetric`."""
+    """Metric by which a LightningModule is compared, such as `lightning_nas.tasks.metric.TaskMetric`."""
 
     name: str
     larger_is_better: bool
 
     @property
     def val_key(self) -> str:
-        """What it is logged as on the validation data."""
+        """Name under which it is logged on the validation data."""
         ...
 
     @property
     def test_key(self) -> str:
-        """What it is logged as on the test data."""
+        """Name under which it is logged on the test data."""
         ...
 
 

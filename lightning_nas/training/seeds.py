@@ -1,4 +1,4 @@
-"""Random numbers of a training that a resumed one draws, too."""
+"""Random numbers that are the same in a resumed and in an uninterrupted training."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ __all__ = ["EpochSeeds", "begin_random"]
 
 
 def begin_random(seed: int, epoch: int = 0, part: int = 0) -> None:
-    """Let the generators of PyTorch, NumPy and Python begin with numbers of their own for each part of each epoch."""
+    """Seed the generators of PyTorch, NumPy and Python for a part of an epoch."""
     value = int(np.random.SeedSequence((seed, epoch, part)).generate_state(1)[0])
     random.seed(value)
     np.random.seed(value)
@@ -25,7 +25,7 @@ def begin_random(seed: int, epoch: int = 0, part: int = 0) -> None:
 
 
 class EpochSeeds(pl.Callback):
-    """Begins every epoch with random numbers of its own, whatever was drawn before: resumed or not, it is the same.
+    """Seeds the random generators anew in every epoch, so that a resumed training draws the same numbers.
 
     They are what loaders without a generator, samplers, augmentation in this process or in workers, dropout, mixup and
     drop path draw from: the generators of PyTorch, NumPy and Python. In an epoch that follows another one, the loader
@@ -78,7 +78,7 @@ class EpochSeeds(pl.Callback):
 
 
 def _draw_like_iterators(loaders: object) -> None:
-    """Draw what loaders draw when they are asked for an iterator: a seed for their workers."""
+    """Draw as many random numbers as loaders do when they make an iterator: a seed for their workers."""
     for loader in CombinedLoader(loaders).flattened:
         if isinstance(loader, DataLoader) and loader.generator is None:
             torch.empty((), dtype=torch.int64).random_()

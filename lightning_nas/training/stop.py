@@ -1,4 +1,4 @@
-"""Stopping a job by a signal: what is being written is kept whole, and the exit status says what stopped it."""
+"""Stopping of a job by a signal: files stay whole, and the exit status names the signal."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ _DEFAULT = (signal.SIG_DFL, signal.default_int_handler)
 
 
 class Stopped(KeyboardInterrupt):
-    """A signal asked this process to stop; Lightning ends a training of several processes at a KeyboardInterrupt.
+    """A signal asked this process to stop. As a KeyboardInterrupt, it ends a training of several processes too.
 
     Args:
         signum: The signal.
@@ -43,7 +43,10 @@ _came: list[Stopped] = []
 
 
 class KeepStopping(pl.Callback):
-    """Puts the handlers of `stoppable` back, over which a Trainer sets one that ends a training as if it were done."""
+    """Restores the signal handlers of `stoppable`, which a Trainer replaces by its own.
+
+    A Trainer's handler ends a training as if it were done.
+    """
 
     @override
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
@@ -60,7 +63,7 @@ class KeepStopping(pl.Callback):
 
 @contextmanager
 def stoppable() -> Iterator[list[Stopped]]:
-    """Raise `Stopped` at SIGINT, SIGTERM and SIGUSR1 for as long as the context lasts, and give those that came.
+    """Raise `Stopped` at SIGINT, SIGTERM and SIGUSR1 while the context lasts, and return those that came.
 
     Whoever had a handler for one of them before keeps it, such as a launcher of jobs.
     """
