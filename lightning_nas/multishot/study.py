@@ -135,7 +135,7 @@ class Study:
         origin = TrialRecord.of(trial).origin
         first = trial.number if origin is None else origin
         earlier = (other for other in self._trials() if other.number < first)
-        return first - sum(TrialRecord.of(other).origin is not None for other in earlier)
+        return first - sum("origin" in other.user_attrs for other in earlier)
 
     def _enqueue_next(self, trials: Sequence[FrozenTrial]) -> bool:
         """Propose for the target with the fewest trials; return whether there was anything to propose."""

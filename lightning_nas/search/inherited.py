@@ -33,7 +33,7 @@ class InheritedLoss:
         supernet: Its supernet.
         calibration: Training batches that batch norm is recalibrated on before a subnet is evaluated.
         held_out: Batches to evaluate on, on any device.
-        loss: Gives the loss in place of `training_step`, see `ArchitectureSearch`.
+        loss: Gives the loss in place of `training_step`, see `Selection`.
     """
 
     def __init__(

@@ -112,7 +112,7 @@ class UserFit:
         trainer: The user's.
         module: The LightningModule that it trains.
         loaders: What it reads.
-        loss: Gives the loss in place of `training_step` where subnets are compared, see `ArchitectureSearch`.
+        loss: Gives the loss in place of `training_step` where subnets are compared, see `Selection`.
         is_incomparable: Whether the loss cannot be had of validation batches, which are left out then.
     """
 
@@ -151,7 +151,7 @@ class UserFit:
                 except Exception as error:
                     log.warning(
                         "`training_step` does not take a validation batch (%s: %s), so subnets are compared on recent"
-                        " training batches. HINT: `ArchitectureSearch(loss=...)` takes a function of module and batch.",
+                        " training batches. HINT: `Selection(loss=...)` takes a function of module and batch.",
                         type(error).__name__,
                         error,
                     )

@@ -126,7 +126,7 @@ def attached_loss(quiet: pl.LightningModule, batch: object, batch_idx: int) -> T
     if not isinstance(loss, Tensor):
         raise NoLossError(
             f"`training_step` of {type(quiet).__name__} must return a loss, as a tensor or under the key 'loss', to "
-            f"compare architectures; got {type(output).__name__}. HINT: `ArchitectureSearch(loss=...)` takes a function"
+            f"compare architectures; got {type(output).__name__}. HINT: `Selection(loss=...)` takes a function"
             " of module and batch instead."
         )
     return loss
