@@ -119,7 +119,7 @@ EXEMPT = {
     "estimator.judge.whole_networks": "judge has checked them",
     "report.": "of a run's own results",
     "budget.budget.resolve_budget.source": "a cost of the space",
-    "search.callback.ArchitectureSearch.on_": "Lightning gives it",
+    "search.hooks.SearchHooks.on_": "Lightning gives it",
     "search.module.SearchModule.on_": "Lightning gives it",
     "search.module.SearchModule.training_step": "Lightning gives it",
     "search.": "of a search, whose settings and budgets are checked",
