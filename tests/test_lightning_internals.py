@@ -127,3 +127,16 @@ def test_no_other_module_uses_private_names_of_lightning():
     others = {one for one in found if one[0] != "search/lightning_internals.py"}
     assert others <= ELSEWHERE
     assert {name for file, name in found if file == "search/lightning_internals.py"} == NAMES
+
+
+@pytest.mark.parametrize("room", ["budget", "search", "training", "multishot"])
+def test_no_other_module_of_a_room_reads_private_attributes_of_others(room):
+    found = []
+    for path in (PACKAGE / room).glob("*.py"):
+        if path.name == "lightning_internals.py":
+            continue
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            is_private = isinstance(node, ast.Attribute) and node.attr.startswith("_") and not node.attr.endswith("__")
+            if is_private and not (isinstance(node.value, ast.Name) and node.value.id in ("self", "cls")):
+                found.append(f"{path.name}:{node.lineno} {node.attr}")
+    assert not found
