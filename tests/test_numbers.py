@@ -113,7 +113,6 @@ EXEMPT = {
     "estimator.fit.regressor": "a fit",
     "estimator.fit.staircase.Curve": "made of a table",
     "estimator.fit.staircase.Staircase": "a result",
-    "graph.subgraph.": "shapes of an architecture, whose subgraphs are checked",
     "estimator.fit.trees": "a fit",
     "estimator.judge.verdict": "a result",
     "estimator.judge.whole_networks": "judge has checked them",

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from torch import Tensor, nn
 
 from lightning_nas.graph.network import IMAGE, Network, Operation
-from lightning_nas.graph.subgraph import OperatorKind, Subgraph, SubgraphKind
+from lightning_nas.graph.subgraph import Subgraph, SubgraphKind
 from lightning_nas.graph.trace import Fallback, trace
 
 __all__ = ["decompose", "split"]
@@ -125,9 +125,8 @@ def _single(operation: Operation) -> Subgraph:
     """Return an operator that belongs to no block."""
     layer = operation.layer
     is_general = layer.operator in ("conv", "depthwise") and layer.form is not None
-    kind: SubgraphKind | OperatorKind = "general_conv" if is_general else layer.operator
     sizes = (*layer.in_shape, layer.out_channels, layer.out_channels, layer.kernel, layer.stride)
-    return Subgraph(kind, *sizes, path=operation.path, form=layer.form)
+    return Subgraph("general_conv" if is_general else layer.operator, *sizes, path=operation.path, form=layer.form)
 
 
 # p: 1x1 convolution, k: any other, d: depthwise, o: pool, l: linear, a: add; x: another;

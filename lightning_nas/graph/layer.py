@@ -26,7 +26,8 @@ Operator = Literal[
     "norm",
     "other",
 ]
-"""``pool`` is the global average, ``norm`` one that cannot be folded, ``other`` what has no model of its own."""
+"""``pool`` is the global average, ``norm`` one that cannot be folded, ``other`` what has no model of its own, kept for
+those who ask for an estimate by the bytes that it moves."""
 
 _WEIGHTLESS = ("add", "pool", "mul", "concat", "avg_pool", "max_pool", "resize", "activation", "other")
 

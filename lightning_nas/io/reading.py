@@ -8,7 +8,20 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, TypeAlias
 
-__all__ = ["FORMAT", "JsonObject", "listed", "number", "only", "parse_json", "read_json", "reading", "shown", "whole"]
+__all__ = [
+    "FORMAT",
+    "JsonObject",
+    "listed",
+    "number",
+    "only",
+    "parse_json",
+    "read_json",
+    "reading",
+    "shown",
+    "text",
+    "truth",
+    "whole",
+]
 
 JsonObject: TypeAlias = dict[str, Any]
 """An object of parsed JSON whose fields are not checked yet: who reads it checks them, see `reading`."""
@@ -113,6 +126,28 @@ def listed(value: object, name: str, most: int) -> list[Any]:
     """Return a list of a file that is not longer than `most`; its items are not checked yet."""
     if not isinstance(value, list) or len(value) > most:
         raise ValueError(f"`{name}` must be a list of at most {most}; got {shown(value)}.")
+    return value
+
+
+def text(value: object, name: str, most: int = 200) -> str:
+    """Return text of a file that has at most so many characters.
+
+    Raises:
+        ValueError: It is no text, or longer.
+    """
+    if not isinstance(value, str) or len(value) > most:
+        raise ValueError(f"`{name}` must be text of at most {most} characters; got {shown(value)}.")
+    return value
+
+
+def truth(value: object, name: str) -> bool:
+    """Return a truth value of a file.
+
+    Raises:
+        ValueError: It is none.
+    """
+    if not isinstance(value, bool):
+        raise ValueError(f"`{name}` must be true or false; got {shown(value)}.")
     return value
 
 

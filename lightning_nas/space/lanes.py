@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Protocol, runtime_checkable
 
+from lightning_nas.graph.sizes import round_to_multiple
 from lightning_nas.io.numbers import check_number
 
 __all__ = ["HasLanes", "round_to_lanes"]
@@ -22,8 +23,6 @@ class HasLanes(Protocol):
 def round_to_lanes(width: float, lanes: int) -> int:
     """Return the multiple of `lanes` next to `width`, rounded half up, at least one and never 10 % below it.
 
-    The 10 % rule is that of the MobileNets (``make_divisible``): rounding must not take away the capacity asked for.
-
     Example::
 
         >>> round_to_lanes(0.75 * 24, 8), round_to_lanes(0.75 * 32, 16), round_to_lanes(3, 8)
@@ -34,5 +33,4 @@ def round_to_lanes(width: float, lanes: int) -> int:
     """
     check_number("width", width, above=0)
     check_number("lanes", lanes, whole=True, least=1)
-    rounded = max(lanes, int(width + lanes / 2) // lanes * lanes)
-    return rounded + lanes if rounded < 0.9 * width else rounded
+    return round_to_multiple(width, lanes)

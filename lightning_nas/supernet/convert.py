@@ -13,6 +13,7 @@ from lightning_nas.io.numbers import check_number, check_numbers
 from lightning_nas.space._limits import MAX_KERNEL
 from lightning_nas.space.curate import Scope, curate
 from lightning_nas.space.spec import HEAD, STEM, BlockOption, Choice, DepthMultiplier, Kind, SearchSpace, Stage
+from lightning_nas.space.tail import Tail
 from lightning_nas.supernet.agreement import check_agreement, outputs_of
 from lightning_nas.supernet.choice import ChoiceBlock
 from lightning_nas.supernet.elastic import ElasticBatchNorm2d, ElasticConv2d, elastic_linear, elastic_unit, keep_modes
@@ -83,7 +84,7 @@ def space_of(
         head=source.head,
         num_classes=source.num_classes,
         reference=tuple(reference),
-        tail=() if source.head else read_tail(model, example_input, source.block_paths),
+        tail=Tail() if source.head else read_tail(model, example_input, source.block_paths),
     )
     if not source.reader_path:
         if head_widths and source.head and set(head_widths) != {source.head.width}:
