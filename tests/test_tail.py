@@ -15,6 +15,7 @@ from lightning_nas.graph.layer import Layer
 from lightning_nas.graph.liveness import BRICKS, live_values
 from lightning_nas.graph.network import Operation
 from lightning_nas.space.network import network_of
+from lightning_nas.space.options import SpaceOptions
 from lightning_nas.space.spec import Architecture, SearchSpace
 from lightning_nas.space.tail import Tail, from_block
 from lightning_nas.supernet import sort_channels
@@ -90,7 +91,7 @@ def test_what_a_block_reads_and_the_tail_waits_for_is_live_once(pyramid, images)
     # The widest block is the one that reads the finest map of the tail.
     setting = [[1, 8, 1, 1], [4, 16, 2, 2], [16, 24, 2, 2]]
     pyramid.backbone.features = MobileNetV2(inverted_residual_setting=setting).features[:-1]
-    space = space_of(pyramid, images[:1], kinds=("ibn",), expansions=(4, 16))
+    space = space_of(pyramid, images[:1], options=SpaceOptions(kinds=("ibn",), expansions=(4, 16)))
     live = list(live_values(network_of(space.decode(space.reference_nodes)), BRICKS))
     assert max(peak_table(space).parts(space.reference_nodes)) == max(live)
 

@@ -9,6 +9,7 @@ from timm.models import EfficientNet
 from torch import nn
 from torchvision.models.mobilenetv2 import MobileNetV2
 
+from lightning_nas.space.options import SpaceOptions
 from lightning_nas.space.spec import (
     Architecture,
     BlockOption,
@@ -61,16 +62,14 @@ def supernet_with(network: nn.Module, architecture: Architecture) -> nn.Module:
     """
     options = [block.option for block in architecture.blocks]
     example = torch.zeros(1, *architecture.input_size).to(next(network.parameters()))
-    space = space_of(
-        network,
-        example,
-        lanes=1,
+    smallest = SpaceOptions(
         expansions=[option.expansion for option in options],
         kernels=[option.kernel for option in options],
         widths=[[stage.width] for stage in architecture.stages],
         stem_widths=[architecture.stem.width],
         head_widths=[architecture.head.width] if architecture.head else None,
     )
+    space = space_of(network, example, lanes=1, options=smallest)
     return supernet_from(network, example, space)
 
 
