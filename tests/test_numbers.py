@@ -62,10 +62,10 @@ from lightning_nas.space.lanes import round_to_lanes
 from lightning_nas.space.multiplier import DepthMultiplier
 from lightning_nas.space.options import SpaceOptions
 from lightning_nas.supernet import convert, derive, stock
+from lightning_nas.supernet import features as taps
 from lightning_nas.tasks import boxes, classification, fcos, miou, optimizing, segmentation, segmenter, ssdlite
 from lightning_nas.tasks import detection as detecting
 from lightning_nas.tasks import detector as detectors
-from lightning_nas.tasks import features as taps
 from lightning_nas.training import csv_logger
 
 # Nobody gives these a number: what calls them has checked it, or has counted it itself. A place, and why.
@@ -413,14 +413,16 @@ def rows(folders, search):
             detectors.detector, {"num_classes": 0, "width_mult": -1}, {"num_classes": 1, "head": "ssdlite"}
         ),
         "tasks.fcos.FCOSHead": Row(fcos.FCOSHead, {**plain, "depth": -1}, head),
-        "tasks.features.features": Row(
+        "supernet.features.features": Row(
             taps.features, {"taps": -1}, {"backbone": MobileNetV2(), "images": image, "taps": (3, 6)}
         ),
-        "tasks.features.limit_stride": Row(taps.limit_stride, {"stride": 0}, {"backbone": MobileNetV2(), "stride": 16}),
-        "tasks.features.strides_to_taps": Row(
+        "supernet.features.limit_stride": Row(
+            taps.limit_stride, {"stride": 0}, {"backbone": MobileNetV2(), "stride": 16}
+        ),
+        "supernet.features.strides_to_taps": Row(
             taps.strides_to_taps, {"strides": 0}, {"backbone": MobileNetV2(), "strides": (8, 16)}
         ),
-        "tasks.features.tap_widths": Row(taps.tap_widths, {"taps": -1}, {"backbone": MobileNetV2(), "taps": (3, 6)}),
+        "supernet.features.tap_widths": Row(taps.tap_widths, {"taps": -1}, {"backbone": MobileNetV2(), "taps": (3, 6)}),
         "tasks.miou.MeanIoU": Row(miou.MeanIoU, {"num_classes": 0}),
         "tasks.optimizing.Optimizing": Row(
             optimizing.Optimizing,

@@ -9,7 +9,7 @@ from lightning_nas import Estimator
 from lightning_nas.budget.tables import cost_tables
 from lightning_nas.space.options import SpaceOptions
 from lightning_nas.supernet import derive, space_of, stock_network, supernet_from
-from lightning_nas.tasks.features import features
+from lightning_nas.supernet.features import features
 from lightning_nas.tasks.segmenter import DeepLabV3LiteHead, LRASPPHead, segmenter
 
 SHALLOW = [[1, 16, 1, 1], [4, 24, 2, 2], [4, 32, 2, 2], [4, 40, 1, 2]]

@@ -22,7 +22,7 @@ def decompose(model: nn.Module, example_input: Tensor, fallback: Fallback | None
     afterwards is not priced.
 
     Args:
-        model: Any module that takes images.
+        model: A module that takes images.
         example_input: Images (NCHW).
         fallback: ``bytes`` keeps operators without a model, to be priced by the bytes that they move; by default they
             are refused.

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -11,7 +10,7 @@ from torch import Tensor, nn
 __all__ = ["learnt", "not_finite", "refuse_not_finite"]
 
 
-def not_finite(tensors: Mapping[str, Any]) -> list[str]:
+def not_finite(tensors: Mapping[str, object]) -> list[str]:
     """Return the names of the tensors that hold a value that is infinite or no number.
 
     Example::

@@ -42,7 +42,7 @@ Size = tuple[int, int]
 Arguments = Sequence[Any]
 
 
-def layer_of(name: str, args: Arguments, inputs: Sequence[Tensor], output: Any) -> Layer | None:
+def layer_of(name: str, args: Arguments, inputs: Sequence[Tensor], output: object) -> Layer | None:
     """Return what an operator is, or None where it has no model.
 
     Args:
@@ -56,9 +56,10 @@ def layer_of(name: str, args: Arguments, inputs: Sequence[Tensor], output: Any) 
     return maker(args, inputs, result) if maker and isinstance(result, Tensor) else None
 
 
-def other_layer(name: str, args: Arguments, inputs: Sequence[Tensor], output: Any) -> Layer:
+def other_layer(name: str, args: Arguments, inputs: Sequence[Tensor], output: object) -> Layer:
     """Return an operator that has no model, by the values that go in and out."""
-    results = [output] if isinstance(output, Tensor) else [item for item in output if isinstance(item, Tensor)]
+    items = output if isinstance(output, tuple | list) else (output,)
+    results = [item for item in items if isinstance(item, Tensor)]
     constants = [arg for arg in args if isinstance(arg, Tensor) and not any(arg is tensor for tensor in inputs)]
     height, width, channels = _hwc(results[0])
     num_values = sum(tensor.numel() for tensor in constants)

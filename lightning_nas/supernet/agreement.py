@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -93,11 +92,11 @@ def check_same(expected: list[Tensor], network: nn.Module, example_input: Tensor
         raise ValueError(f"for the same random images its outputs are off by {distance:.2g} of their norm.")
 
 
-def _tensors(output: Any) -> list[Tensor]:
+def _tensors(output: object) -> list[Tensor]:
     return [tensor.detach().cpu().double() for tensor in _flat(output)]
 
 
-def _flat(output: Any) -> Iterator[Tensor]:
+def _flat(output: object) -> Iterator[Tensor]:
     if isinstance(output, Tensor):
         yield output
     elif isinstance(output, Mapping | list | tuple):

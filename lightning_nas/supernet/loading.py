@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
 
 from torch import Tensor, nn
 from typing_extensions import override
@@ -20,7 +19,7 @@ class OfOneSpace(nn.Module):
     """A choice: its parameters have the shapes that the space's options need."""
 
     @override
-    def _load_from_state_dict(self, state_dict: Mapping[str, Tensor], prefix: str, *rest: Any) -> None:
+    def _load_from_state_dict(self, state_dict: Mapping[str, Tensor], prefix: str, *rest: object) -> None:
         mine = dict(self.named_parameters())
         # Buffers are of the same modules, and tell nothing more.
         modules = {name.rpartition(".")[0] for name in mine}

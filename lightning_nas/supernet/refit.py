@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -64,6 +63,8 @@ def refit_block(subnet: nn.Module, teacher: nn.Module, path: str, inputs: Tensor
         block(inputs)
 
 
+_Hook = Callable[[nn.Module, tuple[Tensor], Tensor], Tensor | None]
+
 Targets = dict[str, tuple[Tensor, Tensor | None]]
 """For each block: rows of its output, and of its depthwise norm's output where the subnet's block is fused."""
 
@@ -77,8 +78,8 @@ def _recording(
     hidden: dict[str, Tensor] = {}
     handles = []
 
-    def keep(path: str, store: dict[str, Tensor], norm: nn.BatchNorm2d | None) -> Any:
-        def hook(module: nn.Module, inputs: Any, output: Tensor) -> None:
+    def keep(path: str, store: dict[str, Tensor], norm: nn.BatchNorm2d | None) -> _Hook:
+        def hook(module: nn.Module, inputs: tuple[Tensor], output: Tensor) -> None:
             rows = _rows(output)
             # By hand, since timm's norms apply the activation too.
             store[path] = rows if norm is None else _normalise(norm, rows)
@@ -121,14 +122,14 @@ def _fitting(subnet: nn.Module, blocks: dict[str, tuple[ConvNorm, ...]], targets
             handle.remove()
 
 
-def _subtract_input(goal: Tensor) -> Any:
+def _subtract_input(goal: Tensor) -> Callable[[nn.Module, tuple[Tensor]], None]:
     def hook(module: nn.Module, inputs: tuple[Tensor]) -> None:
         goal.sub_(_rows(inputs[0]))
 
     return hook
 
 
-def _solver(norm: nn.BatchNorm2d, goal: Tensor) -> Any:
+def _solver(norm: nn.BatchNorm2d, goal: Tensor) -> _Hook:
     def hook(conv: nn.Module, inputs: tuple[Tensor], output: Tensor) -> Tensor:
         assert isinstance(conv, nn.Conv2d)
         return _solve(conv, norm, inputs[0], output, goal)

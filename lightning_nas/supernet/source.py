@@ -8,7 +8,6 @@ from typing import cast
 
 from timm.layers.norm_act import BatchNormAct2d
 from timm.models import EfficientNet
-from timm.models._efficientnet_blocks import DepthwiseSeparableConv, EdgeResidual, InvertedResidual
 from torch import Tensor, nn
 from torchvision.models.mobilenetv2 import InvertedResidual as TorchvisionInvertedResidual
 from torchvision.models.mobilenetv2 import MobileNetV2
@@ -17,6 +16,7 @@ from lightning_nas.graph.eval_mode import undisturbed
 from lightning_nas.space.spec import BlockOption, ConvSpec, Kind
 from lightning_nas.supernet.choice import ChoiceBlock
 from lightning_nas.supernet.replacing import check_replaceable
+from lightning_nas.supernet.timm_blocks import DepthwiseSeparableConv, EdgeResidual, InvertedResidual
 
 __all__ = ["ConvNorm", "Source", "SourceBlock", "backbone_of", "named_blocks", "read_source"]
 

@@ -6,13 +6,13 @@ from collections.abc import Sequence
 from math import prod
 
 from timm.models import EfficientNet
-from timm.models._efficientnet_blocks import DepthwiseSeparableConv
-from timm.models._efficientnet_blocks import InvertedResidual as TimmInvertedResidual
 from torch import Tensor, nn
 from torchvision.models import MobileNetV2
 from torchvision.models.mobilenetv2 import InvertedResidual
 
 from lightning_nas.io.numbers import check_number, check_numbers
+from lightning_nas.supernet.timm_blocks import DepthwiseSeparableConv
+from lightning_nas.supernet.timm_blocks import InvertedResidual as TimmInvertedResidual
 
 __all__ = ["block_strides", "features", "headless", "limit_stride", "strides_to_taps", "tap_widths"]
 
