@@ -1,4 +1,4 @@
-"""Split a plain network into subgraphs by what it runs, not by the classes of its blocks."""
+"""Decomposition of a plain network into subgraphs, by its operators and not by the classes of its blocks."""
 
 from __future__ import annotations
 

@@ -27,7 +27,7 @@ def not_finite(tensors: Mapping[str, object]) -> list[str]:
 
 
 def learnt(module: nn.Module) -> dict[str, Tensor]:
-    """Return what a training changes: parameters and running statistics. Other buffers may hold what they like."""
+    """Return what a training changes: parameters and running statistics. Other buffers may hold any value."""
     running = {name: b for name, b in module.named_buffers() if name.rpartition(".")[2].startswith("running_")}
     return {**dict(module.named_parameters()), **running}
 

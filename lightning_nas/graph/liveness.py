@@ -13,7 +13,7 @@ __all__ = ["BRICKS", "PLAIN", "Layout", "live_values", "peak_values"]
 
 @dataclass(frozen=True)
 class Layout:
-    """How a device stores activations.
+    """The storage of activations on a device.
 
     Attributes:
         brick: Channels are stored in multiples of it, except those of the network's input and outputs.

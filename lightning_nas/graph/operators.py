@@ -43,7 +43,7 @@ Arguments = Sequence[Any]
 
 
 def layer_of(name: str, args: Arguments, inputs: Sequence[Tensor], output: object) -> Layer | None:
-    """Return what an operator is, or None where it has no model.
+    """Return the layer of an operator, or None if it has no cost model.
 
     Args:
         name: Name of the operator, without its overload.
@@ -57,7 +57,7 @@ def layer_of(name: str, args: Arguments, inputs: Sequence[Tensor], output: objec
 
 
 def other_layer(name: str, args: Arguments, inputs: Sequence[Tensor], output: object) -> Layer:
-    """Return an operator that has no model, by the values that go in and out."""
+    """Return the layer of an operator without a cost model, described by the values that go in and out."""
     items = output if isinstance(output, tuple | list) else (output,)
     results = [item for item in items if isinstance(item, Tensor)]
     constants = [arg for arg in args if isinstance(arg, Tensor) and not any(arg is tensor for tensor in inputs)]
@@ -68,7 +68,7 @@ def other_layer(name: str, args: Arguments, inputs: Sequence[Tensor], output: ob
 
 
 def plain(layer: Layer) -> Layer:
-    """Return a convolution without its form where kernel and stride say it all, as they do for most."""
+    """Return a convolution without its form if kernel and stride describe it completely, as for most."""
     form = layer.form
     if layer.operator not in ("conv", "depthwise") or form is None:
         return layer

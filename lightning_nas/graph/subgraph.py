@@ -82,7 +82,7 @@ class Subgraph:
 
     @property
     def operators(self) -> tuple[Subgraph, ...]:
-        """Its operators as subgraphs of their own, for tables that hold those; the last has the residual.
+        """The operators, each as a subgraph of its own, for tables of single operators; the last has the residual.
 
         Example::
 

@@ -1,4 +1,4 @@
-"""Trace a network: run it once and record which operators run on which shapes, and what feeds what."""
+"""Tracing: a network runs once, and its operators, their shapes and their inputs are recorded."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Files of others, read as data: whatever is wrong with one is said in a sentence."""
+"""Reading of files that others wrote: parsed as data, and every fault reported in one sentence."""
 
 from __future__ import annotations
 
@@ -152,7 +152,7 @@ def truth(value: object, name: str) -> bool:
 
 
 def only(data: object, names: Iterable[str], what: str) -> JsonObject:
-    """Return an object of a file whose fields are of some names.
+    """Return an object of a file, after checking that it has no unknown field.
 
     Raises:
         ValueError: It is no object, or has another field.
@@ -165,7 +165,7 @@ def only(data: object, names: Iterable[str], what: str) -> JsonObject:
 
 
 def shown(value: object) -> str:
-    """Return a value of a file for a message, cut where it is long."""
+    """Return the text of a value for an error message, shortened if it is long."""
     try:
         text = _SHORT.repr(value)
     except ValueError:  # an integer of thousands of digits has no text

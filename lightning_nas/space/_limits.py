@@ -40,12 +40,12 @@ def width(value: object) -> int:
 
 
 def num_classes(value: object) -> int:
-    """Return the number of classes, likewise; 0 is a network without a classifier."""
+    """Return the number of classes that a file gives; 0 is a network without a classifier."""
     return whole(value, "num_classes", _MAX_CLASSES, least=0)
 
 
 def image_size(values: object) -> tuple[int, int, int]:
-    """Return channels, height and width of an image, likewise."""
+    """Return channels, height and width of an image as a file gives them."""
     sizes = listed(values, "input_size", 3)
     if len(sizes) != 3:
         raise ValueError(f"`input_size` must be channels, height and width; got {shown(values)}.")
@@ -56,14 +56,14 @@ def image_size(values: object) -> tuple[int, int, int]:
 
 
 def conv_fields(data: object) -> dict[str, int]:
-    """Return the fields of a `ConvSpec`, likewise."""
+    """Return the fields of a `ConvSpec` from an object of a file."""
     limits = {"width": _MAX_WIDTH, "kernel": MAX_KERNEL, "stride": _MAX_STRIDE}
     found = only(data, limits, "A convolution")
     return {name: whole(found[name], name, most) for name, most in limits.items()}
 
 
 def option_fields(data: object) -> JsonObject:
-    """Return the fields of a `BlockOption`, likewise."""
+    """Return the fields of a `BlockOption` from an object of a file."""
     found = only(data, ("kind", "expansion", "kernel"), "The option of a block")
     return {
         "kind": text(found["kind"], "kind"),
@@ -73,7 +73,7 @@ def option_fields(data: object) -> JsonObject:
 
 
 def block_list(stages: object) -> list[tuple[int, list[JsonObject]]]:
-    """Return the width of each stage and its blocks, which are read one by one; likewise."""
+    """Return width and blocks of each stage of a file; the blocks are not checked yet."""
     found = [(width(stage["width"]), stage["blocks"]) for stage in listed(stages, "stages", _MAX_STAGES)]
     count = sum(len(listed(blocks, "blocks", _MAX_BLOCKS)) for _, blocks in found)
     if count > _MAX_BLOCKS or not all(blocks for _, blocks in found):
@@ -82,12 +82,12 @@ def block_list(stages: object) -> list[tuple[int, list[JsonObject]]]:
 
 
 def stage_numbers(values: object) -> tuple[int, ...]:
-    """Return which stages a depth multiplier scales, likewise; stem and head have numbers below zero."""
+    """Return the stages that a depth multiplier of a file scales; stem and head have numbers below zero."""
     return tuple(whole(number, "stages", _MAX_STAGES, least=-2) for number in listed(values, "stages", _MAX_STAGES))
 
 
 def reference(values: object, option_counts: Sequence[int]) -> tuple[int, ...]:
-    """Return which of the options of each choice the source network had, likewise."""
+    """Return for each choice of a file the number of the source network's own option."""
     numbers = listed(values, "reference", _MAX_BLOCKS)
     if len(numbers) != len(option_counts):
         raise ValueError(f"`reference` must name {len(option_counts)} options; got {len(numbers)}.")

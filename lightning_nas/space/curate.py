@@ -1,4 +1,4 @@
-"""Curated widths: few, lane-aligned steps, so that the search sees a staircase's treads and not its edges."""
+"""Curated widths: a few multiples of the device's lanes, since latency over channels is a staircase."""
 
 from __future__ import annotations
 

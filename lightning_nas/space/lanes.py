@@ -12,7 +12,7 @@ __all__ = ["HasLanes", "round_to_lanes"]
 
 @runtime_checkable
 class HasLanes(Protocol):
-    """What a space is curated for: a device, its estimator, or anything that knows its parallelism factor."""
+    """An object that knows the lanes of a device, such as an estimator."""
 
     @property
     def lanes(self) -> int:

@@ -1,4 +1,4 @@
-"""Whole networks of architectures: the chain of blocks, and behind it necks and heads that read several of them."""
+"""Networks of architectures: the chain of blocks, and the necks and heads that read several of them."""
 
 from __future__ import annotations
 

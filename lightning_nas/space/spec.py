@@ -141,7 +141,7 @@ class StageArchitecture:
 
 @dataclass(frozen=True)
 class Architecture:
-    """One network out of a space, complete: it can be priced and rebuilt from this alone.
+    """One network of a space, complete: it can be priced and rebuilt from this data alone.
 
     Attributes:
         input_size: Channels, height and width of one image (CHW).
@@ -168,7 +168,7 @@ class Architecture:
 
     @classmethod
     def from_dict(cls, data: JsonObject) -> Architecture:
-        """Read `to_dict`'s result.
+        """Return the architecture that `to_dict` wrote.
 
         Raises:
             ValueError: A field is missing or of the wrong form.
@@ -281,12 +281,12 @@ class SearchSpace:
 
     @property
     def stem_node(self) -> tuple[int | None, tuple[int, ...]]:
-        """The same for the stem; there is no node where it is not searched."""
+        """The node that sets the width of the stem, None if it is not searched, and that width for each option."""
         return self._end_node(STEM)
 
     @property
     def head_node(self) -> tuple[int | None, tuple[int, ...]]:
-        """The same for the head.
+        """The node that sets the width of the head, None if it is not searched, and that width for each option.
 
         Raises:
             ValueError: The networks have none.

@@ -93,7 +93,7 @@ class Tail:
 
     @classmethod
     def from_list(cls, rows: object, num_blocks: int) -> Tail:
-        """Read `to_list`'s result.
+        """Return the tail that `to_list` wrote.
 
         Args:
             rows: What a file has.

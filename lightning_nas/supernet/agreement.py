@@ -1,4 +1,4 @@
-"""The check of a conversion: source, supernet and derived network give the same for the same images."""
+"""Check of a conversion: source, supernet and derived network have equal outputs for the same images."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ TOLERANCE, REDUCED_TOLERANCE = 1e-4, 2e-2
 
 
 def outputs_of(network: nn.Module, example_input: Tensor) -> list[Tensor]:
-    """Return what a network gives for random images, in evaluation mode; it is as before afterwards.
+    """Return the outputs of a network for random images, in evaluation mode; the network is left unchanged.
 
     Args:
         network: The network.

@@ -1,4 +1,4 @@
-"""Turning a stock network into a supernet, in place, with its weights kept."""
+"""Conversion of a stock network into a supernet, in place, with its weights kept."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Reading the feature maps of a stock network: what a detector's or a segmenter's head stands on."""
+"""Feature maps of a stock network, as a detector's or a segmenter's head reads them."""
 
 from __future__ import annotations
 

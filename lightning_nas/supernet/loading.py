@@ -1,4 +1,4 @@
-"""Weights of another search space: refused in a sentence, where PyTorch would list every tensor."""
+"""Check of loaded weights: those of another search space are refused in one sentence."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ OTHER_SPACE = (
 
 
 class OfOneSpace(nn.Module):
-    """A choice: its parameters have the shapes that the space's options need."""
+    """Base class of modules whose parameters have the shapes of one search space."""
 
     @override
     def _load_from_state_dict(self, state_dict: Mapping[str, Tensor], prefix: str, *rest: object) -> None:

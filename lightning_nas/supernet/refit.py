@@ -1,4 +1,4 @@
-"""Refitting a derived subnet to the network it came from, block by block, by least squares instead of training."""
+"""Refit of a derived subnet to its source, block by block, by least squares in place of training."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ RIDGE = 0.1
 
 
 def refit(subnet: nn.Module, teacher: nn.Module, images: Tensor) -> None:
-    """Fit each block's convolutions so that the block gives what the teacher's gives; no gradients, one pass.
+    """Fit the convolutions of each block so that its output is that of the teacher's block; no gradients, one pass.
 
     A narrower block lost hidden channels, a fused one its inner activation. From the input that the refitted subnet
     itself gives a block, two linear maps are solved for: the fused-IBN's KxK convolution, towards what the teacher's
@@ -183,7 +183,7 @@ def _rows(values: Tensor) -> Tensor:
 
 
 def _positions(count: int, device: torch.device) -> Tensor:
-    """Return the same spread positions for everyone who asks for the same count."""
+    """Return spread positions that depend on the count alone."""
     generator = torch.Generator().manual_seed(count)
     return torch.randperm(count, generator=generator)[:MAX_ROWS].to(device)
 

@@ -1,4 +1,4 @@
-"""Reading stock networks: what blocks a torchvision or timm network is made of, and where they sit."""
+"""Reading of stock networks: the blocks of a torchvision or timm network, and their places."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ SUPPORTED = "torchvision's mobilenet_v2 and timm's mobilenetv2_* and efficientne
 
 @dataclass(frozen=True)
 class SourceBlock:
-    """A block as found: its place, its shape and its layers.
+    """A block of a source network: its place, its shape and its layers.
 
     Attributes:
         path: Name of the submodule in the network.
@@ -59,7 +59,7 @@ class SourceBlock:
 
 @dataclass(frozen=True)
 class Source:
-    """A network as found.
+    """A source network: its stem, blocks and head with their places.
 
     Attributes:
         stem: First convolution.
@@ -143,7 +143,7 @@ def backbone_of(model: nn.Module) -> tuple[str, MobileNetV2 | EfficientNet]:
 
 
 def named_blocks(network: nn.Module) -> Iterator[tuple[str, tuple[ConvNorm, ...]]]:
-    """Yield path and parts of each block that torchvision or timm made, fused ones too; convolution, norm by order."""
+    """Yield the path and the convolutions with their norms of each plain block, fused ones included."""
     for path, module in network.named_modules():
         if isinstance(module, TorchvisionInvertedResidual | InvertedResidual | DepthwiseSeparableConv | EdgeResidual):
             yield path, _parts(module)

@@ -1,4 +1,4 @@
-"""Subnets and their architectures: which one a plain network has, and the smallest supernet that holds a given one."""
+"""Architectures of plain subnets, and the smallest supernet that holds a given architecture."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ __all__ = ["architecture_of", "supernet_with"]
 
 
 def architecture_of(subnet: nn.Module, space: SearchSpace) -> Architecture:
-    """Return the architecture of a plain network that `derive` made of a supernet, told from its layers.
+    """Return the architecture of a plain network that `derive` made of a supernet, by looking at its layers.
 
     Args:
         subnet: The network, or a module that holds it.
@@ -55,7 +55,7 @@ def architecture_of(subnet: nn.Module, space: SearchSpace) -> Architecture:
 
 
 def supernet_with(network: nn.Module, architecture: Architecture) -> nn.Module:
-    """Turn a network into the smallest supernet that holds an architecture of any widths, in place, and return it.
+    """Turn a network in place into the smallest supernet that holds an architecture, and return it.
 
     Raises:
         ValueError: The architecture is not of this network.

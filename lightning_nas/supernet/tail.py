@@ -1,4 +1,4 @@
-"""The modules behind the blocks that read them: elastic, since the blocks' widths are searched."""
+"""`ElasticTail`: the modules that read the blocks, elastic since the blocks' widths are searched."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _PASSES = ("pool", "avg_pool", "max_pool", "resize", "activation", "norm", "dept
 
 
 class ElasticTail:
-    """What stands behind the blocks of a supernet, of which the modules that read them run on slices.
+    """The operations behind the blocks of a supernet, and the elastic modules among them.
 
     Attributes:
         tail: Its operations, norms and activations each on their own, at full width.
@@ -64,7 +64,7 @@ def head_tail(conv: ElasticConv2d, norm: ElasticBatchNorm2d, num_blocks: int) ->
 
 
 def read_tail(model: nn.Module, example_input: Tensor, block_paths: Sequence[str], fold: bool = True) -> Tail:
-    """Return what a model runs behind its blocks, and check that it can follow their widths.
+    """Return the operations behind a model's blocks, after checking that they can follow the blocks' widths.
 
     Args:
         model: The whole model.
