@@ -2,7 +2,7 @@
 
 from importlib import import_module
 from importlib.metadata import version
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from lightning_nas.budget.budget import Budget as Budget
@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from lightning_nas.search import SearchModule as SearchModule
     from lightning_nas.space import Architecture as Architecture
     from lightning_nas.space import SearchSpace as SearchSpace
+    from lightning_nas.space import SpaceOptions as SpaceOptions
     from lightning_nas.supernet import derive as derive
     from lightning_nas.supernet import refit as refit
     from lightning_nas.supernet import space_of as space_of
@@ -27,6 +28,7 @@ _PLACES = {
     "Estimator": "estimator",
     "SearchModule": "search",
     "SearchSpace": "space",
+    "SpaceOptions": "space",
     "decompose": "graph.decompose",
     "derive": "supernet",
     "load_subnet": "jobs.load",
@@ -37,7 +39,7 @@ _PLACES = {
 __all__ = sorted(_PLACES)
 
 
-def __getattr__(name: str) -> Any:
+def __getattr__(name: str) -> object:
     # Imported when it is asked for: the command line is to answer before PyTorch is there.
     if name not in _PLACES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

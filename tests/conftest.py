@@ -11,6 +11,7 @@ from torchvision.models import MobileNetV2
 from lightning_nas.estimator.fit import trees
 from lightning_nas.search import measuring
 from lightning_nas.space.network import subgraphs
+from lightning_nas.space.options import SpaceOptions
 from lightning_nas.space.spec import HEAD, STEM
 from lightning_nas.supernet import space_of, supernet_from
 
@@ -107,7 +108,7 @@ def network():
 
 @pytest.fixture
 def supernet(network, images):
-    return supernet_from(network, images[:1], space_of(network, images[:1], kernels=(3, 5)))
+    return supernet_from(network, images[:1], space_of(network, images[:1], options=SpaceOptions(kernels=(3, 5))))
 
 
 def read_by(network, nodes):

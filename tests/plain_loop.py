@@ -14,6 +14,7 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from lightning_nas.budget.budget import Budget
 from lightning_nas.search.engine import Search
+from lightning_nas.space.options import SpaceOptions
 from lightning_nas.supernet import space_of, supernet_from
 
 QUIET = {
@@ -55,7 +56,7 @@ class Stateful:
 def make_supernet(kernels=(3, 5)):
     torch.manual_seed(0)
     network, image = small_network(), torch.zeros(1, 3, 32, 32)
-    return supernet_from(network, image, space_of(network, image, kernels=kernels))
+    return supernet_from(network, image, space_of(network, image, options=SpaceOptions(kernels=kernels)))
 
 
 class Plain(pl.LightningModule):

@@ -11,6 +11,7 @@ from lightning_nas.estimator.analytic import AnalyticArray, systolic_cycles
 from lightning_nas.estimator.files import TARGETS, available_devices
 from lightning_nas.graph.layer import Form, Layer
 from lightning_nas.graph.subgraph import Subgraph
+from lightning_nas.space.options import SpaceOptions
 from lightning_nas.supernet import space_of
 
 
@@ -105,7 +106,7 @@ def test_any_network_is_priced_and_none_is_verified():
 
 
 def test_a_space_is_priced(network, images):
-    space = space_of(network, images[:1], kernels=(3, 5))
+    space = space_of(network, images[:1], options=SpaceOptions(kernels=(3, 5)))
     estimator = Estimator.load("analytic_array")
     table = cost_table(space, estimator.predict_ms)
     latency_ms = estimator.latency_ms(space.decode(space.reference_nodes))

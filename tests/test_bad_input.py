@@ -11,6 +11,7 @@ from plain_loop import Plain, Stateful, fit, largest_difference, loader, make_su
 from searches import search_of
 from torch.utils.data import DataLoader, Subset
 
+from lightning_nas.space.options import SpaceOptions
 from lightning_nas.supernet import space_of, supernet_from
 
 
@@ -28,7 +29,7 @@ def converted(blocks):
     """Return a supernet in which some blocks, or all, have their own option only; then also the widths are fixed."""
     torch.manual_seed(0)
     network, image = small_network(), torch.zeros(1, 3, 32, 32)
-    space = space_of(network, image, ratios=(1.0,) if blocks is None else (0.5, 0.75, 1.0))
+    space = space_of(network, image, options=SpaceOptions(ratios=(1.0,) if blocks is None else (0.5, 0.75, 1.0)))
     choices, reference = iter(enumerate(zip(space.choices, space.reference, strict=True))), list(space.reference)
     stages = []
     for stage in space.stages:
@@ -168,7 +169,7 @@ def test_a_budget_out_of_reach_on_resume_stops_before_anything_is_done(tmp_path,
 def test_a_checkpoint_of_another_space_is_refused_in_a_sentence(tmp_path, checkpoint, options, place):
     torch.manual_seed(0)
     network, image = small_network(), torch.zeros(1, 3, 32, 32)
-    module = Plain(supernet_from(network, image, space_of(network, image, **options)))
+    module = Plain(supernet_from(network, image, space_of(network, image, options=SpaceOptions(**options))))
     search = search_of(LinearEstimator(), latency="0.7x", every=2)
     with pytest.raises(
         ValueError, match=f"^The checkpoint is of another search space than the model's{place}"

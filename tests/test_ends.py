@@ -12,6 +12,7 @@ from lightning_nas import Estimator
 from lightning_nas.budget.cost_table import cost_table
 from lightning_nas.budget.peak_table import peak_table
 from lightning_nas.space import Architecture, SearchSpace
+from lightning_nas.space.options import SpaceOptions
 from lightning_nas.space.spec import HEAD, STEM, DepthMultiplier
 from lightning_nas.supernet import derive, sort_channels, space_of, supernet_from
 from lightning_nas.supernet.subnet import supernet_with
@@ -105,12 +106,12 @@ def test_costs_of_each_stem_are_those_of_its_network():
 def test_spaces_name_the_stem():
     network = mobilenet_v2()
     assert space_of(network, IMAGE).stem_node[1] == (16, 24, 32)
-    assert space_of(network, IMAGE, stem_widths=[8]).stem_node[1] == (8, 32)
-    assert space_of(network, IMAGE, stem_widths=[32]).stem_node == (None, (32,))
-    assert space_of(network, IMAGE, ratios=(1.0,)).stem_node == (None, (32,))
+    assert space_of(network, IMAGE, options=SpaceOptions(stem_widths=[8])).stem_node[1] == (8, 32)
+    assert space_of(network, IMAGE, options=SpaceOptions(stem_widths=[32])).stem_node == (None, (32,))
+    assert space_of(network, IMAGE, options=SpaceOptions(ratios=(1.0,))).stem_node == (None, (32,))
     explicit = [[8], [16], [32], [64], [96], [160], [320]]
-    assert space_of(network, IMAGE, widths=explicit).stem_node == (None, (32,))
-    model = space_of(network, IMAGE, scope="model")
+    assert space_of(network, IMAGE, options=SpaceOptions(widths=explicit)).stem_node == (None, (32,))
+    model = space_of(network, IMAGE, options=SpaceOptions(scope="model"))
     assert model.multipliers[0].stages == (0, 1, 2, 3, 4, 5, 6, STEM, HEAD)
     assert model.stem_node == (0, (16, 24, 32))
     assert [str(m) for m in space_of(network, IMAGE).multipliers][-3:] == ["stage 6", "stem", "head"]
@@ -126,16 +127,16 @@ def test_spaces_name_the_stem():
 def test_wrong_stems_are_named():
     network = mobilenet_v2()
     with pytest.raises(ValueError, match="Width 12 of the stem is not a multiple of the device's 8 lanes"):
-        space_of(network, IMAGE, stem_widths=[12])
+        space_of(network, IMAGE, options=SpaceOptions(stem_widths=[12]))
     with pytest.raises(ValueError, match="Width 64 of the stem must be above 0 and at most 32"):
-        space_of(network, IMAGE, stem_widths=[64])
+        space_of(network, IMAGE, options=SpaceOptions(stem_widths=[64]))
     with pytest.raises(ValueError, match="scope='stage'"):
-        space_of(network, IMAGE, scope="model", stem_widths=[16])
+        space_of(network, IMAGE, options=SpaceOptions(scope="model", stem_widths=[16]))
     with pytest.raises(ValueError, match="Width 2560 of the head must be above 0 and at most 1280"):
-        space_of(network, IMAGE, head_widths=[2560])
+        space_of(network, IMAGE, options=SpaceOptions(head_widths=[2560]))
     with pytest.raises(ValueError, match="Depth multipliers must cover"):
         replace(space_of(network, IMAGE), head=None)
-    space = space_of(network, IMAGE, head_widths=[1280])
+    space = space_of(network, IMAGE, options=SpaceOptions(head_widths=[1280]))
     source = space.decode(space.reference_nodes)
     with pytest.raises(ValueError, match="Widths of stem can be"):
         space.encode(replace(source, stem=replace(source.stem, width=12)))
@@ -214,11 +215,11 @@ def test_a_head_that_no_linear_layer_reads_keeps_its_width():
     bare.classifier = nn.Identity()
     for network in (normed.eval(), bare):
         for scope in ("stage", "model"):
-            space = space_of(network, IMAGE, scope=scope)
+            space = space_of(network, IMAGE, options=SpaceOptions(scope=scope))
             assert space.head_node == (None, (1280,))
             assert space.stem_node[0] is not None
         with pytest.raises(ValueError, match="begins with a linear layer; got \\[640\\]"):
-            space_of(network, IMAGE, head_widths=[640])
+            space_of(network, IMAGE, options=SpaceOptions(head_widths=[640]))
         supernet = supernet_from(network, IMAGE)
         assert HEAD not in supernet.supernet.ends
         nodes = (0,) * len(supernet.supernet.space.node_sizes)

@@ -30,6 +30,7 @@ from lightning_nas.graph.decompose import split
 from lightning_nas.graph.network import Network
 from lightning_nas.graph.subgraph import Subgraph
 from lightning_nas.graph.trace import trace
+from lightning_nas.space.options import SpaceOptions
 from lightning_nas.space.spec import SearchSpace
 from lightning_nas.supernet import space_of
 
@@ -214,7 +215,7 @@ def test_spaces_are_those_around_stock_networks():
         options = {name: tuple(source[name]) for name in ("expansions", "kernels", "ratios")}
         # What judges stays the same: these spaces were drawn before stem and head were searched.
         ends = {"stem_widths": (), "head_widths": ()}
-        space = space_of(timm.create_model(source["source"]), image, lanes=1, **options, **ends)
+        space = space_of(timm.create_model(source["source"]), image, lanes=1, options=SpaceOptions(**options, **ends))
         assert SearchSpace.from_json(json.dumps(source["space"])) == space
 
 

@@ -18,6 +18,7 @@ from lightning_nas.multishot.evolution import Evolution, Result, is_promoted, pa
 from lightning_nas.multishot.process import Owner
 from lightning_nas.multishot.propose import propose
 from lightning_nas.multishot.space import JointSpace, Setting, targets_of
+from lightning_nas.space.options import SpaceOptions
 from lightning_nas.supernet import space_of
 
 
@@ -28,7 +29,7 @@ def request(latency, parameters=None, peak=None):
 def places(sizes=(32, 24), variants=({},), **options):
     found = []
     for size, variant in itertools.product(sizes, variants):
-        space = space_of(small_network(), torch.zeros(1, 3, size, size), **options)
+        space = space_of(small_network(), torch.zeros(1, 3, size, size), options=SpaceOptions(**options))
         found.append(Setting(str(size), variant, space, cost_tables(space, LinearEstimator())))
     return tuple(found)
 

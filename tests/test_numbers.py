@@ -60,11 +60,12 @@ from lightning_nas.space import spec
 from lightning_nas.space.curate import curate, curated_widths
 from lightning_nas.space.lanes import round_to_lanes
 from lightning_nas.space.multiplier import DepthMultiplier
+from lightning_nas.space.options import SpaceOptions
 from lightning_nas.supernet import convert, derive, stock
+from lightning_nas.supernet import features as taps
 from lightning_nas.tasks import boxes, classification, fcos, miou, optimizing, segmentation, segmenter, ssdlite
 from lightning_nas.tasks import detection as detecting
 from lightning_nas.tasks import detector as detectors
-from lightning_nas.tasks import features as taps
 from lightning_nas.training import csv_logger
 
 # Nobody gives these a number: what calls them has checked it, or has counted it itself. A place, and why.
@@ -113,7 +114,6 @@ EXEMPT = {
     "estimator.fit.regressor": "a fit",
     "estimator.fit.staircase.Curve": "made of a table",
     "estimator.fit.staircase.Staircase": "a result",
-    "graph.subgraph.": "shapes of an architecture, whose subgraphs are checked",
     "estimator.fit.trees": "a fit",
     "estimator.judge.verdict": "a result",
     "estimator.judge.whole_networks": "judge has checked them",
@@ -159,7 +159,6 @@ TASK = {"num_classes": 0, "lr": 0, "weight_decay": -0.1, "warmup_fraction": -0.1
 STRATEGY = {"num_samples": 1, "lr": 0, "beta1": -0.1, "rho": -0.1, "eta": -0.1}
 TRAINING = {"prior": -0.1, "budget_use": -0.1, "seed": -1}
 BUDGET = {"latency": -0.5, "parameters": 0, "peak_activations": "-1KiB"}
-WIDTHS = {"lanes": 0, "ratios": 0, "widths": 0, "stem_widths": 0, "head_widths": 0}
 OFFERED = {"ratios": (0.5, 1.0), "stem_widths": (8,), "head_widths": (1280,)}
 
 
@@ -342,7 +341,7 @@ def rows(folders, search):
                 **{"num_brief_trainings": -1, "brief_epochs": 0, "effort": 0},
             },
         ),
-        "space.curate.curate": Row(curate, WIDTHS, {"space": space, "lanes": 8, **OFFERED, "widths": widths}),
+        "space.curate.curate": Row(curate, {"lanes": 0}, {"space": space, "lanes": 8}),
         "space.curate.curated_widths": Row(
             curated_widths, {"full": 0, "ratios": 0, "lanes": 0}, {"full": 16, "ratios": (0.5, 1.0), "lanes": 8}
         ),
@@ -370,19 +369,15 @@ def rows(folders, search):
         ),
         "space.spec.SearchSpace.curate": Row(space.curate, {"device": 0}, {}, {"device": "lanes"}),
         "space.spec.SearchSpace.decode": Row(space.decode, {"nodes": -1}, {"nodes": space.reference_nodes}),
+        "space.options.SpaceOptions": Row(
+            SpaceOptions,
+            {**dict.fromkeys(("ratios", "widths", "stem_widths", "head_widths", "expansions", "kernels"), 0)},
+            {**OFFERED, "widths": widths, "expansions": (2, 4), "kernels": (3, 5)},
+        ),
         "space.spec.Stage": Row(spec.Stage, {"width": 0}, {"blocks": ()}),
         "space.spec.StageArchitecture": Row(spec.StageArchitecture, {"width": 0}, {"blocks": ()}),
         "supernet.convert.space_of": Row(
-            convert.space_of,
-            {**WIDTHS, "expansions": 0, "kernels": 0},
-            {
-                "model": small_network(),
-                "example_input": image,
-                **OFFERED,
-                "widths": widths,
-                "expansions": (2, 4),
-                "kernels": (3, 5),
-            },
+            convert.space_of, {"lanes": 0}, {"model": small_network(), "example_input": image}
         ),
         "supernet.derive.derive": Row(
             derive,
@@ -418,14 +413,16 @@ def rows(folders, search):
             detectors.detector, {"num_classes": 0, "width_mult": -1}, {"num_classes": 1, "head": "ssdlite"}
         ),
         "tasks.fcos.FCOSHead": Row(fcos.FCOSHead, {**plain, "depth": -1}, head),
-        "tasks.features.features": Row(
+        "supernet.features.features": Row(
             taps.features, {"taps": -1}, {"backbone": MobileNetV2(), "images": image, "taps": (3, 6)}
         ),
-        "tasks.features.limit_stride": Row(taps.limit_stride, {"stride": 0}, {"backbone": MobileNetV2(), "stride": 16}),
-        "tasks.features.strides_to_taps": Row(
+        "supernet.features.limit_stride": Row(
+            taps.limit_stride, {"stride": 0}, {"backbone": MobileNetV2(), "stride": 16}
+        ),
+        "supernet.features.strides_to_taps": Row(
             taps.strides_to_taps, {"strides": 0}, {"backbone": MobileNetV2(), "strides": (8, 16)}
         ),
-        "tasks.features.tap_widths": Row(taps.tap_widths, {"taps": -1}, {"backbone": MobileNetV2(), "taps": (3, 6)}),
+        "supernet.features.tap_widths": Row(taps.tap_widths, {"taps": -1}, {"backbone": MobileNetV2(), "taps": (3, 6)}),
         "tasks.miou.MeanIoU": Row(miou.MeanIoU, {"num_classes": 0}),
         "tasks.optimizing.Optimizing": Row(
             optimizing.Optimizing,

@@ -6,6 +6,7 @@ from torchvision.models import mobilenet_v2
 
 from lightning_nas.budget.budget import Budget
 from lightning_nas.search.engine import Search
+from lightning_nas.space.options import SpaceOptions
 from lightning_nas.supernet import derive, option_errors, recalibrate, refit, sort_channels, space_of, supernet_from
 
 SHALLOW = [[1, 16, 1, 1], [6, 24, 2, 2], [6, 32, 2, 1]]
@@ -19,7 +20,7 @@ def setting():
     images = torch.nn.functional.interpolate(torch.randn(96, 3, 8, 8), size=48, mode="bilinear")
     network = mobilenet_v2(num_classes=4, inverted_residual_setting=SHALLOW)
     recalibrate(network.eval(), network, [images])
-    space = space_of(network, images[:2], kernels=(3,), expansions=(2, 3, 6), ratios=(0.5, 1.0))
+    space = space_of(network, images[:2], options=SpaceOptions(kernels=(3,), expansions=(2, 3, 6), ratios=(0.5, 1.0)))
     supernet = supernet_from(network, images[:2], space)
     sort_channels(supernet)
     before = {name: value.clone() for name, value in supernet.state_dict().items()}

@@ -6,6 +6,7 @@ import torch
 from torch import nn
 from torchvision.models import mobilenet_v2
 
+from lightning_nas.space.options import SpaceOptions
 from lightning_nas.supernet import derive, recalibrate, refit, sort_channels, space_of, supernet_from
 
 SHALLOW = [[1, 16, 1, 1], [6, 24, 2, 2], [6, 32, 2, 1]]
@@ -22,7 +23,7 @@ def setting(request):
     images = torch.randn(32, 3, 64, 64)
     network = NETWORKS[request.param]()
     recalibrate(network.eval(), network, [images])
-    supernet = supernet_from(network, images[:2], space_of(network, images[:2], kernels=(3, 5)))
+    supernet = supernet_from(network, images[:2], space_of(network, images[:2], options=SpaceOptions(kernels=(3, 5))))
     sort_channels(supernet)
     return supernet, images
 

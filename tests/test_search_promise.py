@@ -8,6 +8,7 @@ from limits import limits_of
 
 from lightning_nas.budget.budget import Budget
 from lightning_nas.budget.confirm import confirm
+from lightning_nas.space.options import SpaceOptions
 from lightning_nas.supernet import space_of
 
 COSTS = ["latency_ms", "parameter_bytes", "peak_activation_bytes"]
@@ -16,7 +17,7 @@ NAMES = dict(zip(COSTS, ("latency", "parameters", "peak_activations"), strict=Tr
 
 @pytest.fixture
 def reference(images):
-    space = space_of(small_network(), images[:1], kernels=(3, 5))
+    space = space_of(small_network(), images[:1], options=SpaceOptions(kernels=(3, 5)))
     return space, space.decode(space.reference_nodes)
 
 

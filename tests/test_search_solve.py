@@ -13,11 +13,12 @@ from lightning_nas.budget.solver import Limit, cheapest, reach, solve, usable_pa
 from lightning_nas.budget.tables import CostTables
 from lightning_nas.space import curate
 from lightning_nas.space.network import subgraphs
+from lightning_nas.space.options import SpaceOptions
 
 
 @pytest.fixture(params=["stage", "model"])
 def space(request, supernet):
-    return curate(supernet.supernet.space, 8, (0.5, 1.0), request.param)
+    return curate(supernet.supernet.space, 8, SpaceOptions(ratios=(0.5, 1.0), scope=request.param))
 
 
 @pytest.fixture

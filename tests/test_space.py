@@ -14,6 +14,7 @@ from lightning_nas.space import (
     to_timm,
 )
 from lightning_nas.space.lanes import round_to_lanes
+from lightning_nas.space.options import SpaceOptions
 from lightning_nas.space.spec import HEAD, STEM, DepthMultiplier, hidden_width
 
 
@@ -77,13 +78,13 @@ def test_timm_hidden_widths():
 
 
 def test_scopes_of_depth_multipliers(space):
-    model = curate(space, 8, (0.5, 1.0), "model")
+    model = curate(space, 8, SpaceOptions(ratios=(0.5, 1.0), scope="model"))
     assert len(model.multipliers) == 1
     assert model.multipliers[0].stages == (*range(len(space.stages)), STEM, HEAD)
-    stage = curate(space, 8, (0.5, 1.0), "stage")
+    stage = curate(space, 8, SpaceOptions(ratios=(0.5, 1.0), scope="stage"))
     assert len(stage.multipliers) == len(space.stages) + 2  # stem and head
     assert model.num_architectures < stage.num_architectures
-    explicit = curate(space, 8, widths=[[8], [8, 16], [16]])
+    explicit = curate(space, 8, SpaceOptions(widths=[[8], [8, 16], [16]]))
     assert explicit.multipliers[2].widths == ((16,), (24,))
 
 
@@ -103,7 +104,7 @@ def test_scopes_of_depth_multipliers(space):
 )
 def test_bad_widths_are_refused(space, arguments, message):
     with pytest.raises(ValueError, match=message):
-        curate(space, 8, **arguments)
+        curate(space, 8, SpaceOptions(**arguments))
 
 
 def test_bad_lanes_are_refused():
@@ -149,7 +150,7 @@ def test_a_space_is_curated_for_a_device(space):
     assert rocky.curate(Chip(16)).multipliers[2].widths == ((16,), (24,))  # the full width is kept, on the grid or not
     assert curated.curate(8) == curated
     assert (curated.stages, curated.reference) == (space.stages, space.reference)
-    whole = curate(space, 1, (0.3, 0.5, 0.9, 1.0), "model").curate(Chip(8))
+    whole = curate(space, 1, SpaceOptions(ratios=(0.3, 0.5, 0.9, 1.0), scope="model")).curate(Chip(8))
     assert whole.multipliers[0].widths == (
         (8, 8, 8, 16, 384),
         (8, 8, 16, 16, 640),

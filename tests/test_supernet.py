@@ -7,6 +7,7 @@ from torch import nn
 from torchvision.models import mobilenet_v2, resnet18
 
 from lightning_nas.space import BlockOption, Choice, to_timm
+from lightning_nas.space.options import SpaceOptions
 from lightning_nas.supernet import (
     ChoiceBlock,
     derive,
@@ -47,7 +48,7 @@ def test_widest_ibn_subnet_computes_what_the_network_did(name):
     network = used(NETWORKS[name]())
     x = torch.randn(2, 3, 64, 64)
     expected = network(x)
-    converted = supernet_from(network, x, space_of(network, x, kernels=(3, 5, 7)))
+    converted = supernet_from(network, x, space_of(network, x, options=SpaceOptions(kernels=(3, 5, 7))))
     assert converted is network
     assert (converted(x) - expected).abs().max() == 0
     sort_channels(converted)
@@ -74,7 +75,7 @@ def test_derived_is_plain_and_computes_what_the_supernet_does(name):
     network = used(NETWORKS[name]())
     keys = list(network.state_dict())
     x = torch.randn(2, 3, 64, 64)
-    supernet = supernet_from(network, x, space_of(network, x, kernels=(3, 5)))
+    supernet = supernet_from(network, x, space_of(network, x, options=SpaceOptions(kernels=(3, 5))))
     space = supernet.supernet.space
     assert list(derive(supernet, space.reference_nodes).state_dict()) == keys
     for nodes in draws(space):

@@ -11,10 +11,13 @@ from torchvision.models import MobileNetV2
 from lightning_nas import Estimator, derive, space_of, supernet_from
 from lightning_nas.budget.peak_table import peak_table
 from lightning_nas.budget.tables import cost_tables
+from lightning_nas.graph.layer import Layer
 from lightning_nas.graph.liveness import BRICKS, live_values
+from lightning_nas.graph.network import Operation
 from lightning_nas.space.network import network_of
+from lightning_nas.space.options import SpaceOptions
 from lightning_nas.space.spec import Architecture, SearchSpace
-from lightning_nas.space.tail import TailOperation, from_block, resized, sources
+from lightning_nas.space.tail import Tail, from_block
 from lightning_nas.supernet import sort_channels
 
 
@@ -88,7 +91,7 @@ def test_what_a_block_reads_and_the_tail_waits_for_is_live_once(pyramid, images)
     # The widest block is the one that reads the finest map of the tail.
     setting = [[1, 8, 1, 1], [4, 16, 2, 2], [16, 24, 2, 2]]
     pyramid.backbone.features = MobileNetV2(inverted_residual_setting=setting).features[:-1]
-    space = space_of(pyramid, images[:1], kinds=("ibn",), expansions=(4, 16))
+    space = space_of(pyramid, images[:1], options=SpaceOptions(kinds=("ibn",), expansions=(4, 16)))
     live = list(live_values(network_of(space.decode(space.reference_nodes)), BRICKS))
     assert max(peak_table(space).parts(space.reference_nodes)) == max(live)
 
@@ -119,14 +122,17 @@ def test_spaces_and_architectures_with_a_tail_are_read_back(pyramid, images):
 
 
 def test_widths_pass_through_what_has_none_of_its_own():
-    tail = [
-        TailOperation("pool", 8, 8, 32, 32, (from_block(1),)),
-        TailOperation("conv", 1, 1, 32, 64, (0,)),
-        TailOperation("concat", 1, 1, 96, 96, (0, 1)),
-    ]
-    assert [operation.in_channels for operation in resized(tail, [8, 24])] == [24, 24, 88]
-    assert [operation.out_channels for operation in resized(tail, [8, 24])] == [24, 64, 88]
-    assert sources(tail) == [{1}, {1}, {1}]
+    tail = Tail(
+        (
+            Operation(Layer("pool", 8, 8, 32, 32), (from_block(1),)),
+            Operation(Layer("conv", 1, 1, 32, 64), (0,)),
+            Operation(Layer("concat", 1, 1, 96, 96), (0, 1)),
+        )
+    )
+    resized = [operation.layer for operation in tail.resized([8, 24]).operations]
+    assert [layer.in_channels for layer in resized] == [24, 24, 88]
+    assert [layer.out_channels for layer in resized] == [24, 64, 88]
+    assert tail.sources() == [{1}, {1}, {1}]
 
 
 class Joined(Pyramid):

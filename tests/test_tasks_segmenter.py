@@ -7,8 +7,9 @@ from torch import Tensor, nn
 
 from lightning_nas import Estimator
 from lightning_nas.budget.tables import cost_tables
+from lightning_nas.space.options import SpaceOptions
 from lightning_nas.supernet import derive, space_of, stock_network, supernet_from
-from lightning_nas.tasks.features import features
+from lightning_nas.supernet.features import features
 from lightning_nas.tasks.segmenter import DeepLabV3LiteHead, LRASPPHead, segmenter
 
 SHALLOW = [[1, 16, 1, 1], [4, 24, 2, 2], [4, 32, 2, 2], [4, 40, 1, 2]]
@@ -49,7 +50,7 @@ def test_supernet_and_derived_subnets_agree(head: str, backbone: str, options: d
     images = images.double()
     with torch.no_grad():
         expected = network(images)
-        supernet = supernet_from(network, images, space_of(network, images, kernels=(3, 5)))
+        supernet = supernet_from(network, images, space_of(network, images, options=SpaceOptions(kernels=(3, 5))))
         torch.testing.assert_close(supernet(images), expected)
         for nodes in random_nodes(supernet):
             supernet.supernet.activate(nodes)

@@ -170,7 +170,7 @@ def _tail_layouts(space: SearchSpace) -> Layouts:
     if not space.tail:
         return []
     widths_nodes = [space.stage_node(stage)[0] for stage, _, _ in space.stage_blocks()]
-    reading = sorted({widths_nodes[-1 - n] for operation in space.tail for n in operation.inputs if n < 0})
+    reading = sorted({widths_nodes[block] for block in space.tail.blocks})
     base = list(space.reference_nodes)
     combinations = list(itertools.product(*(range(space.node_sizes[node]) for node in reading)))
     tails = {}

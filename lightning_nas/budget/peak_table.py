@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from lightning_nas.budget.cost_table import Factor, cost_table, price_layouts, space_layouts
 from lightning_nas.budget.forbidden import Forbidden
 from lightning_nas.graph.liveness import BRICKS, live_values
-from lightning_nas.graph.subgraph import brick_bytes
+from lightning_nas.graph.sizes import stored_values
 from lightning_nas.space.network import network_of, subgraphs
 from lightning_nas.space.spec import SearchSpace
 
@@ -59,7 +59,7 @@ def peak_table(space: SearchSpace) -> PeakTable:
     if not space.tail:
         table = cost_table(space, lambda parts: np.array([part.peak_activation_bytes for part in parts], dtype=float))
         return PeakTable(table.factors, table.node_sizes)
-    layouts, waiting = space_layouts(space, tail=False), {-1 - n for o in space.tail for n in o.inputs if n < 0}
+    layouts, waiting = space_layouts(space, tail=False), space.tail.blocks
     factors = []
     for number, factor in enumerate(price_layouts(space, layouts, lambda parts: np.zeros(len(parts)))):
         block = number - 1  # the first part is the stem
@@ -79,7 +79,7 @@ def _waiting_bytes(space: SearchSpace, block: int) -> tuple[int, NDArray[np.floa
     node, widths = space.stage_node(stages[block])
     part = subgraphs(space.decode(space.reference_nodes))[1 + block]
     height, width, _ = part.out_shape
-    return node, np.array([brick_bytes((height, width, channels)) for channels in widths], dtype=np.float64)
+    return node, np.array([stored_values((height, width, channels)) for channels in widths], dtype=np.float64)
 
 
 def _added(factor: Factor, node: int, values: NDArray[np.float64]) -> Factor:
@@ -91,7 +91,7 @@ def _added(factor: Factor, node: int, values: NDArray[np.float64]) -> Factor:
     return Factor(factor.nodes, factor.cost + values.reshape(shape))
 
 
-def _tail_factor(space: SearchSpace, waiting: set[int]) -> Factor:
+def _tail_factor(space: SearchSpace, waiting: frozenset[int]) -> Factor:
     nodes = tuple(sorted({_waiting_bytes(space, block)[0] for block in waiting}))
     sizes = tuple(space.node_sizes[node] for node in nodes)
     chosen, peaks = list(space.reference_nodes), np.zeros(sizes)
@@ -101,5 +101,5 @@ def _tail_factor(space: SearchSpace, waiting: set[int]) -> Factor:
         architecture = space.decode(chosen)
         network = network_of(architecture)
         live = list(live_values(network, BRICKS))
-        peaks[options] = max(live[len(live) - len(architecture.tail) :])
+        peaks[options] = max(live[len(live) - len(architecture.tail.operations) :])
     return Factor(nodes, peaks)

@@ -44,8 +44,9 @@ def describe_removed(space: SearchSpace, possible: Sequence[NDArray[np.bool_]]) 
 
         >>> import torch
         >>> from torchvision.models import mobilenet_v2
-        >>> from lightning_nas.supernet import space_of
-        >>> space = space_of(mobilenet_v2(), torch.zeros(1, 3, 96, 96), ratios=(0.5, 1.0), expansions=(3, 6))
+        >>> from lightning_nas import SpaceOptions, space_of
+        >>> options = SpaceOptions(ratios=(0.5, 1.0), expansions=(3, 6))
+        >>> space = space_of(mobilenet_v2(), torch.zeros(1, 3, 96, 96), options=options)
         >>> possible = [np.ones(size, dtype=bool) for size in space.node_sizes]
         >>> possible[0][1] = possible[-1][0] = False
         >>> describe_removed(space, possible)

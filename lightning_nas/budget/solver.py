@@ -202,7 +202,9 @@ class _Program:
         rows = np.repeat(np.arange(len(self.rows)), lengths)
         columns = np.concatenate([row[0] for row in self.rows])
         values = np.concatenate([row[1] for row in self.rows])
-        matrix = csr_array(coo_array((values, (rows, columns)), shape=(len(self.rows), self.num_variables)))
+        # SciPy's solver takes indices of 32 bits; before 1.15 it does not convert others.
+        places = rows.astype(np.int32), columns.astype(np.int32)
+        matrix = csr_array(coo_array((values, places), shape=(len(self.rows), self.num_variables)))
         lower = np.array([row[2] for row in self.rows])
         upper = np.array([row[3] - (slack if np.isneginf(row[2]) else 0.0) for row in self.rows])
         return LinearConstraint(matrix, lower, upper)

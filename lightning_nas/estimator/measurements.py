@@ -25,7 +25,7 @@ from pathlib import Path
 from typing import Any, get_args
 
 from lightning_nas.graph.layer import MAX_SIZE, Form
-from lightning_nas.graph.subgraph import OperatorKind, Subgraph, SubgraphKind
+from lightning_nas.graph.subgraph import KINDS, Subgraph, SubgraphKind
 from lightning_nas.io.numbers import check_number
 
 __all__ = ["COLUMNS", "SPREAD", "Figures", "MeasuredNetwork", "Measurements", "read_measurements", "to_row"]
@@ -212,7 +212,7 @@ def _read_row(row: Mapping[str, str], latency: str, line: int, place: str) -> _R
         network = row.get("network", "")
         kind: Any
         kind, _, form = row.get("kind", "").partition(" ")
-        if kind not in (*get_args(SubgraphKind), *get_args(OperatorKind)):
+        if kind not in KINDS:
             raise ValueError(f"`kind` must be one of {', '.join(get_args(SubgraphKind))}; got {kind!r}.")
         shape: dict[str, Any] = {name: _size(name, row.get(name)) for name in _SHAPE if name != "hidden_channels"}
         shape["hidden_channels"] = _hidden(kind, row.get("hidden_channels"), shape)

@@ -1,4 +1,4 @@
-"""Split a plain network into subgraphs by what it runs, not by the classes of its blocks."""
+"""Decomposition of a plain network into subgraphs, by its operators and not by the classes of its blocks."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from torch import Tensor, nn
 
 from lightning_nas.graph.network import IMAGE, Network, Operation
-from lightning_nas.graph.subgraph import OperatorKind, Subgraph, SubgraphKind
+from lightning_nas.graph.subgraph import Subgraph, SubgraphKind
 from lightning_nas.graph.trace import Fallback, trace
 
 __all__ = ["decompose", "split"]
@@ -22,7 +22,7 @@ def decompose(model: nn.Module, example_input: Tensor, fallback: Fallback | None
     afterwards is not priced.
 
     Args:
-        model: Any module that takes images.
+        model: A module that takes images.
         example_input: Images (NCHW).
         fallback: ``bytes`` keeps operators without a model, to be priced by the bytes that they move; by default they
             are refused.
@@ -125,9 +125,8 @@ def _single(operation: Operation) -> Subgraph:
     """Return an operator that belongs to no block."""
     layer = operation.layer
     is_general = layer.operator in ("conv", "depthwise") and layer.form is not None
-    kind: SubgraphKind | OperatorKind = "general_conv" if is_general else layer.operator
     sizes = (*layer.in_shape, layer.out_channels, layer.out_channels, layer.kernel, layer.stride)
-    return Subgraph(kind, *sizes, path=operation.path, form=layer.form)
+    return Subgraph("general_conv" if is_general else layer.operator, *sizes, path=operation.path, form=layer.form)
 
 
 # p: 1x1 convolution, k: any other, d: depthwise, o: pool, l: linear, a: add; x: another;

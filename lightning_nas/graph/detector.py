@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from torch import Tensor, nn
 from torchvision.models.detection import FCOS, RetinaNet
 from torchvision.models.detection.ssd import SSD
@@ -25,6 +23,6 @@ class _BackboneAndHead(nn.Module):
         super().__init__()
         self.backbone, self.head = model.backbone, model.head
 
-    def forward(self, image: Tensor) -> Any:
+    def forward(self, image: Tensor) -> object:
         features = self.backbone(image)
         return self.head([features] if isinstance(features, Tensor) else list(features.values()))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -11,7 +10,7 @@ from torch import Tensor, nn
 __all__ = ["learnt", "not_finite", "refuse_not_finite"]
 
 
-def not_finite(tensors: Mapping[str, Any]) -> list[str]:
+def not_finite(tensors: Mapping[str, object]) -> list[str]:
     """Return the names of the tensors that hold a value that is infinite or no number.
 
     Example::
@@ -28,7 +27,7 @@ def not_finite(tensors: Mapping[str, Any]) -> list[str]:
 
 
 def learnt(module: nn.Module) -> dict[str, Tensor]:
-    """Return what a training changes: parameters and running statistics. Other buffers may hold what they like."""
+    """Return what a training changes: parameters and running statistics. Other buffers may hold any value."""
     running = {name: b for name, b in module.named_buffers() if name.rpartition(".")[2].startswith("running_")}
     return {**dict(module.named_parameters()), **running}
 

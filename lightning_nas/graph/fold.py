@@ -1,4 +1,4 @@
-"""Fold norms, simple activations and padding into the operators that run them, as every compiler does."""
+"""Folding: norms, simple activations and padding become part of the operators that run them, as in compilers."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _PADDED = ("conv", "depthwise", "avg_pool", "max_pool")
 
 
 def folded(network: Network) -> Network:
-    """Return the network as it runs: fewer operations, that compute the same.
+    """Return the network with norms, simple activations and padding folded into the operators beside them.
 
     Only what one operation alone reads is folded into where it comes from: another reader needs the value as it was.
     """

@@ -26,7 +26,8 @@ Operator = Literal[
     "norm",
     "other",
 ]
-"""``pool`` is the global average, ``norm`` one that cannot be folded, ``other`` what has no model of its own."""
+"""``pool`` is the global average, ``norm`` one that cannot be folded, ``other`` what has no model of its own, kept for
+those who ask for an estimate by the bytes that it moves."""
 
 _WEIGHTLESS = ("add", "pool", "mul", "concat", "avg_pool", "max_pool", "resize", "activation", "other")
 
@@ -38,7 +39,7 @@ _FORM = re.compile(r"(\d+)x(\d+) k(\d+)x(\d+) s(\d+)x(\d+) d(\d+) g(\d+) n(\d+)(
 
 @dataclass(frozen=True)
 class Form:
-    """What an operator has beyond the square filter, the equal strides and the padding that most share.
+    """Properties of an operator that its plain sizes do not give: filter shape, strides, dilation, groups, output size.
 
     Attributes:
         out_size: Output rows and columns.
@@ -71,7 +72,7 @@ class Form:
 
     @classmethod
     def parse(cls, text: str) -> Form:
-        """Return the form that `str` wrote.
+        """Return the form that a text describes, as `str` writes it.
 
         Raises:
             ValueError: The text is not a valid form.

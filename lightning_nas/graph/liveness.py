@@ -6,13 +6,14 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from lightning_nas.graph.network import IMAGE, Network
+from lightning_nas.graph.sizes import NPU_BRICK, stored_values
 
 __all__ = ["BRICKS", "PLAIN", "Layout", "live_values", "peak_values"]
 
 
 @dataclass(frozen=True)
 class Layout:
-    """How a device stores activations.
+    """The storage of activations on a device.
 
     Attributes:
         brick: Channels are stored in multiples of it, except those of the network's input and outputs.
@@ -27,7 +28,7 @@ class Layout:
 PLAIN = Layout()
 """Of interpreters for microcontrollers and processors, such as TensorFlow Lite Micro."""
 
-BRICKS = Layout(16, True)
+BRICKS = Layout(NPU_BRICK, True)
 """Of Arm's Ethos-U and its like."""
 
 _BY_VALUE = ("add", "mul", "activation")
@@ -79,6 +80,5 @@ def _homes(network: Network, uses: dict[int, int], layout: Layout) -> dict[int, 
 
 
 def _size(network: Network, number: int, layout: Layout) -> int:
-    height, width, channels = network.shape(number)
     brick = 1 if number == IMAGE or number in network.outputs else layout.brick
-    return height * width * -(-channels // brick) * brick
+    return stored_values(network.shape(number), brick)

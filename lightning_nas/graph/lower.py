@@ -1,4 +1,4 @@
-"""Lower a network to the operators that int8 runtimes have: some activations take more than one of those."""
+"""Lowering to the operators of int8 runtimes, where some activations take more than one."""
 
 from __future__ import annotations
 

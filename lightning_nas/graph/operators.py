@@ -42,8 +42,8 @@ Size = tuple[int, int]
 Arguments = Sequence[Any]
 
 
-def layer_of(name: str, args: Arguments, inputs: Sequence[Tensor], output: Any) -> Layer | None:
-    """Return what an operator is, or None where it has no model.
+def layer_of(name: str, args: Arguments, inputs: Sequence[Tensor], output: object) -> Layer | None:
+    """Return the layer of an operator, or None if it has no cost model.
 
     Args:
         name: Name of the operator, without its overload.
@@ -56,9 +56,10 @@ def layer_of(name: str, args: Arguments, inputs: Sequence[Tensor], output: Any) 
     return maker(args, inputs, result) if maker and isinstance(result, Tensor) else None
 
 
-def other_layer(name: str, args: Arguments, inputs: Sequence[Tensor], output: Any) -> Layer:
-    """Return an operator that has no model, by the values that go in and out."""
-    results = [output] if isinstance(output, Tensor) else [item for item in output if isinstance(item, Tensor)]
+def other_layer(name: str, args: Arguments, inputs: Sequence[Tensor], output: object) -> Layer:
+    """Return the layer of an operator without a cost model, described by the values that go in and out."""
+    items = output if isinstance(output, tuple | list) else (output,)
+    results = [item for item in items if isinstance(item, Tensor)]
     constants = [arg for arg in args if isinstance(arg, Tensor) and not any(arg is tensor for tensor in inputs)]
     height, width, channels = _hwc(results[0])
     num_values = sum(tensor.numel() for tensor in constants)
@@ -67,7 +68,7 @@ def other_layer(name: str, args: Arguments, inputs: Sequence[Tensor], output: An
 
 
 def plain(layer: Layer) -> Layer:
-    """Return a convolution without its form where kernel and stride say it all, as they do for most."""
+    """Return a convolution without its form if kernel and stride describe it completely, as for most."""
     form = layer.form
     if layer.operator not in ("conv", "depthwise") or form is None:
         return layer

@@ -2,44 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import dataclass, field
 from numbers import Integral
 from typing import Literal, get_args
 
 from lightning_nas.graph.layer import Form, Layer, Operator
+from lightning_nas.graph.sizes import stored_values
 
-__all__ = [
-    "OperatorKind",
-    "Subgraph",
-    "SubgraphKind",
-    "brick_bytes",
-]
+__all__ = ["KINDS", "OPERATORS", "Subgraph", "SubgraphKind"]
 
 SubgraphKind = Literal["stem", "conv", "ds", "ibn", "fused", "head", "classifier", "depthwise", "pool", "linear"]
 """``stem``: convolution on the image; ``conv``: any other convolution; ``ds``: depthwise, 1x1; ``ibn``: 1x1,
 depthwise, 1x1; ``fused``: KxK, 1x1; ``head``: 1x1, global pool, linear; ``classifier``: global pool, linear.
 ``depthwise``, ``pool`` and ``linear`` are single operators: networks are not cut there, but tables may hold them."""
 
-OperatorKind = Literal[
-    "general_conv",
-    "transposed_conv",
-    "add",
-    "mul",
-    "concat",
-    "avg_pool",
-    "max_pool",
-    "resize",
-    "activation",
-    "norm",
-    "other",
-]
-"""Single operators that stock networks need beyond the kinds above; all but additions have a `Form`.
-``general_conv``: a convolution that is dilated, grouped, not square or changes the size otherwise than by its stride.
-``other``: one that has no model, kept for those who ask for an estimate by the bytes that it moves."""
+OPERATORS: dict[str, Operator] = {name: name for name in get_args(Operator) if name not in get_args(SubgraphKind)}
+"""Single operators that are no kind of subgraph by another name; networks are cut at them. All but additions have a
+`Form`."""
+
+KINDS = (*get_args(SubgraphKind), "general_conv", *OPERATORS)
+"""All kinds of subgraphs. ``general_conv`` is a convolution that is dilated, grouped, not square or changes the size
+otherwise than by its stride."""
 
 _SIZES = ("height", "width", "in_channels", "hidden_channels", "out_channels", "kernel", "stride")
-_KINDS = frozenset((*get_args(SubgraphKind), *get_args(OperatorKind)))
+_KINDS = frozenset(KINDS)
 
 
 @dataclass(frozen=True)
@@ -58,7 +44,7 @@ class Subgraph:
         stride: Stride of its spatial convolution.
         residual: Whether another tensor, that of the input where the shapes are equal, is added to the output.
         path: Module path, to say where it is; not compared.
-        form: What these sizes cannot say, for the kinds of `OperatorKind`.
+        form: What these sizes cannot say, for ``general_conv`` and the kinds of `OPERATORS`.
 
     Example::
 
@@ -67,7 +53,7 @@ class Subgraph:
         (50577408, 16608)
     """
 
-    kind: SubgraphKind | OperatorKind
+    kind: SubgraphKind | Operator | Literal["general_conv"]
     height: int
     width: int
     in_channels: int
@@ -81,8 +67,7 @@ class Subgraph:
 
     def __post_init__(self) -> None:
         if self.kind not in _KINDS:
-            kinds = ", ".join((*get_args(SubgraphKind), *get_args(OperatorKind)))
-            raise ValueError(f"`kind` must be one of {kinds}; got {self.kind!r}.")
+            raise ValueError(f"`kind` must be one of {', '.join(KINDS)}; got {self.kind!r}.")
         for name in _SIZES:
             size = getattr(self, name)
             # Nearly all are of the package's own making, and there are very many.
@@ -97,7 +82,7 @@ class Subgraph:
 
     @property
     def operators(self) -> tuple[Subgraph, ...]:
-        """Its operators as subgraphs of their own, for tables that hold those; the last has the residual.
+        """The operators, each as a subgraph of its own, for tables of single operators; the last has the residual.
 
         Example::
 
@@ -139,10 +124,14 @@ class Subgraph:
         return self.peak_bytes()
 
     def peak_bytes(self, keeps_input: bool = False) -> int:
-        """Return that sum; with `keeps_input`, of a network whose later parts need the input, too."""
+        """Return the largest sum of its live int8 tensors.
+
+        Args:
+            keeps_input: Whether later parts of the network need its input, too, so that it stays live.
+        """
         image = self.height * self.width * self.in_channels
-        source = image if self.kind == "stem" else brick_bytes((self.height, self.width, self.in_channels))
-        tensors = [source] + [brick_bytes(layer.out_shape) for layer in self.layers if layer.operator != "add"]
+        source = image if self.kind == "stem" else stored_values((self.height, self.width, self.in_channels))
+        tensors = [source] + [stored_values(layer.out_shape) for layer in self.layers if layer.operator != "add"]
         stays = self.residual or keeps_input
         kept = [source if stays and index else 0 for index in range(len(tensors) - 1)]
         return max(a + b + keep for a, b, keep in zip(tensors, tensors[1:], kept, strict=False))
@@ -156,12 +145,6 @@ class Subgraph:
 def _check_size(name: str, size: object, path: str) -> None:
     if not isinstance(size, Integral) or isinstance(size, bool) or size < 1:
         raise ValueError(f"`{name}` of subgraph {path!r} must be a whole number of at least 1; got {size!r}.")
-
-
-def brick_bytes(shape: Iterable[int]) -> int:
-    """Return the bytes of an int8 tensor (height, width, channels) whose channels are stored 16 by 16."""
-    height, width, channels = shape
-    return height * width * -(-channels // 16) * 16
 
 
 def _plain(part: Subgraph) -> tuple[Layer, ...]:
@@ -217,10 +200,11 @@ def _linear(part: Subgraph) -> tuple[Layer, ...]:
 
 
 def _single(part: Subgraph) -> tuple[Layer, ...]:
-    operator: Operator = part.kind  # type: ignore[assignment]  # the names of these kinds are those of the operators
     if part.kind == "general_conv":
         groups = part.form.groups if part.form is not None else 1
-        operator = "depthwise" if 1 < groups == part.in_channels else "conv"
+        operator: Operator = "depthwise" if 1 < groups == part.in_channels else "conv"
+    else:
+        operator = OPERATORS[part.kind]
     return (Layer(operator, part.height, part.width, part.in_channels, part.out_channels, form=part.form),)
 
 
@@ -243,6 +227,6 @@ _LAYERS = {
     "depthwise": _depthwise,
     "pool": _pool,
     "linear": _linear,
-    **dict.fromkeys(get_args(OperatorKind), _single),
+    **dict.fromkeys(("general_conv", *OPERATORS), _single),
 }
-_LAYERS_OF_ONE = ("stem", "conv", "depthwise", "pool", "linear", *get_args(OperatorKind))
+_LAYERS_OF_ONE = ("stem", "conv", "depthwise", "pool", "linear", "general_conv", *OPERATORS)

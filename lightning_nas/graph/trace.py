@@ -1,12 +1,13 @@
-"""Trace a network: run it once and record which operators run on which shapes, and what feeds what."""
+"""Tracing: a network runs once, and its operators, their shapes and their inputs are recorded."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from typing import Any, Literal
+from typing import Literal
 
 from torch import Tensor, nn
+from torch._ops import OpOverload
 from torch.nn.modules import module as module_hooks
 from torch.utils._python_dispatch import TorchDispatchMode
 
@@ -32,7 +33,7 @@ def trace(model: nn.Module, example_input: Tensor, fallback: Fallback | None = N
     Of torchvision's detectors the backbone and the heads run: what picks the boxes is no work of the accelerator.
 
     Args:
-        model: Any module that takes images.
+        model: A module that takes images.
         example_input: Images (NCHW).
         fallback: ``bytes`` keeps operators without a model as ``other``; by default they are refused.
         fold: Whether norms, simple activations and padding are folded into the operators that run them.
@@ -58,7 +59,7 @@ def trace(model: nn.Module, example_input: Tensor, fallback: Fallback | None = N
     return network
 
 
-def _forward(model: nn.Module, image: Tensor, paths: list[str]) -> Any:
+def _forward(model: nn.Module, image: Tensor, paths: list[str]) -> object:
     try:
         return model(image)
     except UnknownOperatorError:
@@ -75,10 +76,10 @@ def _module_paths(model: nn.Module) -> Iterator[list[str]]:
     names = {module: name for name, module in model.named_modules()}
     running: list[str] = []
 
-    def enter(module: nn.Module, _: Any) -> None:
+    def enter(module: nn.Module, _: object) -> None:
         running.append(names.get(module, running[-1] if running else ""))
 
-    def leave(module: nn.Module, *_: Any) -> None:
+    def leave(module: nn.Module, *_: object) -> None:
         running.pop()
 
     handles = [
@@ -108,8 +109,12 @@ class _Recorder(TorchDispatchMode):
         return self.sources[id(tensor)][1] if id(tensor) in self.sources else IMAGE
 
     def __torch_dispatch__(
-        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None
-    ) -> Any:
+        self,
+        func: OpOverload,
+        types: object,
+        args: tuple[object, ...] = (),
+        kwargs: Mapping[str, object] | None = None,
+    ) -> object:
         tracked = [tensor for tensor in _tensors(args) if id(tensor) in self.sources]
         inputs = tuple(self.number(tensor) for tensor in tracked)
         result = func(*args, **(kwargs or {}))
@@ -118,7 +123,7 @@ class _Recorder(TorchDispatchMode):
         return result
 
     def _record(
-        self, name: str, args: tuple[Any, ...], tracked: list[Tensor], inputs: tuple[int, ...], result: Any
+        self, name: str, args: tuple[object, ...], tracked: list[Tensor], inputs: tuple[int, ...], result: object
     ) -> None:
         number = inputs[0]
         if name not in ALIASES:
@@ -136,7 +141,7 @@ class _Recorder(TorchDispatchMode):
             self.sources[id(output)] = (output, number)
 
 
-def _tensors(values: Any) -> list[Tensor]:
+def _tensors(values: object) -> list[Tensor]:
     """Return the tensors in nested tuples, lists and dictionaries, in order."""
     if isinstance(values, Tensor):
         return [values]

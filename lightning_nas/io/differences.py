@@ -10,7 +10,7 @@ _MAX_NAMED = 4
 
 
 def difference_text(known: Mapping[str, object], wanted: Mapping[str, object]) -> str:
-    """Return in words which settings differ, each with what it was and what it is; nothing where none does.
+    """Return a text that names each setting that differs, with its old and its new value; empty if none does.
 
     Example::
 

@@ -1,4 +1,4 @@
-"""One process at a time: locks that say who holds them, and that the system releases when a process dies."""
+"""Locks between processes: a lock names its holder, and the system releases it when the holder dies."""
 
 from __future__ import annotations
 
@@ -25,12 +25,12 @@ _PATIENCE_SECONDS = 3.0
 
 
 class InUseError(ValueError):
-    """Another process works on what is wanted."""
+    """Another process holds the lock."""
 
 
 @contextmanager
 def alone(lock: Path, what: str, is_waiting: bool = False) -> Iterator[None]:
-    """Let no other process work on something meanwhile.
+    """Hold a lock while the body runs.
 
     Args:
         lock: File of the lock; beside it stands for others who holds it.

@@ -1,4 +1,4 @@
-"""Checks of the numbers that a user gives: finite, in range, and named in the message where they are not."""
+"""Checks of a user's numbers: whole or finite, and within a range; the message names the argument."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def check_number(
     below: float | None = None,
     of: str = "",
 ) -> None:
-    """Refuse what is no number, what is not finite, and what is out of its range.
+    """Raise a ValueError unless a value is a finite number within a range.
 
     Scalars of NumPy and PyTorch are numbers as Python's own are; truth values are none.
 
@@ -81,7 +81,7 @@ def check_numbers(
     above: float | None = None,
     below: float | None = None,
 ) -> None:
-    """Refuse what is no list of numbers, and lists with a number that `check_number` refuses.
+    """Raise a ValueError unless a value is a list of numbers that `check_number` accepts.
 
     Args:
         name: What the list is called where the user gives it.
@@ -112,7 +112,7 @@ def check_numbers(
 
 
 def check_seed(seed: object) -> None:
-    """Refuse what no generator can be seeded with; some take other numbers for 0, or fail late."""
+    """Raise a ValueError unless a value can seed every random generator in use."""
     check_number("seed", seed, whole=True, least=0, most=MOST_SEED)
 
 

@@ -13,7 +13,7 @@ _NAMESPACE = Path("/proc/self/ns/pid")
 
 
 def host_name() -> str:
-    """Return the name of this machine, and of its own numbering of processes where there are several."""
+    """Return the name of this machine, with its process namespace where it has several."""
     try:
         namespace = str(_NAMESPACE.stat().st_ino)
     except OSError:
@@ -22,7 +22,7 @@ def host_name() -> str:
 
 
 def is_dead(pid: int) -> bool:
-    """Return whether a process of this machine is no more."""
+    """Return whether a process of this machine has ended."""
     try:
         os.kill(pid, 0)
     except ProcessLookupError:

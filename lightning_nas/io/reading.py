@@ -1,4 +1,4 @@
-"""Files of others, read as data: whatever is wrong with one is said in a sentence."""
+"""Reading of files that others wrote: parsed as data, and every fault reported in one sentence."""
 
 from __future__ import annotations
 
@@ -8,7 +8,20 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, TypeAlias
 
-__all__ = ["FORMAT", "JsonObject", "listed", "number", "only", "parse_json", "read_json", "reading", "shown", "whole"]
+__all__ = [
+    "FORMAT",
+    "JsonObject",
+    "listed",
+    "number",
+    "only",
+    "parse_json",
+    "read_json",
+    "reading",
+    "shown",
+    "text",
+    "truth",
+    "whole",
+]
 
 JsonObject: TypeAlias = dict[str, Any]
 """An object of parsed JSON whose fields are not checked yet: who reads it checks them, see `reading`."""
@@ -116,8 +129,30 @@ def listed(value: object, name: str, most: int) -> list[Any]:
     return value
 
 
+def text(value: object, name: str, most: int = 200) -> str:
+    """Return text of a file that has at most so many characters.
+
+    Raises:
+        ValueError: It is no text, or longer.
+    """
+    if not isinstance(value, str) or len(value) > most:
+        raise ValueError(f"`{name}` must be text of at most {most} characters; got {shown(value)}.")
+    return value
+
+
+def truth(value: object, name: str) -> bool:
+    """Return a truth value of a file.
+
+    Raises:
+        ValueError: It is none.
+    """
+    if not isinstance(value, bool):
+        raise ValueError(f"`{name}` must be true or false; got {shown(value)}.")
+    return value
+
+
 def only(data: object, names: Iterable[str], what: str) -> JsonObject:
-    """Return an object of a file whose fields are of some names.
+    """Return an object of a file, after checking that it has no unknown field.
 
     Raises:
         ValueError: It is no object, or has another field.
@@ -130,7 +165,7 @@ def only(data: object, names: Iterable[str], what: str) -> JsonObject:
 
 
 def shown(value: object) -> str:
-    """Return a value of a file for a message, cut where it is long."""
+    """Return the text of a value for an error message, shortened if it is long."""
     try:
         text = _SHORT.repr(value)
     except ValueError:  # an integer of thousands of digits has no text

@@ -50,12 +50,12 @@ class UnwritableError(OSError):
 
 
 def cache_folder() -> Path:
-    """Return the folder of the user's for what can be made again, which may not be there yet."""
+    """Return the user's cache folder; it may not exist yet."""
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "lightning_nas"
 
 
 def size_text(num_bytes: int) -> str:
-    """Return a number of bytes as people read it.
+    """Return a number of bytes as text with a unit, such as ``256.0 KiB``.
 
     Example::
 
@@ -118,7 +118,7 @@ def write_weights(path: Path, state: Mapping[str, Tensor]) -> None:
 
 @contextmanager
 def appending(path: Path) -> Iterator[Callable[[str], None]]:
-    """Give what adds whole lines to the end of a file: each is handed to the system at once, or not at all.
+    """Yield a function that appends whole lines to a file: each is written completely or not at all.
 
     Args:
         path: The file; it is made if needed, and its folder.
@@ -149,7 +149,7 @@ def appending(path: Path) -> Iterator[Callable[[str], None]]:
 
 
 def remove_parts(folder: Path, others_write: bool = False) -> None:
-    """Remove what processes were killed over while they wrote to a folder.
+    """Remove the temporary files of processes that were killed while they wrote to a folder.
 
     Args:
         folder: The folder.

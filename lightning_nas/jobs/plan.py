@@ -19,7 +19,7 @@ from lightning_nas.jobs.settings import check_arguments
 from lightning_nas.jobs.teacher import TaughtBy, check_taught_by
 from lightning_nas.multishot.evolution import Evolution
 from lightning_nas.search import ArchitectureSearch
-from lightning_nas.supernet import space_of
+from lightning_nas.space.options import SpaceOptions
 from lightning_nas.training.phases import Averaging
 
 __all__ = ["Epochs", "FinetunePlan", "Goal", "Model", "MultishotPlan", "Run", "SearchPlan"]
@@ -110,7 +110,7 @@ class Model:
 
     Attributes:
         network: Makes the source network of `num_classes`.
-        space: Options of `space_of`.
+        space: Fields of `SpaceOptions`.
         data: A LightningDataModule with `num_classes` and `input_size`; for a multishot search what makes it, of
             `image_size` where sizes are given.
         task: Makes the LightningModule of a network and `num_classes`; its `metric` is a
@@ -123,7 +123,7 @@ class Model:
     task: Callable[..., pl.LightningModule]
 
     def __post_init__(self) -> None:
-        check_arguments(space_of, self.space, "space")
+        check_arguments(SpaceOptions, self.space, "space")
 
 
 @dataclass(frozen=True)

@@ -32,6 +32,7 @@ from lightning_nas.jobs.record import Compared, Outcome, log_hints, summary, wri
 from lightning_nas.jobs.teacher import Teacher, better_teacher
 from lightning_nas.search import Decoupled
 from lightning_nas.search.quiet_loss import quiet_copy, task_loss
+from lightning_nas.space.options import SpaceOptions
 from lightning_nas.space.spec import Architecture, SearchSpace
 from lightning_nas.supernet import derive, option_errors, refit, sort_channels, space_of, supernet_from
 from lightning_nas.supernet.source import named_blocks
@@ -90,7 +91,7 @@ class SearchJob:
         self.example = torch.zeros(1, *model.data.input_size)
         self.estimator = goal.estimator(goal.device)
         self.source = model.network(num_classes=model.data.num_classes)
-        self.space = space_of(self.source, self.example, **{"lanes": self.estimator.lanes, **model.space})
+        self.space = space_of(self.source, self.example, self.estimator.lanes, SpaceOptions(**model.space))
         self.callback = search.search(self.estimator, goal.budget)
         if run.shared_dir is not None and not isinstance(self.callback.training, Decoupled):
             raise ValueError(

@@ -24,6 +24,7 @@ from lightning_nas.jobs.teacher import Teacher, better_teacher
 from lightning_nas.multishot.evolution import Genes
 from lightning_nas.multishot.rungs import Rungs
 from lightning_nas.multishot.space import JointSpace, Setting
+from lightning_nas.space.options import SpaceOptions
 from lightning_nas.supernet import derive, option_errors, sort_channels, space_of, supernet_from
 from lightning_nas.supernet.source import named_blocks
 from lightning_nas.supernet.subnet import supernet_with
@@ -120,7 +121,7 @@ class Trainings:
 
         Args:
             costs: The estimator of the device.
-            space: Options of `space_of`.
+            space: Fields of `SpaceOptions`.
 
         Raises:
             ValueError: The network does not take a variant, two sizes are the same, or there is nothing to imitate.
@@ -142,7 +143,7 @@ class Trainings:
         for name, module in zip(sizes, self._modules, strict=True):
             example = torch.zeros(1, *module.input_size)
             for variant, source in zip(self.variants, self._sources, strict=True):
-                found = space_of(source, example, **{"lanes": costs.lanes, **space})
+                found = space_of(source, example, costs.lanes, SpaceOptions(**space))
                 places.append(Setting(name, variant, found, cost_tables(found, costs)))
         return tuple(places)
 

@@ -3,6 +3,7 @@
 from lightning_nas.space.curate import curate as curate
 from lightning_nas.space.curate import curated_widths as curated_widths
 from lightning_nas.space.lanes import round_to_lanes as round_to_lanes
+from lightning_nas.space.options import SpaceOptions as SpaceOptions
 from lightning_nas.space.spec import Architecture as Architecture
 from lightning_nas.space.spec import BlockOption as BlockOption
 from lightning_nas.space.spec import Choice as Choice

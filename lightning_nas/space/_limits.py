@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
-from lightning_nas.io.reading import listed, number, only, shown, whole
+from lightning_nas.io.reading import JsonObject, listed, number, only, shown, text, whole
 
 __all__ = [
     "MAX_KERNEL",
@@ -16,7 +15,6 @@ __all__ = [
     "option_fields",
     "reference",
     "stage_numbers",
-    "tail_fields",
     "width",
 ]
 
@@ -29,13 +27,10 @@ _MAX_WIDTH, _MAX_STRIDE, _MAX_EXPANSION = 2**14, 16, 64
 _MAX_SIDE, _MAX_BANDS = 2**12, 64
 # ImageNet-21k has 2**14.4 classes.
 _MAX_CLASSES = 2**16
-_MAX_STAGES, _MAX_BLOCKS, _MAX_OPERATIONS = 256, 1024, 4096
-# Heads of detectors are joined to one row a place.
-_MAX_TAIL = 2**24
-_MAX_TEXT = 200
+_MAX_STAGES, _MAX_BLOCKS = 256, 1024
 
 
-def width(value: Any) -> int:
+def width(value: object) -> int:
     """Return the channels that a file gives a stage.
 
     Raises:
@@ -44,39 +39,41 @@ def width(value: Any) -> int:
     return whole(value, "width", _MAX_WIDTH)
 
 
-def num_classes(value: Any) -> int:
-    """Return the number of classes, likewise; 0 is a network without a classifier."""
+def num_classes(value: object) -> int:
+    """Return the number of classes that a file gives; 0 is a network without a classifier."""
     return whole(value, "num_classes", _MAX_CLASSES, least=0)
 
 
-def image_size(values: Any) -> tuple[int, int, int]:
-    """Return channels, height and width of an image, likewise."""
-    if len(listed(values, "input_size", 3)) != 3:
+def image_size(values: object) -> tuple[int, int, int]:
+    """Return channels, height and width of an image as a file gives them."""
+    sizes = listed(values, "input_size", 3)
+    if len(sizes) != 3:
         raise ValueError(f"`input_size` must be channels, height and width; got {shown(values)}.")
-    channels, height, columns = values
-    sides = (whole(side, "input_size", _MAX_SIDE) for side in (height, columns))
-    return whole(channels, "input_size", _MAX_BANDS), *sides  # type: ignore[return-value]
+    channels, height, columns = (
+        whole(size, "input_size", most) for size, most in zip(sizes, (_MAX_BANDS, _MAX_SIDE, _MAX_SIDE), strict=True)
+    )
+    return channels, height, columns
 
 
-def conv_fields(data: Any) -> dict[str, Any]:
-    """Return the fields of a `ConvSpec`, likewise."""
+def conv_fields(data: object) -> dict[str, int]:
+    """Return the fields of a `ConvSpec` from an object of a file."""
     limits = {"width": _MAX_WIDTH, "kernel": MAX_KERNEL, "stride": _MAX_STRIDE}
     found = only(data, limits, "A convolution")
     return {name: whole(found[name], name, most) for name, most in limits.items()}
 
 
-def option_fields(data: Any) -> dict[str, Any]:
-    """Return the fields of a `BlockOption`, likewise."""
+def option_fields(data: object) -> JsonObject:
+    """Return the fields of a `BlockOption` from an object of a file."""
     found = only(data, ("kind", "expansion", "kernel"), "The option of a block")
     return {
-        "kind": _text(found["kind"], "kind"),
+        "kind": text(found["kind"], "kind"),
         "expansion": number(found["expansion"], "expansion", _MAX_EXPANSION),
         "kernel": whole(found["kernel"], "kernel", MAX_KERNEL),
     }
 
 
-def block_list(stages: Any) -> list[tuple[int, list[Any]]]:
-    """Return the width of each stage and its blocks, which are read one by one; likewise."""
+def block_list(stages: object) -> list[tuple[int, list[JsonObject]]]:
+    """Return width and blocks of each stage of a file; the blocks are not checked yet."""
     found = [(width(stage["width"]), stage["blocks"]) for stage in listed(stages, "stages", _MAX_STAGES)]
     count = sum(len(listed(blocks, "blocks", _MAX_BLOCKS)) for _, blocks in found)
     if count > _MAX_BLOCKS or not all(blocks for _, blocks in found):
@@ -84,52 +81,15 @@ def block_list(stages: Any) -> list[tuple[int, list[Any]]]:
     return found
 
 
-def stage_numbers(values: Any) -> tuple[int, ...]:
-    """Return which stages a depth multiplier scales, likewise; stem and head have numbers below zero."""
+def stage_numbers(values: object) -> tuple[int, ...]:
+    """Return the stages that a depth multiplier of a file scales; stem and head have numbers below zero."""
     return tuple(whole(number, "stages", _MAX_STAGES, least=-2) for number in listed(values, "stages", _MAX_STAGES))
 
 
-def reference(values: Any, choices: Sequence[Any]) -> tuple[int, ...]:
-    """Return which of the options of each choice the source network had, likewise."""
-    if len(listed(values, "reference", _MAX_BLOCKS)) != len(choices):
-        raise ValueError(f"`reference` must name {len(choices)} options; got {len(values)}.")
-    pairs = zip(values, choices, strict=True)
-    return tuple(whole(number, "reference", len(choice.options) - 1, least=0) for number, choice in pairs)
-
-
-def tail_fields(data: Mapping[str, Any], stages: Sequence[Any]) -> list[dict[str, Any]]:
-    """Return the fields of each `TailOperation` of a file, likewise.
-
-    Args:
-        data: The file; older ones have no tail.
-        stages: Its stages, whose blocks are read by the tail.
-    """
-    items = listed(data.get("tail", []), "tail", _MAX_OPERATIONS)
-    num_blocks = sum(len(stage.blocks) for stage in stages)
-    return [_operation(item, place, num_blocks) for place, item in enumerate(items)]
-
-
-def _operation(data: Any, place: int, num_blocks: int) -> dict[str, Any]:
-    sizes = ("height", "width", "in_channels", "out_channels", "kernel", "stride")
-    texts, truths = ("operator", "form", "path"), ("is_bounded", "is_output")
-    found = only(data, (*sizes, *texts, *truths, "inputs"), "An operation of the tail")
-    fields: dict[str, Any] = {name: whole(found[name], name, _MAX_TAIL) for name in sizes if name in found}
-    fields |= {name: _text(found[name], name) for name in texts if name in found}
-    fields |= {name: _truth(found[name], name) for name in truths if name in found}
-    sources: Sequence[Any] = listed(found["inputs"], "inputs", _MAX_OPERATIONS)
-    if not sources:
-        raise ValueError(f"Operation {place} of the tail reads nothing.")
-    # Numbers below zero are those of blocks.
-    return {**fields, "inputs": tuple(whole(n, "inputs", place - 1, least=-num_blocks) for n in sources)}
-
-
-def _text(value: Any, name: str) -> str:
-    if not isinstance(value, str) or len(value) > _MAX_TEXT:
-        raise ValueError(f"`{name}` must be text of at most {_MAX_TEXT} characters; got {shown(value)}.")
-    return value
-
-
-def _truth(value: Any, name: str) -> bool:
-    if not isinstance(value, bool):
-        raise ValueError(f"`{name}` must be true or false; got {shown(value)}.")
-    return value
+def reference(values: object, option_counts: Sequence[int]) -> tuple[int, ...]:
+    """Return for each choice of a file the number of the source network's own option."""
+    numbers = listed(values, "reference", _MAX_BLOCKS)
+    if len(numbers) != len(option_counts):
+        raise ValueError(f"`reference` must name {len(option_counts)} options; got {len(numbers)}.")
+    pairs = zip(numbers, option_counts, strict=True)
+    return tuple(whole(number, "reference", count - 1, least=0) for number, count in pairs)

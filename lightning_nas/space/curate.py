@@ -1,20 +1,17 @@
-"""Curated widths: few, lane-aligned steps, so that the search sees a staircase's treads and not its edges."""
+"""Curated widths: a few multiples of the device's lanes, since latency over channels is a staircase."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Literal
 
 from lightning_nas.io.numbers import check_number, check_numbers
 from lightning_nas.space.lanes import round_to_lanes
 from lightning_nas.space.multiplier import HEAD, STEM, DepthMultiplier
+from lightning_nas.space.options import SpaceOptions
 from lightning_nas.space.spec import SearchSpace
 
-__all__ = ["Scope", "curate", "curated_widths"]
-
-Scope = Literal["stage", "model"]
-"""What one depth multiplier scales: stem, each stage and head on their own, or the whole model at once."""
+__all__ = ["curate", "curated_widths"]
 
 
 def curated_widths(full: int, ratios: Sequence[float], lanes: int) -> tuple[int, ...]:
@@ -35,15 +32,7 @@ def curated_widths(full: int, ratios: Sequence[float], lanes: int) -> tuple[int,
     return tuple(sorted({full, *(min(full, round_to_lanes(full * ratio, lanes)) for ratio in ratios)}))
 
 
-def curate(
-    space: SearchSpace,
-    lanes: int,
-    ratios: Sequence[float] = (0.5, 0.75, 1.0),
-    scope: Scope = "stage",
-    widths: Sequence[Sequence[int]] | None = None,
-    stem_widths: Sequence[int] | None = None,
-    head_widths: Sequence[int] | None = None,
-) -> SearchSpace:
+def curate(space: SearchSpace, lanes: int, options: SpaceOptions | None = None) -> SearchSpace:
     """Return `space` with depth multipliers whose widths fill the device's lanes.
 
     The stem is scaled, too: it and the block behind it work at the highest resolution, and a device whose lanes its
@@ -53,26 +42,15 @@ def curate(
     Args:
         space: The space whose stem, stages and head are scaled.
         lanes: Parallelism factor of the device: channels that it computes at once.
-        ratios: Depth multipliers, each above 0 and at most 1; those that round to the same widths are one option.
-        scope: One multiplier a ``stage``, or one for the whole ``model``.
-        widths: Explicit options for each stage, instead of `ratios`; needs the scope ``stage``.
-        stem_widths: Explicit options for the stem; by default those of `ratios`, and its own where `widths` are given.
-        head_widths: The same for the head; both can be empty, for their own alone.
+        options: The ratios or the explicit widths; what it says of blocks is not read.
 
     Raises:
-        ValueError: A ratio, a scope, or a width that is not valid for the lanes.
+        ValueError: The lanes are not positive, or an explicit width is not a multiple of them.
     """
     check_number("lanes", lanes, whole=True, least=1)
-    check_numbers("ratios", ratios, above=0, most=1)
-    for row in widths or ():
-        check_numbers("widths", row, whole=True, least=1)
-    for name, offered in (("stem_widths", stem_widths), ("head_widths", head_widths)):
-        check_numbers(name, offered or (), whole=True, least=1)
-    if scope not in ("stage", "model"):
-        raise ValueError(f"`scope` must be 'stage' or 'model'; got {scope!r}.")
-    if scope != "stage" and (widths or stem_widths or head_widths):
-        raise ValueError("Explicit `widths` are one list a stage and need scope='stage'; got scope='model'.")
-    if scope == "model":
+    options = options or SpaceOptions()
+    ratios, widths, head_widths = options.ratios, options.widths, options.head_widths
+    if options.scope == "model":
         ends = {STEM: space.stem, **({HEAD: space.head} if space.head and head_widths is None else {})}
         full = (*(stage.width for stage in space.stages), *(end.width for end in ends.values()))
         rows = {tuple(min(w, round_to_lanes(w * ratio, lanes)) for w in full) for ratio in ratios} | {full}
@@ -82,7 +60,7 @@ def curate(
         columns = dict(enumerate(curated_widths(stage.width, ratios, lanes) for stage in space.stages))
     else:
         columns = _checked_widths(space, lanes, widths)
-    for place, end, offered in ((STEM, space.stem, stem_widths), (HEAD, space.head, head_widths)):
+    for place, end, offered in ((STEM, space.stem, options.stem_widths), (HEAD, space.head, head_widths)):
         if end is None:
             continue
         if offered is not None:

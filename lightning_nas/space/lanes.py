@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Protocol, runtime_checkable
 
+from lightning_nas.graph.sizes import round_to_multiple
 from lightning_nas.io.numbers import check_number
 
 __all__ = ["HasLanes", "round_to_lanes"]
@@ -11,7 +12,7 @@ __all__ = ["HasLanes", "round_to_lanes"]
 
 @runtime_checkable
 class HasLanes(Protocol):
-    """What a space is curated for: a device, its estimator, or anything that knows its parallelism factor."""
+    """An object that knows the lanes of a device, such as an estimator."""
 
     @property
     def lanes(self) -> int:
@@ -21,8 +22,6 @@ class HasLanes(Protocol):
 
 def round_to_lanes(width: float, lanes: int) -> int:
     """Return the multiple of `lanes` next to `width`, rounded half up, at least one and never 10 % below it.
-
-    The 10 % rule is that of the MobileNets (``make_divisible``): rounding must not take away the capacity asked for.
 
     Example::
 
@@ -34,5 +33,4 @@ def round_to_lanes(width: float, lanes: int) -> int:
     """
     check_number("width", width, above=0)
     check_number("lanes", lanes, whole=True, least=1)
-    rounded = max(lanes, int(width + lanes / 2) // lanes * lanes)
-    return rounded + lanes if rounded < 0.9 * width else rounded
+    return round_to_multiple(width, lanes)

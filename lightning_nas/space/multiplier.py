@@ -12,12 +12,12 @@ STEM = -1
 """The first convolution, where the stages that a depth multiplier scales are named by their indices."""
 
 HEAD = -2
-"""The 1x1 convolution of a classifier in front of its pooling, likewise."""
+"""The 1x1 convolution of a classifier in front of its pooling, where stages are named by their indices."""
 
 
 @dataclass(frozen=True)
 class DepthMultiplier:
-    """One choice of a ratio that scales the channels of some stages together.
+    """One choice of a ratio that scales the *channels* of some stages together; the number of layers stays.
 
     Attributes:
         stages: Indices of the stages it scales, `STEM` and `HEAD` for these: one of them, or all (scope ``model``).

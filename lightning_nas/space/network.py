@@ -1,4 +1,4 @@
-"""Whole networks of architectures: the chain of blocks, and behind it necks and heads that read several of them."""
+"""Networks of architectures: the chain of blocks, and the necks and heads that read several of them."""
 
 from __future__ import annotations
 
@@ -6,12 +6,11 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from lightning_nas.graph.decompose import split
-from lightning_nas.graph.layer import Form, Layer
 from lightning_nas.graph.network import IMAGE, Network, Operation, chain
 from lightning_nas.graph.sizes import hidden_width
 from lightning_nas.graph.subgraph import Subgraph
 from lightning_nas.space.spec import Architecture, BlockOption, ConvSpec
-from lightning_nas.space.tail import TailOperation, from_block
+from lightning_nas.space.tail import Tail, from_block
 
 __all__ = [
     "block_subgraph",
@@ -85,7 +84,7 @@ def subgraphs(architecture: Architecture) -> list[Subgraph]:
     return parts if head is None else [*parts, head]
 
 
-def tail_of(network: Network, block_paths: Sequence[str]) -> tuple[TailOperation, ...]:
+def tail_of(network: Network, block_paths: Sequence[str]) -> Tail:
     """Return what a traced network runs behind its blocks.
 
     Args:
@@ -99,7 +98,8 @@ def tail_of(network: Network, block_paths: Sequence[str]) -> tuple[TailOperation
     first = owners.index(0) if 0 in owners else len(owners)
     numbers = {place: from_block(owner) for place, owner in enumerate(owners) if owner is not None}
     ends = {block: max(place for place, owner in enumerate(owners) if owner == block) for block in set(owners) - {None}}
-    found: list[TailOperation] = []
+    found: list[Operation] = []
+    outputs: list[int] = []
     for place, operation in enumerate(network.operations):
         if owners[place] is not None or place < first:
             continue
@@ -111,9 +111,9 @@ def tail_of(network: Network, block_paths: Sequence[str]) -> tuple[TailOperation
                     " convolution, or the inside of a block. Only the ends of blocks can be followed in width."
                 )
         numbers[place] = len(found)
-        inputs = tuple(numbers[source] for source in operation.inputs)
-        found.append(_described(operation, inputs, place in network.outputs))
-    return tuple(found)
+        outputs += [len(found)] if place in network.outputs else []
+        found.append(replace(operation, inputs=tuple(numbers[source] for source in operation.inputs)))
+    return Tail(tuple(found), tuple(outputs))
 
 
 def network_of(architecture: Architecture) -> Network:
@@ -125,14 +125,11 @@ def network_of(architecture: Architecture) -> Network:
     ends = {operation.path: number for number, operation in enumerate(backbone.operations)}
     blocks = [ends[part.path] for part in parts[1 : 1 + len(architecture.blocks)]]
     operations = list(backbone.operations)
-    places: list[int] = []
-    outputs: list[int] = []
-    for item in architecture.tail:
-        inputs = tuple(blocks[-1 - source] if source < 0 else places[source] for source in item.inputs)
-        places.append(len(operations))
-        operations.append(Operation(_layer(item), inputs, item.path, item.is_bounded))
-        outputs += [places[-1]] if item.is_output else []
-    return Network(backbone.image_shape, tuple(operations), tuple(outputs))
+    first = len(operations)
+    for item in architecture.tail.operations:
+        inputs = tuple(blocks[-1 - source] if source < 0 else first + source for source in item.inputs)
+        operations.append(replace(item, inputs=inputs))
+    return Network(backbone.image_shape, tuple(operations), tuple(first + n for n in architecture.tail.outputs))
 
 
 def parts_of(architecture: Architecture) -> list[Subgraph]:
@@ -142,21 +139,3 @@ def parts_of(architecture: Architecture) -> list[Subgraph]:
 
 def _owner(path: str, block_paths: Sequence[str]) -> int | None:
     return next((n for n, block in enumerate(block_paths) if path == block or path.startswith(f"{block}.")), None)
-
-
-def _described(operation: Operation, inputs: tuple[int, ...], is_output: bool) -> TailOperation:
-    layer = operation.layer
-    return TailOperation(
-        *(layer.operator, layer.height, layer.width, layer.in_channels, layer.out_channels, inputs),
-        *(layer.kernel, layer.stride, "" if layer.form is None else str(layer.form), operation.path),
-        is_bounded=operation.is_bounded,
-        is_output=is_output,
-    )
-
-
-def _layer(item: TailOperation) -> Layer:
-    form = Form.parse(item.form) if item.form else None
-    if form is not None and item.operator == "depthwise":
-        form = replace(form, groups=item.in_channels)
-    sizes = (item.height, item.width, item.in_channels, item.out_channels, item.kernel, item.stride)
-    return Layer(item.operator, *sizes, form)  # type: ignore[arg-type]  # a name that a Layer gave

@@ -6,16 +6,16 @@ import itertools
 import json
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass, replace
-from typing import Any, Literal, TypeAlias, get_args
+from dataclasses import asdict, dataclass, field, replace
+from typing import Literal, TypeAlias, get_args
 
 from lightning_nas.graph.sizes import hidden_width, out_size
 from lightning_nas.io.numbers import check_number, check_numbers
-from lightning_nas.io.reading import FORMAT, parse_json, reading, whole
+from lightning_nas.io.reading import FORMAT, JsonObject, parse_json, reading, whole
 from lightning_nas.space import _limits as limits
 from lightning_nas.space.lanes import HasLanes, round_to_lanes
 from lightning_nas.space.multiplier import HEAD, STEM, DepthMultiplier
-from lightning_nas.space.tail import TailOperation, resized
+from lightning_nas.space.tail import Tail
 
 __all__ = [
     "HEAD",
@@ -146,7 +146,7 @@ class StageArchitecture:
 
 @dataclass(frozen=True)
 class Architecture:
-    """One network out of a space, complete: it can be priced and rebuilt from this alone.
+    """One network of a space, complete: it can be priced and rebuilt from this data alone.
 
     Attributes:
         input_size: Channels, height and width of one image (CHW).
@@ -162,18 +162,18 @@ class Architecture:
     stages: tuple[StageArchitecture, ...]
     head: ConvSpec | None
     num_classes: int
-    tail: tuple[TailOperation, ...] = ()
+    tail: Tail = field(default_factory=Tail)
 
     def __post_init__(self) -> None:
         _check_ends(self.input_size, self.num_classes)
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> dict[str, object]:
         """Return builtins that `from_dict` reads back."""
-        return {"format": FORMAT, **asdict(self)}
+        return {"format": FORMAT, **asdict(self), "tail": self.tail.to_list()}
 
     @classmethod
-    def from_dict(cls, data: dict[str, Any]) -> Architecture:
-        """Read `to_dict`'s result.
+    def from_dict(cls, data: JsonObject) -> Architecture:
+        """Return the architecture that `to_dict` wrote.
 
         Raises:
             ValueError: A field is missing or of the wrong form.
@@ -189,7 +189,7 @@ class Architecture:
                 stages=stages,
                 head=_head(data["head"]),
                 num_classes=limits.num_classes(data["num_classes"]),
-                tail=tuple(TailOperation(**fields) for fields in limits.tail_fields(data, stages)),
+                tail=Tail.from_list(data.get("tail", []), sum(len(stage.blocks) for stage in stages)),
             )
 
     def to_json(self) -> str:
@@ -238,7 +238,7 @@ class SearchSpace:
     head: ConvSpec | None
     num_classes: int
     reference: tuple[int, ...]
-    tail: tuple[TailOperation, ...] = ()
+    tail: Tail = field(default_factory=Tail)
 
     def __post_init__(self) -> None:
         _check_ends(self.input_size, self.num_classes)
@@ -286,12 +286,12 @@ class SearchSpace:
 
     @property
     def stem_node(self) -> tuple[int | None, tuple[int, ...]]:
-        """The same for the stem; there is no node where it is not searched."""
+        """The node that sets the width of the stem, None if it is not searched, and that width for each option."""
         return self._end_node(STEM)
 
     @property
     def head_node(self) -> tuple[int | None, tuple[int, ...]]:
-        """The same for the head.
+        """The node that sets the width of the head, None if it is not searched, and that width for each option.
 
         Raises:
             ValueError: The networks have none.
@@ -357,10 +357,10 @@ class SearchSpace:
         head = self.head and replace(self.head, width=_width_at(nodes, *self.head_node))
         return Architecture(self.input_size, stem, tuple(stages), head, self.num_classes, tail)
 
-    def tail_at(self, widths: Sequence[int]) -> tuple[TailOperation, ...]:
+    def tail_at(self, widths: Sequence[int]) -> Tail:
         """Return the tail behind stages of such widths."""
         pairs = zip(widths, self.stages, strict=True)
-        return resized(self.tail, [width for width, stage in pairs for _ in stage.blocks])
+        return self.tail.resized([width for width, stage in pairs for _ in stage.blocks])
 
     def encode(self, architecture: Architecture) -> tuple[int, ...]:
         """Return the option index of each node; the inverse of `decode`.
@@ -387,7 +387,7 @@ class SearchSpace:
 
     def to_json(self) -> str:
         """Return the JSON text of the space."""
-        return json.dumps({"format": FORMAT, **asdict(self)}, indent=1)
+        return json.dumps({"format": FORMAT, **asdict(self), "tail": self.tail.to_list()}, indent=1)
 
     @classmethod
     def from_json(cls, text: str) -> SearchSpace:
@@ -402,6 +402,7 @@ class SearchSpace:
                 Stage(wide, tuple(_choice(block) for block in blocks))
                 for wide, blocks in limits.block_list(data["stages"])
             )
+            option_counts = [len(choice.options) for stage in stages for choice in stage.blocks]
             multipliers = tuple(
                 DepthMultiplier(
                     limits.stage_numbers(item["stages"]), tuple(tuple(map(limits.width, row)) for row in item["widths"])
@@ -415,21 +416,23 @@ class SearchSpace:
                 multipliers=multipliers,
                 head=_head(data["head"]),
                 num_classes=limits.num_classes(data["num_classes"]),
-                reference=limits.reference(data["reference"], [choice for stage in stages for choice in stage.blocks]),
-                tail=tuple(TailOperation(**fields) for fields in limits.tail_fields(data, stages)),
+                reference=limits.reference(
+                    data["reference"], [len(choice.options) for stage in stages for choice in stage.blocks]
+                ),
+                tail=Tail.from_list(data.get("tail", []), len(option_counts)),
             )
 
 
-def _fixed_block(data: Any) -> FixedBlock:
+def _fixed_block(data: JsonObject) -> FixedBlock:
     return FixedBlock(BlockOption(**limits.option_fields(data["option"])), whole(data["stride"], "stride", 2))
 
 
-def _choice(data: Any) -> Choice:
+def _choice(data: JsonObject) -> Choice:
     options = tuple(BlockOption(**limits.option_fields(option)) for option in data["options"])
     return Choice(whole(data["stride"], "stride", 2), options)
 
 
-def _head(data: Any) -> ConvSpec | None:
+def _head(data: object) -> ConvSpec | None:
     return ConvSpec(**limits.conv_fields(data)) if data is not None else None
 
 

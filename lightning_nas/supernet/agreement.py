@@ -1,9 +1,8 @@
-"""The check of a conversion: source, supernet and derived network give the same for the same images."""
+"""Check of a conversion: source, supernet and derived network have equal outputs for the same images."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -21,7 +20,7 @@ TOLERANCE, REDUCED_TOLERANCE = 1e-4, 2e-2
 
 
 def outputs_of(network: nn.Module, example_input: Tensor) -> list[Tensor]:
-    """Return what a network gives for random images, in evaluation mode; it is as before afterwards.
+    """Return the outputs of a network for random images, in evaluation mode; the network is left unchanged.
 
     Args:
         network: The network.
@@ -93,11 +92,11 @@ def check_same(expected: list[Tensor], network: nn.Module, example_input: Tensor
         raise ValueError(f"for the same random images its outputs are off by {distance:.2g} of their norm.")
 
 
-def _tensors(output: Any) -> list[Tensor]:
+def _tensors(output: object) -> list[Tensor]:
     return [tensor.detach().cpu().double() for tensor in _flat(output)]
 
 
-def _flat(output: Any) -> Iterator[Tensor]:
+def _flat(output: object) -> Iterator[Tensor]:
     if isinstance(output, Tensor):
         yield output
     elif isinstance(output, Mapping | list | tuple):

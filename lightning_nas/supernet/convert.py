@@ -1,18 +1,20 @@
-"""Turning a stock network into a supernet, in place, with its weights kept."""
+"""Conversion of a stock network into a supernet, in place, with its weights kept."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from copy import deepcopy
+from dataclasses import replace
 from typing import cast
 
 import torch
 from torch import Tensor, nn
 
-from lightning_nas.io.numbers import check_number, check_numbers
-from lightning_nas.space._limits import MAX_KERNEL
-from lightning_nas.space.curate import Scope, curate
-from lightning_nas.space.spec import HEAD, STEM, BlockOption, Choice, DepthMultiplier, Kind, SearchSpace, Stage
+from lightning_nas.io.numbers import check_number
+from lightning_nas.space.curate import curate
+from lightning_nas.space.options import SpaceOptions
+from lightning_nas.space.spec import HEAD, STEM, BlockOption, Choice, DepthMultiplier, SearchSpace, Stage
+from lightning_nas.space.tail import Tail
 from lightning_nas.supernet.agreement import check_agreement, outputs_of
 from lightning_nas.supernet.choice import ChoiceBlock
 from lightning_nas.supernet.elastic import ElasticBatchNorm2d, ElasticConv2d, elastic_linear, elastic_unit, keep_modes
@@ -26,52 +28,36 @@ __all__ = ["space_of", "supernet_from"]
 
 
 def space_of(
-    model: nn.Module,
-    example_input: Tensor,
-    *,
-    lanes: int = 8,
-    kinds: Sequence[Kind] = ("ibn", "fused"),
-    expansions: Sequence[float] = (2, 3, 4, 6),
-    kernels: Sequence[int] = (),
-    ratios: Sequence[float] = (0.5, 0.75, 1.0),
-    scope: Scope = "stage",
-    widths: Sequence[Sequence[int]] | None = None,
-    stem_widths: Sequence[int] | None = None,
-    head_widths: Sequence[int] | None = None,
+    model: nn.Module, example_input: Tensor, lanes: int = 8, options: SpaceOptions | None = None
 ) -> SearchSpace:
     """Return the search space around a stock network.
 
-    Each inverted bottleneck can be of any of `kinds`, `expansions` and `kernels`; its own always is an option, and
-    so is the full width.
+    Each inverted bottleneck can be of any of the kinds, expansions and kernels of `options`; its own always is an
+    option, and so is the full width.
 
     Args:
         model: Network that `supernet_from` supports.
         example_input: One batch that it can run, shape (N, C, H, W).
         lanes: Parallelism factor of the device (`Estimator.lanes`).
-        kinds: Block kinds to choose from.
-        expansions: Expansions; those above the block's own are left out.
-        kernels: Further kernel sizes beside the block's own.
-        ratios: Depth multipliers, of the stages, of the stem and of a classifier's head.
-        scope: What one depth multiplier scales: a ``stage`` or the whole ``model``.
-        widths: Explicit widths for each stage, instead of `ratios`.
-        stem_widths: Explicit widths for the stem; by default those of `ratios`, and its own where `widths` are given.
-        head_widths: The same for the 1x1 convolution of a classifier in front of its pooling; a head that anything but
-            a linear layer reads keeps its width.
+        options: What is offered; by default that of `SpaceOptions`.
 
     Raises:
-        ValueError: The network is not supported, or an option is not valid.
+        ValueError: The network is not supported, or a width is not valid for the lanes.
+
+    Example::
+
+        >>> from torchvision.models import mobilenet_v2
+        >>> options = SpaceOptions(expansions=(3, 6), kernels=(3, 5))
+        >>> space = space_of(mobilenet_v2(), torch.zeros(1, 3, 64, 64), lanes=16, options=options)
+        >>> [str(option) for option in space.choices[1].options][:3]
+        ['ibn e3 k3', 'ibn e3 k5', 'ibn e6 k3']
     """
     check_number("lanes", lanes, whole=True, least=1)
-    check_numbers("expansions", expansions, above=0)
-    check_numbers("kernels", kernels, whole=True, least=1, most=MAX_KERNEL)
-    check_numbers("ratios", ratios, above=0, most=1)
+    options = options or SpaceOptions()
     source = read_source(model, example_input)
-    for kind in kinds:
-        if kind not in ("ibn", "fused"):
-            raise ValueError(f"`kinds` can hold 'ibn' and 'fused'; got {kind!r}.")
     stages, reference = [], []
     for blocks in source.stages:
-        choices = [_choice(block, kinds, expansions, kernels) for block in blocks]
+        choices = [_choice(block, options) for block in blocks]
         reference += [choice.options.index(block.option) for choice, block in zip(choices, blocks, strict=True)]
         stages.append(Stage(blocks[-1].out_width, tuple(choices)))
     channels, height, width = example_input.shape[1:]
@@ -83,13 +69,14 @@ def space_of(
         head=source.head,
         num_classes=source.num_classes,
         reference=tuple(reference),
-        tail=() if source.head else read_tail(model, example_input, source.block_paths),
+        tail=Tail() if source.head else read_tail(model, example_input, source.block_paths),
     )
     if not source.reader_path:
-        if head_widths and source.head and set(head_widths) != {source.head.width}:
-            raise ValueError(f"`head_widths` needs a classifier that begins with a linear layer; got {head_widths}.")
-        head_widths = ()
-    return curate(space, lanes, ratios, scope, widths, stem_widths, head_widths)
+        offered = options.head_widths
+        if offered and source.head and set(offered) != {source.head.width}:
+            raise ValueError(f"`head_widths` needs a classifier that begins with a linear layer; got {offered}.")
+        options = replace(options, head_widths=())
+    return curate(space, lanes, options)
 
 
 def supernet_from(model: nn.Module, example_input: Tensor, space: SearchSpace | None = None) -> nn.Module:
@@ -154,13 +141,13 @@ def supernet_from(model: nn.Module, example_input: Tensor, space: SearchSpace | 
     return model
 
 
-def _choice(block: SourceBlock, kinds: Sequence[Kind], expansions: Sequence[float], kernels: Sequence[int]) -> Choice:
+def _choice(block: SourceBlock, offered: SpaceOptions) -> Choice:
     own = block.option
-    sizes = sorted({own.kernel, *kernels})
+    sizes = sorted({own.kernel, *offered.kernels})
     if own.kind == "ds":
         return Choice(block.stride, tuple(BlockOption("ds", 1.0, kernel) for kernel in sizes))
-    ratios = sorted({own.expansion, *(e for e in expansions if e < own.expansion)})
-    options = {BlockOption(kind, e, kernel): None for kind in kinds for e in ratios for kernel in sizes}
+    ratios = sorted({own.expansion, *(e for e in offered.expansions if e < own.expansion)})
+    options = {BlockOption(kind, e, kernel): None for kind in offered.kinds for e in ratios for kernel in sizes}
     return Choice(block.stride, tuple(dict.fromkeys([*options, own])))
 
 

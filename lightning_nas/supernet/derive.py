@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from copy import deepcopy
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import torch
 from timm.layers.norm_act import BatchNormAct2d
 from timm.models import EfficientNet
-from timm.models._efficientnet_blocks import DepthwiseSeparableConv, EdgeResidual, InvertedResidual
 from torch import nn
 from torchvision.models.mobilenetv2 import InvertedResidual as TorchvisionInvertedResidual
 from torchvision.models.mobilenetv2 import MobileNetV2
@@ -21,10 +20,12 @@ from lightning_nas.space.spec import STEM, Architecture, BlockOption, hidden_wid
 from lightning_nas.supernet.choice import ChoiceBlock
 from lightning_nas.supernet.elastic import ElasticBatchNorm2d, ElasticConv2d, ElasticLinear, keep_modes
 from lightning_nas.supernet.supernet import find_supernet, owner_of
+from lightning_nas.supernet.timm_blocks import DepthwiseSeparableConv, EdgeResidual, InvertedResidual
 
 __all__ = ["derive", "recalibrate"]
 
 ModuleT = TypeVar("ModuleT", bound=nn.Module)
+BatchT = TypeVar("BatchT")
 
 
 def derive(module: ModuleT, architecture: Architecture | Sequence[int]) -> ModuleT:
@@ -48,7 +49,7 @@ def derive(module: ModuleT, architecture: Architecture | Sequence[int]) -> Modul
     _, network = owner_of(supernet, module)
     timm_network = next((child for child in network.modules() if isinstance(child, EfficientNet)), None)
     # deepcopy takes what the memo holds as the copy of a module, so that each choice is replaced, never copied.
-    memo: dict[int, Any] = {id(supernet): nn.Identity()}
+    memo: dict[int, nn.Module] = {id(supernet): nn.Identity()}
     in_width = chosen.stem.width
     blocks = iter(supernet.blocks)
     for stage in chosen.stages:
@@ -71,19 +72,19 @@ def derive(module: ModuleT, architecture: Architecture | Sequence[int]) -> Modul
     plain = deepcopy(module, memo)
     copied = memo[id(network)]
     del copied.supernet
-    if timm_network is not None:
-        _finish_timm(memo[id(timm_network)], chosen)
-    for child in copied.modules():
+    for child in list(copied.modules()):
         if isinstance(child, MobileNetV2):
             _finish_torchvision(child, chosen)
+        elif isinstance(child, EfficientNet):
+            _finish_timm(child, chosen)
     refuse_not_finite(copied)
     return plain
 
 
 def recalibrate(
     module: nn.Module,
-    run: Callable[[Any], Any],
-    batches: Iterable[Any],
+    run: Callable[[BatchT], object],
+    batches: Iterable[BatchT],
     kind: type[nn.BatchNorm2d] = nn.BatchNorm2d,
 ) -> None:
     """Replace the running statistics of batch norm by those of `batches` (Once-for-All, arXiv 1908.09791).
@@ -198,7 +199,7 @@ def _timm_block(
 ) -> nn.Module:
     """Return the block that timm builds from the architecture string, with the weights of `parts`."""
     kinds = {"ibn": InvertedResidual, "fused": EdgeResidual, "ds": DepthwiseSeparableConv}
-    arguments: dict[str, Any] = {"stride": block.stride}
+    arguments: dict[str, float] = {"stride": block.stride}
     arguments["exp_kernel_size" if option.kind == "fused" else "dw_kernel_size"] = option.kernel
     if option.kind != "ds":
         arguments["exp_ratio"] = option.expansion

@@ -1,4 +1,4 @@
-"""The first and the last convolution of a network: they give as many channels as the search wants."""
+"""`ElasticEnd`: the stem or the head of a supernet, with an elastic number of output channels."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class ElasticEnd:
     classifier: ElasticLinear | None = None
 
     def run(self, width: int, channel_weights: Tensor | None = None) -> None:
-        """Give `width` channels from now on.
+        """Set the number of output channels.
 
         Args:
             width: Output channels.

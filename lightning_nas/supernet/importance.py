@@ -1,4 +1,4 @@
-"""Sorting channels by importance, so that a narrow slice keeps what matters (Once-for-All, arXiv 1908.09791)."""
+"""Channel sorting by importance, so that a narrow slice keeps the best channels (Once-for-All, arXiv 1908.09791)."""
 
 from __future__ import annotations
 

@@ -1,9 +1,8 @@
-"""Weights of another search space: refused in a sentence, where PyTorch would list every tensor."""
+"""Check of loaded weights: those of another search space are refused in one sentence."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
 
 from torch import Tensor, nn
 from typing_extensions import override
@@ -17,10 +16,10 @@ OTHER_SPACE = (
 
 
 class OfOneSpace(nn.Module):
-    """A choice: its parameters have the shapes that the space's options need."""
+    """Base class of modules whose parameters have the shapes of one search space."""
 
     @override
-    def _load_from_state_dict(self, state_dict: Mapping[str, Tensor], prefix: str, *rest: Any) -> None:
+    def _load_from_state_dict(self, state_dict: Mapping[str, Tensor], prefix: str, *rest: object) -> None:
         mine = dict(self.named_parameters())
         # Buffers are of the same modules, and tell nothing more.
         modules = {name.rpartition(".")[0] for name in mine}

@@ -1,4 +1,4 @@
-"""All options of a block at once, weighted: what searches by a gradient through the choice run instead of one path."""
+"""`Mixture`: the weighted sum of all options of a block, for searches by a gradient through the choice."""
 
 from __future__ import annotations
 

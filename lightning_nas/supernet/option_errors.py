@@ -1,4 +1,4 @@
-"""Errors of single options: how well each can replace the block that a trained network has."""
+"""Errors of single options: the distance of each from the block of the trained source network."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ FITTED_PART = 0.67
 
 
 def option_errors(network: nn.Module, images: Tensor) -> list[Tensor]:
-    """Return how far each option of each node is from what the source network does there.
+    """Return for each option of each node the distance from the source network's own block or width.
 
     Each option of each block is fitted by least squares to the source's block, on the source's own inputs (see
     `refit`), and its error is the mean squared difference of the block's output on other images, relative to that

@@ -1,10 +1,9 @@
-"""Refitting a derived subnet to the network it came from, block by block, by least squares instead of training."""
+"""Refit of a derived subnet to its source, block by block, by least squares in place of training."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -22,7 +21,7 @@ RIDGE = 0.1
 
 
 def refit(subnet: nn.Module, teacher: nn.Module, images: Tensor) -> None:
-    """Fit each block's convolutions so that the block gives what the teacher's gives; no gradients, one pass.
+    """Fit the convolutions of each block so that its output is that of the teacher's block; no gradients, one pass.
 
     A narrower block lost hidden channels, a fused one its inner activation. From the input that the refitted subnet
     itself gives a block, two linear maps are solved for: the fused-IBN's KxK convolution, towards what the teacher's
@@ -64,6 +63,8 @@ def refit_block(subnet: nn.Module, teacher: nn.Module, path: str, inputs: Tensor
         block(inputs)
 
 
+_Hook = Callable[[nn.Module, tuple[Tensor], Tensor], Tensor | None]
+
 Targets = dict[str, tuple[Tensor, Tensor | None]]
 """For each block: rows of its output, and of its depthwise norm's output where the subnet's block is fused."""
 
@@ -77,8 +78,8 @@ def _recording(
     hidden: dict[str, Tensor] = {}
     handles = []
 
-    def keep(path: str, store: dict[str, Tensor], norm: nn.BatchNorm2d | None) -> Any:
-        def hook(module: nn.Module, inputs: Any, output: Tensor) -> None:
+    def keep(path: str, store: dict[str, Tensor], norm: nn.BatchNorm2d | None) -> _Hook:
+        def hook(module: nn.Module, inputs: tuple[Tensor], output: Tensor) -> None:
             rows = _rows(output)
             # By hand, since timm's norms apply the activation too.
             store[path] = rows if norm is None else _normalise(norm, rows)
@@ -121,14 +122,14 @@ def _fitting(subnet: nn.Module, blocks: dict[str, tuple[ConvNorm, ...]], targets
             handle.remove()
 
 
-def _subtract_input(goal: Tensor) -> Any:
+def _subtract_input(goal: Tensor) -> Callable[[nn.Module, tuple[Tensor]], None]:
     def hook(module: nn.Module, inputs: tuple[Tensor]) -> None:
         goal.sub_(_rows(inputs[0]))
 
     return hook
 
 
-def _solver(norm: nn.BatchNorm2d, goal: Tensor) -> Any:
+def _solver(norm: nn.BatchNorm2d, goal: Tensor) -> _Hook:
     def hook(conv: nn.Module, inputs: tuple[Tensor], output: Tensor) -> Tensor:
         assert isinstance(conv, nn.Conv2d)
         return _solve(conv, norm, inputs[0], output, goal)
@@ -182,7 +183,7 @@ def _rows(values: Tensor) -> Tensor:
 
 
 def _positions(count: int, device: torch.device) -> Tensor:
-    """Return the same spread positions for everyone who asks for the same count."""
+    """Return spread positions that depend on the count alone."""
     generator = torch.Generator().manual_seed(count)
     return torch.randperm(count, generator=generator)[:MAX_ROWS].to(device)
 

@@ -1,4 +1,4 @@
-"""Replacing modules of a network: refused where something would be lost with them, and taken back on request."""
+"""Replacement of modules in a network, refused if something would be lost, and undone on request."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _LAYERS = (nn.Conv2d, nn.BatchNorm2d, nn.Linear)
 
 
 def check_replaceable(model: nn.Module, paths: Iterable[str]) -> None:
-    """Check that modules can be replaced by others of the same weights without losing anything.
+    """Raise a ValueError unless modules can be replaced by others of the same weights without a loss.
 
     Args:
         model: The network that holds them.
@@ -37,7 +37,7 @@ def check_replaceable(model: nn.Module, paths: Iterable[str]) -> None:
 
 
 def replace_modules(model: nn.Module, new: Mapping[str, nn.Module]) -> Callable[[], None]:
-    """Replace modules of a network wherever it holds them, and return what takes that back.
+    """Replace modules of a network wherever it holds them, and return a function that undoes it.
 
     Args:
         model: The network; changed in place.

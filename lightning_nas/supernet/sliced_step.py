@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -55,7 +54,9 @@ class SlicedStep:
             handle.remove()
         self._handles = []
 
-    def _before_step(self, optimizer: torch.optim.Optimizer, arguments: Any, options: Any) -> None:
+    def _before_step(
+        self, optimizer: torch.optim.Optimizer, arguments: tuple[object, ...], options: dict[str, object]
+    ) -> None:
         # The first argument is the optimizer itself.
         if len(arguments) < 2 and options.get("closure") is None:
             self.narrow(optimizer)
@@ -95,7 +96,7 @@ class _Narrowed:
     def __init__(self, optimizer: torch.optim.Optimizer, parameter: nn.Parameter, region: Region) -> None:
         self._optimizer, self._parameter, self._region = optimizer, parameter, region
         self._data, self._grad = parameter.data, parameter.grad
-        state: dict[str, Any] = optimizer.state.get(parameter, {})
+        state: dict[str, Tensor] = optimizer.state.get(parameter, {})
         self._state = {name: value for name, value in state.items() if _is_like(value, parameter)}
         assert self._grad is not None
         parameter.grad = None
@@ -122,7 +123,7 @@ class _Narrowed:
                 state[name][self._region] = value
 
 
-def _is_like(value: Any, parameter: Tensor) -> bool:
+def _is_like(value: object, parameter: Tensor) -> bool:
     return isinstance(value, Tensor) and value.ndim > 0 and value.shape == parameter.shape
 
 

@@ -1,4 +1,4 @@
-"""Reading stock networks: what blocks a torchvision or timm network is made of, and where they sit."""
+"""Reading of stock networks: the blocks of a torchvision or timm network, and their places."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ from typing import cast
 
 from timm.layers.norm_act import BatchNormAct2d
 from timm.models import EfficientNet
-from timm.models._efficientnet_blocks import DepthwiseSeparableConv, EdgeResidual, InvertedResidual
 from torch import Tensor, nn
 from torchvision.models.mobilenetv2 import InvertedResidual as TorchvisionInvertedResidual
 from torchvision.models.mobilenetv2 import MobileNetV2
@@ -17,6 +16,7 @@ from lightning_nas.graph.eval_mode import undisturbed
 from lightning_nas.space.spec import BlockOption, ConvSpec, Kind
 from lightning_nas.supernet.choice import ChoiceBlock
 from lightning_nas.supernet.replacing import check_replaceable
+from lightning_nas.supernet.timm_blocks import DepthwiseSeparableConv, EdgeResidual, InvertedResidual
 
 __all__ = ["ConvNorm", "Source", "SourceBlock", "backbone_of", "named_blocks", "read_source"]
 
@@ -26,7 +26,7 @@ SUPPORTED = "torchvision's mobilenet_v2 and timm's mobilenetv2_* and efficientne
 
 @dataclass(frozen=True)
 class SourceBlock:
-    """A block as found: its place, its shape and its layers.
+    """A block of a source network: its place, its shape and its layers.
 
     Attributes:
         path: Name of the submodule in the network.
@@ -59,7 +59,7 @@ class SourceBlock:
 
 @dataclass(frozen=True)
 class Source:
-    """A network as found.
+    """A source network: its stem, blocks and head with their places.
 
     Attributes:
         stem: First convolution.
@@ -143,7 +143,7 @@ def backbone_of(model: nn.Module) -> tuple[str, MobileNetV2 | EfficientNet]:
 
 
 def named_blocks(network: nn.Module) -> Iterator[tuple[str, tuple[ConvNorm, ...]]]:
-    """Yield path and parts of each block that torchvision or timm made, fused ones too; convolution, norm by order."""
+    """Yield the path and the convolutions with their norms of each plain block, fused ones included."""
     for path, module in network.named_modules():
         if isinstance(module, TorchvisionInvertedResidual | InvertedResidual | DepthwiseSeparableConv | EdgeResidual):
             yield path, _parts(module)

@@ -19,7 +19,7 @@ __all__ = ["read_weights", "stock_network"]
 _RATES = ("dropout", "drop_rate", "drop_path_rate")
 
 
-def stock_network(name: str, num_classes: int, weights: str | Path | None = None, **options: Any) -> nn.Module:
+def stock_network(name: str, num_classes: int, weights: str | Path | None = None, **options: object) -> nn.Module:
     """Return a stock network whose blocks `supernet_from` converts, in channels-last memory format.
 
     Args:
@@ -60,7 +60,7 @@ def stock_network(name: str, num_classes: int, weights: str | Path | None = None
     return network.to(memory_format=torch.channels_last)
 
 
-def _check_options(options: Mapping[str, Any]) -> None:
+def _check_options(options: Mapping[str, object]) -> None:
     """Refuse numbers of which the libraries would make something, or fail late."""
     for name, value in options.items():
         if name in _RATES and value is not None:
@@ -71,7 +71,7 @@ def _check_options(options: Mapping[str, Any]) -> None:
             check_number(name, value, least=0)
 
 
-def _torchvision_network(name: str, num_classes: int, options: dict[str, Any]) -> nn.Module:
+def _torchvision_network(name: str, num_classes: int, options: dict[str, object]) -> nn.Module:
     try:
         return get_model(name, num_classes=num_classes, **options)
     except (TypeError, ValueError, RuntimeError, ArithmeticError) as error:

@@ -1,4 +1,4 @@
-"""Subnets and their architectures: which one a plain network has, and the smallest supernet that holds a given one."""
+"""Architectures of plain subnets, and the smallest supernet that holds a given architecture."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from timm.models import EfficientNet
 from torch import nn
 from torchvision.models.mobilenetv2 import MobileNetV2
 
+from lightning_nas.space.options import SpaceOptions
 from lightning_nas.space.spec import (
     Architecture,
     BlockOption,
@@ -26,7 +27,7 @@ __all__ = ["architecture_of", "supernet_with"]
 
 
 def architecture_of(subnet: nn.Module, space: SearchSpace) -> Architecture:
-    """Return the architecture of a plain network that `derive` made of a supernet, told from its layers.
+    """Return the architecture of a plain network that `derive` made of a supernet, by looking at its layers.
 
     Args:
         subnet: The network, or a module that holds it.
@@ -54,23 +55,21 @@ def architecture_of(subnet: nn.Module, space: SearchSpace) -> Architecture:
 
 
 def supernet_with(network: nn.Module, architecture: Architecture) -> nn.Module:
-    """Turn a network into the smallest supernet that holds an architecture of any widths, in place, and return it.
+    """Turn a network in place into the smallest supernet that holds an architecture, and return it.
 
     Raises:
         ValueError: The architecture is not of this network.
     """
     options = [block.option for block in architecture.blocks]
     example = torch.zeros(1, *architecture.input_size).to(next(network.parameters()))
-    space = space_of(
-        network,
-        example,
-        lanes=1,
+    smallest = SpaceOptions(
         expansions=[option.expansion for option in options],
         kernels=[option.kernel for option in options],
         widths=[[stage.width] for stage in architecture.stages],
         stem_widths=[architecture.stem.width],
         head_widths=[architecture.head.width] if architecture.head else None,
     )
+    space = space_of(network, example, lanes=1, options=smallest)
     return supernet_from(network, example, space)
 
 

@@ -1,4 +1,4 @@
-"""The supernet's handle: what can be chosen, and which architecture runs."""
+"""`Supernet`: the handle by which the choices of a network are set."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ __all__ = ["Supernet", "find_supernet", "owner_of"]
 
 
 class Supernet(nn.Module):
-    """The choices of a network, as a submodule of it: `network.supernet`.
+    """Handle of a supernet, the submodule `network.supernet`: the space, and which architecture runs.
 
     The network keeps its class and its forward pass; this handle says which of its subnets runs. An architecture is
     named by its nodes: one option index for each depth multiplier, then for each block (`SearchSpace.decode`). It has
@@ -97,7 +97,7 @@ class Supernet(nn.Module):
             end.run(len(channels), channels)
 
     def use_batch_statistics(self, enabled: bool) -> None:
-        """Normalise every batch by its own statistics (during a search), or by running ones (a single subnet)."""
+        """Set whether batch norm uses the statistics of the batch, as during a search, or running ones."""
         self._blocks[0].is_searched = True  # who searches begins with this
         ends = (end.norm for end in self._ends.values())
         for module in (*ends, *self._blocks, *self._tail.modules.values()):

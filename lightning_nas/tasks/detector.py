@@ -10,9 +10,9 @@ import torch
 from torch import Tensor, nn
 
 from lightning_nas.io.numbers import check_number
+from lightning_nas.supernet.features import features, headless, strides_to_taps, tap_widths
 from lightning_nas.supernet.stock import stock_network
 from lightning_nas.tasks.fcos import FCOSHead
-from lightning_nas.tasks.features import features, headless, strides_to_taps, tap_widths
 from lightning_nas.tasks.ssdlite import SSDLiteHead
 
 __all__ = ["HEADS", "Detector", "detector"]

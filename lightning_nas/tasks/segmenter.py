@@ -10,8 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from lightning_nas.io.numbers import check_number, check_numbers
+from lightning_nas.supernet.features import block_strides, features, headless, limit_stride, tap_widths
 from lightning_nas.supernet.stock import stock_network
-from lightning_nas.tasks.features import block_strides, features, headless, limit_stride, tap_widths
 
 __all__ = ["DeepLabV3LiteHead", "HeadName", "LRASPPHead", "Segmenter", "segmenter"]
 

@@ -57,6 +57,7 @@ from searches import search_of
 from torch.nn import functional
 from torchvision.models import mobilenet_v2
 
+from lightning_nas.space.options import SpaceOptions
 from lightning_nas.supernet import derive, space_of, supernet_from
 
 HERE = Path(__file__).parent
@@ -86,7 +87,9 @@ class Case:
         if self.size == TOY_SIZE:
             network = toy_network(lambda _: toy_block("ibn", 6))
             expansions = sorted({expansion for _, expansion in TOY_OPTIONS})
-            space = space_of(network, images, kinds=EXTREMES, expansions=expansions, ratios=(1.0,))
+            space = space_of(
+                network, images, options=SpaceOptions(kinds=EXTREMES, expansions=expansions, ratios=(1.0,))
+            )
         else:
             network = mobilenet_v2(num_classes=NUM_CLASSES).to(memory_format=self.memory_format)
             space = space_of(network, images)

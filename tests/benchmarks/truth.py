@@ -26,6 +26,7 @@ from torchvision.models import MobileNetV2
 from tqdm import tqdm
 
 from lightning_nas import Estimator
+from lightning_nas.space.options import SpaceOptions
 from lightning_nas.space.spec import SearchSpace
 from lightning_nas.supernet import space_of, supernet_from
 from lightning_nas.supernet.derive import derive
@@ -75,7 +76,9 @@ def space() -> SearchSpace:
     image = torch.zeros(1, 3, 32, 32)
     # Its members were trained before stem and head were searched.
     ends = {"stem_widths": (), "head_widths": ()}
-    return space_of(network(0), image, lanes=8, expansions=(4,), kernels=(3,), ratios=(0.25, 0.5, 1.0), **ends)
+    return space_of(
+        network(0), image, lanes=8, options=SpaceOptions(expansions=(4,), kernels=(3,), ratios=(0.25, 0.5, 1.0), **ends)
+    )
 
 
 def member(nodes, seed):

@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import get_args
 
 import numpy as np
 
 from lightning_nas.estimator.measurements import Figures
-from lightning_nas.graph.subgraph import OperatorKind, Subgraph
+from lightning_nas.graph.subgraph import OPERATORS, Subgraph
 
 __all__ = ["Rates", "bytes_moved", "is_operator", "operator_kind"]
 
-_OPERATOR_KINDS = frozenset(get_args(OperatorKind))
+_OPERATOR_KINDS = frozenset(("general_conv", *OPERATORS))
 # Weights by distance, chosen on rows of three devices that were left out one at a time.
 _SOFT, _POWER = 0.05, 3
 

@@ -6,7 +6,7 @@ import torch
 from torch import nn
 from torchvision.models import MobileNetV2, mobilenet_v2
 
-from lightning_nas.tasks.features import block_strides, features, headless, limit_stride, strides_to_taps, tap_widths
+from lightning_nas.supernet.features import block_strides, features, headless, limit_stride, strides_to_taps, tap_widths
 
 MAKERS = {
     "mobilenet_v2": lambda: mobilenet_v2(width_mult=0.25),

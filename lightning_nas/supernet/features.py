@@ -1,4 +1,4 @@
-"""Reading the feature maps of a stock network: what a detector's or a segmenter's head stands on."""
+"""Feature maps of a stock network, as a detector's or a segmenter's head reads them."""
 
 from __future__ import annotations
 
@@ -6,13 +6,13 @@ from collections.abc import Sequence
 from math import prod
 
 from timm.models import EfficientNet
-from timm.models._efficientnet_blocks import DepthwiseSeparableConv
-from timm.models._efficientnet_blocks import InvertedResidual as TimmInvertedResidual
 from torch import Tensor, nn
 from torchvision.models import MobileNetV2
 from torchvision.models.mobilenetv2 import InvertedResidual
 
 from lightning_nas.io.numbers import check_number, check_numbers
+from lightning_nas.supernet.timm_blocks import DepthwiseSeparableConv
+from lightning_nas.supernet.timm_blocks import InvertedResidual as TimmInvertedResidual
 
 __all__ = ["block_strides", "features", "headless", "limit_stride", "strides_to_taps", "tap_widths"]
 
