@@ -19,7 +19,7 @@ def is_kept_by_backend(
 
     Args:
         limits: What it may cost; without a latency nothing is measured.
-        verify_ms: Measures a network, in milliseconds; None where the backend is not here, and the estimate counts.
+        verify_ms: Measures a network, in milliseconds; None if the backend is not installed; then the estimate counts.
         architecture: The network.
     """
     if LATENCY not in limits.figures:
@@ -32,7 +32,7 @@ def confirm(limits: Limits, estimator: Estimator, architecture: Architecture) ->
     """Check that an architecture is within the budgets, by its own costs and not by the tables that a solver saw.
 
     Raises:
-        RuntimeError: It costs more than a budget, by the estimator or by the device's backend, where that is here.
+        RuntimeError: It costs more than a budget, by the estimator or, if it is installed, by the device's backend.
     """
     if over := excess(limits, estimator, architecture):
         raise RuntimeError(f"The derived network has {over}.")
@@ -43,7 +43,7 @@ def excess(limits: Limits, estimator: Estimator, architecture: Architecture) -> 
 
     Args:
         limits: What it has to cost.
-        estimator: What it costs, and what measures it whole, where the device's backend is here.
+        estimator: Predicts its costs, and measures it whole if the device's backend is installed.
         architecture: The architecture, whose costs are not read from the table that a solver saw.
     """
     memory = estimator.memory(architecture)

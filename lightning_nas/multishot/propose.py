@@ -34,7 +34,7 @@ class Proposal:
     Attributes:
         genes: The member.
         rejected: How many were rejected by the tables or the backend before it was found.
-        is_verified: Whether the backend, where it is here, prices it within the latency budget.
+        is_verified: Whether it is within the latency budget by the backend; True if that is not installed.
     """
 
     genes: Genes

@@ -45,7 +45,7 @@ class FrontierSubnet:
         architecture: The subnet.
         latency_ms: Its estimated latency, in milliseconds.
         inherited_loss: Its loss on held-out data with the supernet's weights.
-        verified_latency_ms: Its latency by the device's backend, in milliseconds; None where that is not here.
+        verified_latency_ms: Its latency by the device's backend, in milliseconds; None if that is not installed.
     """
 
     architecture: Architecture
@@ -69,7 +69,7 @@ def frontier_subnets(
             the logits say it.
         loss: Evaluates a subnet.
         count: Latencies to solve for.
-        verify_ms: Measures a network, in milliseconds; None where the device's backend is not here.
+        verify_ms: Measures a network, in milliseconds; None if the device's backend is not installed.
 
     Raises:
         ValueError: There is no latency budget, or `count` is below 2.

@@ -32,8 +32,8 @@ class Selected:
 
     Attributes:
         losses: Inherited loss of each evaluated subnet within the budgets, less what its size counts, the best first:
-            finalists by their loss on all data, then the others. Where the device's backend is here, no more than were
-            looked at by it.
+            finalists by their loss on all data, then the others. If the device's backend is installed, only those that
+            it measured.
         random: Those of them that were drawn at random.
     """
 
