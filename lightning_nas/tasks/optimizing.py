@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Any, Literal, get_args
+from typing import Literal, get_args
 
 import lightning as L
 import torch
@@ -70,10 +70,10 @@ class Optimizing:
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
 
-def _decay_groups(module: L.LightningModule, weight_decay: float) -> list[dict[str, Any]]:
+def _decay_groups(module: L.LightningModule, weight_decay: float) -> list[dict[str, object]]:
     parameters = [parameter for parameter in module.parameters() if parameter.requires_grad]
     # Norms and biases are the parameters of one dimension; decaying them costs accuracy and regularises nothing.
-    groups = [
+    groups: list[dict[str, object]] = [
         {"params": [p for p in parameters if p.ndim > 1], "weight_decay": weight_decay},
         {"params": [p for p in parameters if p.ndim <= 1], "weight_decay": 0.0},
     ]
