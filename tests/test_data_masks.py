@@ -53,7 +53,7 @@ def make(root: Path, splits: tuple[str, ...] = SPLITS, count: int = 4) -> Path:
 
 
 def small(root: Path, **options: object) -> MaskFolderDataModule:
-    return MaskFolderDataModule(root, **{"image_size": (16, 24), "batch_size": 3, **options})
+    return mask_data(root, **{"image_size": (16, 24), "batch_size": 3, **options})
 
 
 def write_labels(root: Path, names: tuple[str, ...] = ("a", "b", "c"), ignored: int = 255) -> None:
@@ -371,7 +371,7 @@ def test_shared_sets(name: str, classes: int, counts: tuple[int, ...]) -> None:
         pytest.skip(f"{root} is not there")
     data = mask_data(root, image_size=(48, 64))
     assert data.num_classes == classes
-    assert tuple(len(data._files[split]) for split in SPLITS) == counts
+    assert tuple(len(data.images.files[split]) for split in SPLITS) == counts
     data.setup("validate")
     images, masks = next(iter(data.val_dataloader()))
     assert images.shape == (16, 3, 48, 64)

@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.nn import functional
 from torch.utils.data import DataLoader, Dataset, Sampler
 
-from lightning_nas.io.numbers import check_number, check_seed
+from lightning_nas.io.numbers import check_number
 
 __all__ = ["BatchAugmentation", "BatchedImages", "EpochSampler", "SeededBatches", "image_loader"]
 
@@ -212,17 +212,6 @@ def image_loader(
         pin_memory=torch.cuda.is_available(),
         persistent_workers=num_workers > 0,
     )
-
-
-def check_loading(batch_size: int, num_workers: int, seed: int) -> None:
-    """Refuse loader settings that no loader can have.
-
-    Raises:
-        ValueError: One of them is out of range.
-    """
-    check_number("batch_size", batch_size, whole=True, least=1)
-    check_number("num_workers", num_workers, whole=True, least=0)
-    check_seed(seed)
 
 
 def _whole_batch(batch: object) -> object:

@@ -91,7 +91,7 @@ class Classification(L.LightningModule):
         self.distillation_weight = distillation_weight
         self.temperature = temperature
         self.mixup = mixup
-        self.teacher = Teacher(teacher, feature_weight, feature_modules)
+        self.teacher: Teacher[Tensor] = Teacher(teacher, feature_weight, feature_modules)
         self.val_accuracy = MulticlassAccuracy(num_classes, average="micro")
         self.test_accuracy = MulticlassAccuracy(num_classes, average="micro")
 

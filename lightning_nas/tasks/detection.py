@@ -76,7 +76,7 @@ class Detection(L.LightningModule):
         self.network = network
         self.num_classes = num_classes
         self.distillation_weight = distillation_weight
-        self.teacher = Teacher(teacher, feature_weight, feature_modules)
+        self.teacher: Teacher[list[Tensor]] = Teacher(teacher, feature_weight, feature_modules)
         self.val_precision = _precision()
         self.test_precision = _precision()
 

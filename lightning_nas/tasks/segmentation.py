@@ -100,7 +100,7 @@ class Segmentation(L.LightningModule):
         self.distillation_weight = distillation_weight
         self.temperature = temperature
         self.cutmix = cutmix
-        self.teacher = Teacher(teacher, feature_weight, feature_modules)
+        self.teacher: Teacher[Tensor] = Teacher(teacher, feature_weight, feature_modules)
         weights = None if class_weights is None else torch.tensor(class_weights)
         self.register_buffer("class_weights", weights, persistent=False)
         self.val_iou = MeanIoU(num_classes)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Generic, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -13,7 +13,9 @@ from torch import Tensor, nn
 from lightning_nas.io.numbers import check_number
 from lightning_nas.tasks.distillation import feature_loss, feature_maps
 
-__all__ = ["Teacher", "Taught", "check_teaching"]
+__all__ = ["Taught", "Teacher", "check_teaching"]
+
+Outputs = TypeVar("Outputs")
 
 
 @dataclass
@@ -23,8 +25,10 @@ class Taught:
     maps: list[Tensor] = field(default_factory=list)
 
 
-class Teacher:
+class Teacher(Generic[Outputs]):
     """Runs a frozen network beside the one that learns from it.
+
+    `Outputs` is what the network returns for a batch: logits, or the maps of a detector.
 
     It is no module of the LightningModule that holds it: no state_dict, no optimizer and no train() reaches it.
 
@@ -57,11 +61,11 @@ class Teacher:
         taught.maps = maps
 
     @torch.no_grad()
-    def run(self, images: Tensor) -> tuple[Any, list[Tensor]]:
+    def run(self, images: Tensor) -> tuple[Outputs, list[Tensor]]:
         """Return what the teacher gives for images (N, 3, H, W), and its maps."""
         assert self.network is not None
         with feature_maps(self.network, self.feature_modules) as maps:
-            outputs = self.network(images.contiguous(memory_format=torch.channels_last))
+            outputs: Outputs = self.network(images.contiguous(memory_format=torch.channels_last))
         return outputs, maps
 
     def feature_loss(self, taught: Taught, goals: Sequence[Tensor]) -> Tensor | float:
