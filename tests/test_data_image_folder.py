@@ -9,7 +9,7 @@ import pytest
 import torch
 from PIL import Image
 
-from lightning_nas.data._batches import BatchAugmentation
+from lightning_nas.data.batch_augment import BatchAugmentation
 from lightning_nas.data.image_folder import ImageFolderDataModule
 from lightning_nas.data.images import image_data
 from lightning_nas.data.loading import Loading
@@ -294,8 +294,8 @@ def test_settings_out_of_range_are_refused(tmp_path: Path, settings: dict, messa
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"min_area": 0}, "`min_crop_area` must be above 0"),
-        ({"jitter": 1}, "`color_jitter` must be at least 0 and below 1; got 1"),
+        ({"min_crop_area": 0}, "`min_crop_area` must be above 0"),
+        ({"color_jitter": 1}, "`color_jitter` must be at least 0 and below 1; got 1"),
     ],
 )
 def test_augmentation_out_of_range_is_refused(tmp_path: Path, settings: dict, message: str) -> None:

@@ -13,7 +13,7 @@ from hydra.utils import instantiate
 from omegaconf import OmegaConf
 from PIL import Image
 
-from lightning_nas.data._batches import BatchAugmentation
+from lightning_nas.data.batch_augment import BatchAugmentation
 from lightning_nas.data.digit_masks import DigitMasksDataModule
 from lightning_nas.data.masks import MaskFolderDataModule, mask_data
 from lightning_nas.data.pets import PetsDataModule
@@ -256,7 +256,7 @@ def test_images_and_masks_are_augmented_together() -> None:
     generator = torch.Generator().manual_seed(0)
     masks = torch.randint(0, 2, (16, 4, 4), generator=generator).repeat_interleave(8, 1).repeat_interleave(8, 2)
     images = masks[:, None].float().expand(-1, 3, -1, -1)
-    moved, labels = BatchAugmentation(0.3, jitter=0).together(images, masks.to(torch.uint8), generator)
+    moved, labels = BatchAugmentation(0.3, color_jitter=0).together(images, masks.to(torch.uint8), generator)
     assert labels.dtype == torch.uint8
     assert (labels != masks).float().mean() > 0.1
     # Between the two colours a pixel of the image is a mix.

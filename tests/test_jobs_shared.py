@@ -6,7 +6,7 @@ import commands
 import pytest
 from PIL import Image
 
-from lightning_nas.data._batches import BatchAugmentation
+from lightning_nas.data.batch_augment import BatchAugmentation
 from lightning_nas.data.digit_detection import DigitDetectionDataModule
 from lightning_nas.data.image_folder import ImageFolderDataModule
 from lightning_nas.training.fingerprint import plain

@@ -28,6 +28,7 @@ import lightning_nas
 from lightning_nas.budget import budget
 from lightning_nas.budget.budget import Budget
 from lightning_nas.data import (
+    batch_augment,
     coco,
     detection,
     detection_augment,
@@ -192,6 +193,7 @@ def rows(folders, search):
         "training.csv_logger.CSVLogger": Row(
             csv_logger.CSVLogger, {"flush_logs_every_n_steps": 0}, {"save_dir": folders, "name": "logs"}
         ),
+        "data.batch_augment.BatchAugmentation": Row(batch_augment.BatchAugmentation, AUGMENTED),
         "data.coco.CocoDataModule": Row(
             coco.CocoDataModule,
             {"image_size": 0},

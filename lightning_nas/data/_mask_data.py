@@ -14,7 +14,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from lightning_nas.data._batches import IMAGENET_MEAN, IMAGENET_STD, BatchAugmentation, SeededBatches
+from lightning_nas.data._batches import IMAGENET_MEAN, IMAGENET_STD, SeededBatches
 from lightning_nas.data._contents import SplitContents
 from lightning_nas.data._file_check import naming_all
 from lightning_nas.data._labels import IGNORE, Labels, check_labels
@@ -22,6 +22,7 @@ from lightning_nas.data._letterbox import canvas_size
 from lightning_nas.data._mask_files import Pair, count_ids, decode_all, decode_some, oriented
 from lightning_nas.data._preprocessing import Preprocessing
 from lightning_nas.data._splits import Split
+from lightning_nas.data.batch_augment import BatchAugmentation
 from lightning_nas.data.loading import Loading
 
 __all__ = ["AUGMENT", "MaskFiles", "MaskSizes", "MaskedImages", "mask_files"]

@@ -15,10 +15,11 @@ from torch import Tensor
 from torch.nn import functional
 
 from lightning_nas.data._base import SplitDataModule
-from lightning_nas.data._batches import BatchAugmentation, BatchedImages
+from lightning_nas.data._batches import BatchedImages
 from lightning_nas.data._contents import SplitContents
 from lightning_nas.data._preprocessing import Preprocessing
 from lightning_nas.data._splits import Split
+from lightning_nas.data.batch_augment import BatchAugmentation
 from lightning_nas.data.loading import Loading
 from lightning_nas.io.numbers import check_number, check_numbers, check_seed
 
@@ -30,7 +31,7 @@ IMAGE_SIZES = (32, 128)
 MIN_FRACTION = 0.05
 CHUNK = 256
 # A mirrored 2 is no digit, and the digit may touch the border: hence no flip and a mild crop.
-AUGMENT = BatchAugmentation(min_area=0.85, flip=False, jitter=0.1)
+AUGMENT = BatchAugmentation(min_crop_area=0.85, flip=False, color_jitter=0.1)
 
 
 @dataclass(frozen=True)

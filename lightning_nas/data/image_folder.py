@@ -16,13 +16,14 @@ from torch import Tensor
 from torchvision.datasets.folder import IMG_EXTENSIONS
 
 from lightning_nas.data._base import SplitDataModule
-from lightning_nas.data._batches import BatchAugmentation, BatchedImages
+from lightning_nas.data._batches import BatchedImages
 from lightning_nas.data._contents import SplitContents
 from lightning_nas.data._decode import DECODE_THREADS, open_image, rgb
 from lightning_nas.data._preprocessing import Preprocessing
 from lightning_nas.data._split_folders import folder_names, named_splits, split_of
 from lightning_nas.data._splits import Split
 from lightning_nas.data._walk import files_below
+from lightning_nas.data.batch_augment import BatchAugmentation
 from lightning_nas.data.loading import Loading
 from lightning_nas.io.numbers import check_number
 

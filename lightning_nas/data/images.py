@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from lightning_nas.data._batches import BatchAugmentation
+from lightning_nas.data.batch_augment import BatchAugmentation
 from lightning_nas.data.digits import DigitsDataModule
 from lightning_nas.data.image_folder import LOADING, ImageFolderDataModule
 from lightning_nas.data.loading import loading_of

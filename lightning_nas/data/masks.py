@@ -11,13 +11,13 @@ from numpy.typing import NDArray
 from torchvision.datasets.folder import IMG_EXTENSIONS
 
 from lightning_nas.data._base import SplitDataModule
-from lightning_nas.data._batches import BatchAugmentation
 from lightning_nas.data._labels import Labels, check_ignored, found_labels, label_settings, named_labels
 from lightning_nas.data._letterbox import canvas_size
 from lightning_nas.data._mask_data import AUGMENT, MaskSizes, mask_files
 from lightning_nas.data._mask_files import Pair
 from lightning_nas.data._split_folders import folder_names, spelled_splits
 from lightning_nas.data._walk import files_below
+from lightning_nas.data.batch_augment import BatchAugmentation
 from lightning_nas.data.digit_masks import DigitMasksDataModule
 from lightning_nas.data.digits import Split
 from lightning_nas.data.loading import Loading, loading_of

@@ -8,10 +8,10 @@ from pathlib import Path
 from torchvision.datasets import OxfordIIITPet
 
 from lightning_nas.data._base import SplitDataModule
-from lightning_nas.data._batches import BatchAugmentation
 from lightning_nas.data._labels import Labels
 from lightning_nas.data._mask_data import AUGMENT, MaskSizes, mask_files
 from lightning_nas.data._mask_files import Pair
+from lightning_nas.data.batch_augment import BatchAugmentation
 from lightning_nas.data.digits import Split
 from lightning_nas.data.loading import Loading, loading_of
 
