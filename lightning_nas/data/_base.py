@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Protocol
+from typing import Generic, Protocol, TypeVar
 
 import lightning as L
 from torch.utils.data import DataLoader
@@ -18,8 +18,11 @@ from lightning_nas.data.loading import Loading
 
 __all__ = ["ImageSet", "SplitDataModule"]
 
+Item = TypeVar("Item")
+Item_co = TypeVar("Item_co", covariant=True)
 
-class ImageSet(Protocol):
+
+class ImageSet(Protocol[Item_co]):
     """The images of a data set and what they show, which a `SplitDataModule` reads."""
 
     @property
@@ -34,12 +37,12 @@ class ImageSet(Protocol):
 
     @property
     def preprocessing(self) -> Preprocessing:
-        """What is done to an image before the network."""
+        """Preprocessing of an image before the network."""
         ...
 
     @property
     def contents(self) -> dict[Split, SplitContents]:
-        """How many images each split has, and how many of them show each class; empty where that is not known yet."""
+        """Number of images of each split, in all and of each class; empty where that is not known yet."""
         ...
 
     @property
@@ -52,13 +55,15 @@ class ImageSet(Protocol):
         """Whether there are test images; else those of ``val`` are the test images too."""
         ...
 
-    def load(self, split: Split) -> SeededBatches[object]:
+    def load(self, split: Split) -> SeededBatches[Item_co]:
         """Return the images of a split with what they show; called once a split."""
         ...
 
 
-class SplitDataModule(L.LightningDataModule):
+class SplitDataModule(L.LightningDataModule, Generic[Item]):
     """A LightningDataModule of a set of images. Each split is loaded when a stage first needs it.
+
+    `Item` is an image with what it shows: a label, a mask, or boxes.
 
     Args:
         images: The images.
@@ -70,7 +75,7 @@ class SplitDataModule(L.LightningDataModule):
         splits: The splits that are loaded.
     """
 
-    def __init__(self, images: ImageSet, loading: Loading) -> None:
+    def __init__(self, images: ImageSet[Item], loading: Loading) -> None:
         super().__init__()
         self.images = images
         self.batch_size = loading.batch_size
@@ -94,12 +99,12 @@ class SplitDataModule(L.LightningDataModule):
 
     @property
     def contents(self) -> dict[Split, SplitContents]:
-        """How many images each split has, and how many of them show each class; empty where that is not known yet."""
+        """Number of images of each split, in all and of each class; empty where that is not known yet."""
         return self.images.contents
 
     @property
     def preprocessing(self) -> Preprocessing:
-        """What is done to an image before the network."""
+        """Preprocessing of an image before the network."""
         return self.images.preprocessing
 
     @override
@@ -111,13 +116,13 @@ class SplitDataModule(L.LightningDataModule):
         self.splits.setup(stage)
 
     @override
-    def train_dataloader(self) -> DataLoader[object]:
+    def train_dataloader(self) -> DataLoader[Item]:
         return self.splits.loader("train")
 
     @override
-    def val_dataloader(self) -> DataLoader[object]:
+    def val_dataloader(self) -> DataLoader[Item]:
         return self.splits.loader("val")
 
     @override
-    def test_dataloader(self) -> DataLoader[object]:
+    def test_dataloader(self) -> DataLoader[Item]:
         return self.splits.loader("test")

@@ -19,7 +19,7 @@ __all__ = ["LOADING", "BoxedImages", "Records"]
 logger = logging.getLogger(__name__)
 
 LOADING = Loading(cache_limit_bytes=2**31)
-"""How images with boxes are loaded where nothing else is said."""
+"""The default `Loading` of images with boxes."""
 
 Records = Mapping[Split, Sequence[DetectionRecord] | Callable[[], Sequence[DetectionRecord]]]
 """The records of each split, or what makes them when a stage first needs them."""
@@ -49,12 +49,12 @@ class BoxedImages:
 
     @property
     def preprocessing(self) -> Preprocessing:
-        """What is done to an image before the network."""
+        """Preprocessing of an image before the network."""
         return Preprocessing(self.image_size, "letterbox")
 
     @property
     def contents(self) -> dict[Split, SplitContents]:
-        """How many images each split has, and how many of them show each class; nothing of those not made yet."""
+        """Number of images of each split, in all and of each class; without the splits that are not made yet."""
         return {split: _contents(records, len(self.class_names)) for split, records in self._made().items()}
 
     @property

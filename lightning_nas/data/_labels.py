@@ -26,7 +26,7 @@ FORM = '{"ignore_index": 255, "classes": [{"id": 0, "name": "sky"}, ...]}'
 
 @dataclass(frozen=True)
 class Labels:
-    """What the ids in masks mean.
+    """Meaning of the ids in masks.
 
     Attributes:
         names: Names of the classes.

@@ -141,7 +141,7 @@ class MaskFiles:
 
     @property
     def preprocessing(self) -> Preprocessing:
-        """What is done to an image before the network."""
+        """Preprocessing of an image before the network."""
         return Preprocessing(self.sizes.images)
 
     @property
@@ -215,7 +215,7 @@ def _paths(files: Mapping[Split, Sequence[Pair]]) -> dict[Split, list[Path]]:
 
 
 def _contents(counts: NDArray[np.int64], labels: Labels) -> SplitContents:
-    """Return what masks show, from how many pixels of each id each has."""
+    """Return the number of masks, in all and of each class, from how many pixels of each id each mask has."""
     ids = [[number for number, own in labels.classes.items() if own == label] for label in range(len(labels.names))]
     return SplitContents(len(counts), tuple(int(counts[:, own].any(axis=1).sum()) for own in ids))
 

@@ -21,7 +21,7 @@ MARKS = (b"eXIf", b"Raw profile type exif", b"tiff:Orientation")
 
 @dataclass(frozen=True)
 class Orientation:
-    """How an image file is stored, and how it is to be seen.
+    """Stored size of an image file, and its EXIF orientation.
 
     Attributes:
         stored: Height and width of the stored pixels.

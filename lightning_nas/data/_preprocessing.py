@@ -18,7 +18,7 @@ FITS = {
 
 @dataclass(frozen=True)
 class Preprocessing:
-    """How an image becomes the input of a network.
+    """Preprocessing of an image into the input of a network.
 
     Attributes:
         image_size: Height and width of the input in pixels.

@@ -7,7 +7,7 @@ import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import Generic, Literal, TypeVar
 
 from torch.utils.data import DataLoader
 
@@ -16,6 +16,8 @@ from lightning_nas.data._file_check import check_files, stamp_of
 from lightning_nas.data.loading import Loading
 
 __all__ = ["Split", "Splits"]
+
+Item = TypeVar("Item")
 
 Split = Literal["train", "val", "test"]
 """Parts of a data set."""
@@ -33,8 +35,8 @@ STAGES: dict[str | None, tuple[Split, ...]] = {
 
 
 @dataclass
-class Splits:
-    """What a LightningDataModule hands its `prepare_data`, its `setup` and its loaders to.
+class Splits(Generic[Item]):
+    """The splits of a data set, for `prepare_data`, `setup` and the loaders of a LightningDataModule.
 
     Attributes:
         load: Returns the images of a split; called once a split.
@@ -45,12 +47,12 @@ class Splits:
         parts: What is loaded.
     """
 
-    load: Callable[[Split], SeededBatches[object]]
+    load: Callable[[Split], SeededBatches[Item]]
     loading: Loading
     name: str
     has_test: bool = True
     files: Mapping[Split, Sequence[Path]] = field(default_factory=dict)
-    parts: dict[Split, SeededBatches[object]] = field(default_factory=dict)
+    parts: dict[Split, SeededBatches[Item]] = field(default_factory=dict)
     _is_checked: bool = False
 
     def prepare(self) -> None:
@@ -86,7 +88,7 @@ class Splits:
                 self.parts[source] = self.load(source)
             self.parts[split] = self.parts[source]
 
-    def loader(self, split: Split) -> DataLoader[object]:
+    def loader(self, split: Split) -> DataLoader[Item]:
         """Return the loader of a split that is set up; training images are shuffled."""
         batch_size, num_workers = self.loading.batch_size, self.loading.num_workers
         return image_loader(self.parts[split], batch_size, shuffle=split == "train", num_workers=num_workers)

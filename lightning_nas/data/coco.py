@@ -7,12 +7,14 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TypeGuard, get_args
 
+from torch import Tensor
+
 from lightning_nas.data._annotations import AnnotatedImage, AnnotatedSource, checked_splits, warn_of_unseen
 from lightning_nas.data._base import SplitDataModule
 from lightning_nas.data._boxed_images import LOADING, BoxedImages
 from lightning_nas.data._letterbox import canvas_size
 from lightning_nas.data.detection_augment import DetectionAugmentation
-from lightning_nas.data.detection_batches import DetectionRecord
+from lightning_nas.data.detection_batches import DetectionRecord, Target
 from lightning_nas.data.digits import Split
 from lightning_nas.data.loading import Loading
 from lightning_nas.io.reading import JsonObject, parse_json
@@ -28,7 +30,7 @@ LEAST_AREA = 1e-3
 AUGMENT = DetectionAugmentation()
 
 
-class CocoDataModule(SplitDataModule):
+class CocoDataModule(SplitDataModule[tuple[Tensor, Target]]):
     """Images and boxes in COCO's format, for a detector.
 
     The layout is ``root/annotations/instances_{train,val,test}.json`` and ``root/images/{train,val,test}/FILE``, or

@@ -4,17 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from torch import Tensor
+
 from lightning_nas.data._base import SplitDataModule
 from lightning_nas.data._boxed_images import LOADING, BoxedImages, Records
 from lightning_nas.data._letterbox import canvas_size
 from lightning_nas.data.detection_augment import DetectionAugmentation
-from lightning_nas.data.detection_batches import DetectionRecord
+from lightning_nas.data.detection_batches import DetectionRecord, Target
 from lightning_nas.data.loading import Loading
 
 __all__ = ["DetectionDataModule", "DetectionRecord"]
 
 
-class DetectionDataModule(SplitDataModule):
+class DetectionDataModule(SplitDataModule[tuple[Tensor, Target]]):
     """Batches of images and their objects for a detector, from records.
 
     A batch is ``(images, targets)``: images (N, 3, H, W), float32, normalised by ImageNet's mean and deviation, in

@@ -5,16 +5,18 @@ from __future__ import annotations
 from dataclasses import replace
 from functools import partial
 
+from torch import Tensor
+
 from lightning_nas.data._base import SplitDataModule
 from lightning_nas.data._boxed_images import LOADING, BoxedImages
 from lightning_nas.data.detection_augment import DetectionAugmentation
-from lightning_nas.data.detection_batches import DetectionRecord
+from lightning_nas.data.detection_batches import DetectionRecord, Target
 from lightning_nas.data.digits import NUM_CLASSES, DigitScenes, Split
 
 __all__ = ["DigitDetectionDataModule"]
 
 
-class DigitDetectionDataModule(SplitDataModule):
+class DigitDetectionDataModule(SplitDataModule[tuple[Tensor, Target]]):
     """Scenes of one digit or more, each with a box and one of ten classes.
 
     The batches are those of `lightning_nas.data.detection.DetectionDataModule`.

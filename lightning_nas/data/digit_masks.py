@@ -38,7 +38,7 @@ class MaskedDigits:
 
     @property
     def preprocessing(self) -> Preprocessing:
-        """What is done to an image before the network."""
+        """Preprocessing of an image before the network."""
         return Preprocessing((self.scenes.image_size, self.scenes.image_size))
 
     def load(self, split: Split) -> MaskedImages:
@@ -48,7 +48,7 @@ class MaskedDigits:
         return MaskedImages(partial(_pick, made), len(made), augment, self.scenes.seed)
 
 
-class DigitMasksDataModule(SplitDataModule):
+class DigitMasksDataModule(SplitDataModule[tuple[Tensor, Tensor]]):
     """Digit scenes with a mask each: 0 for background, 1 + the digit where there is one, 11 classes.
 
     Args:

@@ -213,7 +213,7 @@ class DigitImages:
 
     @property
     def preprocessing(self) -> Preprocessing:
-        """What is done to an image before the network."""
+        """Preprocessing of an image before the network."""
         return Preprocessing((self.scenes.image_size, self.scenes.image_size))
 
     def load(self, split: Split) -> BatchedImages:
@@ -223,7 +223,7 @@ class DigitImages:
         return BatchedImages(made.images.__getitem__, made.labels[:, 0], augment, self.scenes.seed)
 
 
-class DigitsDataModule(SplitDataModule):
+class DigitsDataModule(SplitDataModule[tuple[Tensor, Tensor]]):
     """Classification of digit scenes: one digit a scene, ten classes, images as (batch, 3, image_size, image_size).
 
     Args:

@@ -35,7 +35,7 @@ SPLIT_FRACTIONS = (0.7, 0.15, 0.15)
 
 
 LOADING = Loading(batch_size=32)
-"""How images are loaded where nothing else is said."""
+"""The default `Loading` of a folder of images."""
 AUGMENT = BatchAugmentation()
 
 
@@ -81,12 +81,12 @@ class FolderImages:
 
     @property
     def preprocessing(self) -> Preprocessing:
-        """What is done to an image before the network."""
+        """Preprocessing of an image before the network."""
         return Preprocessing((self.image_size, self.image_size))
 
     @property
     def contents(self) -> dict[Split, SplitContents]:
-        """How many images each split has, of each class."""
+        """Number of images of each split, in all and of each class."""
         num_classes = len(self.class_names)
         counts = {split: np.bincount(files.labels, minlength=num_classes) for split, files in self.files.items()}
         return {split: SplitContents(int(count.sum()), tuple(count.tolist())) for split, count in counts.items()}
@@ -114,7 +114,7 @@ class FolderImages:
         return BatchedImages(partial(_decode_some, files.paths, self.image_size), labels, augment, self.seed)
 
 
-class ImageFolderDataModule(SplitDataModule):
+class ImageFolderDataModule(SplitDataModule[tuple[Tensor, Tensor]]):
     """Images in the layout ``root/{train,val,test}/<class>/*.jpg``, for a classifier.
 
     Splits may be spelled in other usual ways (``Training``, ``valid``, ``dev``, ``TEST``, ``val_images``); what looks

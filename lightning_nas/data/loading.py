@@ -12,7 +12,7 @@ __all__ = ["Loading", "loading_of"]
 
 @dataclass(frozen=True)
 class Loading:
-    """How the images of a folder are loaded.
+    """Settings of the batches of a data set: their size and seed, and the memory for decoded images.
 
     Attributes:
         batch_size: Images a batch.

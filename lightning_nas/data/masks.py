@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
+from torch import Tensor
 from torchvision.datasets.folder import IMG_EXTENSIONS
 
 from lightning_nas.data._base import SplitDataModule
@@ -27,7 +28,7 @@ __all__ = ["MaskFolderDataModule", "mask_data"]
 LOADING, DIGITS = Loading(), Loading(batch_size=32)
 
 
-class MaskFolderDataModule(SplitDataModule):
+class MaskFolderDataModule(SplitDataModule[tuple[Tensor, Tensor]]):
     """Images and masks in the layout ``root/images/{train,val,test}/NAME.jpg`` and ``root/masks/.../NAME.png``.
 
     Masks are grey or have a palette; a pixel's value is an id. What ids mean is said by `classes` and `ignored`, or by

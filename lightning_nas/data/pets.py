@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+from torch import Tensor
 from torchvision.datasets import OxfordIIITPet
 
 from lightning_nas.data._base import SplitDataModule
@@ -23,7 +24,7 @@ VAL_EVERY = 5
 LOADING = Loading()
 
 
-class PetsDataModule(SplitDataModule):
+class PetsDataModule(SplitDataModule[tuple[Tensor, Tensor]]):
     """Cats and dogs (Parkhi et al. 2012) as torchvision's `OxfordIIITPet` lays them out: pet, background and border.
 
     Of the ``trainval`` images, in their order, every fifth one is for validation.

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from xml.etree import ElementTree
 
+from torch import Tensor
 from torchvision.datasets import VOCDetection
 from torchvision.datasets.voc import DATASET_YEAR_DICT
 
@@ -14,7 +15,7 @@ from lightning_nas.data._base import SplitDataModule
 from lightning_nas.data._boxed_images import LOADING, BoxedImages
 from lightning_nas.data._letterbox import canvas_size
 from lightning_nas.data.detection_augment import DetectionAugmentation
-from lightning_nas.data.detection_batches import DetectionRecord
+from lightning_nas.data.detection_batches import DetectionRecord, Target
 from lightning_nas.data.digits import Split
 from lightning_nas.data.loading import Loading, loading_of
 from lightning_nas.io.reading import JsonObject, shown
@@ -53,7 +54,7 @@ _MOST = 1e9
 AUGMENT = DetectionAugmentation()
 
 
-class VocDetectionDataModule(SplitDataModule):
+class VocDetectionDataModule(SplitDataModule[tuple[Tensor, Target]]):
     """Pascal VOC's 20 classes, or others, in the layout of torchvision's ``VOCDetection``.
 
     Its images ``train`` and ``val`` are those of this module; the test images are ``test`` where the year has them on

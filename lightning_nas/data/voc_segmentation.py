@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+from torch import Tensor
 from torchvision.datasets import VOCSegmentation
 
 from lightning_nas.data._base import SplitDataModule
@@ -25,7 +26,7 @@ NAMES = (
 )
 
 
-class VOCSegmentationDataModule(SplitDataModule):
+class VOCSegmentationDataModule(SplitDataModule[tuple[Tensor, Tensor]]):
     """Pascal VOC (Everingham et al. 2010) as torchvision's `VOCSegmentation` lays it out: 20 classes and background.
 
     Labels of the test images are not public: of the validation images, in their order, every second one is a test

@@ -40,7 +40,7 @@ _STRIP = 22
 
 @dataclass(frozen=True)
 class Normalization:
-    """How images were normalised, which were between 0 and 1.
+    """Mean and deviation by which images between 0 and 1 were normalised.
 
     Attributes:
         mean: What was subtracted from each channel.

@@ -61,7 +61,7 @@ class Classification(L.LightningModule):
     """
 
     metric: ClassVar[TaskMetric] = TaskMetric("accuracy", "acc")
-    """What it is judged by."""
+    """The figure that networks are compared by."""
 
     def __init__(
         self,

@@ -54,7 +54,7 @@ class Detection(L.LightningModule):
     """
 
     metric: ClassVar[TaskMetric] = TaskMetric("AP50", "ap50")
-    """What it is judged by."""
+    """The figure that networks are compared by."""
 
     def __init__(
         self,

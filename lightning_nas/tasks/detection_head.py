@@ -1,4 +1,4 @@
-"""`DetectionHead`: what the task asks of a detector's head."""
+"""`DetectionHead`: the protocol of a detector's head."""
 
 from __future__ import annotations
 

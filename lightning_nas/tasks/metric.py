@@ -38,12 +38,12 @@ class TaskMetric:
 
     @property
     def val_key(self) -> str:
-        """What it is logged as on the validation data."""
+        """Name that it is logged by on the validation data."""
         return f"val_{self.key}"
 
     @property
     def test_key(self) -> str:
-        """What it is logged as on the test data."""
+        """Name that it is logged by on the test data."""
         return f"test_{self.key}"
 
     def score(self, value: float) -> float:

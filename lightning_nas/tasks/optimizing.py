@@ -22,7 +22,7 @@ OptimizerName = Literal["sgd", "adamw"]
 
 @dataclass(frozen=True)
 class Optimizing:
-    """Makes optimizer and schedule of a module. Norms and biases have no weight decay.
+    """Settings of an optimizer and of its learning-rate schedule. Norms and biases have no weight decay.
 
     Attributes:
         optimizer: ``sgd`` or ``adamw``.
@@ -49,7 +49,10 @@ class Optimizing:
         check_number("warmup_fraction", self.warmup_fraction, least=0, most=1)
 
     def configured(self, module: L.LightningModule) -> OptimizerLRSchedulerConfig:
-        """Return what `configure_optimizers` of `module` returns.
+        """Return the optimizer and the schedule of a module, for its `configure_optimizers`.
+
+        Args:
+            module: The module, attached to a trainer.
 
         Raises:
             MisconfigurationException: Its trainer has no last step.

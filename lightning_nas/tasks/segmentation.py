@@ -65,7 +65,7 @@ class Segmentation(L.LightningModule):
     """
 
     metric: ClassVar[TaskMetric] = TaskMetric("mIoU", "miou")
-    """What it is judged by."""
+    """The figure that networks are compared by."""
 
     class_weights: Tensor | None
 
