@@ -239,6 +239,9 @@ def test_images_that_are_exchanged_make_another_run(tmp_path: Path) -> None:
     assert plain(ImageFolderDataModule(root), whole_paths=True) != before
     # Records of machines that keep them in other places agree.
     assert "splits" not in plain(ImageFolderDataModule(root))
+    # Workers change no image; the seed of the augmentation does.
+    assert plain(ImageFolderDataModule(root, loading=Loading(32, num_workers=2))) == plain(ImageFolderDataModule(root))
+    assert plain(ImageFolderDataModule(root, loading=Loading(32, seed=1))) != plain(ImageFolderDataModule(root))
 
 
 def test_splits_inside_of_classes_are_refused(tmp_path: Path) -> None:

@@ -84,6 +84,7 @@ class Classification(L.LightningModule):
         check_number("num_classes", num_classes, whole=True, least=2)
         check_teaching(num_classes, feature_weight, distillation_weight, temperature, mixup)
         check_number("label_smoothing", label_smoothing, least=0, most=1)
+        # Plain arguments: Lightning keeps them in checkpoints, and makes the module of them again.
         self.save_hyperparameters(ignore=["network", "teacher"], logger=False)
         self.network = network
         self.num_classes = num_classes

@@ -72,6 +72,7 @@ class Detection(L.LightningModule):
         super().__init__()
         self.optimizing = Optimizing(optimizer, lr, weight_decay, warmup_fraction)
         check_teaching(num_classes, feature_weight, distillation_weight, temperature=1.0)
+        # Plain arguments: Lightning keeps them in checkpoints, and makes the module of them again.
         self.save_hyperparameters(ignore=["network", "teacher"], logger=False)
         self.network = network
         self.num_classes = num_classes

@@ -93,6 +93,7 @@ class Segmentation(L.LightningModule):
         check_number("label_smoothing", label_smoothing, least=0, most=1)
         if class_weights is not None:
             class_weights = _checked(class_weights, num_classes)
+        # Plain arguments: Lightning keeps them in checkpoints, and makes the module of them again.
         self.save_hyperparameters(ignore=["network", "teacher"], logger=False)
         self.network = network
         self.num_classes = num_classes

@@ -56,7 +56,7 @@ def plain(value: Any, whole_paths: bool = False) -> Any:
     if isinstance(value, partial):
         return {"_target_": _name(value.func), **told(value.keywords)}
     if isinstance(value, pl.LightningDataModule):
-        # Its augmentation is private in most, and yet changes what is trained.
+        # What is private may change what is trained, too.
         known = {name: item for name, item in vars(value).items() if _is_setting(item) and name not in _LOADING}
         described = {"_target_": type(value).__name__, **told(known)}
         if whole_paths:
