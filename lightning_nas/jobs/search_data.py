@@ -1,4 +1,4 @@
-"""`SearchData`: the protocol of a datamodule, and the facts that it may state beside that."""
+"""`SearchData`: what a job asks of a datamodule, and what it reads where a datamodule says more."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ class SearchData(Protocol):
 
 
 class SplitCounts(Protocol):
-    """Number of images of a split, in all and of each class."""
+    """How many images a split has."""
 
     @property
     def num_images(self) -> int:
@@ -77,7 +77,7 @@ class Described(Protocol):
 
 @dataclass(frozen=True)
 class DataFacts:
-    """Facts that a datamodule may state in attributes of these names; each may be missing.
+    """What a datamodule may say of itself in attributes of these names; each may be missing.
 
     Attributes:
         name: Name of the data set, for records. By default that of the folder `root`, or else the name of the class in
@@ -97,7 +97,7 @@ class DataFacts:
 
 
 def facts_of(data: object) -> DataFacts:
-    """Return the facts that a datamodule states, and the defaults of `DataFacts` for those that it does not.
+    """Return what a datamodule says of itself, with the defaults of `DataFacts` for what it does not say.
 
     Args:
         data: The datamodule.

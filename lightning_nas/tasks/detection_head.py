@@ -1,4 +1,4 @@
-"""`DetectionHead`: the protocol of a detector's head."""
+"""`DetectionHead`: what the task asks of a detector's head."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Feature maps of a stock network, which the heads of detectors and segmenters read."""
+"""Reading the feature maps of a stock network: what a detector's or a segmenter's head stands on."""
 
 from __future__ import annotations
 
@@ -79,9 +79,6 @@ def strides_to_taps(backbone: nn.Module, strides: Sequence[int]) -> tuple[int, .
 def block_strides(backbone: nn.Module) -> dict[int, int]:
     """Return the strides of a network's blocks, in rising order, each with the last block that has it.
 
-    Args:
-        backbone: Network as in `features`.
-
     Raises:
         TypeError: A network of another class.
 
@@ -104,10 +101,6 @@ def limit_stride(backbone: nn.Module, stride: int) -> nn.Module:
 
     Convolutions that would go beyond keep their weights and lose their step, so that maps are larger behind them.
     Unlike in the networks of DeepLab (Chen et al. 2017, arXiv 1706.05587) none becomes dilated: blocks stay ordinary.
-
-    Args:
-        backbone: Network as in `features`.
-        stride: The largest stride that a block may have, in input pixels to an output pixel.
 
     Raises:
         TypeError: A network of another class.
@@ -139,10 +132,6 @@ def limit_stride(backbone: nn.Module, stride: int) -> nn.Module:
 def tap_widths(backbone: nn.Module, taps: Sequence[int]) -> tuple[int, ...]:
     """Return the output channels of chosen blocks; ask before `supernet_from` converts them.
 
-    Args:
-        backbone: Network as in `features`.
-        taps: Which blocks, see `strides_to_taps`.
-
     Raises:
         TypeError: A network of another class.
         ValueError: There is no such block, or no tap.
@@ -161,9 +150,6 @@ def headless(network: nn.Module) -> nn.Module:
     """Remove the last 1x1 convolution and the classifier of a stock network in place, and return it.
 
     Its weights are best loaded before: a file of weights holds the whole network.
-
-    Args:
-        network: torchvision's `MobileNetV2` or a network of timm's `EfficientNet` class.
 
     Raises:
         TypeError: A network of another class.

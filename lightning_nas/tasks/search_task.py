@@ -1,4 +1,4 @@
-"""`SearchTask`: the protocol of a LightningModule that recipes search, and those of what can be drawn."""
+"""`SearchTask`: what a job asks of a LightningModule, and what a picture of its results needs."""
 
 from __future__ import annotations
 
