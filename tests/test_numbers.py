@@ -108,6 +108,7 @@ EXEMPT = {
     "estimator.measure.sampling.random_blocks": "measure_device has checked them",
     "graph.memory": "a result, and `dtype` is a name",
     "graph.network": "made by the tracer",
+    "estimator.judge.error.format_error": "says a result",
     "estimator.judge.peak.format_peak": "says a result",
     "estimator.fit.forest": "a fit",
     "jobs.estimator_source": "read from files, or checked by DeviceChoice",

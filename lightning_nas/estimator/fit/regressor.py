@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import zipfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import compress
@@ -113,7 +114,11 @@ class Regressor:
                 arrays.update({f"{name}.{key}": array for key, array in model.arrays.items()})
         arrays.update({f"held_out.{name}": np.array(value) for name, value in self.held_out.items()})
         data = io.BytesIO()
-        np.savez_compressed(data, **arrays)  # type: ignore[arg-type]
+        # What `np.savez_compressed` does, which cannot be told that no name is that of an option of its own.
+        with zipfile.ZipFile(data, "w", zipfile.ZIP_DEFLATED) as archive:
+            for name, array in arrays.items():
+                with archive.open(f"{name}.npy", "w", force_zip64=True) as file:
+                    np.lib.format.write_array(file, array, allow_pickle=False)
         write_bytes(path, data.getvalue())
 
     @classmethod
