@@ -93,7 +93,7 @@ class Device:
 
 
 def check_name(name: object) -> None:
-    r"""Refuse what cannot name a device: its files are called so, and must lie where they are put.
+    r"""Check the name of a device, after which its files are named.
 
     Names are those of files, such as ``my chip (2)``: up to 200 bytes of what can be printed, without ``/``, ``\`` and
     ``:``, which part folders and drives, and not hidden by a point in front.

@@ -91,7 +91,7 @@ class Estimator:
         fallback: Fallback | None = None,
         settings: Mapping[str, object] | None = None,
     ) -> Estimator:
-        """Load a device of this package by its name, or one of your own by the path of its table.
+        """Load the estimator of a shipped device by its name, or of your own device by the path of its table.
 
         Args:
             name_or_path: A name, or a ``.csv`` file, see `lightning_nas.estimator.measurements`. A device in a
@@ -146,7 +146,7 @@ class Estimator:
         return estimator
 
     def with_device(self, device: Device) -> Estimator:
-        """Return the estimator with another correction or spread; what it is fitted to is the same."""
+        """Return this estimator with another correction, spread or errors; the fit is the same."""
         return Estimator(device, self.measurements, self.regressor, self._is_exact, self.networks, self.fallback)
 
     @property
@@ -161,7 +161,7 @@ class Estimator:
 
     @property
     def regressor(self) -> Regressor:
-        """The regressor, from the cache or fitted now."""
+        """The fitted regressor: read from the cache, or fitted at first use."""
         if self._regressor is None:
             self._regressor = cached(self._cache, self._fit)
         return self._regressor
@@ -176,7 +176,7 @@ class Estimator:
         return self._prices.predict_ms(subgraphs)
 
     def interval_ms(self, subgraphs: Sequence[Subgraph], level: float = 0.9) -> np.ndarray:
-        """Return the smallest and the largest latency that each subgraph may have, shape (num_subgraphs, 2).
+        """Return a prediction interval of the latency of each subgraph, shape (num_subgraphs, 2).
 
         What was measured is as uncertain as parts of networks are (`Device.spread`); what is predicted, as rows were
         that were held out of the fit; what a closed form says, as it was off on the array that it was compared with.
@@ -189,7 +189,7 @@ class Estimator:
         return np.array([self.total_interval_ms([part], level) for part in subgraphs]).reshape(-1, 2)
 
     def total_interval_ms(self, subgraphs: Sequence[Subgraph], level: float = 0.9) -> tuple[float, float]:
-        """Return the smallest and the largest latency that a network of these subgraphs may have.
+        """Return the prediction interval of the latency of a network of these subgraphs: its lower and upper end.
 
         Errors of different parts are independent and mostly cancel; equal parts are off equally. Where whole networks
         alone were measured, the process that is fitted to them knows which sums they tell and which not.
@@ -222,7 +222,7 @@ class Estimator:
     def latency_interval_ms(
         self, network: nn.Module | Architecture, example_input: Tensor | None = None, level: float = 0.9
     ) -> tuple[float, float]:
-        """Return the smallest and the largest latency that a whole network may have.
+        """Return the prediction interval of a network's latency: its lower and upper end.
 
         Args:
             network: A model, or an architecture.
@@ -238,7 +238,7 @@ class Estimator:
         dtype: Dtype = "int8",
         layout: Layout = BRICKS,
     ) -> Memory:
-        """Return the bytes of parameters and the largest sum of live activations over the order of execution.
+        """Return the memory of a network: bytes of its parameters and peak bytes of its activations.
 
         Args:
             network: A model, or an architecture.
@@ -249,16 +249,19 @@ class Estimator:
         return network_memory(_network(network, example_input, self.fallback), dtype, layout)
 
     def macs(self, network: nn.Module | Architecture, example_input: Tensor | None = None) -> int:
-        """Return the multiply-accumulates for one image."""
+        """Return the multiply-accumulates of a network for one image."""
         return sum(part.macs for part in _parts(network, example_input, self.fallback))
 
     def verify_ms(self, network: nn.Module | Architecture, example_input: Tensor | None = None) -> float | None:
-        """Measure the whole network with the device's backend; None where that is not here."""
+        """Measure the latency of the whole network with the device's backend; None where no backend is here."""
         figures = self.verify(network, example_input)
         return None if figures is None else figures.latency_ms
 
     def verify(self, network: nn.Module | Architecture, example_input: Tensor | None = None) -> Figures | None:
-        """Measure the latency and the fast memory of the whole network likewise; an architecture once."""
+        """Measure the latency and the fast memory of the whole network; None where no backend is here.
+
+        An architecture is measured once and remembered.
+        """
         backend = available_backend(self.device)
         if backend is None:
             return None
@@ -270,7 +273,7 @@ class Estimator:
         return figures
 
     def measured_share(self, parts: Iterable[Subgraph]) -> float:
-        """Return which share of the latency of a network is measured rather than predicted."""
+        """Return the share of a network's latency that is measured rather than predicted."""
         pieces = [piece for part in parts for piece in self._prices.pieces(part)]
         latencies_ms = self._prices.predict_ms(pieces).tolist()
         measured = sum(ms for piece, ms in zip(pieces, latencies_ms, strict=True) if piece in self.measurements)
@@ -278,7 +281,7 @@ class Estimator:
 
     @cached_property
     def _errors(self) -> Errors:
-        """How far rows were off that were held out: when the device was judged, or else of a fit to the table."""
+        """Error quantiles of predicted parts: as recorded with the device, or else of rows held out of the fit."""
         if self.device.errors:
             return Errors.from_dict(self.device.errors)
         if self.device.backend == ANALYTIC:

@@ -72,7 +72,7 @@ def _is_complete(path: Path) -> bool:
 
 
 def find_device(name_or_path: str | Path) -> Path:
-    """Return the table of a device, or the file of one that needs no table.
+    """Return the path of a device's table, or of the ``.json`` file of a closed form.
 
     Raises:
         ValueError: There is no such device.
@@ -95,19 +95,19 @@ def find_device(name_or_path: str | Path) -> Path:
 
 
 def closed_form(path: Path, lanes: int | None, settings: Mapping[str, object]) -> Device:
-    """Return the device of a file that needs no table, with other lanes and settings where they are given."""
+    """Read the device of a closed form, and replace its lanes and settings where others are given."""
     device = read_device(path)
     device = replace(device, settings={**device.settings, **settings})
     return device if lanes is None else replace(device, lanes=lanes)
 
 
 def closed_form_errors() -> Errors:
-    """Return how far closed forms are off, as the shipped one was on the array that it was compared with."""
+    """Return the error quantiles of closed forms: those of the shipped one, against a simulator."""
     return Errors.from_dict(read_device(TARGETS / "analytic_array.json").errors)
 
 
 def device_of(table: Path, rows: Measurements, lanes: int | None) -> Device:
-    """Return the device of the file beside a table, or what can be told from the table alone.
+    """Return the device beside a table; without a file, one that is derived from the table alone.
 
     Raises:
         ValueError: The table has too few rows to stand alone.

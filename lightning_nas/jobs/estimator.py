@@ -37,7 +37,7 @@ EITHER = ("vela",)
 """Backends that measure operators or whole subgraphs, as the device says."""
 
 PROBE = Subgraph("conv", 8, 8, 16, 16, 16, kernel=3)
-"""Measured and forgotten before anything is written: settings that the backend refuses are said then."""
+"""Subgraph that is measured before anything is written, so that a backend refuses bad settings early."""
 
 # Granularity is chosen by the first rows of a table.
 _MOST_COMPARED = 1500

@@ -1,4 +1,4 @@
-"""The command `lightning-nas estimator`: measure devices, and tell how far estimates are off.
+"""The command `lightning-nas estimator`: measure devices, and judge their estimators.
 
 ``lightning-nas estimator plan|measure|lanes|granularity|error|memory DEVICE``:
 
@@ -52,7 +52,7 @@ from lightning_nas.training.stop import Stopped, stoppable
 _log = logging.getLogger(__name__)
 
 SIMULATED = "edge_tpu"
-"""What closed forms are compared with: the settings of `analytic_array` are those of its array."""
+"""Device that closed forms are compared with: the settings of `analytic_array` are those of its array."""
 
 
 def main(arguments: Sequence[str]) -> None:
@@ -167,7 +167,7 @@ def _setting(text: str) -> tuple[str, object]:
 
 
 def compare_lanes(table: Path) -> None:
-    """Find the lanes in measured latency against channels, and record them beside those that the device says."""
+    """Find the lanes in measured latency against channels, and record them."""
     device = read_device(table.with_suffix(".json"))
     backend, curves = open_backend(device), curve_subgraphs()
     found = measured_staircase(device, curves, scratch_table(device, backend, "staircase"), backend)
@@ -214,7 +214,7 @@ def judge_table(table: Path, num_networks: int, lanes: int | None) -> None:
 
 
 def _judging_backend(device: Device, num_networks: int) -> Backend | None:
-    """Return what measures networks to judge by; a device that has a backend is not judged by less without being told.
+    """Return the backend that measures networks to judge by; None where the table alone is asked for.
 
     Raises:
         ImportError: The packages of the backend are not installed.
@@ -233,7 +233,7 @@ def _judging_backend(device: Device, num_networks: int) -> Backend | None:
 
 
 def judge_closed_form(table: Path) -> None:
-    """Compare a closed form with the table of the simulated device that its settings are those of, and record it.
+    """Compare a closed form with the table of a simulated device, and record its errors.
 
     Raises:
         ValueError: The device is no closed form.

@@ -1,4 +1,4 @@
-"""What there is of a device before anything is measured: read from wherever it is, and copied into a run."""
+"""Files of a device before anything is measured: found, read, and copied into a run."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ _OPERATORS = "_operators.csv"
 
 @dataclass(frozen=True)
 class DeviceSource:
-    """What there is of a device before anything is measured.
+    """A device and its files, before anything is measured.
 
     Attributes:
         device: The device.
@@ -44,7 +44,7 @@ class DeviceSource:
 
 @contextmanager
 def open_source(choice: DeviceChoice) -> Iterator[DeviceSource]:
-    """Find the device, and read all that there is of it: whatever is wrong is said before any work.
+    """Find the files of a device and read them, so that errors in them are raised before any work.
 
     Args:
         choice: Which device.
@@ -115,7 +115,7 @@ def _new(choice: DeviceChoice) -> DeviceSource:
 
 
 def begin_table(run_dir: Path, source: DeviceSource, is_measured: bool, settings: Mapping[str, object]) -> Path:
-    """Return the table of the run, beside its device: that of a run to be continued, or a copy of what there is.
+    """Return the table of the run: that of a run to be continued, or a copy of the device's table.
 
     Args:
         run_dir: Directory of the run.

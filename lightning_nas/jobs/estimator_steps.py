@@ -34,7 +34,7 @@ def measured_staircase(device: Device, curves: Sequence[Subgraph], path: Path, b
 
 
 def staircase_record(documented: int | None, staircase: Staircase) -> dict[str, object]:
-    """Return what is recorded of the lanes: those of the device's file, and those that were found."""
+    """Return the record of the lanes: those of the device's file, and those that were found."""
     return {"documented": documented, "found": staircase.lanes, "reason": staircase.reason}
 
 

@@ -1,4 +1,4 @@
-"""The report of an estimator: what was measured, how far it is off, and where latency steps."""
+"""HTML report of an estimator: its measurements, its errors, and the curves that show its lanes."""
 
 from __future__ import annotations
 

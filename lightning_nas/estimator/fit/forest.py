@@ -56,7 +56,7 @@ class _Level:
 
 
 class Forest:
-    """Trees whose values add up.
+    """Boosted trees: the prediction is an offset plus the value of each tree's leaf.
 
     Rows are sets of bits here, a bit a row. Every distinct test is made once for all rows. A node's rows are those of
     its parent that pass the parent's test, so that a depth of all trees takes two logical operations. The number of
@@ -88,11 +88,11 @@ class Forest:
 
     @property
     def num_features(self) -> int:
-        """How many of the first columns of its inputs the forest reads."""
+        """Columns that the inputs must have: one more than the largest that is tested."""
         return max(self._thresholds, default=-1) + 1
 
     def predict(self, inputs: NDArray[np.float64]) -> NDArray[np.float64]:
-        """Return the sum of the offset and of every tree's value, in that order, of each row.
+        """Return the prediction of each row: the offset, plus tree after tree.
 
         Args:
             inputs: One row a sample, without gaps.
@@ -106,7 +106,7 @@ class Forest:
         return total
 
     def _leaves(self, inputs: NDArray[np.float64]) -> NDArray[np.uint8]:
-        """Return the number of each row's leaf, one line a tree."""
+        """Return the leaf of each row within each tree, shape (num_trees, num_rows)."""
         passed = self._passed(inputs)
         num_trees, num_slots = self._values.shape
         # Bits beyond the last row are never read.
@@ -120,7 +120,7 @@ class Forest:
         return _numbers(noted.reshape(num_trees, num_slots, -1), len(inputs))
 
     def _passed(self, inputs: NDArray[np.float64]) -> _Words:
-        """Return the rows that pass each test."""
+        """Return the rows that pass each test, as bits."""
         num_words = -(-len(inputs) // _WORD_BITS)
         columns = np.zeros((self.num_features, num_words * _WORD_BITS))
         columns[:, : len(inputs)] = inputs[:, : self.num_features].T
@@ -134,7 +134,7 @@ class Forest:
 
 
 def _numbers(noted: _Words, num_rows: int) -> NDArray[np.uint8]:
-    """Return the number of the slot where each row is noted, one line a tree.
+    """Return the slot of each row, shape (num_trees, num_rows).
 
     Args:
         noted: Rows by tree and slot; a row is in one slot of each tree. The number of slots is a power of two.

@@ -51,7 +51,7 @@ class Errors:
         return cls(np.array([[quantile(np.abs(errors[rows]), level) for level in LEVELS] for rows in chosen]))
 
     def widths_of(self, parts: Sequence[Subgraph], level: float) -> np.ndarray:
-        """Return for each subgraph the logarithm of the factor that it may be off by, up or down.
+        """Return the half width of each subgraph's interval, as the logarithm of a factor.
 
         Raises:
             ValueError: The level is none of `LEVELS`.
@@ -62,12 +62,12 @@ class Errors:
         return widths
 
     def to_dict(self) -> dict[str, list[float]]:
-        """Return the widths as numbers by kind, to be kept in the file of a device."""
+        """Return the widths by kind of subgraph, as they are kept in the file of a device."""
         return {kind: [round(x, 5) for x in row] for kind, row in zip(_ROWS, self.widths.tolist(), strict=True)}
 
     @classmethod
     def from_dict(cls, widths: Mapping[str, Sequence[float]]) -> Errors:
-        """Return the errors of what `to_dict` returned.
+        """Return the quantiles that `to_dict` wrote.
 
         Raises:
             ValueError: A kind is missing, or a width is.
@@ -85,12 +85,12 @@ class Errors:
 
     @property
     def arrays(self) -> dict[str, np.ndarray]:
-        """Everything there is to store."""
+        """The arrays to store."""
         return {"widths": self.widths}
 
     @classmethod
     def from_arrays(cls, arrays: Mapping[str, np.ndarray]) -> Errors:
-        """Return the errors of stored arrays.
+        """Return the quantiles of stored arrays.
 
         Raises:
             ValueError: The arrays are not those of errors.
@@ -102,7 +102,7 @@ class Errors:
 
 
 def level_number(level: float) -> int:
-    """Return the number of a level among `LEVELS`.
+    """Return the index of a level in `LEVELS`.
 
     Raises:
         ValueError: It is none of them.
@@ -113,6 +113,6 @@ def level_number(level: float) -> int:
 
 
 def quantile(errors: np.ndarray, level: float) -> float:
-    """Return what a new error is below with the probability of the level, by the rank of those that are known."""
+    """Return the conformal quantile of errors: a new one is below it with the probability of the level."""
     rank = min(len(errors), int(np.ceil((len(errors) + 1) * level)))
     return float(np.partition(errors, rank - 1)[rank - 1])

@@ -1,4 +1,4 @@
-"""Fills the gaps between measurements, by the model that fills held-out gaps best."""
+"""Regressor from subgraphs to latency: trees, a Gaussian process or both, chosen by held-out rows."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from lightning_nas.io.writing import write_bytes
 __all__ = ["VERSION", "Regressor", "fitted_rows", "held_out_errors"]
 
 VERSION = 5
-"""Goes into the key of the cache: to be raised with every change of the features or of the fit."""
+"""Part of the cache's key: to be raised with every change of the features or of the fit."""
 
 # The process is cubic in the rows: minutes and gigabytes beyond this, where trees are as good.
 _MAX_SMOOTH = 12_000
@@ -70,7 +70,7 @@ class Regressor:
 
     @classmethod
     def fit(cls, subgraphs: Sequence[Subgraph], latency_ms: np.ndarray) -> Regressor:
-        """Fit to measurements by the model of the smallest error on held-out rows."""
+        """Fit the model that has the smallest error on held-out rows."""
         if len(subgraphs) > _MAX_SMOOTH or not _is_smooth(subgraphs, latency_ms):
             return cls("trees", Trees.fit(subgraphs, latency_ms), None, {})
         parts, errors = _held_out(subgraphs, latency_ms)
@@ -91,7 +91,7 @@ class Regressor:
         return _mean(*(model.predict_ms(subgraphs) for model in models if model is not None))
 
     def half_width_ms(self, subgraphs: Sequence[Subgraph], level: float) -> float:
-        """Return how far the sum of subgraphs may be off, up or down, where whole networks were fitted.
+        """Return the half width of the interval of a network, for a regressor that was fitted to networks.
 
         Raises:
             ValueError: The level is none of `lightning_nas.estimator.fit.interval.LEVELS`.
@@ -123,7 +123,7 @@ class Regressor:
 
     @classmethod
     def load(cls, path: Path) -> Regressor:
-        """Read what `save` wrote. Only arrays of numbers are read, and they are checked before they are used.
+        """Read a file of `save`. Only arrays of numbers are read, and they are checked before they are used.
 
         Raises:
             ValueError: The file is damaged, or no regressor.
@@ -148,7 +148,7 @@ def fitted_rows(measurements: Mapping[Subgraph, Figures]) -> dict[Subgraph, floa
 
 
 def held_out_errors(subgraphs: Sequence[Subgraph], latency_ms: np.ndarray) -> Errors:
-    """Return what trees may be off that are fitted to so many rows that none was held out to choose a model."""
+    """Return the error quantiles of trees, by a fit to four fifths of the rows."""
     test = np.random.default_rng(0).permutation(len(subgraphs)) % _NUM_FOLDS == 0
     asked = list(compress(subgraphs, test))
     predicted_ms = Trees.fit(list(compress(subgraphs, ~test)), latency_ms[~test]).predict_ms(asked)
@@ -156,7 +156,7 @@ def held_out_errors(subgraphs: Sequence[Subgraph], latency_ms: np.ndarray) -> Er
 
 
 def _held_out(subgraphs: Sequence[Subgraph], latency_ms: np.ndarray) -> tuple[list[Subgraph], dict[str, np.ndarray]]:
-    """Return rows that were held out, and the logarithm of predicted over measured of each by model."""
+    """Return held-out rows, and their errors by model as logarithms of predicted over measured."""
     fold = np.random.default_rng(0).permutation(len(subgraphs)) % _NUM_FOLDS
     parts: list[Subgraph] = []
     errors: dict[str, list[np.ndarray]] = {name: [] for name in _CHOICES}
@@ -173,7 +173,7 @@ def _held_out(subgraphs: Sequence[Subgraph], latency_ms: np.ndarray) -> tuple[li
 
 
 def _is_smooth(subgraphs: Sequence[Subgraph], latency_ms: np.ndarray) -> bool:
-    """Return whether the process may be of use: on some of many rows it is, alone or with the trees."""
+    """Return whether the process is worth its time: for large tables, a sample of the rows decides."""
     if len(subgraphs) < _MIN_SCREENED:
         return True
     some = np.random.default_rng(0).permutation(len(subgraphs))[:_NUM_SCREENED]

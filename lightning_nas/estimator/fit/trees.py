@@ -34,7 +34,7 @@ _LARGER_STEPS = {"max_iter": 300, "learning_rate": 0.1}
 
 
 class Trees:
-    """Predicts the latency of subgraphs.
+    """Boosted trees that predict the latency of subgraphs.
 
     What is learnt is the logarithm of milliseconds per multiply-accumulate, so that errors are relative and the trees
     need not learn that twice the work takes twice the time.
@@ -52,7 +52,7 @@ class Trees:
 
     @classmethod
     def fit(cls, subgraphs: Sequence[Subgraph], latency_ms: np.ndarray) -> Trees:
-        """Fit to measurements."""
+        """Fit trees to measured latencies."""
         inputs, targets = features(subgraphs), np.log(latency_ms / work(subgraphs))
         model = HistGradientBoostingRegressor(**_SETTINGS | (_LARGER_STEPS if len(subgraphs) <= _FEW else {}))
         # More threads than free cores make this a hundred times slower.
@@ -69,7 +69,7 @@ class Trees:
 
     @property
     def arrays(self) -> dict[str, np.ndarray]:
-        """Everything there is to store."""
+        """The arrays to store."""
         forest = self._forest
         return {"nodes": forest.nodes, "starts": forest.starts, "offset": np.array(forest.offset)}
 

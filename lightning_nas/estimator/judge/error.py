@@ -1,4 +1,4 @@
-"""Error of an estimator as text."""
+"""Errors of an estimator as a table of text."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ __all__ = ["format_error"]
 
 
 def format_error(error: Mapping[str, Mapping[str, float]]) -> str:
-    """Return what a verdict says as a table of text.
+    """Return the error figures of a verdict as a table of text.
 
     Example::
 

@@ -19,7 +19,7 @@ __all__ = ["HeldOutNetworks", "HeldOutRows", "held_out_networks", "held_out_rows
 
 @dataclass(frozen=True)
 class HeldOutRows:
-    """Rows of a table, and what was predicted of each by a fit that had not seen it.
+    """Cross-validated rows: each is predicted by a fit that has not seen it.
 
     Attributes:
         parts: What was measured.
@@ -31,13 +31,13 @@ class HeldOutRows:
 
     @property
     def errors(self) -> Errors:
-        """Quantiles of how far they are off."""
+        """Quantiles of the errors of these rows."""
         return Errors.of(self.parts, np.log(self.parity.predicted_ms / self.parity.true_ms))
 
 
 @dataclass(frozen=True)
 class HeldOutNetworks:
-    """Networks of a table, and what was predicted of each by a fit that had not seen it.
+    """Cross-validated networks: each is predicted by a fit that has not seen it.
 
     Attributes:
         parity: What was predicted of each and what it took.

@@ -79,7 +79,7 @@ def judge(
 
 
 def _by_table(estimator: Estimator, num_folds: int) -> Verdict:
-    """Judge by the networks of the table: as sums of parts, or by a fit to the others where they are all there is."""
+    """Judge by the networks of the table, for devices that nothing can measure here."""
     if not estimator.networks:
         return Verdict(estimator)
     if not estimator.measurements:
@@ -97,7 +97,7 @@ def _by_table(estimator: Estimator, num_folds: int) -> Verdict:
 
 
 def _by_other_networks(estimator: Estimator, num_folds: int) -> Verdict:
-    """Judge a table of whole networks alone by fits to the others of them, and correct what those are off by."""
+    """Judge a table that holds whole networks only, by cross-validation."""
     held_out = held_out_networks(estimator, LEVEL, num_folds)
     predicted, half_ms = held_out.parity, held_out.half_ms
     estimator, correction = corrected_by(estimator, predicted, half_ms)
@@ -114,7 +114,7 @@ def _by_other_networks(estimator: Estimator, num_folds: int) -> Verdict:
 
 
 def _each_by_others(parity: Parity) -> Parity:
-    """Return the networks, each corrected by a factor that was fitted to the others."""
+    """Return the predictions, each corrected by a factor that was fitted to the other networks."""
     numbers = np.arange(len(parity.groups))
     others = [numbers != number for number in numbers]
     factors = np.array([fit_factor(parity.predicted_ms[rows], parity.true_ms[rows])[0] for rows in others])
@@ -144,7 +144,7 @@ def _intervals(estimator: Estimator, networks: WholeNetworks) -> Intervals:
 
 
 def _without(estimator: Estimator, hidden: set[Subgraph]) -> Estimator | None:
-    """Return an estimator fitted to the rows that are not hidden, and looks none up; None where those are too few.
+    """Return an estimator fitted without the hidden rows, which looks none up; None for too few rows.
 
     Hidden rows of rare operators stay where all of their kind are hidden: nothing else could price them.
     """

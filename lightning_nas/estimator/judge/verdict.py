@@ -14,7 +14,7 @@ from lightning_nas.estimator.judge.parity import Parity
 __all__ = ["MIN_NETWORKS", "MOST_BIAS", "Intervals", "NetworkVerdict", "Verdict"]
 
 MOST_BIAS = 0.05
-"""An estimator whose networks are off to one side by more on average is refused."""
+"""An estimator with a larger mean signed error on whole networks is refused."""
 
 MIN_NETWORKS = 5
 """Fewer networks say nothing about a device."""
@@ -25,7 +25,7 @@ _NUM_DEVIATIONS = 2.5
 
 @dataclass(frozen=True)
 class Intervals:
-    """Bounds of latencies beside what was measured.
+    """Prediction intervals of networks, and their measured latencies.
 
     Attributes:
         level: Share of networks that are to lie within.
@@ -39,7 +39,7 @@ class Intervals:
 
     @property
     def figures(self) -> dict[str, float]:
-        """Which share does lie within, and the half width as a share of the latency."""
+        """Share of networks within their interval, and the mean half width relative to the latency."""
         low, high = self.bounds_ms.T
         inside = (low <= self.true_ms) & (self.true_ms <= high)
         return {
@@ -52,7 +52,7 @@ class Intervals:
 
 @dataclass(frozen=True)
 class NetworkVerdict:
-    """Networks that were measured whole, as they are estimated.
+    """Errors of an estimator on networks that were measured whole.
 
     Attributes:
         estimated: The estimator as it is: what was measured is looked up, sums are corrected.
@@ -78,7 +78,7 @@ class NetworkVerdict:
 
 @dataclass(frozen=True)
 class Verdict:
-    """How far an estimator is off.
+    """Errors of an estimator, and its correction.
 
     Attributes:
         estimator: The estimator, with the correction, the spread and the errors that were found.
@@ -96,7 +96,7 @@ class Verdict:
 
     @property
     def refusal(self) -> str | None:
-        """Why the estimator must not be used: networks are off to one side, and no correction mends that."""
+        """Reason not to use the estimator, which is biased on whole networks in spite of the correction; or None."""
         if self.networks is None or len(self.networks.estimated.groups) < MIN_NETWORKS:
             return None
         bias, deviation = self.networks.estimated.bias
@@ -113,7 +113,7 @@ class Verdict:
 
     @property
     def error(self) -> dict[str, dict[str, float]]:
-        """Figures by what they are of, for the record.
+        """Error figures per group, as written to the device's JSON file.
 
         ``rows``, those of each kind and of each size; ``networks`` (the estimator as it is), of these ``subnets`` and
         ``stock`` and each stock network by its name, ``networks_uncorrected``, ``networks_predicted``, ``sums``;

@@ -1,4 +1,4 @@
-"""Settings of a device for its backend, checked when its file is read: it may come from anybody."""
+"""Settings that each backend takes, and their checks."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ __all__ = [
 BACKENDS = ("vela", "zigzag", "onnxruntime", "torch", "analytic")
 
 TIMING = {"window_ms": 20.0, "num_windows": 9, "max_spread": 0.25}
-"""Settings that all backends which time have, and their defaults; `max_spread` is that of `measure`."""
+"""Settings of all backends that time, and their defaults; `max_spread` is that of `measure`."""
 
 
 @dataclass(frozen=True)
