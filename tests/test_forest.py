@@ -1,10 +1,14 @@
 """Trees as numpy arrays: equal to scikit-learn's bit by bit, and refused where they are none."""
 
+import ast
+from pathlib import Path
+
 import numpy as np
 import pytest
 import sklearn
 from sklearn.ensemble import HistGradientBoostingRegressor
 
+import lightning_nas
 from lightning_nas.estimator.fit import forest as forests
 from lightning_nas.estimator.fit.forest import NODE, Forest
 from lightning_nas.estimator.fit.trees import _exported
@@ -40,6 +44,13 @@ def test_the_trees_of_scikit_learn_are_exported(max_leaf_nodes):
     except RuntimeError as error:
         pytest.fail(f"Not as in scikit-learn {SEEN_IN} any more: adapt `_exported` to {sklearn.__version__}. {error}")
     assert forest.predict(inputs).tolist() == model.predict(inputs).tolist()
+
+
+def test_no_private_module_of_scikit_learn_is_imported():
+    for path in Path(lightning_nas.__file__).parent.rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("sklearn"):
+                assert "._" not in node.module, path
 
 
 def test_another_structure_is_refused_by_the_version_of_scikit_learn():

@@ -16,7 +16,7 @@ from lightning_nas.estimator.fit.interval import LEVELS
 from lightning_nas.estimator.fit.regressor import Regressor
 from lightning_nas.estimator.judge.held_out import HeldOutNetworks
 from lightning_nas.estimator.judge.judge import judge
-from lightning_nas.estimator.judge.parity import Parity
+from lightning_nas.estimator.judge.parity import PredictionPairs
 from lightning_nas.estimator.measurements import COLUMNS, Figures, MeasuredNetwork, to_row
 from lightning_nas.graph.subgraph import Subgraph
 from lightning_nas.jobs.record import _shares
@@ -130,7 +130,7 @@ def test_a_bias_that_the_report_finds_is_corrected(monkeypatch):
     networks, true_ms = OVERLAPPED(40, 0)
     estimator = estimator_of(networks, true_ms)
     plain_ms = estimator.predict_ms(networks[0]).sum()
-    tenth_too_much = Parity(tuple(estimator.networks), 1.1 * true_ms, true_ms)
+    tenth_too_much = PredictionPairs(tuple(estimator.networks), 1.1 * true_ms, true_ms)
     judging = importlib.import_module("lightning_nas.estimator.judge.judge")
     monkeypatch.setattr(judging, "held_out_networks", lambda *_: HeldOutNetworks(tenth_too_much, 0.01 * true_ms))
     verdict = judge(estimator)

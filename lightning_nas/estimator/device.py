@@ -39,7 +39,7 @@ class Device:
         spread: Half width of the interval around such a sum, as a share of it, beside what its predicted parts may be
             off: parts differ a little from one network to the next.
         errors: What a predicted part may be off, by kind, as
-            `lightning_nas.estimator.fit.interval.Errors` holds it; empty where it is not known yet.
+            `lightning_nas.estimator.fit.interval.ErrorQuantiles` holds it; empty where it is not known yet.
         record: What was measured, by which versions, in which units, and with what error. Not used to estimate.
         folder: Where its file is; paths in the settings are relative to it.
 

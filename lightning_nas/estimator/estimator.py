@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from lightning_nas.estimator.device import ANALYTIC, Device
 from lightning_nas.estimator.files import closed_form, closed_form_errors, device_of, find_device
 from lightning_nas.estimator.fit.cache import cache_path, cached
-from lightning_nas.estimator.fit.interval import Errors, level_number
+from lightning_nas.estimator.fit.interval import ErrorQuantiles, level_number
 from lightning_nas.estimator.fit.regressor import Regressor, fitted_rows, held_out_errors
 from lightning_nas.estimator.measure.backend import available_backend
 from lightning_nas.estimator.measurements import Figures, MeasuredNetwork, read_measurements
@@ -280,10 +280,10 @@ class Estimator:
         return float(measured / sum(latencies_ms))
 
     @cached_property
-    def _errors(self) -> Errors:
+    def _errors(self) -> ErrorQuantiles:
         """Error quantiles of predicted parts: as recorded with the device, or else of rows held out of the fit."""
         if self.device.errors:
-            return Errors.from_dict(self.device.errors)
+            return ErrorQuantiles.from_dict(self.device.errors)
         if self.device.backend == ANALYTIC:
             return closed_form_errors()
         rows = fitted_rows(self.measurements)

@@ -8,7 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from lightning_nas.estimator.device import ANALYTIC, FORMAT, TABLE_ONLY, Device
-from lightning_nas.estimator.fit.interval import Errors
+from lightning_nas.estimator.fit.interval import ErrorQuantiles
 from lightning_nas.estimator.fit.pieces import OPERATOR_KINDS
 from lightning_nas.estimator.fit.staircase import curves_in, find_lanes
 from lightning_nas.estimator.measure.settings import check_settings
@@ -53,7 +53,7 @@ def read_device(path: Path) -> Device:
         device = Device(**data, folder=path.parent)
         check_settings(device)
         if device.errors:
-            Errors.from_dict(device.errors)
+            ErrorQuantiles.from_dict(device.errors)
         if not isinstance(device.record.get("measured_by", {}), Mapping):
             raise ValueError("`measured_by` in its record must be an object of names and versions")
         return device
@@ -101,9 +101,9 @@ def closed_form(path: Path, lanes: int | None, settings: Mapping[str, object]) -
     return device if lanes is None else replace(device, lanes=lanes)
 
 
-def closed_form_errors() -> Errors:
+def closed_form_errors() -> ErrorQuantiles:
     """Return the error quantiles of closed forms: those of the shipped one, against a simulator."""
-    return Errors.from_dict(read_device(TARGETS / "analytic_array.json").errors)
+    return ErrorQuantiles.from_dict(read_device(TARGETS / "analytic_array.json").errors)
 
 
 def device_of(table: Path, rows: Measurements, lanes: int | None) -> Device:

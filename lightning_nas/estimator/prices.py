@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from lightning_nas.estimator.device import ANALYTIC, Device
 from lightning_nas.estimator.fit.coverage import Coverage
 from lightning_nas.estimator.fit.pieces import OPERATOR_KINDS, pieces
-from lightning_nas.estimator.fit.rates import Rates, is_operator
+from lightning_nas.estimator.fit.rates import RateModel, is_operator
 from lightning_nas.estimator.fit.regressor import Regressor
 from lightning_nas.estimator.measure.backend import open_backend
 from lightning_nas.estimator.measurements import Figures, MeasuredNetwork
@@ -55,7 +55,7 @@ class Prices:
         self._device, self._measurements, self._fallback = device, measurements, fallback
         self._closed_form = open_backend(device) if device.backend == ANALYTIC else None
         self._regressor = regressor
-        self._rates = Rates(measurements)
+        self._rates = RateModel(measurements)
         rows = measurements or [part for network in networks.values() for part in network.parts]
         seen = [part for part in rows if not is_operator(part)]
         kinds = frozenset(part.kind for part in seen)

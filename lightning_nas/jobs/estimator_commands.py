@@ -32,13 +32,13 @@ import numpy as np
 from lightning_nas.estimator.device import ANALYTIC, TABLE_ONLY, Device
 from lightning_nas.estimator.estimator import Estimator
 from lightning_nas.estimator.files import TARGETS, read_device
-from lightning_nas.estimator.fit.interval import Errors
+from lightning_nas.estimator.fit.interval import ErrorQuantiles
 from lightning_nas.estimator.fit.staircase import curve_subgraphs
 from lightning_nas.estimator.judge.correction import format_correction
 from lightning_nas.estimator.judge.error import format_error
 from lightning_nas.estimator.judge.granularity import best_granularity
 from lightning_nas.estimator.judge.judge import judge
-from lightning_nas.estimator.judge.parity import Parity
+from lightning_nas.estimator.judge.parity import PredictionPairs
 from lightning_nas.estimator.judge.peak import format_peak, peak_error
 from lightning_nas.estimator.measure.backend import BACKENDS, Backend, available_backend, open_backend
 from lightning_nas.estimator.measure.device_table import measure_device
@@ -244,7 +244,7 @@ def judge_closed_form(table: Path) -> None:
     rows = Estimator.load(SIMULATED).measurements
     predicted_ms = Estimator(device).predict_ms(list(rows))
     true_ms = np.array([figures.latency_ms for figures in rows.values()])
-    error = rounded(Parity((SIMULATED,) * len(rows), predicted_ms, true_ms).figures)
-    device = dataclasses.replace(device, errors=Errors.of(list(rows), np.log(predicted_ms / true_ms)).to_dict())
+    error = rounded(PredictionPairs((SIMULATED,) * len(rows), predicted_ms, true_ms).figures)
+    device = dataclasses.replace(device, errors=ErrorQuantiles.of(list(rows), np.log(predicted_ms / true_ms)).to_dict())
     save_record(table, device, {"error": {"against": SIMULATED, **error}})
     sys.stdout.write(f"{device.name} against {SIMULATED}:\n{format_error({'operators': error})}\n")

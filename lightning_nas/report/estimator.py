@@ -9,7 +9,7 @@ from typing import TypedDict
 import numpy as np
 
 from lightning_nas.estimator.fit.staircase import Curve, Staircase
-from lightning_nas.estimator.judge.parity import Parity
+from lightning_nas.estimator.judge.parity import PredictionPairs
 from lightning_nas.estimator.judge.verdict import NetworkVerdict, Verdict
 from lightning_nas.report.page import figures, page, table, terms
 from lightning_nas.report.parity_svg import parity_chart
@@ -78,7 +78,7 @@ def _subtitle(result: EstimatorRecord) -> str:
     return f"{result['rows']:,} rows and {result['networks']:,} whole networks, {by}"
 
 
-def _headline(result: EstimatorRecord, rows: Parity | None, networks: NetworkVerdict | None) -> str:
+def _headline(result: EstimatorRecord, rows: PredictionPairs | None, networks: NetworkVerdict | None) -> str:
     items = []
     if networks is not None:
         overall = networks.estimated.figures
@@ -99,7 +99,7 @@ def _headline(result: EstimatorRecord, rows: Parity | None, networks: NetworkVer
     return figures(items)
 
 
-def _rows(rows: Parity | None) -> str:
+def _rows(rows: PredictionPairs | None) -> str:
     if rows is None:
         return ""
     series = _by_kind(rows)
@@ -198,7 +198,7 @@ def _curve(curve: Curve, lanes: int) -> str:
     return line_chart(curve.name, {"measured": points}, x_label="output channels c", y_label="ms", marks=grid)
 
 
-def _by_kind(rows: Parity) -> dict[str, list[tuple[float, float]]]:
+def _by_kind(rows: PredictionPairs) -> dict[str, list[tuple[float, float]]]:
     """Return the points of the most frequent kinds, and of the others together."""
     counts = list(rows.by_group())
     named = counts[:_MAX_NAMED] if len(counts) > _MAX_NAMED + 1 else counts
@@ -208,7 +208,7 @@ def _by_kind(rows: Parity) -> dict[str, list[tuple[float, float]]]:
     return series
 
 
-def _points(parity: Parity) -> list[tuple[float, float]]:
+def _points(parity: PredictionPairs) -> list[tuple[float, float]]:
     """Return what is drawn on logarithmic axes; a bad fit may find less than nothing."""
     least = parity.true_ms.min() / 10
     return list(zip(parity.true_ms.tolist(), np.maximum(parity.predicted_ms, least).tolist(), strict=True))

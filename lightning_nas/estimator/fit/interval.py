@@ -10,7 +10,7 @@ import numpy as np
 
 from lightning_nas.graph.subgraph import Subgraph, SubgraphKind
 
-__all__ = ["LEVELS", "Errors", "level_number", "quantile"]
+__all__ = ["LEVELS", "ErrorQuantiles", "level_number", "quantile"]
 
 LEVELS = (0.5, 0.8, 0.9, 0.95, 0.98)
 """Shares of held-out rows that an interval holds."""
@@ -21,7 +21,7 @@ _ROWS = (*_KINDS, "all")
 _MIN_ROWS = 50
 
 
-class Errors:
+class ErrorQuantiles:
     """Quantiles of the logarithm of predicted over measured, without its sign, by kind of subgraph.
 
     Args:
@@ -30,7 +30,7 @@ class Errors:
     Example::
 
         >>> parts = [Subgraph("conv", size, size, 8, 8, 8) for size in range(1, 101)]
-        >>> errors = Errors.of(parts, np.linspace(0.001, 0.1, 100))
+        >>> errors = ErrorQuantiles.of(parts, np.linspace(0.001, 0.1, 100))
         >>> errors.widths_of(parts[:1], 0.9).round(3)
         array([0.091])
     """
@@ -39,7 +39,7 @@ class Errors:
         self.widths = widths
 
     @classmethod
-    def of(cls, parts: Sequence[Subgraph], errors: np.ndarray) -> Errors:
+    def of(cls, parts: Sequence[Subgraph], errors: np.ndarray) -> ErrorQuantiles:
         """Return the quantiles of errors on rows that were held out.
 
         They are those of split conformal prediction: a new row of the same kind lies within with the probability of
@@ -66,7 +66,7 @@ class Errors:
         return {kind: [round(x, 5) for x in row] for kind, row in zip(_ROWS, self.widths.tolist(), strict=True)}
 
     @classmethod
-    def from_dict(cls, widths: Mapping[str, Sequence[float]]) -> Errors:
+    def from_dict(cls, widths: Mapping[str, Sequence[float]]) -> ErrorQuantiles:
         """Return the quantiles that `to_dict` wrote.
 
         Raises:
@@ -74,8 +74,8 @@ class Errors:
 
         Example::
 
-            >>> errors = Errors.of([Subgraph("conv", 8, 8, 8, 8, 8)] * 60, np.full(60, 0.25))
-            >>> Errors.from_dict(errors.to_dict()).to_dict() == errors.to_dict()
+            >>> errors = ErrorQuantiles.of([Subgraph("conv", 8, 8, 8, 8, 8)] * 60, np.full(60, 0.25))
+            >>> ErrorQuantiles.from_dict(errors.to_dict()).to_dict() == errors.to_dict()
             True
         """
         missing = set(_ROWS) - set(widths)
@@ -89,7 +89,7 @@ class Errors:
         return {"widths": self.widths}
 
     @classmethod
-    def from_arrays(cls, arrays: Mapping[str, np.ndarray]) -> Errors:
+    def from_arrays(cls, arrays: Mapping[str, np.ndarray]) -> ErrorQuantiles:
         """Return the quantiles of stored arrays.
 
         Raises:

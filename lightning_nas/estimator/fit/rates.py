@@ -10,7 +10,7 @@ import numpy as np
 from lightning_nas.estimator.measurements import Figures
 from lightning_nas.graph.subgraph import OperatorKind, Subgraph
 
-__all__ = ["Rates", "bytes_moved", "is_operator", "operator_kind"]
+__all__ = ["RateModel", "bytes_moved", "is_operator", "operator_kind"]
 
 _OPERATOR_KINDS = frozenset(get_args(OperatorKind))
 # Weights by distance, chosen on rows of three devices that were left out one at a time.
@@ -36,7 +36,7 @@ def bytes_moved(part: Subgraph) -> int:
     return values + sum(layer.num_weights for layer in part.layers)
 
 
-class Rates:
+class RateModel:
     """Predicts the latency of operators from the rates of measured ones of their kind, weighted by distance.
 
     Small tensors pay for more than their bytes, and rates of one kind differ by a factor of 20 with size: by their
@@ -48,7 +48,7 @@ class Rates:
     Example::
 
         >>> rows = {Subgraph("mul", n, n, 16, 16, 16): Figures(n * n * 0.5) for n in (4, 8)}
-        >>> f"{Rates(rows).predict_ms(Subgraph('mul', 6, 6, 16, 16, 16)):.6f}"
+        >>> f"{RateModel(rows).predict_ms(Subgraph('mul', 6, 6, 16, 16, 16)):.6f}"
         '18.000000'
     """
 

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from lightning_nas.estimator.fit.additive import Additive
-from lightning_nas.estimator.fit.interval import Errors
+from lightning_nas.estimator.fit.interval import ErrorQuantiles
 from lightning_nas.estimator.fit.rates import is_operator
 from lightning_nas.estimator.fit.smooth import Smooth
 from lightning_nas.estimator.fit.trees import Trees
@@ -66,7 +66,7 @@ class Regressor:
     smooth: Smooth | None
     held_out: Mapping[str, float]
     additive: Additive | None = None
-    errors: Errors | None = None
+    errors: ErrorQuantiles | None = None
 
     @classmethod
     def fit(cls, subgraphs: Sequence[Subgraph], latency_ms: np.ndarray) -> Regressor:
@@ -78,7 +78,7 @@ class Regressor:
         choice = min(held_out, key=lambda name: held_out[name])
         trees = None if choice == "smooth" else Trees.fit(subgraphs, latency_ms)
         smooth = None if choice == "trees" else Smooth.fit(subgraphs, latency_ms)
-        return cls(choice, trees, smooth, held_out, errors=Errors.of(parts, errors[choice]))
+        return cls(choice, trees, smooth, held_out, errors=ErrorQuantiles.of(parts, errors[choice]))
 
     @classmethod
     def fit_networks(cls, networks: Sequence[Sequence[Subgraph]], latency_ms: np.ndarray) -> Regressor:
@@ -135,7 +135,7 @@ class Regressor:
             trees = Trees.from_arrays(_group(arrays, "trees")) if choice in ("trees", "both") else None
             smooth = Smooth.from_arrays(_group(arrays, "smooth")) if choice in ("smooth", "both") else None
             additive = Additive.from_arrays(_group(arrays, _ADDITIVE)) if choice == _ADDITIVE else None
-            errors = Errors.from_arrays(_group(arrays, "errors")) if "errors.widths" in arrays else None
+            errors = ErrorQuantiles.from_arrays(_group(arrays, "errors")) if "errors.widths" in arrays else None
             held_out = {name: float(value) for name, value in _group(arrays, "held_out").items()}
         except Exception as error:  # flipped bits make zip, zlib, numpy and tokenize raise a dozen kinds
             raise ValueError(f"{path} is not a valid regressor: {error}") from error
@@ -147,12 +147,12 @@ def fitted_rows(measurements: Mapping[Subgraph, Figures]) -> dict[Subgraph, floa
     return {part: figures.latency_ms for part, figures in measurements.items() if not is_operator(part)}
 
 
-def held_out_errors(subgraphs: Sequence[Subgraph], latency_ms: np.ndarray) -> Errors:
+def held_out_errors(subgraphs: Sequence[Subgraph], latency_ms: np.ndarray) -> ErrorQuantiles:
     """Return the error quantiles of trees, by a fit to four fifths of the rows."""
     test = np.random.default_rng(0).permutation(len(subgraphs)) % _NUM_FOLDS == 0
     asked = list(compress(subgraphs, test))
     predicted_ms = Trees.fit(list(compress(subgraphs, ~test)), latency_ms[~test]).predict_ms(asked)
-    return Errors.of(asked, np.log(predicted_ms / latency_ms[test]))
+    return ErrorQuantiles.of(asked, np.log(predicted_ms / latency_ms[test]))
 
 
 def _held_out(subgraphs: Sequence[Subgraph], latency_ms: np.ndarray) -> tuple[list[Subgraph], dict[str, np.ndarray]]:

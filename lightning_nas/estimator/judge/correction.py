@@ -9,7 +9,7 @@ from dataclasses import replace
 import numpy as np
 
 from lightning_nas.estimator.estimator import Estimator
-from lightning_nas.estimator.judge.parity import Parity
+from lightning_nas.estimator.judge.parity import PredictionPairs
 from lightning_nas.estimator.judge.whole_networks import WholeNetworks
 
 __all__ = ["LEVEL", "corrected", "corrected_by", "fit_factor", "fit_spread", "format_correction"]
@@ -37,7 +37,9 @@ def corrected(estimator: Estimator, networks: WholeNetworks) -> tuple[Estimator,
     return corrected_by(estimator, total, networks.bounds_ms(plain, LEVEL)[:, 1] - total.predicted_ms)
 
 
-def corrected_by(estimator: Estimator, uncorrected: Parity, half_ms: np.ndarray) -> tuple[Estimator, dict[str, float]]:
+def corrected_by(
+    estimator: Estimator, uncorrected: PredictionPairs, half_ms: np.ndarray
+) -> tuple[Estimator, dict[str, float]]:
     """Return the corrected estimator, given predictions of the networks that exist already.
 
     Args:

@@ -9,9 +9,9 @@ import numpy as np
 from tqdm import tqdm
 
 from lightning_nas.estimator.estimator import Estimator
-from lightning_nas.estimator.fit.interval import Errors
+from lightning_nas.estimator.fit.interval import ErrorQuantiles
 from lightning_nas.estimator.fit.regressor import Regressor, fitted_rows
-from lightning_nas.estimator.judge.parity import Parity
+from lightning_nas.estimator.judge.parity import PredictionPairs
 from lightning_nas.graph.subgraph import Subgraph
 
 __all__ = ["HeldOutNetworks", "HeldOutRows", "held_out_networks", "held_out_rows"]
@@ -27,12 +27,12 @@ class HeldOutRows:
     """
 
     parts: tuple[Subgraph, ...]
-    parity: Parity
+    parity: PredictionPairs
 
     @property
-    def errors(self) -> Errors:
+    def errors(self) -> ErrorQuantiles:
         """Quantiles of the errors of these rows."""
-        return Errors.of(self.parts, np.log(self.parity.predicted_ms / self.parity.true_ms))
+        return ErrorQuantiles.of(self.parts, np.log(self.parity.predicted_ms / self.parity.true_ms))
 
 
 @dataclass(frozen=True)
@@ -44,7 +44,7 @@ class HeldOutNetworks:
         half_ms: Half width of the interval of each.
     """
 
-    parity: Parity
+    parity: PredictionPairs
     half_ms: np.ndarray
 
 
@@ -63,7 +63,7 @@ def held_out_rows(estimator: Estimator, num_folds: int = 5) -> HeldOutRows | Non
     for train, test in _folds(len(parts), num_folds):
         regressor = Regressor.fit(list(compress(parts, train)), true_ms[train])
         predicted_ms[test] = regressor.predict_ms(list(compress(parts, test)))
-    return HeldOutRows(parts, Parity(tuple(part.kind for part in parts), predicted_ms, true_ms))
+    return HeldOutRows(parts, PredictionPairs(tuple(part.kind for part in parts), predicted_ms, true_ms))
 
 
 def held_out_networks(estimator: Estimator, level: float, num_folds: int = 5) -> HeldOutNetworks:
@@ -82,7 +82,7 @@ def held_out_networks(estimator: Estimator, level: float, num_folds: int = 5) ->
         asked = list(compress(networks, test))
         predicted_ms[test] = [regressor.predict_ms(parts).sum() for parts in asked]
         half_ms[test] = [regressor.half_width_ms(parts, level) for parts in asked]
-    return HeldOutNetworks(Parity(tuple(estimator.networks), predicted_ms, true_ms), half_ms)
+    return HeldOutNetworks(PredictionPairs(tuple(estimator.networks), predicted_ms, true_ms), half_ms)
 
 
 def _folds(count: int, num_folds: int) -> tqdm[tuple[np.ndarray, np.ndarray]]:

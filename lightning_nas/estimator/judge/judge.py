@@ -17,7 +17,7 @@ from lightning_nas.estimator.files import MIN_ROWS
 from lightning_nas.estimator.fit.rates import is_operator, operator_kind
 from lightning_nas.estimator.judge.correction import LEVEL, corrected, corrected_by, fit_factor
 from lightning_nas.estimator.judge.held_out import held_out_networks, held_out_rows
-from lightning_nas.estimator.judge.parity import Parity
+from lightning_nas.estimator.judge.parity import PredictionPairs
 from lightning_nas.estimator.judge.verdict import MIN_NETWORKS, Intervals, NetworkVerdict, Verdict
 from lightning_nas.estimator.judge.whole_networks import WholeNetworks, measured_networks, sum_ms
 from lightning_nas.estimator.measure.backend import Backend
@@ -113,7 +113,7 @@ def _by_other_networks(estimator: Estimator, num_folds: int) -> Verdict:
     return Verdict(estimator, networks=verdict, correction=correction)
 
 
-def _each_by_others(parity: Parity) -> Parity:
+def _each_by_others(parity: PredictionPairs) -> PredictionPairs:
     """Return the predictions, each corrected by a factor that was fitted to the other networks."""
     numbers = np.arange(len(parity.groups))
     others = [numbers != number for number in numbers]
@@ -130,7 +130,7 @@ def _by_networks(estimator: Estimator, blind: Estimator | None, networks: WholeN
         measured_share=float(np.mean([estimator.measured_share(parts) for parts in networks.parts])),
     )
     if (correction := estimator.device.correction) != 1:
-        uncorrected = Parity(networks.names, estimated.predicted_ms / correction, networks.true_ms)
+        uncorrected = PredictionPairs(networks.names, estimated.predicted_ms / correction, networks.true_ms)
         verdict = dataclasses.replace(verdict, uncorrected=uncorrected)
     if blind is None:
         return verdict
@@ -160,7 +160,7 @@ def _without(estimator: Estimator, hidden: set[Subgraph]) -> Estimator | None:
     return None
 
 
-def _sums(device: Device, networks: WholeNetworks, backend: Backend, folder: Path | None) -> Parity | None:
+def _sums(device: Device, networks: WholeNetworks, backend: Backend, folder: Path | None) -> PredictionPairs | None:
     """Measure every part of some of the subnets."""
     is_subnet = ~networks.is_stock
     chosen = networks.only(is_subnet & (np.cumsum(is_subnet) <= _NUM_CORRECTING))

@@ -9,13 +9,13 @@ import numpy as np
 
 from lightning_nas.estimator.judge.scores import scores
 
-__all__ = ["Parity"]
+__all__ = ["PredictionPairs"]
 
 _NUM_SIZES = 5
 
 
 @dataclass(frozen=True)
-class Parity:
+class PredictionPairs:
     """Predicted and measured latencies, pair by pair.
 
     Attributes:
@@ -44,17 +44,17 @@ class Parity:
         relative = np.clip(self.predicted_ms / self.true_ms - 1, -1, 1)
         return float(relative.mean()), float(relative.std() / np.sqrt(len(relative)))
 
-    def only(self, chosen: np.ndarray) -> Parity:
+    def only(self, chosen: np.ndarray) -> PredictionPairs:
         """Return the pairs for which a mask is true."""
         groups = tuple(group for group, here in zip(self.groups, chosen.tolist(), strict=True) if here)
-        return Parity(groups, self.predicted_ms[chosen], self.true_ms[chosen])
+        return PredictionPairs(groups, self.predicted_ms[chosen], self.true_ms[chosen])
 
     def by_group(self) -> dict[str, dict[str, float]]:
         """Return the error figures of each group, the largest group first.
 
         Example::
 
-            >>> parity = Parity(("a", "b", "b"), np.array([1.0, 2.0, 3.0]), np.array([1.0, 2.0, 3.3]))
+            >>> parity = PredictionPairs(("a", "b", "b"), np.array([1.0, 2.0, 3.0]), np.array([1.0, 2.0, 3.3]))
             >>> [(name, figures["count"]) for name, figures in parity.by_group().items()]
             [('b', 2), ('a', 1)]
         """

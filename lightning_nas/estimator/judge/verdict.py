@@ -9,7 +9,7 @@ import numpy as np
 
 from lightning_nas.estimator.estimator import Estimator
 from lightning_nas.estimator.judge.held_out import HeldOutRows
-from lightning_nas.estimator.judge.parity import Parity
+from lightning_nas.estimator.judge.parity import PredictionPairs
 
 __all__ = ["MIN_NETWORKS", "MOST_BIAS", "Intervals", "NetworkVerdict", "Verdict"]
 
@@ -66,11 +66,11 @@ class NetworkVerdict:
         measured_share: Share of the estimated latency that is measured rather than predicted.
     """
 
-    estimated: Parity
+    estimated: PredictionPairs
     is_stock: np.ndarray
-    uncorrected: Parity | None = None
-    predicted: Parity | None = None
-    sums: Parity | None = None
+    uncorrected: PredictionPairs | None = None
+    predicted: PredictionPairs | None = None
+    sums: PredictionPairs | None = None
     intervals: Intervals | None = None
     predicted_intervals: Intervals | None = None
     measured_share: float | None = None
@@ -124,7 +124,7 @@ class Verdict:
         return error | ({"pairs": dict(self.pairs)} if self.pairs is not None else {})
 
 
-def _of_rows(rows: Parity) -> dict[str, dict[str, float]]:
+def _of_rows(rows: PredictionPairs) -> dict[str, dict[str, float]]:
     groups = {**rows.by_group(), **rows.by_size()}
     return {"rows": rows.figures, **{f"rows of {name}": figures for name, figures in groups.items()}}
 

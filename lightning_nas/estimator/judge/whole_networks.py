@@ -12,7 +12,7 @@ import numpy as np
 
 from lightning_nas.estimator.device import Device
 from lightning_nas.estimator.estimator import Estimator
-from lightning_nas.estimator.judge.parity import Parity
+from lightning_nas.estimator.judge.parity import PredictionPairs
 from lightning_nas.estimator.measure.backend import Backend
 from lightning_nas.estimator.measure.sampling.random_networks import stock_networks, subnets
 from lightning_nas.estimator.measure.whole import measure_networks, scratch_table
@@ -65,16 +65,16 @@ class WholeNetworks:
             _log.warning(text, estimator.name, ", ".join(left_out))
         return self.only(kept)
 
-    def estimated(self, estimator: Estimator) -> Parity:
+    def estimated(self, estimator: Estimator) -> PredictionPairs:
         """Return the predictions of an estimator beside the measured latencies."""
         predicted_ms = np.array([estimator.predict_ms(parts).sum() for parts in self.parts])
-        return Parity(self.names, predicted_ms, self.true_ms)
+        return PredictionPairs(self.names, predicted_ms, self.true_ms)
 
     def bounds_ms(self, estimator: Estimator, level: float) -> np.ndarray:
         """Return the prediction interval of each network, shape (num_networks, 2)."""
         return np.array([estimator.total_interval_ms(parts, level) for parts in self.parts]).reshape(-1, 2)
 
-    def sums(self, rows: Mapping[Subgraph, Figures]) -> Parity | None:
+    def sums(self, rows: Mapping[Subgraph, Figures]) -> PredictionPairs | None:
         """Return sums of measured parts, of the networks whose parts are all measured; None if there is none."""
         sums_ms = [[sum_ms(part, rows) for part in parts] for parts in self.parts]
         whole = [None not in latencies for latencies in sums_ms]
@@ -82,7 +82,7 @@ class WholeNetworks:
             return None
         chosen = self.only(whole)
         totals_ms = [sum(one or 0 for one in latencies) for latencies in compress(sums_ms, whole)]
-        return Parity(chosen.names, np.array(totals_ms), chosen.true_ms)
+        return PredictionPairs(chosen.names, np.array(totals_ms), chosen.true_ms)
 
 
 def sum_ms(part: Subgraph, rows: Mapping[Subgraph, Figures]) -> float | None:
