@@ -7,7 +7,7 @@ from lightning_nas.estimator.device import Device
 from lightning_nas.estimator.estimator import Estimator
 from lightning_nas.estimator.judge.held_out import held_out_rows
 from lightning_nas.estimator.judge.judge import judge
-from lightning_nas.estimator.judge.parity import Parity
+from lightning_nas.estimator.judge.parity import PredictionPairs
 from lightning_nas.estimator.measurements import Figures, MeasuredNetwork
 from lightning_nas.graph.subgraph import Subgraph
 
@@ -22,13 +22,13 @@ def cache(tmp_path, monkeypatch):
 
 def test_groups_add_up_to_all():
     true_ms = np.array([1.0, 2.0, 4.0, 8.0, 16.0, 32.0])
-    parity = Parity(("a", "b", "b", "a", "b", "c"), true_ms * [1.1, 1, 1, 0.9, 1, 1], true_ms)
+    parity = PredictionPairs(("a", "b", "b", "a", "b", "c"), true_ms * [1.1, 1, 1, 0.9, 1, 1], true_ms)
     assert parity.figures["mape"] == pytest.approx(0.2 / 6)
     assert {name: figures["count"] for name, figures in parity.by_group().items()} == {"b": 3, "a": 2, "c": 1}
     assert parity.by_group()["a"]["mape"] == pytest.approx(0.1)
     assert sum(figures["count"] for figures in parity.by_size().values()) == 6
     assert next(iter(parity.by_size())).startswith("1 to")
-    same = Parity(("a",) * 4, np.ones(4), np.ones(4))
+    same = PredictionPairs(("a",) * 4, np.ones(4), np.ones(4))
     assert [figures["count"] for figures in same.by_size().values()] == [4]
 
 

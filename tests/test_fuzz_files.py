@@ -29,7 +29,7 @@ from lightning_nas.data.coco import CocoDataModule
 from lightning_nas.data.voc import VocDetectionDataModule
 from lightning_nas.estimator.estimator import Estimator
 from lightning_nas.estimator.files import read_device
-from lightning_nas.estimator.fit.interval import LEVELS, Errors
+from lightning_nas.estimator.fit.interval import LEVELS, ErrorQuantiles
 from lightning_nas.estimator.fit.regressor import Regressor
 from lightning_nas.estimator.share import pack
 from lightning_nas.graph.subgraph import Subgraph
@@ -145,7 +145,7 @@ def broken(rng, data, kind):
 
 
 def estimator_files():
-    errors = dict.fromkeys(Errors.of(PARTS, np.zeros(len(PARTS))).to_dict(), [0.1] * len(LEVELS))
+    errors = dict.fromkeys(ErrorQuantiles.of(PARTS, np.zeros(len(PARTS))).to_dict(), [0.1] * len(LEVELS))
     device = {"format": 1, "name": "chip", "backend": "vela", "lanes": 16, "is_split": True, "settings": VELA}
     device |= {"correction": 1.0, "spread": 0.02, "errors": errors, "record": {"rows": 5, "measured_by": {"vela": "5"}}}
     return {

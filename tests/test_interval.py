@@ -12,8 +12,8 @@ from lightning_nas.estimator.analytic import AnalyticArray
 from lightning_nas.estimator.device import Device
 from lightning_nas.estimator.estimator import Estimator
 from lightning_nas.estimator.fit import regressor, trees
-from lightning_nas.estimator.fit.interval import LEVELS, Errors
-from lightning_nas.estimator.fit.regressor import Regressor
+from lightning_nas.estimator.fit.interval import LEVELS, ErrorQuantiles
+from lightning_nas.estimator.fit.regressor import Regressor, fitted_rows
 from lightning_nas.estimator.fit.trees import Trees
 from lightning_nas.estimator.measurements import Figures
 from lightning_nas.graph.subgraph import Subgraph
@@ -40,7 +40,7 @@ def test_quantiles_hold_the_share_that_they_name():
     rng = np.random.default_rng(0)
     seen, new = rng.normal(0, [[0.02], [0.2]], (2, 4000)), rng.normal(0, [[0.02], [0.2]], (2, 4000))
     parts = [Subgraph("conv", 8, 8, 8, 8, 8)] * 4000, [Subgraph("depthwise", 8, 8, 8, 8, 8)] * 4000
-    errors = Errors.of([*parts[0], *parts[1]], seen.ravel())
+    errors = ErrorQuantiles.of([*parts[0], *parts[1]], seen.ravel())
     for level in LEVELS:
         for kind in (0, 1):
             inside = np.abs(new[kind]) <= errors.widths_of(parts[kind], level)
@@ -49,26 +49,26 @@ def test_quantiles_hold_the_share_that_they_name():
 
 def test_kinds_of_few_rows_get_the_width_of_all():
     parts = [*[Subgraph("conv", 8, 8, 8, 8, 8)] * 200, Subgraph("stem", 8, 8, 3, 8, 8)]
-    errors = Errors.of(parts, np.array([*[0.01] * 200, 9.0]))
+    errors = ErrorQuantiles.of(parts, np.array([*[0.01] * 200, 9.0]))
     assert errors.widths_of([parts[-1], Subgraph("add", 8, 8, 8, 8, 8)], 0.9).tolist() == [0.01, 0.01]
 
 
 def test_stored_errors_are_checked():
-    errors = Errors.of([conv(8)] * 60, np.linspace(0, 1, 60))
-    assert np.array_equal(Errors.from_arrays(errors.arrays).widths, errors.widths)
+    errors = ErrorQuantiles.of([conv(8)] * 60, np.linspace(0, 1, 60))
+    assert np.array_equal(ErrorQuantiles.from_arrays(errors.arrays).widths, errors.widths)
     for damaged in (errors.widths[:-1], -errors.widths - 1, errors.widths * np.nan):
         with pytest.raises(ValueError, match="malformed"):
-            Errors.from_arrays({"widths": damaged})
+            ErrorQuantiles.from_arrays({"widths": damaged})
     with pytest.raises(ValueError, match=r"one of 0.5, 0.8, 0.9, 0.95, 0.98; got 0.99"):
         errors.widths_of([conv(8)], 0.99)
 
 
 def test_what_judging_recorded_goes_before_what_the_fit_held_out(estimator):
-    known = Errors.of([conv(8)] * 60, np.full(60, np.log(2)))
+    known = ErrorQuantiles.of([conv(8)] * 60, np.full(60, np.log(2)))
     ((low, high),) = estimator.with_device(replace(estimator.device, errors=known.to_dict())).interval_ms([conv(60)])
     assert (high - low) / (high + low) == pytest.approx(1, abs=0.01)
     with pytest.raises(ValueError, match="errors lack all"):
-        Errors.from_dict({kind: widths for kind, widths in known.to_dict().items() if kind != "all"})
+        ErrorQuantiles.from_dict({kind: widths for kind, widths in known.to_dict().items() if kind != "all"})
 
 
 def test_what_was_measured_is_as_uncertain_as_a_part_of_a_network(estimator):
@@ -129,7 +129,7 @@ def test_every_shipped_device_and_every_closed_form_has_intervals(monkeypatch):
     model, image = small_network().eval(), torch.zeros(1, 3, 64, 64)
     for name in available_devices():
         loaded = Estimator.load(name)
-        rows = dict(list(loaded._fitted_rows().items())[::40])
+        rows = dict(list(fitted_rows(loaded.measurements).items())[::40])
         # Fitted to a few rows by a few trees: how far those are off is recorded.
         few = Regressor("trees", Trees.fit(list(rows), np.array(list(rows.values()))), None, {}) if rows else None
         estimator = Estimator(loaded.device, loaded.measurements, few)

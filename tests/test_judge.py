@@ -13,7 +13,7 @@ from torch import nn
 from lightning_nas.estimator.device import Device
 from lightning_nas.estimator.estimator import Estimator
 from lightning_nas.estimator.fit import regressor, trees
-from lightning_nas.estimator.fit.interval import Errors
+from lightning_nas.estimator.fit.interval import ErrorQuantiles
 from lightning_nas.estimator.judge import whole_networks
 from lightning_nas.estimator.judge.correction import format_correction
 from lightning_nas.estimator.judge.error import format_error
@@ -91,7 +91,7 @@ def table(device, num_subgraphs=250, **options):
     return rows
 
 
-ERRORS = Errors.of([Subgraph("conv", 8, 8, 8, 8, 8)] * 60, np.full(60, 0.05)).to_dict()
+ERRORS = ErrorQuantiles.of([Subgraph("conv", 8, 8, 8, 8, 8)] * 60, np.full(60, 0.05)).to_dict()
 DEVICE = Device("own", "vela", 8, is_split=True, errors=ERRORS)
 
 

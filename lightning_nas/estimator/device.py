@@ -6,9 +6,8 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
 
-from lightning_nas.io.reading import shown
+from lightning_nas.io.reading import JsonObject, shown
 from lightning_nas.io.writing import write_text
 
 __all__ = ["ANALYTIC", "FORMAT", "TABLE_ONLY", "Device", "check_name"]
@@ -40,7 +39,7 @@ class Device:
         spread: Half width of the interval around such a sum, as a share of it, beside what its predicted parts may be
             off: parts differ a little from one network to the next.
         errors: What a predicted part may be off, by kind, as
-            `lightning_nas.estimator.fit.interval.Errors` holds it; empty where it is not known yet.
+            `lightning_nas.estimator.fit.interval.ErrorQuantiles` holds it; empty where it is not known yet.
         record: What was measured, by which versions, in which units, and with what error. Not used to estimate.
         folder: Where its file is; paths in the settings are relative to it.
 
@@ -54,11 +53,11 @@ class Device:
     backend: str
     lanes: int
     is_split: bool = False
-    settings: Mapping[str, Any] = field(default_factory=dict)
+    settings: Mapping[str, object] = field(default_factory=dict)
     correction: float = 1.0
     spread: float = 0.02
     errors: Mapping[str, Sequence[float]] = field(default_factory=dict)
-    record: Mapping[str, Any] = field(default_factory=dict, compare=False)
+    record: JsonObject = field(default_factory=dict, compare=False)
     folder: Path = field(default=Path(), compare=False)
 
     def __post_init__(self) -> None:
@@ -80,6 +79,12 @@ class Device:
         if not _is_number(self.spread) or not 0 <= self.spread < 1:
             raise ValueError(f"`spread` of device {self.name!r} must be from 0 to below 1; got {shown(self.spread)}.")
 
+    @property
+    def measured_by(self) -> Mapping[str, object]:
+        """Versions and machine that the table was measured by; empty where its record does not say."""
+        found = self.record.get("measured_by")
+        return found if isinstance(found, Mapping) else {}
+
     def save(self, path: Path) -> None:
         """Write the device to a JSON file, whole or not at all."""
         data = {"format": FORMAT, **asdict(self)}
@@ -88,7 +93,7 @@ class Device:
 
 
 def check_name(name: object) -> None:
-    r"""Refuse what cannot name a device: its files are called so, and must lie where they are put.
+    r"""Check the name of a device, after which its files are named.
 
     Names are those of files, such as ``my chip (2)``: up to 200 bytes of what can be printed, without ``/``, ``\`` and
     ``:``, which part folders and drives, and not hidden by a point in front.

@@ -2,33 +2,25 @@
 
 from __future__ import annotations
 
-import hashlib
-import importlib.metadata
 import logging
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
-
-import numpy as np
 
 from lightning_nas.estimator.device import ANALYTIC, FORMAT, TABLE_ONLY, Device
-from lightning_nas.estimator.fit.interval import Errors
+from lightning_nas.estimator.fit.interval import ErrorQuantiles
 from lightning_nas.estimator.fit.pieces import OPERATOR_KINDS
-from lightning_nas.estimator.fit.regressor import VERSION
 from lightning_nas.estimator.fit.staircase import curves_in, find_lanes
 from lightning_nas.estimator.measure.settings import check_settings
 from lightning_nas.estimator.measurements import Measurements
 from lightning_nas.estimator.share import SUFFIX
 from lightning_nas.io.reading import read_json
-from lightning_nas.io.writing import cache_folder
 
 __all__ = [
     "DEFAULT_LANES",
     "MIN_ROWS",
     "TARGETS",
     "available_devices",
-    "cache_path",
     "closed_form",
     "closed_form_errors",
     "device_of",
@@ -61,7 +53,7 @@ def read_device(path: Path) -> Device:
         device = Device(**data, folder=path.parent)
         check_settings(device)
         if device.errors:
-            Errors.from_dict(device.errors)
+            ErrorQuantiles.from_dict(device.errors)
         if not isinstance(device.record.get("measured_by", {}), Mapping):
             raise ValueError("`measured_by` in its record must be an object of names and versions")
         return device
@@ -80,7 +72,7 @@ def _is_complete(path: Path) -> bool:
 
 
 def find_device(name_or_path: str | Path) -> Path:
-    """Return the table of a device, or the file of one that needs no table.
+    """Return the path of a device's table, or of the ``.json`` file of a closed form.
 
     Raises:
         ValueError: There is no such device.
@@ -102,20 +94,20 @@ def find_device(name_or_path: str | Path) -> Path:
     return path
 
 
-def closed_form(path: Path, lanes: int | None, settings: Mapping[str, Any]) -> Device:
-    """Return the device of a file that needs no table, with other lanes and settings where they are given."""
+def closed_form(path: Path, lanes: int | None, settings: Mapping[str, object]) -> Device:
+    """Read the device of a closed form, and replace its lanes and settings where others are given."""
     device = read_device(path)
     device = replace(device, settings={**device.settings, **settings})
     return device if lanes is None else replace(device, lanes=lanes)
 
 
-def closed_form_errors() -> Errors:
-    """Return how far closed forms are off, as the shipped one was on the array that it was compared with."""
-    return Errors.from_dict(read_device(TARGETS / "analytic_array.json").errors)
+def closed_form_errors() -> ErrorQuantiles:
+    """Return the error quantiles of closed forms: those of the shipped one, against a simulator."""
+    return ErrorQuantiles.from_dict(read_device(TARGETS / "analytic_array.json").errors)
 
 
 def device_of(table: Path, rows: Measurements, lanes: int | None) -> Device:
-    """Return the device of the file beside a table, or what can be told from the table alone.
+    """Return the device beside a table; without a file, one that is derived from the table alone.
 
     Raises:
         ValueError: The table has too few rows to stand alone.
@@ -142,10 +134,3 @@ def _lanes(rows: Measurements) -> int:
     if found.lanes is not None:
         _log.info("The table shows %d lanes. %s", found.lanes, found.reason)
     return found.lanes or DEFAULT_LANES
-
-
-def cache_path(table: Path) -> Path:
-    """Return where the regressor of a table is kept: a name for its content and for what fitted it."""
-    key = hashlib.sha256(table.read_bytes())
-    key.update(f"{VERSION} {importlib.metadata.version('scikit-learn')} {np.__version__}".encode())
-    return cache_folder() / f"{table.stem}-{key.hexdigest()[:16]}.npz"

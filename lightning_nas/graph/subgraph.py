@@ -9,7 +9,7 @@ from typing import Literal, get_args
 from lightning_nas.graph.layer import Form, Layer, Operator
 from lightning_nas.graph.sizes import stored_values
 
-__all__ = ["KINDS", "OPERATORS", "Subgraph", "SubgraphKind"]
+__all__ = ["KINDS", "OPERATORS", "PartKind", "Subgraph", "SubgraphKind"]
 
 SubgraphKind = Literal["stem", "conv", "ds", "ibn", "fused", "head", "classifier", "depthwise", "pool", "linear"]
 """``stem``: convolution on the image; ``conv``: any other convolution; ``ds``: depthwise, 1x1; ``ibn``: 1x1,
@@ -20,9 +20,11 @@ OPERATORS: dict[str, Operator] = {name: name for name in get_args(Operator) if n
 """Single operators that are no kind of subgraph by another name; networks are cut at them. All but additions have a
 `Form`."""
 
-KINDS = (*get_args(SubgraphKind), "general_conv", *OPERATORS)
-"""All kinds of subgraphs. ``general_conv`` is a convolution that is dilated, grouped, not square or changes the size
-otherwise than by its stride."""
+PartKind = SubgraphKind | Operator | Literal["general_conv"]
+"""A pattern of operators, or one operator. ``general_conv`` is a convolution that is dilated, grouped, not square or
+changes the size otherwise than by its stride."""
+
+KINDS: tuple[PartKind, ...] = (*get_args(SubgraphKind), "general_conv", *OPERATORS.values())
 
 _SIZES = ("height", "width", "in_channels", "hidden_channels", "out_channels", "kernel", "stride")
 _KINDS = frozenset(KINDS)
@@ -53,7 +55,7 @@ class Subgraph:
         (50577408, 16608)
     """
 
-    kind: SubgraphKind | Operator | Literal["general_conv"]
+    kind: PartKind
     height: int
     width: int
     in_channels: int

@@ -1,4 +1,4 @@
-"""Costs of subgraphs from the latencies of whole networks alone: what a stopwatch around a chip can measure."""
+"""Latency of subgraphs, inferred from the latencies of whole networks alone."""
 
 from __future__ import annotations
 
@@ -110,7 +110,7 @@ class Additive:
         return np.where(is_kept, latency_ms, np.maximum(latency_ms, floor))
 
     def half_width_ms(self, subgraphs: Sequence[Subgraph], level: float) -> float:
-        """Return how far the sum of subgraphs may be from what a network of them takes, up or down.
+        """Return the half width of the prediction interval of a network of these subgraphs.
 
         It is the deviation that the process gives, times what that had to be multiplied by for networks that were each
         predicted by the others.
@@ -195,7 +195,7 @@ def _is_once(points: np.ndarray) -> np.ndarray:
 
 
 def _is_among(points: np.ndarray, others: np.ndarray) -> np.ndarray:
-    """Return of each point whether it is one of the others."""
+    """Return for each point whether it is among the other points."""
     # Adding zero makes it positive; logarithms may differ in their last bit.
     known = {row.tobytes() for row in np.round(others, 9) + 0.0}
     return np.array([row.tobytes() in known for row in np.round(points, 9) + 0.0], dtype=bool)
@@ -209,7 +209,7 @@ def _noise(parameters: np.ndarray) -> float:
 def _widths(
     weights: np.ndarray, inverse: np.ndarray, noise: float, trust: np.ndarray, relative: np.ndarray
 ) -> np.ndarray:
-    """Return for each level what deviations are to be multiplied by, by networks that the others predict.
+    """Return the factor of the standard deviation for each level, calibrated by leave-one-out predictions.
 
     Args:
         weights: Of the networks.

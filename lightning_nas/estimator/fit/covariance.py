@@ -8,7 +8,7 @@ __all__ = ["distances", "gauss", "matern", "standardised"]
 
 
 def standardised(inputs: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return what to subtract from each column and what to divide it by; infinity where it never varies.
+    """Return the mean and the deviation of each column; infinity for one that never varies.
 
     What never varied when it was learnt must not count when something else comes.
     """

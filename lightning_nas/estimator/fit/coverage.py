@@ -1,4 +1,4 @@
-"""Range of what was measured: subgraphs beyond it are told of, since no regressor knows what is there."""
+"""Range of the measured sizes, to warn of subgraphs outside of it, where a regressor extrapolates."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class Coverage:
         self._ranges = {kind: np.stack([sizes.min(axis=0), sizes.max(axis=0)]) for kind, sizes in tables.items()}
 
     def distances(self, parts: Sequence[Subgraph]) -> np.ndarray:
-        """Return for every size of every subgraph the factor by which it is outside; 1 is inside."""
+        """Return the factor by which each size of each subgraph is outside of the range; 1 is inside."""
         sizes = _sizes(parts)
         ranges = np.stack([self._ranges[part.kind] for part in parts])
         factors: np.ndarray = np.maximum(1, np.maximum(ranges[:, 0] / sizes, sizes / ranges[:, 1]))

@@ -17,7 +17,7 @@ _TILES = ((2, 2), (4, 4), (4, 8), (8, 8), (8, 16), (16, 16), (16, 32))
 
 
 def work(subgraphs: Sequence[Subgraph]) -> np.ndarray:
-    """Return what latency is divided by before it is learnt: multiply-accumulates, or values where there are none."""
+    """Return the work of each subgraph: multiply-accumulates, or values where there are none."""
     _, height, width, channels, *_ = _columns(subgraphs).T
     return np.maximum(_macs(subgraphs).sum(axis=1), height * width * channels)
 
@@ -59,7 +59,7 @@ def features(subgraphs: Sequence[Subgraph]) -> np.ndarray:
 
 
 def amounts(subgraphs: Sequence[Subgraph]) -> np.ndarray:
-    """Return what costs add up over: operators, multiply-accumulates by kind of operator, values moved, weights.
+    """Return the additive amounts of each subgraph: operators, multiply-accumulates, values moved, weights.
 
     Example::
 
@@ -77,7 +77,7 @@ def amounts(subgraphs: Sequence[Subgraph]) -> np.ndarray:
 
 
 def shape_features(subgraphs: Sequence[Subgraph]) -> np.ndarray:
-    """Return the bare shape of each subgraph, its sizes as logarithms: how near two are, whatever the hardware.
+    """Return the bare shape of each subgraph, its sizes as logarithms, for distances between subgraphs.
 
     Example::
 

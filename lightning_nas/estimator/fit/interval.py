@@ -10,7 +10,7 @@ import numpy as np
 
 from lightning_nas.graph.subgraph import Subgraph, SubgraphKind
 
-__all__ = ["LEVELS", "Errors", "level_number", "quantile"]
+__all__ = ["LEVELS", "ErrorQuantiles", "level_number", "quantile"]
 
 LEVELS = (0.5, 0.8, 0.9, 0.95, 0.98)
 """Shares of held-out rows that an interval holds."""
@@ -21,7 +21,7 @@ _ROWS = (*_KINDS, "all")
 _MIN_ROWS = 50
 
 
-class Errors:
+class ErrorQuantiles:
     """Quantiles of the logarithm of predicted over measured, without its sign, by kind of subgraph.
 
     Args:
@@ -30,7 +30,7 @@ class Errors:
     Example::
 
         >>> parts = [Subgraph("conv", size, size, 8, 8, 8) for size in range(1, 101)]
-        >>> errors = Errors.of(parts, np.linspace(0.001, 0.1, 100))
+        >>> errors = ErrorQuantiles.of(parts, np.linspace(0.001, 0.1, 100))
         >>> errors.widths_of(parts[:1], 0.9).round(3)
         array([0.091])
     """
@@ -39,7 +39,7 @@ class Errors:
         self.widths = widths
 
     @classmethod
-    def of(cls, parts: Sequence[Subgraph], errors: np.ndarray) -> Errors:
+    def of(cls, parts: Sequence[Subgraph], errors: np.ndarray) -> ErrorQuantiles:
         """Return the quantiles of errors on rows that were held out.
 
         They are those of split conformal prediction: a new row of the same kind lies within with the probability of
@@ -51,7 +51,7 @@ class Errors:
         return cls(np.array([[quantile(np.abs(errors[rows]), level) for level in LEVELS] for rows in chosen]))
 
     def widths_of(self, parts: Sequence[Subgraph], level: float) -> np.ndarray:
-        """Return for each subgraph the logarithm of the factor that it may be off by, up or down.
+        """Return the half width of each subgraph's interval, as the logarithm of a factor.
 
         Raises:
             ValueError: The level is none of `LEVELS`.
@@ -62,20 +62,20 @@ class Errors:
         return widths
 
     def to_dict(self) -> dict[str, list[float]]:
-        """Return the widths as numbers by kind, to be kept in the file of a device."""
+        """Return the widths by kind of subgraph, as they are kept in the file of a device."""
         return {kind: [round(x, 5) for x in row] for kind, row in zip(_ROWS, self.widths.tolist(), strict=True)}
 
     @classmethod
-    def from_dict(cls, widths: Mapping[str, Sequence[float]]) -> Errors:
-        """Return the errors of what `to_dict` returned.
+    def from_dict(cls, widths: Mapping[str, Sequence[float]]) -> ErrorQuantiles:
+        """Return the quantiles that `to_dict` wrote.
 
         Raises:
             ValueError: A kind is missing, or a width is.
 
         Example::
 
-            >>> errors = Errors.of([Subgraph("conv", 8, 8, 8, 8, 8)] * 60, np.full(60, 0.25))
-            >>> Errors.from_dict(errors.to_dict()).to_dict() == errors.to_dict()
+            >>> errors = ErrorQuantiles.of([Subgraph("conv", 8, 8, 8, 8, 8)] * 60, np.full(60, 0.25))
+            >>> ErrorQuantiles.from_dict(errors.to_dict()).to_dict() == errors.to_dict()
             True
         """
         missing = set(_ROWS) - set(widths)
@@ -85,12 +85,12 @@ class Errors:
 
     @property
     def arrays(self) -> dict[str, np.ndarray]:
-        """Everything there is to store."""
+        """The arrays to store."""
         return {"widths": self.widths}
 
     @classmethod
-    def from_arrays(cls, arrays: Mapping[str, np.ndarray]) -> Errors:
-        """Return the errors of stored arrays.
+    def from_arrays(cls, arrays: Mapping[str, np.ndarray]) -> ErrorQuantiles:
+        """Return the quantiles of stored arrays.
 
         Raises:
             ValueError: The arrays are not those of errors.
@@ -102,7 +102,7 @@ class Errors:
 
 
 def level_number(level: float) -> int:
-    """Return the number of a level among `LEVELS`.
+    """Return the index of a level in `LEVELS`.
 
     Raises:
         ValueError: It is none of them.
@@ -113,6 +113,6 @@ def level_number(level: float) -> int:
 
 
 def quantile(errors: np.ndarray, level: float) -> float:
-    """Return what a new error is below with the probability of the level, by the rank of those that are known."""
+    """Return the conformal quantile of errors: a new one is below it with the probability of the level."""
     rank = min(len(errors), int(np.ceil((len(errors) + 1) * level)))
     return float(np.partition(errors, rank - 1)[rank - 1])

@@ -1,4 +1,4 @@
-"""Pieces of a subgraph that a table has prices of: itself, or its operators."""
+"""Split subgraphs into the pieces that a table prices: the subgraph itself, or its operators."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from lightning_nas.graph.subgraph import Subgraph
 __all__ = ["OPERATOR_KINDS", "pieces"]
 
 OPERATOR_KINDS = frozenset({"stem", "conv", "depthwise", "pool", "linear"})
-"""Kinds of one operator; a table of these alone is one of operators, whose costs add up to those of subgraphs."""
+"""Kinds of subgraphs that are one operator. A table of these alone is one of operators, which add up to subgraphs."""
 
 
 def pieces(part: Subgraph, kinds: Collection[str]) -> tuple[Subgraph, ...]:

@@ -1,4 +1,4 @@
-"""Prices of rare operators by their rate: time for a byte moved or for a multiply-accumulate."""
+"""Latency of rare operators by rates: time per byte moved or per multiply-accumulate."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import numpy as np
 from lightning_nas.estimator.measurements import Figures
 from lightning_nas.graph.subgraph import OPERATORS, Subgraph
 
-__all__ = ["Rates", "bytes_moved", "is_operator", "operator_kind"]
+__all__ = ["RateModel", "bytes_moved", "is_operator", "operator_kind"]
 
 _OPERATOR_KINDS = frozenset(("general_conv", *OPERATORS))
 # Weights by distance, chosen on rows of three devices that were left out one at a time.
@@ -17,7 +17,7 @@ _SOFT, _POWER = 0.05, 3
 
 
 def is_operator(part: Subgraph) -> bool:
-    """Whether a subgraph is of the kinds that are priced by a rate, and not by the regressor."""
+    """Return whether a subgraph is an operator that is priced by a rate, and not by the regressor."""
     return part.kind in _OPERATOR_KINDS
 
 
@@ -35,8 +35,8 @@ def bytes_moved(part: Subgraph) -> int:
     return values + sum(layer.num_weights for layer in part.layers)
 
 
-class Rates:
-    """Prices operators by the rates of the rows of their kind, the nearest by far the most.
+class RateModel:
+    """Predicts the latency of operators from the rates of measured ones of their kind, weighted by distance.
 
     Small tensors pay for more than their bytes, and rates of one kind differ by a factor of 20 with size: by their
     median hardswish was 141 % off on Ethos-U85, by its neighbours 1 %.
@@ -47,7 +47,7 @@ class Rates:
     Example::
 
         >>> rows = {Subgraph("mul", n, n, 16, 16, 16): Figures(n * n * 0.5) for n in (4, 8)}
-        >>> f"{Rates(rows).predict_ms(Subgraph('mul', 6, 6, 16, 16, 16)):.6f}"
+        >>> f"{RateModel(rows).predict_ms(Subgraph('mul', 6, 6, 16, 16, 16)):.6f}"
         '18.000000'
     """
 
@@ -67,7 +67,7 @@ class Rates:
         return float(np.exp((weights * rates).sum() / weights.sum())) * _work(part)
 
     def by_bytes_ms(self, part: Subgraph) -> float:
-        """Return the latency of anything, by the bytes that it moves and the multiply-accumulates that it does.
+        """Return the latency of any subgraph by the bytes that it moves and its multiply-accumulates.
 
         The larger of both times counts. Their rates are the medians over those quarters of the table's rows that do
         the least and the most multiply-accumulates for a byte.
@@ -97,12 +97,12 @@ class Rates:
 
 
 def operator_kind(part: Subgraph) -> tuple[str, str]:
-    """Return what operators have in common that are priced by each other: kind and variant."""
+    """Return kind and variant of an operator: rates are shared within these."""
     return part.kind, part.form.variant if part.form is not None else ""
 
 
 def _point(part: Subgraph) -> list[float]:
-    """Return how large an operator is; where it convolves, also between how many channels."""
+    """Return the logarithms of an operator's work and bytes, and of its channels where it convolves."""
     sizes = [_work(part), bytes_moved(part)]
     channels = [part.in_channels, part.out_channels] if part.macs else []
     return np.log([*sizes, *channels]).tolist()

@@ -1,8 +1,9 @@
-"""Fills the gaps between measurements, by the model that fills held-out gaps best."""
+"""Regressor from subgraphs to latency: trees, a Gaussian process or both, chosen by held-out rows."""
 
 from __future__ import annotations
 
 import io
+import zipfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import compress
@@ -11,16 +12,18 @@ from pathlib import Path
 import numpy as np
 
 from lightning_nas.estimator.fit.additive import Additive
-from lightning_nas.estimator.fit.interval import Errors
+from lightning_nas.estimator.fit.interval import ErrorQuantiles
+from lightning_nas.estimator.fit.rates import is_operator
 from lightning_nas.estimator.fit.smooth import Smooth
 from lightning_nas.estimator.fit.trees import Trees
+from lightning_nas.estimator.measurements import Figures
 from lightning_nas.graph.subgraph import Subgraph
 from lightning_nas.io.writing import write_bytes
 
-__all__ = ["VERSION", "Regressor", "held_out_errors"]
+__all__ = ["VERSION", "Regressor", "fitted_rows", "held_out_errors"]
 
 VERSION = 5
-"""Goes into the key of the cache: to be raised with every change of the features or of the fit."""
+"""Part of the cache's key: to be raised with every change of the features or of the fit."""
 
 # The process is cubic in the rows: minutes and gigabytes beyond this, where trees are as good.
 _MAX_SMOOTH = 12_000
@@ -63,11 +66,11 @@ class Regressor:
     smooth: Smooth | None
     held_out: Mapping[str, float]
     additive: Additive | None = None
-    errors: Errors | None = None
+    errors: ErrorQuantiles | None = None
 
     @classmethod
     def fit(cls, subgraphs: Sequence[Subgraph], latency_ms: np.ndarray) -> Regressor:
-        """Fit to measurements by the model of the smallest error on held-out rows."""
+        """Fit the model that has the smallest error on held-out rows."""
         if len(subgraphs) > _MAX_SMOOTH or not _is_smooth(subgraphs, latency_ms):
             return cls("trees", Trees.fit(subgraphs, latency_ms), None, {})
         parts, errors = _held_out(subgraphs, latency_ms)
@@ -75,7 +78,7 @@ class Regressor:
         choice = min(held_out, key=lambda name: held_out[name])
         trees = None if choice == "smooth" else Trees.fit(subgraphs, latency_ms)
         smooth = None if choice == "trees" else Smooth.fit(subgraphs, latency_ms)
-        return cls(choice, trees, smooth, held_out, errors=Errors.of(parts, errors[choice]))
+        return cls(choice, trees, smooth, held_out, errors=ErrorQuantiles.of(parts, errors[choice]))
 
     @classmethod
     def fit_networks(cls, networks: Sequence[Sequence[Subgraph]], latency_ms: np.ndarray) -> Regressor:
@@ -88,7 +91,7 @@ class Regressor:
         return _mean(*(model.predict_ms(subgraphs) for model in models if model is not None))
 
     def half_width_ms(self, subgraphs: Sequence[Subgraph], level: float) -> float:
-        """Return how far the sum of subgraphs may be off, up or down, where whole networks were fitted.
+        """Return the half width of the interval of a network, for a regressor that was fitted to networks.
 
         Raises:
             ValueError: The level is none of `lightning_nas.estimator.fit.interval.LEVELS`.
@@ -111,12 +114,16 @@ class Regressor:
                 arrays.update({f"{name}.{key}": array for key, array in model.arrays.items()})
         arrays.update({f"held_out.{name}": np.array(value) for name, value in self.held_out.items()})
         data = io.BytesIO()
-        np.savez_compressed(data, **arrays)  # type: ignore[arg-type]
+        # What `np.savez_compressed` does, which cannot be told that no name is that of an option of its own.
+        with zipfile.ZipFile(data, "w", zipfile.ZIP_DEFLATED) as archive:
+            for name, array in arrays.items():
+                with archive.open(f"{name}.npy", "w", force_zip64=True) as file:
+                    np.lib.format.write_array(file, array, allow_pickle=False)
         write_bytes(path, data.getvalue())
 
     @classmethod
     def load(cls, path: Path) -> Regressor:
-        """Read what `save` wrote. Only arrays of numbers are read, and they are checked before they are used.
+        """Read a file of `save`. Only arrays of numbers are read, and they are checked before they are used.
 
         Raises:
             ValueError: The file is damaged, or no regressor.
@@ -128,23 +135,28 @@ class Regressor:
             trees = Trees.from_arrays(_group(arrays, "trees")) if choice in ("trees", "both") else None
             smooth = Smooth.from_arrays(_group(arrays, "smooth")) if choice in ("smooth", "both") else None
             additive = Additive.from_arrays(_group(arrays, _ADDITIVE)) if choice == _ADDITIVE else None
-            errors = Errors.from_arrays(_group(arrays, "errors")) if "errors.widths" in arrays else None
+            errors = ErrorQuantiles.from_arrays(_group(arrays, "errors")) if "errors.widths" in arrays else None
             held_out = {name: float(value) for name, value in _group(arrays, "held_out").items()}
         except Exception as error:  # flipped bits make zip, zlib, numpy and tokenize raise a dozen kinds
             raise ValueError(f"{path} is not a valid regressor: {error}") from error
         return cls(choice, trees, smooth, held_out, additive, errors)
 
 
-def held_out_errors(subgraphs: Sequence[Subgraph], latency_ms: np.ndarray) -> Errors:
-    """Return what trees may be off that are fitted to so many rows that none was held out to choose a model."""
+def fitted_rows(measurements: Mapping[Subgraph, Figures]) -> dict[Subgraph, float]:
+    """Return the latencies that a regressor is fitted to: all but those of operators that are priced by a rate."""
+    return {part: figures.latency_ms for part, figures in measurements.items() if not is_operator(part)}
+
+
+def held_out_errors(subgraphs: Sequence[Subgraph], latency_ms: np.ndarray) -> ErrorQuantiles:
+    """Return the error quantiles of trees, by a fit to four fifths of the rows."""
     test = np.random.default_rng(0).permutation(len(subgraphs)) % _NUM_FOLDS == 0
     asked = list(compress(subgraphs, test))
     predicted_ms = Trees.fit(list(compress(subgraphs, ~test)), latency_ms[~test]).predict_ms(asked)
-    return Errors.of(asked, np.log(predicted_ms / latency_ms[test]))
+    return ErrorQuantiles.of(asked, np.log(predicted_ms / latency_ms[test]))
 
 
 def _held_out(subgraphs: Sequence[Subgraph], latency_ms: np.ndarray) -> tuple[list[Subgraph], dict[str, np.ndarray]]:
-    """Return rows that were held out, and the logarithm of predicted over measured of each by model."""
+    """Return held-out rows, and their errors by model as logarithms of predicted over measured."""
     fold = np.random.default_rng(0).permutation(len(subgraphs)) % _NUM_FOLDS
     parts: list[Subgraph] = []
     errors: dict[str, list[np.ndarray]] = {name: [] for name in _CHOICES}
@@ -161,7 +173,7 @@ def _held_out(subgraphs: Sequence[Subgraph], latency_ms: np.ndarray) -> tuple[li
 
 
 def _is_smooth(subgraphs: Sequence[Subgraph], latency_ms: np.ndarray) -> bool:
-    """Return whether the process may be of use: on some of many rows it is, alone or with the trees."""
+    """Return whether the process is worth its time: for large tables, a sample of the rows decides."""
     if len(subgraphs) < _MIN_SCREENED:
         return True
     some = np.random.default_rng(0).permutation(len(subgraphs))[:_NUM_SCREENED]

@@ -1,4 +1,4 @@
-"""A Gaussian process over subgraphs: from a few hundred measurements it knows more than trees do."""
+"""Gaussian process over subgraphs, for tables of a few hundred measurements."""
 
 from __future__ import annotations
 
@@ -126,7 +126,7 @@ class Smooth:
 
 
 def _inputs(subgraphs: Sequence[Subgraph]) -> np.ndarray:
-    """Logarithm of work, the bare shape, then the features; `_covariance` takes them apart."""
+    """Return the inputs of the covariance by column: logarithm of work, bare shape, features."""
     return np.concatenate([np.log(work(subgraphs))[:, None], shape_features(subgraphs), features(subgraphs)], axis=1)
 
 
@@ -150,7 +150,7 @@ def _combined(fine: np.ndarray, coarse: np.ndarray, trend: np.ndarray, scales: _
 
 
 def _tuned(points: np.ndarray, values: np.ndarray) -> _Scales:
-    """Return the scales of the largest likelihood; the overall variance is solved for in closed form."""
+    """Return the scales that maximise the likelihood; the overall variance is solved for in closed form."""
     chosen = np.random.default_rng(0).permutation(len(points))[:_NUM_TUNED]
     points, values = points[chosen], values[chosen]
     fine, coarse = _distances(points, points)

@@ -56,7 +56,7 @@ class Curve:
 
     @property
     def growth(self) -> float:
-        """By what power of the channels latency grows, from its first to its last quarter.
+        """Exponent of the growth of latency with the channels, from the first to the last quarter of the curve.
 
         Example::
 
@@ -83,13 +83,13 @@ class Curve:
 
     @property
     def rises(self) -> np.ndarray:
-        """What each channel adds to the logarithm of latency."""
+        """Difference in the logarithm of latency from each channel to the next."""
         rises: np.ndarray = np.diff(np.log(self.latency_ms))
         return rises
 
     @property
     def noise(self) -> float:
-        """Deviation of `rises` by the spread of the measurements.
+        """Standard deviation of `rises` that the spread of the measurements explains.
 
         It is that of their differences, in which even growth is nothing; they have three times the variance.
         """
@@ -98,7 +98,7 @@ class Curve:
 
 @dataclass(frozen=True)
 class Staircase:
-    """What curves say of the lanes.
+    """The lanes that curves of latency against channels show.
 
     Attributes:
         lanes: The parallelism factor; 1 where latency grows evenly, None where the curves cannot tell.
@@ -114,7 +114,7 @@ class Staircase:
 
 
 def curve_subgraphs(last_width: int = 129) -> list[Subgraph]:
-    """Return what is to be measured to find the lanes: convolutions and blocks with output channels in steps of one.
+    """Return the subgraphs of the curves: convolutions and blocks with output channels in steps of one.
 
     Args:
         last_width: The widest. Lanes up to half of it can be found.
@@ -135,7 +135,7 @@ def curve_subgraphs(last_width: int = 129) -> list[Subgraph]:
 
 
 def short_curve() -> list[Subgraph]:
-    """Return the fewest measurements that tell 8 lanes from 16: one convolution, for those who measure by hand."""
+    """Return the shortest curve that tells 8 lanes from 16: one convolution, for measurements by hand."""
     return [_widened(Subgraph("conv", 28, 28, 64, 1, 1, 3), FIRST_WIDTH + number) for number in range(MIN_POINTS + 1)]
 
 
@@ -163,7 +163,7 @@ def curves_in(measurements: Mapping[Subgraph, Figures], planned: Iterable[Subgra
 
 
 def find_lanes(curves: Sequence[Curve]) -> Staircase:
-    """Return the parallelism factor for which the steps of the curves vote, each step one vote.
+    """Return the parallelism factor that most steps of the curves agree on.
 
     It is the largest period that has most of the steps at its multiples, and a step at most of its multiples. At twice
     the period half of the steps is missed; at half of it, every other multiple is without one. Where all curves

@@ -1,4 +1,4 @@
-"""Correct sums over parts to whole networks, by networks that were measured whole and judge nothing."""
+"""Correction of sums over parts, fitted to networks that were measured whole and are not judged by."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from dataclasses import replace
 import numpy as np
 
 from lightning_nas.estimator.estimator import Estimator
-from lightning_nas.estimator.judge.parity import Parity
+from lightning_nas.estimator.judge.parity import PredictionPairs
 from lightning_nas.estimator.judge.whole_networks import WholeNetworks
 
 __all__ = ["LEVEL", "corrected", "corrected_by", "fit_factor", "fit_spread", "format_correction"]
 
 LEVEL = 0.9
-"""Of the intervals that the spread is fitted for."""
+"""Level of the intervals that the spread is fitted to."""
 
 _log = logging.getLogger(__name__)
 
@@ -37,8 +37,10 @@ def corrected(estimator: Estimator, networks: WholeNetworks) -> tuple[Estimator,
     return corrected_by(estimator, total, networks.bounds_ms(plain, LEVEL)[:, 1] - total.predicted_ms)
 
 
-def corrected_by(estimator: Estimator, uncorrected: Parity, half_ms: np.ndarray) -> tuple[Estimator, dict[str, float]]:
-    """Return the same by what is known of the networks already.
+def corrected_by(
+    estimator: Estimator, uncorrected: PredictionPairs, half_ms: np.ndarray
+) -> tuple[Estimator, dict[str, float]]:
+    """Return the corrected estimator, given predictions of the networks that exist already.
 
     Args:
         estimator: What is corrected.
@@ -56,7 +58,7 @@ def corrected_by(estimator: Estimator, uncorrected: Parity, half_ms: np.ndarray)
 
 
 def fit_factor(sums_ms: np.ndarray, true_ms: np.ndarray) -> tuple[float, dict[str, float]]:
-    """Return what to multiply sums by, 1 where that does not help, and the error with and without.
+    """Return the factor that corrects sums, 1 where none helps, and the error with and without it.
 
     The error with a factor is that of networks which the factor was not fitted to.
 

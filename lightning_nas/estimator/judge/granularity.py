@@ -25,7 +25,7 @@ _NAMES = {True: "operators", False: "subgraphs"}
 def best_granularity(
     device: Device, table: Path, num_subgraphs: int = 1500, num_networks: int = 40, folder: Path | None = None
 ) -> tuple[bool, dict[str, float]]:
-    """Measure the same subgraphs whole and by operators, and see which of both predicts whole networks best.
+    """Find out whether operators or whole subgraphs predict networks better, by measuring both.
 
     Args:
         device: What to measure on.

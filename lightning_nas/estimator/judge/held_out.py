@@ -9,10 +9,9 @@ import numpy as np
 from tqdm import tqdm
 
 from lightning_nas.estimator.estimator import Estimator
-from lightning_nas.estimator.fit.interval import Errors
-from lightning_nas.estimator.fit.rates import is_operator
-from lightning_nas.estimator.fit.regressor import Regressor
-from lightning_nas.estimator.judge.parity import Parity
+from lightning_nas.estimator.fit.interval import ErrorQuantiles
+from lightning_nas.estimator.fit.regressor import Regressor, fitted_rows
+from lightning_nas.estimator.judge.parity import PredictionPairs
 from lightning_nas.graph.subgraph import Subgraph
 
 __all__ = ["HeldOutNetworks", "HeldOutRows", "held_out_networks", "held_out_rows"]
@@ -20,7 +19,7 @@ __all__ = ["HeldOutNetworks", "HeldOutRows", "held_out_networks", "held_out_rows
 
 @dataclass(frozen=True)
 class HeldOutRows:
-    """Rows of a table, and what was predicted of each by a fit that had not seen it.
+    """Cross-validated rows: each is predicted by a fit that has not seen it.
 
     Attributes:
         parts: What was measured.
@@ -28,24 +27,24 @@ class HeldOutRows:
     """
 
     parts: tuple[Subgraph, ...]
-    parity: Parity
+    parity: PredictionPairs
 
     @property
-    def errors(self) -> Errors:
-        """Quantiles of how far they are off."""
-        return Errors.of(self.parts, np.log(self.parity.predicted_ms / self.parity.true_ms))
+    def errors(self) -> ErrorQuantiles:
+        """Quantiles of the errors of these rows."""
+        return ErrorQuantiles.of(self.parts, np.log(self.parity.predicted_ms / self.parity.true_ms))
 
 
 @dataclass(frozen=True)
 class HeldOutNetworks:
-    """Networks of a table, and what was predicted of each by a fit that had not seen it.
+    """Cross-validated networks: each is predicted by a fit that has not seen it.
 
     Attributes:
         parity: What was predicted of each and what it took.
         half_ms: Half width of the interval of each.
     """
 
-    parity: Parity
+    parity: PredictionPairs
     half_ms: np.ndarray
 
 
@@ -56,7 +55,7 @@ def held_out_rows(estimator: Estimator, num_folds: int = 5) -> HeldOutRows | Non
         estimator: What is judged.
         num_folds: Into how many parts the rows are dealt; each is predicted by a fit to all others.
     """
-    rows = {part: figures.latency_ms for part, figures in estimator.measurements.items() if not is_operator(part)}
+    rows = fitted_rows(estimator.measurements)
     if not rows:
         return None
     parts, true_ms = tuple(rows), np.array(list(rows.values()))
@@ -64,7 +63,7 @@ def held_out_rows(estimator: Estimator, num_folds: int = 5) -> HeldOutRows | Non
     for train, test in _folds(len(parts), num_folds):
         regressor = Regressor.fit(list(compress(parts, train)), true_ms[train])
         predicted_ms[test] = regressor.predict_ms(list(compress(parts, test)))
-    return HeldOutRows(parts, Parity(tuple(part.kind for part in parts), predicted_ms, true_ms))
+    return HeldOutRows(parts, PredictionPairs(tuple(part.kind for part in parts), predicted_ms, true_ms))
 
 
 def held_out_networks(estimator: Estimator, level: float, num_folds: int = 5) -> HeldOutNetworks:
@@ -83,7 +82,7 @@ def held_out_networks(estimator: Estimator, level: float, num_folds: int = 5) ->
         asked = list(compress(networks, test))
         predicted_ms[test] = [regressor.predict_ms(parts).sum() for parts in asked]
         half_ms[test] = [regressor.half_width_ms(parts, level) for parts in asked]
-    return HeldOutNetworks(Parity(tuple(estimator.networks), predicted_ms, true_ms), half_ms)
+    return HeldOutNetworks(PredictionPairs(tuple(estimator.networks), predicted_ms, true_ms), half_ms)
 
 
 def _folds(count: int, num_folds: int) -> tqdm[tuple[np.ndarray, np.ndarray]]:

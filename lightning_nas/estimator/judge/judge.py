@@ -17,7 +17,7 @@ from lightning_nas.estimator.files import MIN_ROWS
 from lightning_nas.estimator.fit.rates import is_operator, operator_kind
 from lightning_nas.estimator.judge.correction import LEVEL, corrected, corrected_by, fit_factor
 from lightning_nas.estimator.judge.held_out import held_out_networks, held_out_rows
-from lightning_nas.estimator.judge.parity import Parity
+from lightning_nas.estimator.judge.parity import PredictionPairs
 from lightning_nas.estimator.judge.verdict import MIN_NETWORKS, Intervals, NetworkVerdict, Verdict
 from lightning_nas.estimator.judge.whole_networks import WholeNetworks, measured_networks, sum_ms
 from lightning_nas.estimator.measure.backend import Backend
@@ -25,7 +25,7 @@ from lightning_nas.estimator.measure.campaign import measure
 from lightning_nas.estimator.measure.sampling.random_networks import CORRECTING, JUDGING
 from lightning_nas.estimator.measure.sampling.sample import sample_subgraphs
 from lightning_nas.estimator.measure.whole import scratch_table
-from lightning_nas.graph.subgraph import Subgraph
+from lightning_nas.graph.subgraph import Subgraph, SubgraphKind
 from lightning_nas.io.numbers import check_number
 
 __all__ = ["judge"]
@@ -37,7 +37,7 @@ _NUM_CORRECTING = 30
 _NUM_PAIRS = 300
 # Where fused and unfused are as fast as each other, either is right.
 _CLEAR = np.log(1.1)
-_KINDS = ("ibn", "fused")
+_KINDS: tuple[SubgraphKind, ...] = ("ibn", "fused")
 
 
 def judge(
@@ -79,7 +79,7 @@ def judge(
 
 
 def _by_table(estimator: Estimator, num_folds: int) -> Verdict:
-    """Judge by the networks of the table: as sums of parts, or by a fit to the others where they are all there is."""
+    """Judge by the networks of the table, for devices that nothing can measure here."""
     if not estimator.networks:
         return Verdict(estimator)
     if not estimator.measurements:
@@ -97,7 +97,7 @@ def _by_table(estimator: Estimator, num_folds: int) -> Verdict:
 
 
 def _by_other_networks(estimator: Estimator, num_folds: int) -> Verdict:
-    """Judge a table of whole networks alone by fits to the others of them, and correct what those are off by."""
+    """Judge a table that holds whole networks only, by cross-validation."""
     held_out = held_out_networks(estimator, LEVEL, num_folds)
     predicted, half_ms = held_out.parity, held_out.half_ms
     estimator, correction = corrected_by(estimator, predicted, half_ms)
@@ -113,8 +113,8 @@ def _by_other_networks(estimator: Estimator, num_folds: int) -> Verdict:
     return Verdict(estimator, networks=verdict, correction=correction)
 
 
-def _each_by_others(parity: Parity) -> Parity:
-    """Return the networks, each corrected by a factor that was fitted to the others."""
+def _each_by_others(parity: PredictionPairs) -> PredictionPairs:
+    """Return the predictions, each corrected by a factor that was fitted to the other networks."""
     numbers = np.arange(len(parity.groups))
     others = [numbers != number for number in numbers]
     factors = np.array([fit_factor(parity.predicted_ms[rows], parity.true_ms[rows])[0] for rows in others])
@@ -130,7 +130,7 @@ def _by_networks(estimator: Estimator, blind: Estimator | None, networks: WholeN
         measured_share=float(np.mean([estimator.measured_share(parts) for parts in networks.parts])),
     )
     if (correction := estimator.device.correction) != 1:
-        uncorrected = Parity(networks.names, estimated.predicted_ms / correction, networks.true_ms)
+        uncorrected = PredictionPairs(networks.names, estimated.predicted_ms / correction, networks.true_ms)
         verdict = dataclasses.replace(verdict, uncorrected=uncorrected)
     if blind is None:
         return verdict
@@ -144,7 +144,7 @@ def _intervals(estimator: Estimator, networks: WholeNetworks) -> Intervals:
 
 
 def _without(estimator: Estimator, hidden: set[Subgraph]) -> Estimator | None:
-    """Return an estimator fitted to the rows that are not hidden, and looks none up; None where those are too few.
+    """Return an estimator fitted without the hidden rows, which looks none up; None for too few rows.
 
     Hidden rows of rare operators stay where all of their kind are hidden: nothing else could price them.
     """
@@ -160,7 +160,7 @@ def _without(estimator: Estimator, hidden: set[Subgraph]) -> Estimator | None:
     return None
 
 
-def _sums(device: Device, networks: WholeNetworks, backend: Backend, folder: Path | None) -> Parity | None:
+def _sums(device: Device, networks: WholeNetworks, backend: Backend, folder: Path | None) -> PredictionPairs | None:
     """Measure every part of some of the subnets."""
     is_subnet = ~networks.is_stock
     chosen = networks.only(is_subnet & (np.cumsum(is_subnet) <= _NUM_CORRECTING))
@@ -173,7 +173,7 @@ def _measured_pairs(
 ) -> dict[tuple[Subgraph, Subgraph], tuple[float, float]]:
     """Measure unfused and fused blocks of equal sizes, as far as both can be measured."""
     blocks = [part for part in sample_subgraphs(JUDGING, 4 * num_pairs) if part.kind in _KINDS][:num_pairs]
-    ibn, fused = ([dataclasses.replace(part, kind=kind) for part in blocks] for kind in _KINDS)  # type: ignore[arg-type]
+    ibn, fused = ([dataclasses.replace(part, kind=kind) for part in blocks] for kind in _KINDS)
     rows = measure(device, [*ibn, *fused], scratch_table(device, backend, "pairs", folder), backend)
     pairs = dict.fromkeys(zip(ibn, fused, strict=True))
     found = {pair: tuple(sum_ms(part, rows) for part in pair) for pair in pairs}

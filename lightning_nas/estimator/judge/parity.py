@@ -1,4 +1,4 @@
-"""Latencies as predicted beside latencies as measured."""
+"""Pairs of predicted and measured latencies, and their error figures."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ import numpy as np
 
 from lightning_nas.estimator.judge.scores import scores
 
-__all__ = ["Parity"]
+__all__ = ["PredictionPairs"]
 
 _NUM_SIZES = 5
 
 
 @dataclass(frozen=True)
-class Parity:
-    """Latencies as predicted and as measured.
+class PredictionPairs:
+    """Predicted and measured latencies, pair by pair.
 
     Attributes:
         groups: Of each, what it belongs to: its kind, or its name.
@@ -30,31 +30,31 @@ class Parity:
 
     @property
     def figures(self) -> dict[str, float]:
-        """How far predictions are off over all."""
+        """Error figures over all pairs."""
         predicted_ms, true_ms = self.predicted_ms, self.true_ms
         off = np.abs(predicted_ms / true_ms - 1)
         return {**scores(predicted_ms, true_ms), "nine_of_ten": float(np.quantile(off, 0.9))}
 
     @property
     def bias(self) -> tuple[float, float]:
-        """By how much predictions are above what was measured, as a share of it on average; and its standard error.
+        """Mean of the signed relative error, and the standard error of that mean.
 
         What is off by more than all of it counts as that, so that single ones do not decide.
         """
         relative = np.clip(self.predicted_ms / self.true_ms - 1, -1, 1)
         return float(relative.mean()), float(relative.std() / np.sqrt(len(relative)))
 
-    def only(self, chosen: np.ndarray) -> Parity:
-        """Return those that are chosen, by a truth value each."""
+    def only(self, chosen: np.ndarray) -> PredictionPairs:
+        """Return the pairs for which a mask is true."""
         groups = tuple(group for group, here in zip(self.groups, chosen.tolist(), strict=True) if here)
-        return Parity(groups, self.predicted_ms[chosen], self.true_ms[chosen])
+        return PredictionPairs(groups, self.predicted_ms[chosen], self.true_ms[chosen])
 
     def by_group(self) -> dict[str, dict[str, float]]:
-        """Return how far they are off in each group, the largest group first.
+        """Return the error figures of each group, the largest group first.
 
         Example::
 
-            >>> parity = Parity(("a", "b", "b"), np.array([1.0, 2.0, 3.0]), np.array([1.0, 2.0, 3.3]))
+            >>> parity = PredictionPairs(("a", "b", "b"), np.array([1.0, 2.0, 3.0]), np.array([1.0, 2.0, 3.3]))
             >>> [(name, figures["count"]) for name, figures in parity.by_group().items()]
             [('b', 2), ('a', 1)]
         """
@@ -63,7 +63,7 @@ class Parity:
         return {name: self.only(np.array(self.groups) == name).figures for name in ordered}
 
     def by_size(self) -> dict[str, dict[str, float]]:
-        """Return how far they are off by latency, in groups of equal number."""
+        """Return the error figures by measured latency, in five groups of equal size."""
         edges = np.quantile(self.true_ms, np.linspace(0, 1, _NUM_SIZES + 1))
         place = np.clip(np.searchsorted(edges, self.true_ms, side="right") - 1, 0, _NUM_SIZES - 1)
         names = [f"{low:.3g} to {high:.3g} ms" for low, high in pairwise(edges.tolist())]

@@ -1,4 +1,4 @@
-"""Check the memory of an estimator against the fast memory that a compiler plans."""
+"""Comparison of estimated peak memory with the memory that a compiler plans."""
 
 from __future__ import annotations
 

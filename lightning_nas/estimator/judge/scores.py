@@ -9,7 +9,7 @@ __all__ = ["scores"]
 
 
 def scores(predicted_ms: np.ndarray, true_ms: np.ndarray) -> dict[str, float]:
-    """Return the mean and the largest relative error, the bias, shares of small errors, and the rank correlation.
+    """Return error figures: mean and largest relative error, bias, shares of small errors, rank correlation.
 
     Example::
 

@@ -9,12 +9,12 @@ import numpy as np
 
 from lightning_nas.estimator.estimator import Estimator
 from lightning_nas.estimator.judge.held_out import HeldOutRows
-from lightning_nas.estimator.judge.parity import Parity
+from lightning_nas.estimator.judge.parity import PredictionPairs
 
 __all__ = ["MIN_NETWORKS", "MOST_BIAS", "Intervals", "NetworkVerdict", "Verdict"]
 
 MOST_BIAS = 0.05
-"""An estimator whose networks are off to one side by more on average is refused."""
+"""An estimator with a larger mean signed error on whole networks is refused."""
 
 MIN_NETWORKS = 5
 """Fewer networks say nothing about a device."""
@@ -25,7 +25,7 @@ _NUM_DEVIATIONS = 2.5
 
 @dataclass(frozen=True)
 class Intervals:
-    """Bounds of latencies beside what was measured.
+    """Prediction intervals of networks, and their measured latencies.
 
     Attributes:
         level: Share of networks that are to lie within.
@@ -39,7 +39,7 @@ class Intervals:
 
     @property
     def figures(self) -> dict[str, float]:
-        """Which share does lie within, and the half width as a share of the latency."""
+        """Share of networks within their interval, and the mean half width relative to the latency."""
         low, high = self.bounds_ms.T
         inside = (low <= self.true_ms) & (self.true_ms <= high)
         return {
@@ -52,7 +52,7 @@ class Intervals:
 
 @dataclass(frozen=True)
 class NetworkVerdict:
-    """Networks that were measured whole, as they are estimated.
+    """Errors of an estimator on networks that were measured whole.
 
     Attributes:
         estimated: The estimator as it is: what was measured is looked up, sums are corrected.
@@ -66,11 +66,11 @@ class NetworkVerdict:
         measured_share: Share of the estimated latency that is measured rather than predicted.
     """
 
-    estimated: Parity
+    estimated: PredictionPairs
     is_stock: np.ndarray
-    uncorrected: Parity | None = None
-    predicted: Parity | None = None
-    sums: Parity | None = None
+    uncorrected: PredictionPairs | None = None
+    predicted: PredictionPairs | None = None
+    sums: PredictionPairs | None = None
     intervals: Intervals | None = None
     predicted_intervals: Intervals | None = None
     measured_share: float | None = None
@@ -78,7 +78,7 @@ class NetworkVerdict:
 
 @dataclass(frozen=True)
 class Verdict:
-    """How far an estimator is off.
+    """Errors of an estimator, and its correction.
 
     Attributes:
         estimator: The estimator, with the correction, the spread and the errors that were found.
@@ -96,7 +96,7 @@ class Verdict:
 
     @property
     def refusal(self) -> str | None:
-        """Why the estimator must not be used: networks are off to one side, and no correction mends that."""
+        """Reason not to use the estimator, which is biased on whole networks in spite of the correction; or None."""
         if self.networks is None or len(self.networks.estimated.groups) < MIN_NETWORKS:
             return None
         bias, deviation = self.networks.estimated.bias
@@ -113,7 +113,7 @@ class Verdict:
 
     @property
     def error(self) -> dict[str, dict[str, float]]:
-        """Figures by what they are of, for the record.
+        """Error figures per group, as written to the device's JSON file.
 
         ``rows``, those of each kind and of each size; ``networks`` (the estimator as it is), of these ``subnets`` and
         ``stock`` and each stock network by its name, ``networks_uncorrected``, ``networks_predicted``, ``sums``;
@@ -124,7 +124,7 @@ class Verdict:
         return error | ({"pairs": dict(self.pairs)} if self.pairs is not None else {})
 
 
-def _of_rows(rows: Parity) -> dict[str, dict[str, float]]:
+def _of_rows(rows: PredictionPairs) -> dict[str, dict[str, float]]:
     groups = {**rows.by_group(), **rows.by_size()}
     return {"rows": rows.figures, **{f"rows of {name}": figures for name, figures in groups.items()}}
 

@@ -12,7 +12,7 @@ import numpy as np
 
 from lightning_nas.estimator.device import Device
 from lightning_nas.estimator.estimator import Estimator
-from lightning_nas.estimator.judge.parity import Parity
+from lightning_nas.estimator.judge.parity import PredictionPairs
 from lightning_nas.estimator.measure.backend import Backend
 from lightning_nas.estimator.measure.sampling.random_networks import stock_networks, subnets
 from lightning_nas.estimator.measure.whole import measure_networks, scratch_table
@@ -48,16 +48,16 @@ class WholeNetworks:
 
     @property
     def is_stock(self) -> np.ndarray:
-        """Which of them are stock networks, and no subnets."""
+        """Mask of the stock networks; the others are subnets."""
         return np.array([not name.startswith("subnet") for name in self.names])
 
     def only(self, chosen: Iterable[bool]) -> WholeNetworks:
-        """Return those that are chosen, by a truth value each."""
+        """Return the networks for which a mask is true."""
         kept = list(chosen)
         return WholeNetworks(tuple(compress(self.names, kept)), tuple(compress(self.parts, kept)), self.true_ms[kept])
 
     def priced_by(self, estimator: Estimator) -> WholeNetworks:
-        """Return those whose every operator an estimator has a price for; what is left out is logged."""
+        """Return the networks that an estimator can price in full; what is left out is logged."""
         kept = [_has_price(estimator, parts) for parts in self.parts]
         left_out = sorted({name for name, here in zip(self.names, kept, strict=True) if not here})
         if left_out:
@@ -65,28 +65,28 @@ class WholeNetworks:
             _log.warning(text, estimator.name, ", ".join(left_out))
         return self.only(kept)
 
-    def estimated(self, estimator: Estimator) -> Parity:
-        """Return what an estimator says of them."""
+    def estimated(self, estimator: Estimator) -> PredictionPairs:
+        """Return the predictions of an estimator beside the measured latencies."""
         predicted_ms = np.array([estimator.predict_ms(parts).sum() for parts in self.parts])
-        return Parity(self.names, predicted_ms, self.true_ms)
+        return PredictionPairs(self.names, predicted_ms, self.true_ms)
 
     def bounds_ms(self, estimator: Estimator, level: float) -> np.ndarray:
-        """Return the smallest and the largest latency that each may have, shape (num_networks, 2)."""
+        """Return the prediction interval of each network, shape (num_networks, 2)."""
         return np.array([estimator.total_interval_ms(parts, level) for parts in self.parts]).reshape(-1, 2)
 
-    def sums(self, rows: Mapping[Subgraph, Figures]) -> Parity | None:
-        """Return the sums of those whose parts are all measured; None where there is no such network."""
+    def sums(self, rows: Mapping[Subgraph, Figures]) -> PredictionPairs | None:
+        """Return sums of measured parts, of the networks whose parts are all measured; None if there is none."""
         sums_ms = [[sum_ms(part, rows) for part in parts] for parts in self.parts]
         whole = [None not in latencies for latencies in sums_ms]
         if not any(whole):
             return None
         chosen = self.only(whole)
         totals_ms = [sum(one or 0 for one in latencies) for latencies in compress(sums_ms, whole)]
-        return Parity(chosen.names, np.array(totals_ms), chosen.true_ms)
+        return PredictionPairs(chosen.names, np.array(totals_ms), chosen.true_ms)
 
 
 def sum_ms(part: Subgraph, rows: Mapping[Subgraph, Figures]) -> float | None:
-    """Return what a part took, whole or as the sum of its operators; None where not all of that was measured."""
+    """Return the measured latency of a part, whole or as the sum of its operators; None if neither is measured."""
     pieces = (part,) if part in rows else part.operators
     return sum(rows[piece].latency_ms for piece in pieces) if all(piece in rows for piece in pieces) else None
 

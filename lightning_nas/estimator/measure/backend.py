@@ -1,4 +1,4 @@
-"""`Backend`: the protocol of what measures, and how one is opened by the name that a device gives."""
+"""`Backend`: the protocol of compilers, simulators and clocks, which are opened by their name."""
 
 from __future__ import annotations
 
@@ -25,14 +25,14 @@ __all__ = [
 ]
 
 TIMED = ("onnxruntime", "torch")
-"""Those that time this machine, and say how far the timings are apart."""
+"""Backends that time this machine, and record the spread of the timings."""
 
 SPLIT = ("vela", "zigzag", "analytic")
-"""Those that can tell what each operator costs in its place in a network."""
+"""Backends that know the cost of each operator at its place in a network."""
 
 
 class UnsupportedError(ValueError):
-    """The device does not run an operator; another part of it would, which is not what is measured."""
+    """The device does not run an operator, or not on the part of it that is measured."""
 
 
 class Backend(Protocol):
@@ -47,13 +47,13 @@ class Backend(Protocol):
         ...
 
     def versions(self) -> dict[str, str]:
-        """Return what the figures depend on, for the record."""
+        """Return the versions and the machine that the figures depend on, for the record."""
         ...
 
 
 @runtime_checkable
 class ParallelBackend(Backend, Protocol):
-    """A backend to which an operator costs the same wherever it stands, and that can price several at once."""
+    """A backend that prices several operators at once, because their costs do not depend on their neighbours."""
 
     def measure_many(self, subgraphs: Sequence[Subgraph]) -> Iterator[dict[Subgraph, Figures]]:
         """Measure subgraphs over all cores, and yield the figures of each as soon as they are known, in order."""
@@ -80,7 +80,7 @@ def open_backend(device: Device) -> Backend:
 
 
 def available_backend(device: Device) -> Backend | None:
-    """Return the backend that measures what the table of a device is of; None where nothing here can.
+    """Return the backend of a device, or None where it cannot be measured on this machine.
 
     What counts or simulates does so anywhere; what times this machine says nothing about another one. Of closed forms
     there is nothing to measure. `why_unavailable` says why there is none.
@@ -89,7 +89,7 @@ def available_backend(device: Device) -> Backend | None:
 
 
 def why_unavailable(device: Device) -> str:
-    """Return why a device that has a backend cannot be measured here, in a sentence; nothing where it can."""
+    """Return in a sentence why a device cannot be measured here; an empty text where it can."""
     return _backend_or_reason(device)[1]
 
 
@@ -102,7 +102,7 @@ def _backend_or_reason(device: Device) -> tuple[Backend | None, str]:
         # Devices are shared without the files that only their backends need.
         return None, f"{device.name} cannot be measured here: {error}"
     here = backend.versions().get("processor")
-    there = device.record.get("measured_by", {}).get("processor", here)
+    there = device.measured_by.get("processor", here)
     if here != there:
         return None, f"{device.name} cannot be measured here: it is {there}, and this machine is {here}."
     return backend, ""

@@ -1,4 +1,4 @@
-"""Measure what the table of a device is made of."""
+"""Measure the table of a device: random networks, random blocks and stock operators."""
 
 from __future__ import annotations
 

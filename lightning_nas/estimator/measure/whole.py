@@ -22,7 +22,7 @@ __all__ = ["measure_networks", "scratch_table"]
 def measure_networks(
     device: Device, networks: Iterable[Network], path: Path, backend: Backend | None = None
 ) -> list[Figures | None]:
-    """Return the figures of whole networks, measuring those that a table does not hold yet; None of what cannot run.
+    """Measure whole networks that a table does not hold yet, and return all figures; None for what cannot run.
 
     Each is on disk before the next is measured.
 
@@ -60,7 +60,7 @@ def _measured(
 
 
 def scratch_table(device: Device, backend: Backend, name: str, folder: Path | None = None) -> Path:
-    """Return where to keep what is measured to judge a device, and not shipped: another file for other settings.
+    """Return the path of a table for measurements that are not shipped; it depends on the device's settings.
 
     Args:
         device: What is measured.

@@ -62,7 +62,7 @@ def paddings(layer: Layer) -> tuple[tuple[int, int], tuple[int, int]]:
 
 
 def joins_rows(layer: Layer) -> bool:
-    """Whether a concatenation joins rows, as heads of detectors are joined, and not channels."""
+    """Return whether a concatenation joins rows, as heads of detectors are joined, and not channels."""
     return layer.width == 1
 
 
