@@ -1,0 +1,61 @@
+"""`DetectionHead`: what the task asks of a detector's head."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Protocol, runtime_checkable
+
+from torch import Tensor, nn
+
+from lightning_nas.tasks.boxes import Target
+
+__all__ = ["DetectionHead", "detection_head_of"]
+
+
+@runtime_checkable
+class DetectionHead(Protocol):
+    """A module that turns features into maps, and knows what the maps mean.
+
+    `outputs` below are the maps that its ``forward`` returned for a batch of N images.
+    """
+
+    def losses(self, outputs: Sequence[Tensor], targets: Sequence[Target], size: tuple[int, int]) -> dict[str, Tensor]:
+        """Return the parts of the loss by name.
+
+        Args:
+            outputs: The maps.
+            targets: The true objects of each image.
+            size: Height and width of the images in pixels.
+        """
+        ...
+
+    def imitation(self, outputs: Sequence[Tensor], wanted: Sequence[Tensor]) -> Tensor:
+        """Return how far the maps are from those of a teacher's head for the same images."""
+        ...
+
+    def detections(self, outputs: Sequence[Tensor], size: tuple[int, int]) -> list[Target]:
+        """Return for each image its ``boxes``, ``scores`` and ``labels``, the surest first.
+
+        Args:
+            outputs: The maps.
+            size: Height and width of the images in pixels.
+        """
+        ...
+
+
+def detection_head_of(network: nn.Module) -> DetectionHead:
+    """Return the head of a detector.
+
+    Args:
+        network: The detector.
+
+    Raises:
+        TypeError: Its attribute ``head`` is no `DetectionHead`.
+    """
+    head = getattr(network, "head", None)
+    if not isinstance(head, DetectionHead):
+        raise TypeError(
+            "A detector must have a `head` with the methods `losses`, `imitation` and `detections`; the head of"
+            f" {type(network).__name__} is {'missing' if head is None else type(head).__name__}."
+        )
+    return head
