@@ -26,6 +26,7 @@ from lightning_nas.io.writing import write_text
 from lightning_nas.jobs.malloc import keep_freed_memory
 from lightning_nas.jobs.recipes import recipes
 from lightning_nas.jobs.settings import check_recipe
+from lightning_nas.report.run_record import RunRecord
 from lightning_nas.training.stop import Stopped, requeue, stoppable
 
 __all__ = ["run_recipe"]
@@ -121,7 +122,7 @@ def _job(config: DictConfig) -> Any:
     # The job's parts are built first: whatever is wrong with the data or an option is said before any training.
     job = instantiate(config.job, _partial_=True, _convert_="all")
     result = job()
-    metric = result["subnet"]["metric"]["value"] if isinstance(result, dict) and "subnet" in result else None
+    metric = result.subnet.metric.value if isinstance(result, RunRecord) else None
     write_text(finished, json.dumps({"overrides": overrides, "metric": metric}))
     return metric
 

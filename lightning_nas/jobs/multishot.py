@@ -6,7 +6,7 @@ import hashlib
 import logging
 import re
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import cache
@@ -25,6 +25,8 @@ from lightning_nas.multishot.evolution import Evolution, Result
 from lightning_nas.multishot.space import Ground, Target, targets_of
 from lightning_nas.multishot.study import Study
 from lightning_nas.multishot.trial import LostTrialError, Trial
+from lightning_nas.report.run_record import RunRecord
+from lightning_nas.report.search_record import SearchRecord, TrialsRecord
 from lightning_nas.tasks.metric import TaskMetric
 from lightning_nas.training.divergence import DivergedError
 from lightning_nas.training.fingerprint import described_device, described_network, described_trainer, plain
@@ -38,7 +40,7 @@ _POLL_SECONDS = 1.0
 
 def evolve_and_finetune(
     run: Run, goal: Goal, model: Model, search: MultishotPlan, finetune: FinetunePlan
-) -> dict[str, Any]:
+) -> RunRecord | dict[str, RunRecord]:
     """Train the source, evolve trials from it within the budgets, fine-tune the best for each budget, compare.
 
     A trial is a network of the space at one of the input sizes, in one of the variants, that inherits the source's
@@ -159,17 +161,17 @@ class MultishotJob:
                 for best in self.trained_on
             }
 
-    def record(self) -> dict[str, Any]:
-        """Write the files of the run, and return the content of result.json."""
-        folder, results = self.run.folder, {}
+    def record(self) -> RunRecord | dict[str, RunRecord]:
+        """Write the files of the run; return the content of result.json, for several budgets of each by its label."""
+        folder, records = self.run.folder, dict[str, RunRecord]()
         with self.trainings.alone():
             for label, outcome in self.outcomes().items():
                 here = folder / label if len(self.budgets) > 1 else folder
                 here.mkdir(parents=True, exist_ok=True)
-                results[label] = write_run(here, outcome)
-                log.info("%s: %s\n%s\nWritten to %s", label, outcome.chosen, summary(results[label]), here)
+                records[label] = write_run(here, outcome)
+                log.info("%s: %s\n%s\nWritten to %s", label, outcome.chosen, summary(records[label]), here)
             log_hints(self.estimator)
-        return results if len(self.budgets) > 1 else next(iter(results.values()))
+        return records if len(self.budgets) > 1 else next(iter(records.values()))
 
     def outcomes(self) -> dict[str, Outcome]:
         """Return by label what each budget gets: the best on the validation data of all that keep it."""
@@ -189,22 +191,22 @@ class MultishotJob:
             recipe=self.run.recipe,
             task=type(tuned.module).__name__.lower(),
             seed=self.run.seed,
-            costs=self.estimator,
+            estimator=self.estimator,
             budget=target.budget,
             limits=limits,
             choices="both",
             source=source.decode(source.reference_nodes),
             chosen=chosen,
             subnet=tuned.module.network,
-            source_metric=metric,
-            source_steps=steps,
+            baseline_metric=metric,
+            baseline_steps=steps,
             subnet_metric=tuned.metric,
             subnet_steps=tuned.steps,
             compared=(),
-            search={**self.study.totals(), "finetuned": len(self.finetuned)},
+            search=_search_record(self.study.totals(), len(self.finetuned)),
             history=_history(self.study.results(), trainings.metric),
             network={**trainings.network_settings, **ground.place(best.genes).variant},
-            epochs=vars(self.run.epochs),
+            epochs=self.run.epochs,
             data_name=trainings.data_name,
             taught_by=trainings.teacher_name,
             interface=tuned.interface,
@@ -245,6 +247,12 @@ def _budgets(budget: Budget, latencies: Sequence[float | str]) -> dict[str, Budg
             raise ValueError(f"`budgets` must differ; got {list(latencies)}.")
         budgets[label] = replace(budget, latency=value)
     return budgets
+
+
+def _search_record(totals: Mapping[str, float], num_finetuned: int) -> SearchRecord:
+    """Return what a study cost, see `Study.totals`."""
+    counts = {name: int(totals[name]) for name in ("images", "trials", "rejected", "pruned")}
+    return SearchRecord(totals["seconds"], totals["steps"], trials=TrialsRecord(**counts, finetuned=num_finetuned))
 
 
 def _check(search: Evolution, epochs: Epochs, num_budgets: int) -> None:

@@ -30,6 +30,9 @@ from lightning_nas.jobs.pictures import write_run_picture
 from lightning_nas.jobs.plan import FinetunePlan, Goal, Model, Run, SearchPlan
 from lightning_nas.jobs.record import Compared, Outcome, log_hints, summary, write_run
 from lightning_nas.jobs.teacher import Teacher, better_teacher
+from lightning_nas.report.network_record import MetricRecord
+from lightning_nas.report.run_record import RunRecord
+from lightning_nas.report.search_record import ReadinessRecord, SearchRecord, SupernetRecord
 from lightning_nas.search import Decoupled
 from lightning_nas.search.quiet_loss import quiet_copy, task_loss
 from lightning_nas.space.spec import Architecture, SearchSpace
@@ -43,9 +46,7 @@ __all__ = ["SearchJob", "search_and_finetune"]
 log = logging.getLogger(__name__)
 
 
-def search_and_finetune(
-    run: Run, goal: Goal, model: Model, search: SearchPlan, finetune: FinetunePlan
-) -> dict[str, Any]:
+def search_and_finetune(run: Run, goal: Goal, model: Model, search: SearchPlan, finetune: FinetunePlan) -> RunRecord:
     """Train the source, turn it into a supernet, search, derive the subnet inside the budget, fine-tune it, compare.
 
     The source's weights are the supernet's (channels sorted by importance), which it teaches. The baseline is the
@@ -168,7 +169,7 @@ class SearchJob:
             length = self.searched.epochs + self.run.epochs.finetune
             self.baseline_fit = self.shared.fit("baseline", baseline, length, averaging=plan.averaging)
             trainer = self.baseline_fit.trainer
-            self.baseline_metric = self.shared.test(trainer, baseline)
+            self.baseline_metric = MetricRecord(**self.shared.test(trainer, baseline))
             before = self._task(deepcopy(self.source))
             self.teacher_name = better_teacher(plan.taught_by, self.shared, trainer, before, baseline)
         if self.teacher_name == "baseline":
@@ -186,38 +187,42 @@ class SearchJob:
         self._finetune_subnet()
         self._finetune_others()
 
-    def record(self) -> dict[str, Any]:
+    def record(self) -> RunRecord:
         """Write the files of the run, and return the content of result.json."""
         searched, callback = self.searched, self.callback
-        spent = {"seconds": round(searched.seconds + self._watch.seconds, 1), "steps": searched.steps}
+        readiness = callback.readiness
+        supernet = SupernetRecord(
+            None if readiness is None else ReadinessRecord(str(readiness), readiness.to_dict()),
+            tuple(callback.warnings),
+        )
         outcome = Outcome(
             recipe=self.run.recipe,
             task=type(self.tuned).__name__.lower(),
             seed=self.run.seed,
-            costs=self.estimator,
+            estimator=self.estimator,
             budget=self.goal.budget,
             limits=self.limits,
             choices=callback.choices,
             source=self.source_architecture,
             chosen=self.chosen,
             subnet=cast(nn.Module, self.tuned.network),
-            source_metric=self.baseline_metric,
-            source_steps=self.baseline_fit.steps,
+            baseline_metric=self.baseline_metric,
+            baseline_steps=self.baseline_fit.steps,
             subnet_metric=self.subnet_metric,
             subnet_steps=self.tuning.steps,
             compared=self.compared,
-            search={**spent, **callback.found_at_end},
+            search=SearchRecord(round(searched.seconds + self._watch.seconds, 1), searched.steps, supernet),
             history=callback.history,
             network=network_settings(self.model.network, self.model.data.num_classes),
-            epochs=vars(self.run.epochs),
+            epochs=self.run.epochs,
             data_name=data_name(self.model.data),
             taught_by=self.teacher_name,
             interface=inputs_and_outputs(self.model.data),
         )
-        result = write_run(self.run.folder, outcome)
-        log.info("%s\nWritten to %s", summary(result), self.run.folder)
+        record = write_run(self.run.folder, outcome)
+        log.info("%s\nWritten to %s", summary(record), self.run.folder)
         log_hints(self.estimator)
-        return result
+        return record
 
     def _choose(self) -> None:
         """Refit the candidates to the teacher, and take the best."""
@@ -233,7 +238,7 @@ class SearchJob:
         self.tuned = self._finetuned_module(self.subnet, self.teacher)
         epochs, averaging = self.run.epochs.finetune, self.finetuning.averaging
         self.tuning = self.trainings.fit("finetune", self.tuned, epochs, averaging=averaging)
-        self.subnet_metric = self.trainings.test(self.tuning.trainer, self.tuned)
+        self.subnet_metric = MetricRecord(**self.trainings.test(self.tuning.trainer, self.tuned))
         write_run_picture(self.run.folder, self.tuned, self.model.data, self.run.show_images)
 
     def _finetune_others(self) -> None:
@@ -247,7 +252,7 @@ class SearchJob:
                 label = f"{name.replace(' ', '_')}-{_digest(architecture, self.teacher_name)}"
                 rival = self._finetuned_module(other, its_teacher)
                 metric = self.shared.train(label, rival, self.run.epochs.finetune, self.finetuning.averaging)
-            self.compared.append(Compared(name, architecture, metric))
+            self.compared.append(Compared(name, architecture, MetricRecord(**metric)))
 
     def _trained(self) -> dict[str, Any]:
         """Return what source, supernet and baseline depend on: what runs of several budgets can share."""

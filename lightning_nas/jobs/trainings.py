@@ -24,6 +24,7 @@ from lightning_nas.jobs.teacher import Teacher, better_teacher
 from lightning_nas.multishot.evolution import Genes
 from lightning_nas.multishot.rungs import Rungs
 from lightning_nas.multishot.space import Ground, Place
+from lightning_nas.report.network_record import MetricRecord
 from lightning_nas.supernet import derive, option_errors, sort_channels, space_of, supernet_from
 from lightning_nas.supernet.source import named_blocks
 from lightning_nas.supernet.subnet import supernet_with
@@ -53,9 +54,9 @@ class Finetuned:
 
     module: Any
     value: float
-    metric: Mapping[str, Any]
+    metric: MetricRecord
     steps: int
-    interface: Mapping[str, Any] = field(default_factory=dict)
+    interface: Mapping[str, object] = field(default_factory=dict)
 
 
 class Trainings:
@@ -243,10 +244,11 @@ class Trainings:
         module = taught(network=network, **self.finetune_task)
         phases = self._phases[genes[0]]
         tuned = phases.fit(f"finetune-{number}", module, self.epochs.finetune, averaging=self.finetuning.averaging)
-        value, metric = phases.validate(tuned.trainer, module), phases.test(tuned.trainer, module)
+        value = phases.validate(tuned.trainer, module)
+        metric = MetricRecord(**phases.test(tuned.trainer, module))
         return Finetuned(module, value, metric, steps + tuned.steps, inputs_and_outputs(phases.data))
 
-    def train_baseline(self) -> tuple[dict[str, Any], int]:
+    def train_baseline(self) -> tuple[MetricRecord, int]:
         """Train the source on, for as long as a trial and its fine-tuning, and see which of the two teaches.
 
         Returns:
@@ -261,7 +263,7 @@ class Trainings:
         if self.teacher_name == "baseline":
             self._teachers = [baseline.network, *deepcopy(self._sources[1:])]
             _give_weights(baseline.network, self._teachers[1:])
-        return phases.test(trained.trainer, baseline), trained.steps
+        return MetricRecord(**phases.test(trained.trainer, baseline)), trained.steps
 
     def forget(self, number: int) -> None:
         """Remove the checkpoint of a trial that is not needed any more."""
