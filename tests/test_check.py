@@ -104,3 +104,11 @@ def test_images_of_another_size_are_named():
 
     with pytest.raises(ValueError, match=r"Images of `train_dataloader` must be of `input_size` \(3, 16, 16\)"):
         check_data(Larger())
+
+
+def test_classes_without_a_name_are_named():
+    class Named(Data):
+        class_names = ("cat",)
+
+    with pytest.raises(ValueError, match="`class_names` must have one name for each of 2 classes; got 1: cat"):
+        check_data(Named())

@@ -4,23 +4,23 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from typing import Any
 
 import lightning.pytorch as pl
 import torch
 from torch import Tensor
 
+from lightning_nas.jobs.search_data import facts_of
 from lightning_nas.search.quiet_loss import quiet_copy, task_loss
 from lightning_nas.tasks.metric import TaskMetric
 
 __all__ = ["check_data", "check_task"]
 
 
-def check_task(module: pl.LightningModule, batch: Any) -> None:
+def check_task(module: pl.LightningModule, batch: object) -> None:
     """Check that a LightningModule is a task that recipes can search.
 
-    It needs ``network``, which is searched; ``metric``, a `TaskMetric`; and a `training_step` that returns a loss which
-    depends on the network. Its weights, counters and logs stay as they are.
+    It has to be a `lightning_nas.tasks.search_task.SearchTask`: ``network`` is searched, ``metric`` is a `TaskMetric`,
+    and its `training_step` returns a loss that depends on the network. Its weights, counters and logs stay as they are.
 
     Args:
         module: The task, made of a network.
@@ -42,8 +42,10 @@ def check_task(module: pl.LightningModule, batch: Any) -> None:
 def check_data(data: pl.LightningDataModule) -> None:
     """Check that a LightningDataModule is one that recipes can train on.
 
-    It needs ``num_classes``, ``input_size`` (channels, height and width), and loaders for training, validation and test
-    whose batches are pairs of images, shape (N, 3, H, W), and targets.
+    It has to be a `lightning_nas.jobs.search_data.SearchData`: it needs ``num_classes``, ``input_size`` (channels,
+    height and width), and loaders for training, validation and test whose batches are pairs of images, shape
+    (N, 3, H, W), and targets. Where it has ``class_names``, there must be one for each class; for what else it may say,
+    see `lightning_nas.jobs.search_data.DataFacts`.
 
     Args:
         data: The datamodule; it is prepared and set up.
@@ -64,7 +66,7 @@ def _report(what: str, problems: list[str]) -> None:
         raise ValueError("\n  ".join([f"{what}:", *problems]))
 
 
-def _task_problems(module: pl.LightningModule, batch: Any) -> Iterator[str]:
+def _task_problems(module: pl.LightningModule, batch: object) -> Iterator[str]:
     if not isinstance(getattr(module, "metric", None), TaskMetric):
         yield (
             "`metric` must be a TaskMetric, such as `metric = TaskMetric('accuracy', 'acc')` for what is logged as"
@@ -97,6 +99,9 @@ def _data_problems(data: pl.LightningDataModule) -> Iterator[str]:
     data.prepare_data()
     data.setup("fit")
     data.setup("test")
+    names = facts_of(data).class_names
+    if names and isinstance(count, int) and len(names) != count:
+        yield f"`class_names` must have one name for each of {count} classes; got {len(names)}: {', '.join(names)}."
     for name in ("train_dataloader", "val_dataloader", "test_dataloader"):
         if getattr(type(data), name) is getattr(pl.LightningDataModule, name):
             yield f"`{name}` is missing."
@@ -110,5 +115,5 @@ def _data_problems(data: pl.LightningDataModule) -> Iterator[str]:
             yield f"Images of `{name}` must be of `input_size` {tuple(size)}; got {_shape(batch[0])}."
 
 
-def _shape(images: Any) -> str:
+def _shape(images: object) -> str:
     return str(tuple(images.shape)) if isinstance(images, Tensor) else type(images).__name__

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import logging
-import re
 from collections.abc import Mapping, Sequence
 from functools import partial
-from typing import Any
 
 import torch
 from torch import Tensor, nn
+
+from lightning_nas.jobs.search_data import SearchData, SplitCounts, contents_of, facts_of
 
 __all__ = ["contents_text", "data_name", "inputs_and_outputs", "network_settings", "prepare", "training_images"]
 
@@ -18,22 +18,27 @@ log = logging.getLogger(__name__)
 MAX_CLASSES = 30
 
 
-def network_settings(network: partial[nn.Module], num_classes: int) -> dict[str, Any]:
-    """Return what the network was made of, without the weights that it began with."""
+def network_settings(network: partial[nn.Module], num_classes: int) -> dict[str, object]:
+    """Return the settings of a network, without the weights that it began with.
+
+    Args:
+        network: Makes the network.
+        num_classes: Number of classes that it was made for.
+    """
     return {"num_classes": num_classes, **{key: value for key, value in network.keywords.items() if key != "weights"}}
 
 
-def data_name(data: Any) -> str:
-    """Return the name of the data or of its folder; of embedded data, which has none, that of its class in words."""
-    if getattr(data, "name", None):
-        return str(data.name)
-    if hasattr(data, "root"):
-        return str(data.root.name)
-    return re.sub(r"(?<=[a-z])(?=[A-Z])", " ", type(data).__name__.removesuffix("DataModule")).lower()
+def data_name(data: object) -> str:
+    """Return the name of a data set for records, see `DataFacts`.
+
+    Args:
+        data: The datamodule.
+    """
+    return facts_of(data).name
 
 
-def prepare(modules: Sequence[Any]) -> None:
-    """Say which classes and splits were found, and prepare the data before anything is trained or written.
+def prepare(modules: Sequence[SearchData]) -> None:
+    """Log which classes and splits were found, and prepare the data before anything is trained or written.
 
     Args:
         modules: Datamodules of one data set, such as one for each size of images.
@@ -41,15 +46,14 @@ def prepare(modules: Sequence[Any]) -> None:
     Raises:
         ValueError: Image files are missing, damaged or no images.
     """
-    first = modules[0]
-    if names := _class_names(first):
-        contents = getattr(first, "contents", {})
-        log.info("%s", contents_text(data_name(first), names, contents if isinstance(contents, Mapping) else {}))
+    first = facts_of(modules[0])
+    if first.class_names:
+        log.info("%s", contents_text(first.name, first.class_names, contents_of(modules[0])))
     for module in modules:
         module.prepare_data()
 
 
-def contents_text(name: str, class_names: Sequence[str], splits: Mapping[str, Any]) -> str:
+def contents_text(name: str, class_names: Sequence[str], splits: Mapping[str, SplitCounts]) -> str:
     """Return a table of classes and splits.
 
     Args:
@@ -83,27 +87,28 @@ def contents_text(name: str, class_names: Sequence[str], splits: Mapping[str, An
     return "\n".join([f"Data '{name}', {len(class_names)} classes; images of each in", head, *rows, *more, total])
 
 
-def inputs_and_outputs(data: Any) -> dict[str, Any]:
-    """Return what whoever deploys a network has to know of the data: its classes, and what is done to an image.
+def inputs_and_outputs(data: object) -> dict[str, object]:
+    """Return the classes and the preprocessing, which whoever deploys a network has to know.
 
     Args:
-        data: A datamodule; what it does not know is left out.
+        data: A datamodule; what it does not say is left out.
     """
-    found: dict[str, Any] = {}
-    if names := _class_names(data):
-        found["classes"] = names
-    preprocessing = getattr(data, "preprocessing", None)
-    if preprocessing is not None and hasattr(preprocessing, "to_dict"):
-        found["preprocessing"] = preprocessing.to_dict()
+    facts = facts_of(data)
+    found: dict[str, object] = {}
+    if facts.class_names:
+        found["classes"] = list(facts.class_names)
+    if facts.preprocessing is not None:
+        found["preprocessing"] = facts.preprocessing
     return found
 
 
-def _class_names(data: Any) -> list[str]:
-    return [str(name) for name in getattr(data, "class_names", None) or ()]
+def training_images(data: SearchData, num_batches: int) -> Tensor:
+    """Return the images of a datamodule's first training batches, shape (N, 3, H, W).
 
-
-def training_images(data: Any, num_batches: int) -> Tensor:
-    """Return the images of a datamodule's first training batches, shape (N, 3, H, W)."""
+    Args:
+        data: The datamodule.
+        num_batches: How many batches to read.
+    """
     # Where nothing has been trained yet, no trainer has done this.
     data.prepare_data()
     data.setup("fit")

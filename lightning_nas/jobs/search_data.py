@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Protocol, runtime_checkable
 
 import lightning.pytorch as pl
@@ -146,6 +147,6 @@ def datamodule_of(data: SearchData) -> pl.LightningDataModule:
 def _name_of(data: object) -> str:
     if name := getattr(data, "name", None):
         return str(name)
-    if hasattr(data, "root"):
-        return str(data.root.name)
+    if isinstance(root := getattr(data, "root", None), str | Path):
+        return Path(root).name
     return re.sub(r"(?<=[a-z])(?=[A-Z])", " ", type(data).__name__.removesuffix("DataModule")).lower()

@@ -15,6 +15,7 @@ from torchmetrics.detection import MeanAveragePrecision
 from typing_extensions import override
 
 from lightning_nas.tasks.boxes import Target
+from lightning_nas.tasks.detection_head import detection_head_of, teachable_head_of
 from lightning_nas.tasks.metric import TaskMetric
 from lightning_nas.tasks.optimizing import OptimizerName, Optimizing
 from lightning_nas.tasks.teaching import Teacher, check_teaching
@@ -28,7 +29,7 @@ _TRUTH = ("boxes", "labels", "iscrowd", "area")
 
 
 class Detection(L.LightningModule):
-    """Trains a detector: a network whose ``head`` knows its losses, its boxes and a teacher's, such as `Detector`.
+    """Trains a detector: a network whose ``head`` is a `DetectionHead`, such as `Detector`.
 
     Batches are images (N, 3, H, W) and a list of one dictionary an image: ``boxes`` (n, 4), xyxy in pixels, and
     ``labels`` (n,); also ``iscrowd``, ``area`` and ``scale`` where COCO's measure is to know them, see
@@ -128,19 +129,16 @@ class Detection(L.LightningModule):
     def detections(self, images: Tensor) -> list[Target]:
         """Return for each of the images (N, 3, H, W) its ``boxes``, ``scores`` and ``labels``, the surest first."""
         height, width = images.shape[-2:]
-        found: list[Target] = self.network.head.detections(self(images), (height, width))  # type: ignore[operator,union-attr]
-        return found
+        return detection_head_of(self.network).detections(self(images), (height, width))
 
     def _losses(self, outputs: list[Tensor], targets: list[Target], images: Tensor) -> dict[str, Tensor]:
         height, width = images.shape[-2:]
         wide = [output.float() for output in outputs]
-        losses: dict[str, Tensor] = self.network.head.losses(wide, targets, (height, width))  # type: ignore[operator,union-attr]
-        return losses
+        return detection_head_of(self.network).losses(wide, targets, (height, width))
 
     def _imitation(self, outputs: list[Tensor], wanted: list[Tensor]) -> Tensor:
-        wide = ([output.float() for output in maps] for maps in (outputs, wanted))
-        loss: Tensor = self.network.head.imitation(*wide)  # type: ignore[operator,union-attr]
-        return loss
+        own, goals = ([output.float() for output in maps] for maps in (outputs, wanted))
+        return teachable_head_of(self.network).imitation(own, goals)
 
     def _evaluate(self, split: str, precision: MeanAveragePrecision, batch: Batch) -> None:
         images, targets = batch
@@ -148,7 +146,7 @@ class Detection(L.LightningModule):
         loss = torch.stack(list(self._losses(outputs, targets, images).values())).sum()
         self.log(f"{split}_loss", loss, batch_size=len(images), sync_dist=True)
         height, width = images.shape[-2:]
-        found = self.network.head.detections(outputs, (height, width))  # type: ignore[operator,union-attr]
+        found = detection_head_of(self.network).detections(outputs, (height, width))
         truth = [{name: target[name] for name in _TRUTH if name in target} for target in targets]
         pairs = zip(found, truth, targets, strict=True)
         scaled = [(_counted(one, target), _counted(true, target)) for one, true, target in pairs]

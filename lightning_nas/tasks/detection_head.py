@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from lightning_nas.tasks.boxes import Target
 
-__all__ = ["DetectionHead", "detection_head_of"]
+__all__ = ["DetectionHead", "TeachableHead", "detection_head_of", "teachable_head_of"]
 
 
 @runtime_checkable
@@ -29,16 +29,26 @@ class DetectionHead(Protocol):
         """
         ...
 
-    def imitation(self, outputs: Sequence[Tensor], wanted: Sequence[Tensor]) -> Tensor:
-        """Return how far the maps are from those of a teacher's head for the same images."""
-        ...
-
     def detections(self, outputs: Sequence[Tensor], size: tuple[int, int]) -> list[Target]:
         """Return for each image its ``boxes``, ``scores`` and ``labels``, the surest first.
 
         Args:
             outputs: The maps.
             size: Height and width of the images in pixels.
+        """
+        ...
+
+
+@runtime_checkable
+class TeachableHead(DetectionHead, Protocol):
+    """A head that can imitate what a teacher's head of the same kind finds."""
+
+    def imitation(self, outputs: Sequence[Tensor], wanted: Sequence[Tensor]) -> Tensor:
+        """Return how far the maps are from those of the teacher's head.
+
+        Args:
+            outputs: The maps.
+            wanted: The maps of the teacher's head for the same images.
         """
         ...
 
@@ -55,7 +65,28 @@ def detection_head_of(network: nn.Module) -> DetectionHead:
     head = getattr(network, "head", None)
     if not isinstance(head, DetectionHead):
         raise TypeError(
-            "A detector must have a `head` with the methods `losses`, `imitation` and `detections`; the head of"
-            f" {type(network).__name__} is {'missing' if head is None else type(head).__name__}."
+            f"A detector must have a `head` with the methods `losses` and `detections`; {_found(network, head)}."
         )
     return head
+
+
+def teachable_head_of(network: nn.Module) -> TeachableHead:
+    """Return the head of a detector that is to imitate a teacher.
+
+    Args:
+        network: The detector.
+
+    Raises:
+        TypeError: Its attribute ``head`` is no `TeachableHead`.
+    """
+    head = detection_head_of(network)
+    if not isinstance(head, TeachableHead):
+        raise TypeError(
+            f"A head that imitates a teacher must have the method `imitation`; {_found(network, head)}. HINT: set"
+            " `distillation_weight` to 0."
+        )
+    return head
+
+
+def _found(network: nn.Module, head: object) -> str:
+    return f"the head of {type(network).__name__} is {'missing' if head is None else type(head).__name__}"
