@@ -42,8 +42,7 @@ def finish(ground, brief, final, variants=(0, 0, 0), finalists=1):
 
     def finetune(ground, genes, number):
         trained.append(number)
-        module = SimpleNamespace(network=number)
-        return Finetuned(module, final[number], MetricRecord("mIoU", final[number], "test"), steps=0)
+        return Finetuned(number, "segmentation", final[number], MetricRecord("mIoU", final[number], "test"), steps=0)
 
     study = SimpleNamespace(ground=ground, results=lambda: results, totals=lambda: TOTALS)
     trainings = SimpleNamespace(

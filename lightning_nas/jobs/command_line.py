@@ -10,7 +10,7 @@ import sys
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import NoReturn
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
@@ -21,7 +21,7 @@ from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from lightning_nas.io.reading import read_json
+from lightning_nas.io.reading import JsonObject, read_json
 from lightning_nas.io.writing import write_text
 from lightning_nas.jobs.malloc import keep_freed_memory
 from lightning_nas.jobs.recipes import recipes
@@ -59,7 +59,7 @@ def run_recipe(arguments: Sequence[str]) -> None:
 
 
 @hydra.main(version_base="1.3", config_path="pkg://lightning_nas.recipes", config_name=None)
-def _run(config: DictConfig) -> Any:
+def _run(config: DictConfig) -> object:
     single = HydraConfig.get().mode == RunMode.RUN
     try:
         return _stoppable_job(config)
@@ -75,7 +75,7 @@ def _run(config: DictConfig) -> Any:
         _fail(_text(cause))
 
 
-def _stoppable_job(config: DictConfig) -> Any:
+def _stoppable_job(config: DictConfig) -> object:
     with stoppable() as came:
         try:
             return _job(config)
@@ -101,7 +101,7 @@ def _say_stopped(stopped: Stopped) -> None:
     )
 
 
-def _job(config: DictConfig) -> Any:
+def _job(config: DictConfig) -> object:
     keep_freed_memory()
     # A log that cannot be written stops nothing, and is not worth a traceback a line.
     logging.raiseExceptions = False
@@ -127,7 +127,7 @@ def _job(config: DictConfig) -> Any:
     return metric
 
 
-def _finished(path: Path) -> dict[str, Any]:
+def _finished(path: Path) -> JsonObject:
     """Return what a job of a sweep wrote when it was finished; nothing where it is not."""
     try:
         found = read_json(path) if path.exists() else {}
@@ -210,6 +210,6 @@ def _remove_if_unused(run_dir: Path) -> None:
         shutil.rmtree(run_dir)
 
 
-def _fail(text: str) -> None:
+def _fail(text: str) -> NoReturn:
     sys.stderr.write(f"lightning-nas: {text}\n")
     sys.exit(2)

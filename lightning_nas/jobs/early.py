@@ -3,21 +3,27 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import TypeVar
 
 import lightning.pytorch as pl
 from torch import nn
 
 from lightning_nas.io.numbers import check_number
+from lightning_nas.jobs.search_data import SearchData
 from lightning_nas.jobs.settings import check_arguments
 from lightning_nas.tasks.metric import metric_of
 from lightning_nas.training.phases import Averaging
 
 __all__ = ["try_data", "try_tasks", "try_trainer"]
 
+Made = TypeVar("Made")
+
 
 def try_tasks(
-    task: Callable[..., Any], network: nn.Module, num_classes: int, **variants: Mapping[str, Any] | None
+    task: Callable[..., pl.LightningModule],
+    network: nn.Module,
+    num_classes: int,
+    **variants: Mapping[str, object] | None,
 ) -> None:
     """Make a task's module with each of several groups of options, which are named after the job's settings.
 
@@ -60,8 +66,8 @@ def try_trainer(
             raise ValueError(f"`trainer.limit_{split}_batches` must be more than 0: a run needs the {split} data.")
 
 
-def _made(name: str, make: Callable[..., Any], **arguments: Any) -> Any:
-    """Make what others have written, which take numbers that are not finite, and raise whatever they like."""
+def _made(name: str, make: Callable[..., Made], **arguments: object) -> Made:
+    """Make an object of another package, which may take numbers that are not finite, and raise any error."""
     for option, value in getattr(make, "keywords", {}).items():
         if isinstance(value, float):
             check_number(f"{name}.{option}", value)
@@ -71,7 +77,7 @@ def _made(name: str, make: Callable[..., Any], **arguments: Any) -> Any:
         raise ValueError(f"`{name}` is not valid: {error}") from error
 
 
-def try_data(data: Sequence[Any]) -> None:
+def try_data(data: Sequence[SearchData]) -> None:
     """Set data up, and make its loaders.
 
     Args:

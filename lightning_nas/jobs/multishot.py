@@ -6,12 +6,11 @@ import hashlib
 import logging
 import re
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import cache
 from itertools import chain
-from typing import Any
 
 from lightning_nas.budget.budget import Budget
 from lightning_nas.budget.confirm import confirm
@@ -19,6 +18,7 @@ from lightning_nas.budget.limits import Limits, format_reach
 from lightning_nas.jobs.job import carry_out
 from lightning_nas.jobs.plan import Epochs, FinetunePlan, Goal, Model, MultishotPlan, Run
 from lightning_nas.jobs.record import Outcome, log_hints, summary, write_run
+from lightning_nas.jobs.search_data import SearchData
 from lightning_nas.jobs.trainings import Trainings
 from lightning_nas.multishot.best_trial import best_trials
 from lightning_nas.multishot.evolution import Evolution, Result
@@ -39,7 +39,7 @@ _POLL_SECONDS = 1.0
 
 
 def evolve_and_finetune(
-    run: Run, goal: Goal, model: Model, search: MultishotPlan, finetune: FinetunePlan
+    run: Run, goal: Goal, model: Model[Callable[..., SearchData]], search: MultishotPlan, finetune: FinetunePlan
 ) -> RunRecord | dict[str, RunRecord]:
     """Train the source, evolve trials from it within the budgets, fine-tune the best for each budget, compare.
 
@@ -75,40 +75,34 @@ def evolve_and_finetune(
 
 
 class MultishotJob:
-    """A search by whole trainings with all that comes before and after it, one method a phase.
+    """The phases of `evolve_and_finetune`, one method each, in the order of `Job`. The arguments are the same."""
 
-    Args:
-        run: Where to write, and how to train.
-        goal: What has to be reached, on which device.
-        model: What is searched.
-        search: How.
-        finetune: How the best trials are trained on.
-
-    Raises:
-        ImportError: Optuna is not installed.
-        ValueError: A setting that is not valid, a budget out of reach at every size or none that binds, or a study of
-            another search.
-    """
-
-    def __init__(self, run: Run, goal: Goal, model: Model, search: MultishotPlan, finetune: FinetunePlan) -> None:
+    def __init__(
+        self,
+        run: Run,
+        goal: Goal,
+        model: Model[Callable[..., SearchData]],
+        search: MultishotPlan,
+        finetune: FinetunePlan,
+    ) -> None:
         self.run, self.goal, self.model, self.searching, self.finetuning = run, goal, model, search, finetune
         self.budgets = _budgets(goal.budget, search.latencies)
         _check(search.search, run.epochs, len(self.budgets))
         run.begin_random()
         self.estimator = goal.estimator(goal.device)
         self.trainings = Trainings(run, model, search, finetune)
-        places = self.trainings.places(self.estimator, model.space)
+        places = self.trainings.places(self.estimator)
         targets = targets_of(places, self.budgets, search.search.floor)
         ground = Ground(places, len(self.trainings.variants), targets, cache(self.estimator.verify_ms))
         _log_reach(ground)
-        self.trainings.prepare()
+        self.trainings.data.prepare()
         self._settings = self._described(ground)
         self.trainings.try_parts()
-        storage, is_larger_better = (
+        storage, larger_is_better = (
             search.storage or run.folder / "study.journal",
             self.trainings.metric.larger_is_better,
         )
-        self.study = Study(storage, ground, search.search, self._settings, run.seed, is_larger_better)
+        self.study = Study(storage, ground, search.search, self._settings, run.seed, larger_is_better)
 
     @contextmanager
     def opened(self) -> Iterator[None]:
@@ -116,7 +110,7 @@ class MultishotJob:
         finetuning = self.finetuning
         rest = {
             # Of one machine, whose folders of one name are told apart.
-            "data": self.trainings.described_data(),
+            "data": self.trainings.data.described(),
             "finetune": self.run.epochs.finetune,
             "finetune_task": finetuning.task or {},
             "averaging": finetuning.averaging,
@@ -189,7 +183,7 @@ class MultishotJob:
         metric, steps = self.baseline
         return Outcome(
             recipe=self.run.recipe,
-            task=type(tuned.module).__name__.lower(),
+            task=tuned.task,
             seed=self.run.seed,
             estimator=self.estimator,
             budget=target.budget,
@@ -197,7 +191,7 @@ class MultishotJob:
             choices="both",
             source=source.decode(source.reference_nodes),
             chosen=chosen,
-            subnet=tuned.module.network,
+            subnet=tuned.network,
             baseline_metric=metric,
             baseline_steps=steps,
             subnet_metric=tuned.metric,
@@ -212,12 +206,12 @@ class MultishotJob:
             interface=tuned.interface,
         )
 
-    def _described(self, ground: Ground) -> Any:
+    def _described(self, ground: Ground) -> dict[str, object]:
         """Return what the trials of a study depend on."""
         run, search, finetuning = self.run, self.searching.search, self.finetuning
         spaces = "".join(place.space.to_json() for place in ground.places)
         teaching = {"all": self.model.task, "search": self.searching.task, "teaching": finetuning.teaching}
-        return plain(
+        described: dict[str, object] = plain(
             {
                 "device": described_device(self.goal.device),
                 "budgets": {label: budget.requested for label, budget in self.budgets.items()},
@@ -235,6 +229,7 @@ class MultishotJob:
                 "spaces": hashlib.sha256(spaces.encode()).hexdigest()[:12],
             }
         )
+        return described
 
 
 def _budgets(budget: Budget, latencies: Sequence[float | str]) -> dict[str, Budget]:

@@ -6,10 +6,11 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Generic, TypeVar
 
 import lightning.pytorch as pl
-from torch import nn
+from lightning.pytorch.loggers import Logger
+from torch import Tensor, nn
 
 from lightning_nas.budget.budget import Budget
 from lightning_nas.estimator import Estimator
@@ -19,10 +20,13 @@ from lightning_nas.jobs.settings import check_arguments
 from lightning_nas.jobs.teacher import TaughtBy, check_taught_by
 from lightning_nas.multishot.evolution import Evolution
 from lightning_nas.search import ArchitectureSearch
+from lightning_nas.space.spec import SearchSpace
 from lightning_nas.supernet import space_of
 from lightning_nas.training.phases import Averaging
 
 __all__ = ["Epochs", "FinetunePlan", "Goal", "Model", "MultishotPlan", "Run", "SearchPlan"]
+
+Data = TypeVar("Data")
 
 
 @dataclass(frozen=True)
@@ -72,7 +76,7 @@ class Run:
     seed: int
     epochs: Epochs
     trainer: Callable[..., pl.Trainer]
-    logger: Callable[..., Any]
+    logger: Callable[..., Logger]
     shared_dir: str | Path | None = None
     show_images: bool | None = None
 
@@ -105,25 +109,36 @@ class Goal:
 
 
 @dataclass(frozen=True)
-class Model:
+class Model(Generic[Data]):
     """What is searched: a network, its data and its task.
 
     Attributes:
         network: Makes the source network of `num_classes`.
         space: Options of `space_of`.
-        data: A LightningDataModule with `num_classes` and `input_size`; for a multishot search what makes it, of
-            `image_size` where sizes are given.
-        task: Makes the LightningModule of a network and `num_classes`; its `metric` is a
-            `lightning_nas.tasks.metric.TaskMetric`.
+        data: A LightningDataModule that is a `lightning_nas.jobs.search_data.SearchData`; for a multishot search what
+            makes it, of `image_size` where sizes are given.
+        task: Makes a LightningModule that is a `lightning_nas.tasks.search_task.SearchTask`, of a network and
+            `num_classes`.
     """
 
     network: partial[nn.Module]
-    space: Mapping[str, Any]
-    data: Any
+    space: Mapping[str, object]
+    data: Data
     task: Callable[..., pl.LightningModule]
 
     def __post_init__(self) -> None:
         check_arguments(space_of, self.space, "space")
+
+    def space_of(self, network: nn.Module, example: Tensor, estimator: Estimator) -> SearchSpace:
+        """Return the search space around a network.
+
+        Args:
+            network: The network, or a variant of it.
+            example: One batch that it can run, shape (N, C, H, W).
+            estimator: The estimator of the device, whose lanes count where the options name no others.
+        """
+        make: Callable[..., SearchSpace] = space_of
+        return make(network, example, **{"lanes": estimator.lanes, **self.space})
 
 
 @dataclass(frozen=True)
@@ -138,7 +153,7 @@ class SearchPlan:
     """
 
     search: Callable[..., ArchitectureSearch]
-    task: Mapping[str, Any] | None = None
+    task: Mapping[str, object] | None = None
     num_trial_images: int = 0
 
     def __post_init__(self) -> None:
@@ -165,9 +180,9 @@ class MultishotPlan:
     search: Evolution
     latencies: Sequence[float | str] = ()
     image_sizes: Sequence[int | Sequence[int]] = ()
-    variants: Sequence[Mapping[str, Any]] = ()
+    variants: Sequence[Mapping[str, object]] = ()
     storage: str | Path | None = None
-    task: Mapping[str, Any] | None = None
+    task: Mapping[str, object] | None = None
     num_trial_images: int = 0
     finalists: int = 1
 
@@ -199,8 +214,8 @@ class FinetunePlan:
         comparisons: What else is trained as the subnet is, at the same budget, see `Comparison`.
     """
 
-    teaching: Mapping[str, Any] | None = None
-    task: Mapping[str, Any] | None = None
+    teaching: Mapping[str, object] | None = None
+    task: Mapping[str, object] | None = None
     averaging: Averaging | None = None
     taught_by: TaughtBy = "source"
     num_refitted: int = 8

@@ -11,7 +11,6 @@ from contextlib import AbstractContextManager
 from copy import deepcopy
 from functools import partial
 from pathlib import Path
-from typing import Any, cast
 
 import lightning.pytorch as pl
 import torch
@@ -29,6 +28,7 @@ from lightning_nas.jobs.job import carry_out
 from lightning_nas.jobs.pictures import write_run_picture
 from lightning_nas.jobs.plan import FinetunePlan, Goal, Model, Run, SearchPlan
 from lightning_nas.jobs.record import Compared, Outcome, log_hints, summary, write_run
+from lightning_nas.jobs.search_data import SearchData, datamodule_of
 from lightning_nas.jobs.teacher import Teacher, better_teacher
 from lightning_nas.report.network_record import MetricRecord
 from lightning_nas.report.run_record import RunRecord
@@ -36,8 +36,9 @@ from lightning_nas.report.search_record import ReadinessRecord, SearchRecord, Su
 from lightning_nas.search import Decoupled
 from lightning_nas.search.quiet_loss import quiet_copy, task_loss
 from lightning_nas.space.spec import Architecture, SearchSpace
-from lightning_nas.supernet import derive, option_errors, refit, sort_channels, space_of, supernet_from
+from lightning_nas.supernet import derive, option_errors, refit, sort_channels, supernet_from
 from lightning_nas.supernet.source import named_blocks
+from lightning_nas.tasks.search_task import network_of
 from lightning_nas.training.fingerprint import described_device, described_network, described_trainer, plain
 from lightning_nas.training.phases import Phases, shared_phases, source_phases
 
@@ -72,26 +73,17 @@ def search_and_finetune(run: Run, goal: Goal, model: Model, search: SearchPlan, 
 
 
 class SearchJob:
-    """A single-shot search with all that comes before and after it, one method a phase.
+    """The phases of `search_and_finetune`, one method each, in the order of `Job`. The arguments are the same."""
 
-    Args:
-        run: Where to write, and how to train.
-        goal: What has to be reached, on which device.
-        model: What is searched.
-        search: How.
-        finetune: How the subnet is trained on, and what it is compared with.
-
-    Raises:
-        ValueError: A setting that is not valid, a budget out of reach or none that binds.
-    """
-
-    def __init__(self, run: Run, goal: Goal, model: Model, search: SearchPlan, finetune: FinetunePlan) -> None:
+    def __init__(
+        self, run: Run, goal: Goal, model: Model[SearchData], search: SearchPlan, finetune: FinetunePlan
+    ) -> None:
         self.run, self.goal, self.model, self.searching, self.finetuning = run, goal, model, search, finetune
         run.begin_random()
         self.example = torch.zeros(1, *model.data.input_size)
         self.estimator = goal.estimator(goal.device)
         self.source = model.network(num_classes=model.data.num_classes)
-        self.space = space_of(self.source, self.example, **{"lanes": self.estimator.lanes, **model.space})
+        self.space = model.space_of(self.source, self.example, self.estimator)
         self.callback = search.search(self.estimator, goal.budget)
         if run.shared_dir is not None and not isinstance(self.callback.training, Decoupled):
             raise ValueError(
@@ -106,7 +98,7 @@ class SearchJob:
         trained = self._trained()
         described = plain({**trained, **self._wanted(), **self._finetuned()}, whole_paths=True)
         self._try_parts()
-        self.trainings = Phases(run.folder, run.trainer, run.logger, model.data, run.seed, described)
+        self.trainings = Phases(run.folder, run.trainer, run.logger, datamodule_of(model.data), run.seed, described)
         self._shared_settings = trained
         self._watch = _Watch()
         self.teacher_name: Teacher = "source"
@@ -170,10 +162,10 @@ class SearchJob:
             self.baseline_fit = self.shared.fit("baseline", baseline, length, averaging=plan.averaging)
             trainer = self.baseline_fit.trainer
             self.baseline_metric = MetricRecord(**self.shared.test(trainer, baseline))
-            before = self._task(deepcopy(self.source))
-            self.teacher_name = better_teacher(plan.taught_by, self.shared, trainer, before, baseline)
+            source = self._task(deepcopy(self.source))
+            self.teacher_name = better_teacher(plan.taught_by, self.shared, trainer, source, baseline)
         if self.teacher_name == "baseline":
-            self.start = cast(nn.Module, baseline.network)
+            self.start = network_of(baseline)
             self.untrained = _sorted_supernet(self.start, self.example, self.space)
             self.teacher = derive(self.untrained, self.space.reference_nodes)
 
@@ -205,7 +197,7 @@ class SearchJob:
             choices=callback.choices,
             source=self.source_architecture,
             chosen=self.chosen,
-            subnet=cast(nn.Module, self.tuned.network),
+            subnet=network_of(self.tuned),
             baseline_metric=self.baseline_metric,
             baseline_steps=self.baseline_fit.steps,
             subnet_metric=self.subnet_metric,
@@ -247,14 +239,14 @@ class SearchJob:
         for name, architecture in self.others.items():
             self.run.begin_random()
             with self.shared.alone():
-                other, its_teacher = inherit(self.start, architecture, self.images)
+                network, its_teacher = inherit(self.start, architecture, self.images)
                 # Named after what it is: runs of other budgets and choices that compare with the same network find it.
                 label = f"{name.replace(' ', '_')}-{_digest(architecture, self.teacher_name)}"
-                rival = self._finetuned_module(other, its_teacher)
-                metric = self.shared.train(label, rival, self.run.epochs.finetune, self.finetuning.averaging)
+                other = self._finetuned_module(network, its_teacher)
+                metric = self.shared.train(label, other, self.run.epochs.finetune, self.finetuning.averaging)
             self.compared.append(Compared(name, architecture, MetricRecord(**metric)))
 
-    def _trained(self) -> dict[str, Any]:
+    def _trained(self) -> dict[str, object]:
         """Return what source, supernet and baseline depend on: what runs of several budgets can share."""
         callback, finetuning = self.callback, self.finetuning
         return {
@@ -274,7 +266,7 @@ class SearchJob:
             "data": self.model.data,
         }
 
-    def _wanted(self) -> dict[str, Any]:
+    def _wanted(self) -> dict[str, object]:
         """Return what a search of a shared supernet was for."""
         return {
             "budgets": self.goal.budget.requested,
@@ -283,7 +275,7 @@ class SearchJob:
             "selection": plain(self.callback.selection),
         }
 
-    def _finetuned(self) -> dict[str, Any]:
+    def _finetuned(self) -> dict[str, object]:
         """Return what the rest of the run depends on."""
         return {
             "taught_by": self.finetuning.taught_by,
@@ -304,10 +296,10 @@ class SearchJob:
         """Return the paths of the teacher's blocks, whose feature maps are imitated."""
         return [path for path, _ in named_blocks(self.teacher)]
 
-    def _task(self, network: nn.Module, **options: Any) -> pl.LightningModule:
+    def _task(self, network: nn.Module, **options: object) -> pl.LightningModule:
         return self.model.task(network=network, num_classes=self.model.data.num_classes, **options)
 
-    def _taught(self, network: nn.Module, **options: Any) -> pl.LightningModule:
+    def _taught(self, network: nn.Module, **options: object) -> pl.LightningModule:
         """Return the module of a network that the teacher teaches."""
         return self._task(network, **{"teacher": self.teacher, **(self.finetuning.teaching or {}), **options})
 
@@ -335,7 +327,7 @@ def _best_refitted(
     teacher: nn.Module,
     images: Tensor,
     taught: Callable[..., pl.LightningModule],
-    data: Any,
+    data: SearchData,
 ) -> tuple[Architecture, nn.Module]:
     """Return the candidate that is the best once it is refitted to the teacher, and its network."""
     refitted = []
@@ -348,7 +340,7 @@ def _best_refitted(
     return chosen, best
 
 
-def _validation_loss(module: pl.LightningModule, data: Any) -> float:
+def _validation_loss(module: pl.LightningModule, data: SearchData) -> float:
     """Return the mean loss of `module` on the validation data, in evaluation mode."""
     with evaluating(module), quiet_copy(module) as quiet:
         losses = [task_loss(quiet, batch, index) for index, batch in enumerate(data.val_dataloader())]
