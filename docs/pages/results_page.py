@@ -10,14 +10,13 @@ from pathlib import Path
 from ablation_text import ablation_lines
 from fused_blocks import fused_cells, ranges
 
+from lightning_nas.io.units import bytes_text, count_text
 from lightning_nas.report.network_record import CostRecord, MetricRecord
 from lightning_nas.report.recorded import PRIVATE, RecordedRun, grouped, read_results, training_text
 from lightning_nas.report.rivals import GROUP_HEAD, distinct, group_cells, rivals_table, verdicts
 from lightning_nas.report.search_record import TrialsRecord
 from lightning_nas.report.text import (
-    bytes_text,
     change_text,
-    count_text,
     markdown_table,
     metric_text,
     searched_text,

@@ -7,6 +7,7 @@ from html import escape
 from pathlib import Path
 from typing import Protocol
 
+from lightning_nas.io.units import bytes_text, count_text
 from lightning_nas.io.writing import write_text
 from lightning_nas.report.architecture_svg import BlockCost, architecture_svg
 from lightning_nas.report.network_record import BudgetRecord, ComparisonRecord, NetworkRecord
@@ -15,7 +16,7 @@ from lightning_nas.report.page import page, table, terms
 from lightning_nas.report.run_record import RunRecord
 from lightning_nas.report.search_record import SearchRecord
 from lightning_nas.report.svg import Point, line_chart, scatter_chart
-from lightning_nas.report.text import budget_text, bytes_text, count_text, metric_text
+from lightning_nas.report.text import budget_text, metric_text
 
 __all__ = [
     "BlockCost",

@@ -7,6 +7,7 @@ from html import escape
 from pathlib import Path
 from statistics import fmean, stdev
 
+from lightning_nas.io.units import bytes_text
 from lightning_nas.io.writing import write_text
 from lightning_nas.report.network_record import NetworkRecord
 from lightning_nas.report.page import page, table
@@ -17,7 +18,6 @@ from lightning_nas.report.run_record import RunRecord
 from lightning_nas.report.sweep_files import Sweep, read_sweep, same_settings
 from lightning_nas.report.text import (
     budget_text,
-    bytes_text,
     change_text,
     markdown_table,
     metric_text,

@@ -5,13 +5,12 @@ from __future__ import annotations
 import statistics
 from collections.abc import Sequence
 
+from lightning_nas.io.units import bytes_text
 from lightning_nas.report.network_record import BudgetRecord, MetricRecord
 
 __all__ = [
     "budget_text",
-    "bytes_text",
     "change_text",
-    "count_text",
     "markdown_table",
     "metric_text",
     "plain_table",
@@ -63,33 +62,6 @@ def searched_text(choices: str) -> str:
         ('both (V3)', 'widths (V1)')
     """
     return SEARCHED.get(choices, choices)
-
-
-def bytes_text(count: float) -> str:
-    """Return a number of bytes in binary units.
-
-    Example::
-
-        >>> bytes_text(900), bytes_text(262144), bytes_text(3 * 2**20)
-        ('900 B', '256 KiB', '3.00 MiB')
-    """
-    if count < 1024:
-        return f"{count:.0f} B"
-    return f"{count / 1024:.3g} KiB" if count < 999.5 * 1024 else f"{count / 2**20:.2f} MiB"
-
-
-def count_text(count: float) -> str:
-    """Return a large count with a decimal unit.
-
-    Example::
-
-        >>> count_text(314_000_000)
-        '314 M'
-    """
-    for size, unit in ((1e9, " G"), (1e6, " M"), (1e3, " k")):
-        if count >= size:
-            return f"{count / size:.3g}{unit}"
-    return f"{count:.0f}"
 
 
 def signed(text: str) -> str:
