@@ -81,7 +81,7 @@ def test_losses_that_are_not_finite_at_first_are_skipped_and_counted(tmp_path):
     # The scaler of fp16 skips the steps of the weights, as it does where fp16 overflows.
     search, module = searching(), NotFinite(batches=7)
     trainer = fit(module, search, tmp_path, **plugin("fp16")[0])
-    assert search.search.num_skipped == 2, "of steps 4 and 6"
+    assert search.search.rewards.num_skipped == 2, "of steps 4 and 6"
     assert [record["step"] for record in search.history] == [8, 10, 12, 14]
     assert trainer.callback_metrics["nas/skipped"] == 2
     assert all(parameter.isfinite().all() for parameter in module.parameters())
@@ -93,7 +93,7 @@ def test_losses_that_are_never_finite_end_the_search(tmp_path, batches):
     search = searching(candidates=3)
     with pytest.raises(RuntimeError, match=r"The supernet's training has diverged in epoch 0: '.* not finite.*HINT"):
         fit(NotFinite(batches=batches), search, tmp_path, max_epochs=4)
-    assert not search._progress.ranked
+    assert not search.state.progress.ranked
 
 
 class NotFiniteInEvaluation(Plain):
@@ -106,7 +106,7 @@ def test_subnets_without_a_finite_loss_are_not_compared(tmp_path):
     search = searching(candidates=3)
     with pytest.raises(RuntimeError, match=r"None of 3 compared subnets has a finite loss.*HINT"):
         fit(NotFiniteInEvaluation(), search, tmp_path)
-    assert not search._progress.ranked
+    assert not search.state.progress.ranked
 
 
 class Skipping(Plain):
@@ -120,7 +120,7 @@ class Skipping(Plain):
 def test_batches_that_the_module_leaves_out_are_left_out(tmp_path):
     search, module = searching(candidates=2), Skipping()
     fit(module, search, tmp_path)
-    assert search.search.num_skipped > 0
+    assert search.search.rewards.num_skipped > 0
     assert search.history
     assert within(search)
 

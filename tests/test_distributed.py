@@ -89,7 +89,7 @@ def test_two_processes_on_the_same_batches_are_one(folder, tmp_path):
     fit(alone, search, tmp_path)
     assert first == second
     assert max(largest_difference(alone.network, network) for network in networks) <= 1e-6
-    assert first["ranked"] == [list(nodes) for nodes in search._progress.ranked]
+    assert first["ranked"] == [list(nodes) for nodes in search.state.progress.ranked]
     assert len(first["history"]) == len(search.history)
 
 

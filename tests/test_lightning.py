@@ -184,7 +184,7 @@ def test_manual_optimization_steps_once_a_batch(tmp_path):
     assert search.history
     assert within(search)
     search.derive(module)
-    with pytest.raises(TypeError, match="must return a loss"):
+    with pytest.raises(TypeError, match=r"must return a loss.*HINT: `Selection\(loss=...\)`"):
         fit(Manual(), searching(), tmp_path)
 
 

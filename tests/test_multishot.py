@@ -22,7 +22,7 @@ from lightning_nas.jobs.multishot import evolve_and_finetune
 from lightning_nas.jobs.plan import Epochs, MultishotPlan
 from lightning_nas.multishot.evolution import Evolution
 from lightning_nas.multishot.propose import propose
-from lightning_nas.multishot.space import Ground
+from lightning_nas.multishot.space import JointSpace
 from lightning_nas.supernet import stock_network
 from lightning_nas.tasks.classification import Classification
 
@@ -191,8 +191,8 @@ def test_options_are_tried_on_images_once_before_the_first_trial(tmp_path, monke
         grounds.append(known(ground, errors))
         return grounds[-1]
 
-    known = Ground.with_errors
-    monkeypatch.setattr(Ground, "with_errors", watched)
+    known = JointSpace.with_errors
+    monkeypatch.setattr(JointSpace, "with_errors", watched)
     for _ in range(2):  # a finished study proposes nothing, so that nothing has to be tried again
         run(tmp_path, search=Evolution(trials=1), num_trial_images=12)
     (ground,) = grounds

@@ -17,7 +17,7 @@ from lightning_nas.multishot.domination import non_dominated_rank, survivors
 from lightning_nas.multishot.evolution import Evolution, Result, is_promoted, parents
 from lightning_nas.multishot.process import Owner
 from lightning_nas.multishot.propose import propose
-from lightning_nas.multishot.space import Ground, Place, targets_of
+from lightning_nas.multishot.space import JointSpace, Setting, targets_of
 from lightning_nas.supernet import space_of
 
 
@@ -29,7 +29,7 @@ def places(sizes=(32, 24), variants=({},), **options):
     found = []
     for size, variant in itertools.product(sizes, variants):
         space = space_of(small_network(), torch.zeros(1, 3, size, size), **options)
-        found.append(Place(str(size), variant, space, cost_tables(space, LinearEstimator())))
+        found.append(Setting(str(size), variant, space, cost_tables(space, LinearEstimator())))
     return tuple(found)
 
 
@@ -40,7 +40,7 @@ def two_sizes():
 
 def ground_of(places, *latencies, floor=0.8, **others):
     requests = {str(latency): request(latency, **others) for latency in latencies}
-    return Ground(places, 1, targets_of(places, requests, floor))
+    return JointSpace(places, 1, targets_of(places, requests, floor))
 
 
 def limit_ms(target):
@@ -175,7 +175,7 @@ def test_proposals_are_new_and_within_their_budget(two_sizes, sampler):
     for number in range(40):
         target = ground.targets[number % 2]
         found = propose(ground, target, results, seen, number // 2, settings, np.random.default_rng(number))
-        place, index = ground.place(found.genes), ground.index(found.genes)
+        place, index = ground.setting(found.genes), ground.index(found.genes)
         cost = LinearEstimator().latency_ms(ground.decode(found.genes))
         assert cost == pytest.approx(ground.cost(found.genes))
         assert target.floors[index] - 1e-9 <= cost <= limit_ms(target)

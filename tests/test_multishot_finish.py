@@ -14,7 +14,7 @@ from lightning_nas.jobs.multishot import MultishotJob
 from lightning_nas.jobs.trainings import Finetuned
 from lightning_nas.multishot.evolution import Evolution, Result
 from lightning_nas.multishot.propose import propose
-from lightning_nas.multishot.space import Ground, Place, targets_of
+from lightning_nas.multishot.space import JointSpace, Setting, targets_of
 from lightning_nas.report.network_record import MetricRecord
 from lightning_nas.supernet import space_of
 from lightning_nas.tasks.metric import TaskMetric
@@ -27,8 +27,8 @@ TOTALS = {"seconds": 1.0, "steps": 3, "images": 3, "trials": 3, "rejected": 0, "
 def ground():
     space = space_of(small_network(), zeros(1, 3, 32, 32))
     tables = cost_tables(space, LinearEstimator())
-    places = tuple(Place("32", {"output_stride": stride}, space, tables) for stride in (8, 4))
-    return Ground(places, 2, targets_of(places, {x: Budget(x) for x in LABELS}, 0.9))
+    places = tuple(Setting("32", {"output_stride": stride}, space, tables) for stride in (8, 4))
+    return JointSpace(places, 2, targets_of(places, {x: Budget(x) for x in LABELS}, 0.9))
 
 
 def finish(ground, brief, final, variants=(0, 0, 0), finalists=1):
@@ -44,7 +44,7 @@ def finish(ground, brief, final, variants=(0, 0, 0), finalists=1):
         trained.append(number)
         return Finetuned(number, "segmentation", final[number], MetricRecord("mIoU", final[number], "test"), steps=0)
 
-    study = SimpleNamespace(ground=ground, results=lambda: results, totals=lambda: TOTALS)
+    study = SimpleNamespace(joint_space=ground, results=lambda: results, totals=lambda: TOTALS)
     trainings = SimpleNamespace(
         alone=nullcontext,
         train_baseline=lambda: (MetricRecord("mIoU", 0.9, "test"), 0),

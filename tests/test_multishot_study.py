@@ -17,6 +17,7 @@ from lightning_nas.multishot.evolution import Evolution
 from lightning_nas.multishot.study import Study
 from lightning_nas.multishot.study_storage import open_study
 from lightning_nas.multishot.trial import LostTrialError
+from lightning_nas.multishot.trial_record import TrialRecord
 from lightning_nas.space.spec import Architecture
 
 optuna = pytest.importorskip("optuna")
@@ -291,3 +292,26 @@ def test_a_study_without_room_names_its_file_and_goes_on_later(tmp_path, monkeyp
     assert [trial.value for trial in again.trials] == [1.0]
     again.set_user_attr("more", 2)
     assert open_study(path, ["maximize"], {"seed": 0}).user_attrs["more"] == 2
+
+
+def test_a_trial_is_read_as_it_was_written(tmp_path, ground):
+    path = tmp_path / "study.journal"
+    study = open_(path, ground, rungs=(1,))
+    first, second = study.next(), study.next()
+    with first.training():
+        first.report(1, 0.5)
+        first.finish(0.5, 2, False, FIGURES)
+    with pytest.raises(RuntimeError, match="stop"), second.training():
+        raise RuntimeError("stop")
+    storage = optuna.storages.JournalStorage(optuna.storages.journal.JournalFileBackend(str(path)))
+    trials = optuna.load_study(study_name=None, storage=storage).trials
+    done, left = (TrialRecord.of(trial) for trial in trials)
+    assert (done.genes, done.target, done.rungs, done.epochs) == (first.genes, 0, {1: 0.5}, 2)
+    assert (done.seconds, done.steps, done.images) == (1.0, 2, 4)
+    assert done.latency_ms == pytest.approx(ground.cost(first.genes))
+    assert done.is_owned
+    assert done.owner == study.owner.to_dict()
+    assert left.genes == second.genes
+    assert left.is_owned
+    assert left.owner is None
+    assert (left.epochs, left.rungs, left.origin, left.reason) == (None, {}, None, None)

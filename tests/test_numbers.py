@@ -317,7 +317,7 @@ def rows(folders, search):
         "search.callback.ArchitectureSearch.find": Row(search.find, {"latency": -0.5}),
         "search.callback.ArchitectureSearch.frontier": Row(search.frontier, {"count": 1}),
         "search.callback.ArchitectureSearch.derive": Row(
-            partial(search.derive, search._fitted().module), {"num_batches": 0, "latency": -0.5}
+            partial(search.derive, search.state.fitted().module), {"num_batches": 0, "latency": -0.5}
         ),
         "search.module.SearchModule": Row(
             module.SearchModule,

@@ -16,6 +16,7 @@ from torch.utils.data import DataLoader, IterableDataset
 from lightning_nas.tasks.metric import TaskMetric
 from lightning_nas.tasks.segmentation import Segmentation
 from lightning_nas.tasks.segmenter import segmenter
+from lightning_nas.training.fingerprint import plain
 from lightning_nas.training.phases import Phases, _num_images, source_phases
 
 
@@ -111,6 +112,27 @@ def test_any_network_is_validated_by_the_trainer_of_another(tmp_path):
         trainer = run.fit("baseline", Scored(0.25), 1).trainer
         found = [run.validate(trainer, Scored(score)) for score in (0.25, 0.5)]
         assert found == pytest.approx(expected, nan_ok=True)
+
+
+class Unjudged(BoringModel):
+    metric = "score"
+
+
+def test_a_module_that_is_judged_by_nothing_is_refused_in_words(tmp_path):
+    make = partial(pl.Trainer, accelerator="cpu", enable_progress_bar=False, enable_model_summary=False)
+    run = Phases(tmp_path, make, CSVLogger, Rows(), 0, {})
+    trainer = pl.Trainer(default_root_dir=tmp_path, accelerator="cpu", logger=False, enable_progress_bar=False)
+    with pytest.raises(TypeError, match=r"`metric` of a Unjudged must be a TaskMetric.*; got 'score'"):
+        run.test(trainer, Unjudged())
+
+
+def test_settings_stay_apart_however_many_and_long_lists_are_shortened():
+    many = {f"setting_{number}": number for number in range(100)}
+    assert plain(many) == many
+    described = plain({"files": many, "rows": list(range(100)), "few": (1, 2)}, whole_paths=True)
+    assert described["files"].startswith("100 entries, sha256 ")
+    assert described["rows"].startswith("100 entries, sha256 ")
+    assert described["few"] == [1, 2]
 
 
 class Choice(pl.Callback):

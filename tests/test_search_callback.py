@@ -116,7 +116,7 @@ def test_stopped_between_the_last_epoch_and_the_choice_it_chooses_the_same(super
     trainer(tmp_path, [whole]).fit(Plain(copy.deepcopy(supernet)), loader(), loader())
     # It is saved before the search ends, which is then stopped.
     keep = ModelCheckpoint(tmp_path, filename="last", save_on_train_epoch_end=True)
-    with mock.patch.object(stopped, "_rank", side_effect=KeyboardInterrupt), pytest.raises(SystemExit):
+    with mock.patch.object(stopped.state, "rank", side_effect=KeyboardInterrupt), pytest.raises(SystemExit):
         trainer(tmp_path, [stopped, keep], enable_checkpointing=True).fit(
             Plain(copy.deepcopy(supernet)), loader(), loader()
         )
@@ -133,13 +133,13 @@ def test_resuming_for_another_budget_says_so(supernet, estimator, caplog):
         Search(supernet.supernet, limits_of(space, estimator, Budget(latency=budget)), training_of())
         for budget in ("0.5x", "0.6x")
     ]
-    searches[0].multipliers = [0.7]
+    searches[0].multipliers.values = [0.7]
     searches[1].load_state_dict(searches[0].state_dict())
-    assert searches[1].multipliers == [0.0]
+    assert searches[1].multipliers.values == [0.0]
     assert "the multipliers start at zero again" in caplog.text
     searches[1].limits = searches[0].limits
     searches[1].load_state_dict(searches[0].state_dict())
-    assert searches[1].multipliers == [0.7]
+    assert searches[1].multipliers.values == [0.7]
 
 
 @pytest.mark.parametrize("budget", ["0.45x", "0.6x"])

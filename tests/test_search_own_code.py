@@ -162,11 +162,11 @@ def test_budgets_that_are_not_given_anew_stay(tmp_path):
 def test_a_search_of_a_second_module_begins_anew(tmp_path):
     search, second = searching(every=4), Plain()
     fit(Plain(), search, tmp_path)
-    values, start = search._progress.num_values, list(search._progress.start)
+    values, start = search.state.progress.num_values, list(search.state.progress.start)
     torch.nn.init.normal_(second.network.classifier[1].weight)
     fit(second, search, tmp_path)
-    assert search._progress.num_values == values
-    assert search._progress.start != start
+    assert search.state.progress.num_values == values
+    assert search.state.progress.start != start
 
 
 @pytest.mark.parametrize(("size", "is_told"), [(32, False), (64, True)])

@@ -1,10 +1,16 @@
 import itertools
 
+import numpy as np
 import pytest
 import torch
 
+from lightning_nas.budget.cost_table import CostTable, Factor
 from lightning_nas.budget.sampling import draw, draw_near, narrowest
+from lightning_nas.budget.solver import Limit
+from lightning_nas.search.multipliers import Multipliers
 from lightning_nas.search.penalty import augmented_lagrangian, entropy, leave_one_out, policy_loss, relative_excess
+from lightning_nas.search.rewards import MAX_UNUSABLE, Rewards
+from lightning_nas.search.strategy import Rloo, Tunas
 
 
 def test_policy_gradient_is_unbiased():
@@ -71,3 +77,36 @@ def test_paths_are_drawn_from_the_band(supernet, estimator):
     smallest = space.decode(narrowest(space))
     assert all(block.option.kind != "fused" for block in smallest.blocks)
     assert all(block.option.expansion <= 2 for block in smallest.blocks)
+
+
+def limit(budget):
+    return Limit(CostTable((Factor((0,), np.array([2.0, 4.0])),), (2,)), budget)
+
+
+def test_each_multiplier_follows_its_own_budget():
+    even = [torch.tensor([0.5, 0.5], requires_grad=True)]
+    multipliers = Multipliers([limit(2.0), limit(4.0)], Rloo(rho=0.0, eta=0.1))
+    for _ in range(2):
+        multipliers.update(even)
+    # The expected cost is 3.
+    assert multipliers.values == pytest.approx([2 * 0.1 * (3 / 2 - 1), 2 * 0.1 * (3 / 4 - 1)])
+    penalty = multipliers.penalty(even)
+    assert float(penalty.detach()) == pytest.approx(0.1 * (3 / 2 - 1) - 0.05 * (3 / 4 - 1))
+    (gradient,) = torch.autograd.grad(penalty, even)
+    assert gradient.tolist() == pytest.approx([2 * (0.1 / 2 - 0.05 / 4), 4 * (0.1 / 2 - 0.05 / 4)])
+
+
+def test_no_penalty_without_budgets_or_with_the_cost_in_the_reward():
+    even = [torch.tensor([0.5, 0.5])]
+    for multipliers in (Multipliers([], Rloo()), Multipliers([limit(1.0)], Tunas())):
+        multipliers.update(even)
+        assert float(multipliers.penalty(even)) == 0
+
+
+def test_usable_losses_end_a_row_of_others():
+    rewards, good, bad = Rewards([], Rloo()), torch.ones(2), torch.tensor([1.0, float("inf")])
+    for _ in range(MAX_UNUSABLE - 1):
+        assert not rewards.is_usable(bad)
+    assert rewards.is_usable(good)
+    assert not rewards.is_usable(bad)
+    assert rewards.num_skipped == MAX_UNUSABLE

@@ -14,7 +14,7 @@ from torch.utils.data import DataLoader, TensorDataset
 from lightning_nas.budget.budget import Budget
 from lightning_nas.budget.cost_table import CostTable, Factor
 from lightning_nas.budget.forbidden import Forbidden
-from lightning_nas.budget.removal import possible_options
+from lightning_nas.budget.removal import describe_removed, possible_options
 from lightning_nas.budget.solver import Limit
 from lightning_nas.search.engine import Search
 
@@ -61,7 +61,7 @@ def tight(supernet, estimator, **settings):
 
 def test_no_draw_has_an_option_that_is_out(supernet, estimator):
     search, _ = tight(supernet, estimator)
-    assert search.removed
+    assert describe_removed(search.supernet.space, search.trained)
     out = [np.flatnonzero(~row).tolist() for row in search.possible]
     assert any(out)
     space = search.supernet.space
@@ -72,12 +72,13 @@ def test_no_draw_has_an_option_that_is_out(supernet, estimator):
     for nodes in (*paths, *drawn):
         assert not any(node in removed for node, removed in zip(nodes, out, strict=True))
     assert all(space.decode(nodes) for nodes in paths)
-    assert torch.isfinite(search.penalty())
+    assert torch.isfinite(search.multipliers.penalty(search.probabilities()))
 
 
 def test_a_budget_with_room_removes_nothing(supernet, estimator):
     limits = limits_of(supernet.supernet.space, estimator, Budget(latency=14.2))
-    assert not Search(supernet.supernet, limits, training_of()).removed
+    search = Search(supernet.supernet, limits, training_of())
+    assert not describe_removed(search.supernet.space, search.trained)
 
 
 class Plain(pl.LightningModule):

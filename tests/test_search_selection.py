@@ -19,10 +19,12 @@ from lightning_nas.budget.evolution import evolve
 from lightning_nas.budget.solver import Limit
 from lightning_nas.search import selection
 from lightning_nas.search.decoupled import learn_logits
-from lightning_nas.search.engine import MAX_UNUSABLE, Search
+from lightning_nas.search.describe import metrics
+from lightning_nas.search.engine import Search
 from lightning_nas.search.frontier import frontier
 from lightning_nas.search.gradient_estimate import sampled_score
 from lightning_nas.search.option_scores import utilities
+from lightning_nas.search.rewards import MAX_UNUSABLE
 from lightning_nas.search.selection import select
 from lightning_nas.supernet.subnet import architecture_of
 
@@ -50,7 +52,7 @@ def test_every_point_of_the_frontier_is_the_best_at_its_cost():
     costs, scores = [p.cost for p in points], [p.score for p in points]
     assert costs == sorted(costs)
     assert scores == sorted(scores)
-    assert len({p.nodes for p in points}) == len(points) > 3
+    assert len({p.encoding for p in points}) == len(points) > 3
     for point in points:
         assert point.score == pytest.approx(max(-loss(m) for m in MEMBERS if TABLE.exact(m) <= point.cost + 1e-9))
 
@@ -159,8 +161,8 @@ def test_losses_that_are_not_finite_are_skipped_counted_and_at_last_an_error(sea
 
     learn_logits(search, broken, 3, show=False)
     assert all(torch.equal(a, b) for a, b in zip(logits, search.logits, strict=True))
-    assert search.metrics()["nas/skipped"] == 3
-    assert search.is_usable(good)
+    assert metrics(search)["nas/skipped"] == 3
+    assert search.rewards.is_usable(good)
     with pytest.raises(RuntimeError, match=f"not finite in {MAX_UNUSABLE} architecture steps"):
         learn_logits(search, broken, MAX_UNUSABLE, show=False)
 
@@ -319,7 +321,7 @@ def test_what_was_sampled_is_in_the_checkpoint(supernet, estimator, tmp_path):
     again.setup(pl.Trainer(logger=False, accelerator="cpu"), module, "fit")
     again._optimizer = torch.optim.Adam(again.search.logits)
     again._restore()
-    assert again._progress.observed == search._progress.observed
+    assert again.state.progress.observed == search.state.progress.observed
 
 
 def test_without_validation_data_it_is_said(supernet, estimator, tmp_path, caplog):

@@ -8,7 +8,7 @@ import torch
 from searches import search_of, selection_of
 from test_search_callback import Plain, difference, loader, trainer
 
-from lightning_nas.search.trials import train_briefly
+from lightning_nas.search.brief_training import train_briefly
 
 pytestmark = pytest.mark.usefixtures("few_anchors")
 SETTINGS = {"latency": "0.7x", "phases": "decoupled", "steps": 4, "candidates": 4, "evaluations": 0, "seed": 3}
@@ -37,7 +37,7 @@ def test_trials_reorder_the_best_and_change_nothing_else(supernet, estimator, tm
 
 def test_the_best_after_training_comes_first(supernet, estimator, tmp_path, monkeypatch):
     search, module, fit = searched(supernet, estimator, tmp_path)
-    ranked = search._progress.ranked
+    ranked = search.state.progress.ranked
     seen = []
     step = Plain.training_step
 
@@ -47,8 +47,8 @@ def test_the_best_after_training_comes_first(supernet, estimator, tmp_path, monk
         return step(self, batch, batch_idx)
 
     monkeypatch.setattr(Plain, "training_step", counted)
-    held_out = search._evaluator(held_out=True).held_out
-    order = train_briefly(search._fit, ranked, selection_of(trials=2, trial_epochs=3), held_out)
+    held_out = search.state.evaluator(held_out=True).held_out
+    order = train_briefly(search.state.fit, ranked, selection_of(trials=2, trial_epochs=3), held_out)
     assert sorted(order[:2]) == sorted(ranked[:2])
     assert order[2:] == ranked[2:]
     # Four batches, three epochs, two subnets.

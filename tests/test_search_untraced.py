@@ -238,7 +238,7 @@ def test_validation_data_that_is_loaded_late_is_compared_on_all_the_same(tmp_pat
     search = searching(every=4)
     trainer(tmp_path, search, num_sanity_val_steps=0).fit(Plain(), loader(), loader())
     assert "There is no single validation DataLoader" not in caplog.text
-    assert search._fit.loaders.validation is not None
+    assert search.state.fit.loaders.validation is not None
 
 
 def test_what_takes_a_step_says_so_before_there_was_one(tmp_path):

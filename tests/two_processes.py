@@ -33,7 +33,11 @@ def search_on_both(folder, name, unused=True, **options):
     trained, search = module(), searching(candidates=2)
     trainer = fit(trained, search, folder, **options)
     torch.save(trained.network.state_dict(), folder / f"{name}-{trainer.global_rank}.pt")
-    decided = {"ranked": search._progress.ranked, "architecture": str(search.architecture), "within": within(search)}
+    decided = {
+        "ranked": search.state.progress.ranked,
+        "architecture": str(search.architecture),
+        "within": within(search),
+    }
     decided["logits"] = [row.tolist() for row in search.search.logits]
     report(folder, name, steps=trainer.global_step, history=search.history, **decided)
 

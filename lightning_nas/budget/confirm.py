@@ -29,7 +29,7 @@ def is_kept_by_backend(
 
 
 def confirm(limits: Limits, estimator: Estimator, architecture: Architecture) -> None:
-    """Check the promise on an architecture itself: no network is derived of one that this has not let pass.
+    """Check that an architecture is within the budgets, by its own costs and not by the tables that a solver saw.
 
     Raises:
         RuntimeError: It costs more than a budget, by the estimator or by the device's backend, where that is here.
@@ -39,7 +39,7 @@ def confirm(limits: Limits, estimator: Estimator, architecture: Architecture) ->
 
 
 def excess(limits: Limits, estimator: Estimator, architecture: Architecture) -> str:
-    """Return what of an architecture is over which budget, in words; nothing where it keeps them all.
+    """Return in words which cost of an architecture is over its budget; an empty text if none is.
 
     Args:
         limits: What it has to cost.

@@ -36,9 +36,9 @@ class Factor:
     nodes: tuple[int, ...]
     cost: NDArray[np.float64]
 
-    def at(self, nodes: Sequence[int]) -> float:
-        """Return the cost of one architecture, given by its nodes."""
-        return float(self.cost[tuple(nodes[node] for node in self.nodes)])
+    def at(self, encoding: Sequence[int]) -> float:
+        """Return the cost of one architecture, given by its encoding."""
+        return float(self.cost[tuple(encoding[node] for node in self.nodes)])
 
     def restricted(self, options: Sequence[Sequence[int]]) -> Factor:
         """Return the part of a space that has only some options of each node, in the order given."""
@@ -60,22 +60,22 @@ class CostTable:
     factors: tuple[Factor, ...]
     node_sizes: tuple[int, ...]
 
-    def exact(self, nodes: Sequence[int]) -> float:
-        """Return the cost of one architecture, given by its nodes."""
-        return float(self.exact_many(np.asarray([nodes]))[0])
+    def exact(self, encoding: Sequence[int]) -> float:
+        """Return the cost of one architecture, given by its encoding."""
+        return float(self.exact_many(np.asarray([encoding]))[0])
 
-    def exact_many(self, nodes: NDArray[np.integer]) -> NDArray[np.float64]:
+    def exact_many(self, encodings: NDArray[np.integer]) -> NDArray[np.float64]:
         """Return the cost of many architectures.
 
         Args:
-            nodes: One architecture a row, shape (num_architectures, num_nodes).
+            encodings: One architecture a row, shape (num_architectures, num_nodes).
         """
-        columns = (factor.cost[tuple(nodes[:, node] for node in factor.nodes)] for factor in self.factors)
-        return sum(columns, start=np.zeros(len(nodes)))
+        columns = (factor.cost[tuple(encodings[:, node] for node in factor.nodes)] for factor in self.factors)
+        return sum(columns, start=np.zeros(len(encodings)))
 
-    def parts(self, nodes: Sequence[int]) -> list[float]:
+    def parts(self, encoding: Sequence[int]) -> list[float]:
         """Return the cost of each factor of one architecture, in order."""
-        return [factor.at(nodes) for factor in self.factors]
+        return [factor.at(encoding) for factor in self.factors]
 
     def restricted(self, options: Sequence[Sequence[int]]) -> CostTable:
         """Return the table of a space that has only some options of each node, in the order given."""
@@ -153,7 +153,7 @@ def space_layouts(space: SearchSpace, tail: bool = True) -> Layouts:
 
 
 def _head_layouts(space: SearchSpace, source: tuple[int | None, tuple[int, ...]], height: int, width: int) -> Layouts:
-    """Return the same for what stands behind the last block of a classifier."""
+    """Return the layouts of the parts behind the last block of a classifier."""
     if space.head is None:
         nodes: tuple[int, ...] = () if source[0] is None else (source[0],)
         parts = [head_subgraph(None, space.num_classes, w, height, width) for w in source[1]]
@@ -166,7 +166,7 @@ def _head_layouts(space: SearchSpace, source: tuple[int | None, tuple[int, ...]]
 
 
 def _tail_layouts(space: SearchSpace) -> Layouts:
-    """Return the same for what stands behind the blocks: each part depends on the widths that it reads."""
+    """Return the layouts of the tail behind the blocks: each part depends on the widths that it reads."""
     if not space.tail:
         return []
     widths_nodes = [space.stage_node(stage)[0] for stage, _, _ in space.stage_blocks()]

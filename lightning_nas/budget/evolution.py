@@ -9,9 +9,9 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-__all__ = ["evolve", "offspring"]
+from lightning_nas.space.spec import Encoding
 
-Nodes = tuple[int, ...]
+__all__ = ["evolve", "offspring"]
 
 # Regularised evolution: of so many drawn from the population the best has a child, and the oldest dies.
 _TOURNAMENT = 6
@@ -21,14 +21,14 @@ _ATTEMPTS = 200
 
 
 def evolve(
-    seeds: Sequence[Nodes],
-    loss: Callable[[Nodes], float],
-    is_within: Callable[[Nodes], bool],
+    seeds: Sequence[Encoding],
+    loss: Callable[[Encoding], float],
+    is_within: Callable[[Encoding], bool],
     possible: Sequence[NDArray[np.bool_]],
     generator: torch.Generator,
     evaluations: int = 50,
     population: int = 24,
-) -> dict[Nodes, float]:
+) -> dict[Encoding, float]:
     """Return the loss of every architecture that was evaluated, the best first.
 
     Regularised evolution (Real et al. 2019, arXiv 1802.01548): a child differs from its parent in one or two nodes, or
@@ -52,11 +52,11 @@ def evolve(
     """
     rng = np.random.default_rng(int(torch.randint(2**31, (), generator=generator)))
     options = [np.flatnonzero(row) for row in possible]
-    losses: dict[Nodes, float] = {}
-    alive: deque[Nodes] = deque(maxlen=population)
-    for nodes in dict.fromkeys(seeds):
-        losses[nodes] = float(loss(nodes))
-        alive.append(nodes)
+    losses: dict[Encoding, float] = {}
+    alive: deque[Encoding] = deque(maxlen=population)
+    for encoding in dict.fromkeys(seeds):
+        losses[encoding] = float(loss(encoding))
+        alive.append(encoding)
     while len(losses) < evaluations:
         child = next((c for c in _children(alive, losses, options, rng) if c not in losses and is_within(c)), None)
         if child is None:
@@ -67,21 +67,27 @@ def evolve(
 
 
 def _children(
-    alive: Sequence[Nodes], losses: dict[Nodes, float], options: Sequence[NDArray[np.intp]], rng: np.random.Generator
-) -> list[Nodes]:
+    alive: Sequence[Encoding],
+    losses: dict[Encoding, float],
+    options: Sequence[NDArray[np.intp]],
+    rng: np.random.Generator,
+) -> list[Encoding]:
     return [_child(alive, losses, options, rng) for _ in range(_ATTEMPTS)]
 
 
 def _child(
-    alive: Sequence[Nodes], losses: dict[Nodes, float], options: Sequence[NDArray[np.intp]], rng: np.random.Generator
-) -> Nodes:
+    alive: Sequence[Encoding],
+    losses: dict[Encoding, float],
+    options: Sequence[NDArray[np.intp]],
+    rng: np.random.Generator,
+) -> Encoding:
     parent, other = (min(_drawn(alive, rng), key=losses.__getitem__) for _ in range(2))
     return offspring(parent, other, options, rng, _CROSSOVER)
 
 
 def offspring(
-    parent: Nodes, other: Nodes, options: Sequence[NDArray[np.intp]], rng: np.random.Generator, crossover: float
-) -> Nodes:
+    parent: Encoding, other: Encoding, options: Sequence[NDArray[np.intp]], rng: np.random.Generator, crossover: float
+) -> Encoding:
     """Return a child: of half of two parents, or of one that is changed in one or two nodes.
 
     Args:
@@ -100,12 +106,12 @@ def offspring(
     """
     if rng.random() < crossover and parent != other:
         return tuple(a if rng.random() < 0.5 else b for a, b in zip(parent, other, strict=True))
-    nodes = list(parent)
+    child = list(parent)
     choices = [node for node, row in enumerate(options) if len(row) > 1]
     for node in rng.choice(choices, size=min(int(rng.integers(1, 3)), len(choices)), replace=False) if choices else ():
-        nodes[node] = int(rng.choice(options[node]))
-    return tuple(nodes)
+        child[node] = int(rng.choice(options[node]))
+    return tuple(child)
 
 
-def _drawn(alive: Sequence[Nodes], rng: np.random.Generator) -> list[Nodes]:
+def _drawn(alive: Sequence[Encoding], rng: np.random.Generator) -> list[Encoding]:
     return [alive[int(place)] for place in rng.integers(0, len(alive), _TOURNAMENT)]

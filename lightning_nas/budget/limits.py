@@ -62,19 +62,19 @@ class Limits:
     unsearched: Forbidden | None = None
     serves: tuple[float, ...] = ()
 
-    def allows(self, nodes: Sequence[int], floor: float = 0.0) -> bool:
+    def allows(self, encoding: Sequence[int], floor: float = 0.0) -> bool:
         """Return whether an architecture is within all limits.
 
         Args:
-            nodes: The architecture, one option index a node.
+            encoding: The encoding of the architecture.
             floor: What it has to cost of the first limit at least.
         """
-        costs = [limit.table.exact(nodes) for limit in self.costs]
+        costs = [limit.table.exact(encoding) for limit in self.costs]
         if any(cost > limit.budget for cost, limit in zip(costs, self.costs, strict=True)):
             return False
         if costs and costs[0] < floor:
             return False
-        return not any(forbidden.contains(nodes) for forbidden in self.forbidden)
+        return not any(forbidden.contains(encoding) for forbidden in self.forbidden)
 
     @cached_property
     def figures(self) -> dict[str, float]:
@@ -105,7 +105,7 @@ class Limits:
         return self.costs if largest is None else (largest, *self.costs[1:])
 
     def with_latency(self, latency_ms: float) -> Limits:
-        """Return the same limits but for the latency."""
+        """Return these limits with another latency."""
         costs = (replace(limit, budget=latency_ms) if limit.name == "latency_ms" else limit for limit in self.costs)
         return replace(self, costs=tuple(costs))
 

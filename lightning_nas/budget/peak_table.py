@@ -31,13 +31,13 @@ class PeakTable:
     factors: tuple[Factor, ...]
     node_sizes: tuple[int, ...]
 
-    def exact(self, nodes: Sequence[int]) -> float:
-        """Return the peak of one architecture, given by its nodes, in bytes."""
-        return max(self.parts(nodes))
+    def exact(self, encoding: Sequence[int]) -> float:
+        """Return the peak of one architecture, given by its encoding, in bytes."""
+        return max(self.parts(encoding))
 
-    def parts(self, nodes: Sequence[int]) -> list[float]:
+    def parts(self, encoding: Sequence[int]) -> list[float]:
         """Return the bytes of each factor of one architecture, in order."""
-        return [factor.at(nodes) for factor in self.factors]
+        return [factor.at(encoding) for factor in self.factors]
 
     def over(self, budget: float) -> Forbidden:
         """Return the combinations that are over a budget, in bytes; what contains none of them is within it."""

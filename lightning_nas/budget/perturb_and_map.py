@@ -11,14 +11,16 @@ from numpy.typing import NDArray
 
 from lightning_nas.budget.forbidden import Forbidden
 from lightning_nas.budget.solver import Limit, solve
+from lightning_nas.space.spec import Encoding
 
 __all__ = ["propose", "solve_in_band"]
 
-Nodes = tuple[int, ...]
 Scores = Sequence[NDArray[np.float64]]
 
 
-def solve_in_band(scores: Scores, limits: Sequence[Limit], forbidden: Sequence[Forbidden], use: float) -> Nodes | None:
+def solve_in_band(
+    scores: Scores, limits: Sequence[Limit], forbidden: Sequence[Forbidden], use: float
+) -> Encoding | None:
     """Return the architecture of the highest score within all limits, or None.
 
     Args:
@@ -28,10 +30,10 @@ def solve_in_band(scores: Scores, limits: Sequence[Limit], forbidden: Sequence[F
         use: Least part of the first budget.
     """
     banded = [replace(limit, floor=use * limit.budget) for limit in limits[:1]]
-    nodes = solve(scores, [*banded, *limits[1:]], forbidden)
-    if nodes is None:  # a budget above what the space can spend, or one that another budget caps
-        nodes = solve(scores, limits, forbidden)
-    return nodes
+    encoding = solve(scores, [*banded, *limits[1:]], forbidden)
+    if encoding is None:  # a budget above what the space can spend, or one that another budget caps
+        encoding = solve(scores, limits, forbidden)
+    return encoding
 
 
 def propose(
@@ -42,7 +44,7 @@ def propose(
     forbidden: Sequence[Forbidden],
     use: float,
     generator: torch.Generator,
-) -> list[Nodes]:
+) -> list[Encoding]:
     """Return up to `count` distinct architectures within all limits, the one of the highest score first.
 
     With a prior, those that it alone prefers, at the budget and a percent below, come next: a search has to beat them.
@@ -61,10 +63,10 @@ def propose(
     Raises:
         ValueError: No architecture meets the limits.
     """
-    found: dict[Nodes, None] = {}
+    found: dict[Encoding, None] = {}
     for known in (scores, prior):
-        if known and (nodes := solve_in_band(known, limits, forbidden, use)):
-            found[nodes] = None
+        if known and (encoding := solve_in_band(known, limits, forbidden, use)):
+            found[encoding] = None
     if not found:
         raise ValueError("No architecture of the space meets the budgets.")
     # Should the compiler find the prior's best to be over, one near it stands by.
@@ -74,8 +76,8 @@ def propose(
         if len(found) >= count:
             break
         noisy = [row + _gumbel(len(row), generator) for row in scores]
-        if nodes := solve_in_band(noisy, limits, forbidden, use):
-            found[nodes] = None
+        if encoding := solve_in_band(noisy, limits, forbidden, use):
+            found[encoding] = None
     return list(found)[:count]
 
 

@@ -29,10 +29,10 @@ def possible_options(
     """
     seen = [np.zeros(size, dtype=bool) for size in node_sizes]
     while not all(row.all() for row in seen):
-        nodes = solve([(~row).astype(np.float64) for row in seen], limits, forbidden)
-        if nodes is None or all(row[node] for row, node in zip(seen, nodes, strict=True)):
+        encoding = solve([(~row).astype(np.float64) for row in seen], limits, forbidden)
+        if encoding is None or all(row[node] for row, node in zip(seen, encoding, strict=True)):
             break
-        for row, node in zip(seen, nodes, strict=True):
+        for row, node in zip(seen, encoding, strict=True):
             row[node] = True
     return seen
 

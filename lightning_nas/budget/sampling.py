@@ -10,17 +10,17 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from lightning_nas.budget.cost_table import CostTable
-from lightning_nas.space.spec import BlockOption, Choice, SearchSpace, hidden_width
+from lightning_nas.space.spec import BlockOption, Choice, Encoding, SearchSpace, hidden_width
 
 __all__ = ["draw", "draw_any", "draw_near", "ends_of", "kept_weights", "nearness", "narrowest"]
 
 
-def draw(probabilities: Sequence[Tensor], generator: torch.Generator) -> tuple[int, ...]:
+def draw(probabilities: Sequence[Tensor], generator: torch.Generator) -> Encoding:
     """Draw an architecture; the same from the same generator state on every device."""
     return tuple(int(torch.multinomial(p.detach().cpu(), 1, generator=generator)) for p in probabilities)
 
 
-def draw_any(possible: Sequence[NDArray[np.bool_]], generator: torch.Generator) -> tuple[int, ...]:
+def draw_any(possible: Sequence[NDArray[np.bool_]], generator: torch.Generator) -> Encoding:
     """Draw an architecture uniformly from the possible options of each node."""
     return tuple(int(node) for node in _uniform(possible, generator, 1)[0])
 
@@ -32,7 +32,7 @@ def draw_near(
     generator: torch.Generator,
     possible: Sequence[NDArray[np.bool_]] | None = None,
     attempts: int = 32,
-) -> tuple[int, ...]:
+) -> Encoding:
     """Draw an architecture uniformly from those whose cost is within `band` times the budget.
 
     Paths far from the budget cannot win, and training them takes steps from those that can. Where no attempt falls into
@@ -46,11 +46,11 @@ def draw_near(
         possible: For each node which options are drawn; by default all.
         attempts: How many are drawn to find one.
     """
-    nodes = _uniform(possible or [np.ones(size, dtype=bool) for size in table.node_sizes], generator, attempts)
-    ratios = table.exact_many(nodes) / budget
+    encodings = _uniform(possible or [np.ones(size, dtype=bool) for size in table.node_sizes], generator, attempts)
+    ratios = table.exact_many(encodings) / budget
     inside = np.flatnonzero((ratios >= band[0]) & (ratios <= band[1]))
     row = inside[0] if len(inside) else np.abs(np.log(ratios)).argmin()
-    return tuple(int(node) for node in nodes[row])
+    return tuple(int(node) for node in encodings[row])
 
 
 def _uniform(possible: Sequence[NDArray[np.bool_]], generator: torch.Generator, count: int) -> NDArray[np.intp]:
@@ -81,8 +81,8 @@ def kept_weights(space: SearchSpace) -> list[Tensor]:
     return [score.float() for score in scores]
 
 
-def narrowest(space: SearchSpace, possible: Sequence[NDArray[np.bool_]] | None = None) -> tuple[int, ...]:
-    """Return the nodes of the smallest network: least widths, and for each block the option with fewest weights.
+def narrowest(space: SearchSpace, possible: Sequence[NDArray[np.bool_]] | None = None) -> Encoding:
+    """Return the smallest network: least widths, and for each block the option with fewest weights.
 
     Args:
         space: What can be chosen.

@@ -13,6 +13,7 @@ from scipy.sparse import coo_array, csr_array
 
 from lightning_nas.budget.cost_table import CostTable
 from lightning_nas.budget.forbidden import Forbidden
+from lightning_nas.space.spec import Encoding
 
 __all__ = ["Limit", "Reach", "cheapest", "reach", "solve", "usable_part"]
 
@@ -46,8 +47,8 @@ class Reach:
 
 def solve(
     scores: Sequence[NDArray[np.floating]], limits: Sequence[Limit], forbidden: Sequence[Forbidden] = ()
-) -> tuple[int, ...] | None:
-    """Return the nodes of the architecture with the highest sum of scores within all budgets, or None.
+) -> Encoding | None:
+    """Return the architecture with the highest sum of scores within all budgets, or None.
 
     A mixed-integer linear program (scipy's HiGHS): a binary for each option of each node, and for each factor that
     depends on several nodes the indicator of each combination, tied to the binaries by its marginals. The result is
@@ -106,10 +107,8 @@ def usable_part(
     return 0.0 if dearest is None else part * first.table.exact(dearest) / first.budget
 
 
-def cheapest(
-    table: CostTable, forbidden: Sequence[Forbidden] = (), limits: Sequence[Limit] = ()
-) -> tuple[int, ...] | None:
-    """Return the nodes of the cheapest architecture within limits, or None where there is none."""
+def cheapest(table: CostTable, forbidden: Sequence[Forbidden] = (), limits: Sequence[Limit] = ()) -> Encoding | None:
+    """Return the cheapest architecture within limits, or None where there is none."""
     return _extreme(table, 1.0, forbidden, limits)
 
 
@@ -123,7 +122,7 @@ def reach(table: CostTable, samples: int = 2000) -> Reach:
 
 def _extreme(
     table: CostTable, sign: float, forbidden: Sequence[Forbidden] = (), limits: Sequence[Limit] = ()
-) -> tuple[int, ...] | None:
+) -> Encoding | None:
     program = _Program(table.node_sizes)
     for limit in limits:
         program.add_limit(replace(limit, floor=0.0))
@@ -168,19 +167,19 @@ class _Program:
         limits: Sequence[Limit],
         costs: CostTable | None = None,
         sign: float = 1.0,
-    ) -> tuple[int, ...] | None:
+    ) -> Encoding | None:
         """Maximise the scores minus `sign` times `costs`; tighten and repeat should rounding pass a budget."""
         columns, values = (np.empty(0, dtype=np.intp), np.empty(0)) if costs is None else self._linear(costs)
         objective = np.zeros(self.num_variables)
         objective[: len(scores)] = -scores
         np.add.at(objective, columns, sign * values)
         for slack in (0.0, 1e-6, 1e-5, 1e-4):
-            nodes = self._run(objective, slack)
-            if nodes is None or all(limit.table.exact(nodes) <= limit.budget for limit in limits):
-                return nodes
+            encoding = self._run(objective, slack)
+            if encoding is None or all(limit.table.exact(encoding) <= limit.budget for limit in limits):
+                return encoding
         return None
 
-    def _run(self, objective: NDArray[np.float64], slack: float) -> tuple[int, ...] | None:
+    def _run(self, objective: NDArray[np.float64], slack: float) -> Encoding | None:
         upper = np.ones(self.num_variables)
         for column, bound in self.upper.items():
             upper[column] = bound

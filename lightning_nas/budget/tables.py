@@ -40,10 +40,10 @@ class CostTables:
         """The costs that are sums over the parts of a network, by name."""
         return {LATENCY: self.latency_ms, PARAMETERS: self.parameter_bytes}
 
-    def costs(self, nodes: Sequence[int]) -> dict[str, float]:
+    def costs(self, encoding: Sequence[int]) -> dict[str, float]:
         """Return what an architecture costs, by the name of the cost."""
-        sums = {name: table.exact(nodes) for name, table in self.additive.items()}
-        return {**sums, PEAK_ACTIVATIONS: self.peak_activation_bytes.exact(nodes)}
+        sums = {name: table.exact(encoding) for name, table in self.additive.items()}
+        return {**sums, PEAK_ACTIVATIONS: self.peak_activation_bytes.exact(encoding)}
 
 
 def cost_tables(space: SearchSpace, estimator: Estimator) -> CostTables:

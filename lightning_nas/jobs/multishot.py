@@ -22,7 +22,7 @@ from lightning_nas.jobs.search_data import SearchData
 from lightning_nas.jobs.trainings import Trainings
 from lightning_nas.multishot.best_trial import best_trials
 from lightning_nas.multishot.evolution import Evolution, Result
-from lightning_nas.multishot.space import Ground, Target, targets_of
+from lightning_nas.multishot.space import JointSpace, Target, targets_of
 from lightning_nas.multishot.study import Study
 from lightning_nas.multishot.trial import LostTrialError, Trial
 from lightning_nas.report.run_record import RunRecord
@@ -91,18 +91,15 @@ class MultishotJob:
         run.begin_random()
         self.estimator = goal.estimator(goal.device)
         self.trainings = Trainings(run, model, search, finetune)
-        places = self.trainings.places(self.estimator)
-        targets = targets_of(places, self.budgets, search.search.floor)
-        ground = Ground(places, len(self.trainings.variants), targets, cache(self.estimator.verify_ms))
-        _log_reach(ground)
+        settings = self.trainings.settings(self.estimator)
+        targets = targets_of(settings, self.budgets, search.search.floor)
+        joint_space = JointSpace(settings, len(self.trainings.variants), targets, cache(self.estimator.verify_ms))
+        _log_reach(joint_space)
         self.trainings.data.prepare()
-        self._settings = self._described(ground)
+        self._fingerprint = self._described(joint_space)
         self.trainings.try_parts()
-        storage, larger_is_better = (
-            search.storage or run.folder / "study.journal",
-            self.trainings.metric.larger_is_better,
-        )
-        self.study = Study(storage, ground, search.search, self._settings, run.seed, larger_is_better)
+        storage, metric = search.storage or run.folder / "study.journal", self.trainings.metric
+        self.study = Study(storage, joint_space, search.search, self._fingerprint, run.seed, metric.larger_is_better)
 
     @contextmanager
     def opened(self) -> Iterator[None]:
@@ -116,12 +113,12 @@ class MultishotJob:
             "averaging": finetuning.averaging,
             "taught_by": finetuning.taught_by,
         }
-        self.trainings.open({**self._settings, **rest})
+        self.trainings.open({**self._fingerprint, **rest})
         yield
 
     def train_source(self) -> None:
         """Train the network as it is, at the first of the input sizes."""
-        first = self.study.ground.places[0].space
+        first = self.study.joint_space.settings[0].space
         latency_ms = self.estimator.latency_ms(first.decode(first.reference_nodes))
         log.info("1/3 Training the source, %.4g ms", latency_ms)
         self.trainings.train_source()
@@ -131,19 +128,19 @@ class MultishotJob:
         study, trainings, num_images = self.study, self.trainings, self.searching.num_trial_images
         log.info("2/3 Training %d trials: %s", study.settings.trials, study.settings.sampler)
         if num_images and trainings.has_source and len(study.results()) < study.settings.trials:
-            study.ground = study.ground.with_errors(trainings.option_errors(study.ground, num_images))
+            study.joint_space = study.joint_space.with_errors(trainings.option_errors(study.joint_space, num_images))
         _run_trials(study, trainings)
         log.info("3/3 Fine-tuning the best, and training the source on, for comparison")
 
     def train_baseline(self) -> None:
         """Train the source on, for as long as a trial and its fine-tuning, once finalists keep the budgets."""
         with self.trainings.alone():
-            ground, results = self.study.ground, self.study.results()
+            joint_space, results = self.study.joint_space, self.study.results()
             count = self.searching.finalists
-            self.finalists = [_finalists(results, ground, target, count) for target in ground.targets]
-            for target, own in zip(ground.targets, self.finalists, strict=True):
+            self.finalists = [_finalists(results, joint_space, target, count) for target in joint_space.targets]
+            for target, own in zip(joint_space.targets, self.finalists, strict=True):
                 for best in own:
-                    confirm(_limits_of(ground, target, best), self.estimator, ground.decode(best.genes))
+                    confirm(_limits_of(joint_space, target, best), self.estimator, joint_space.decode(best.genes))
             self.baseline = self.trainings.train_baseline()
 
     def finetune(self) -> None:
@@ -151,7 +148,7 @@ class MultishotJob:
         with self.trainings.alone():
             self.trained_on = dict.fromkeys(chain.from_iterable(self.finalists))
             self.finetuned = {
-                best.number: self.trainings.finetune(self.study.ground, best.genes, best.number)
+                best.number: self.trainings.finetune(self.study.joint_space, best.genes, best.number)
                 for best in self.trained_on
             }
 
@@ -169,16 +166,17 @@ class MultishotJob:
 
     def outcomes(self) -> dict[str, Outcome]:
         """Return by label what each budget gets: the best on the validation data of all that keep it."""
-        pairs = zip(self.study.ground.targets, self.finalists, strict=True)
+        pairs = zip(self.study.joint_space.targets, self.finalists, strict=True)
         return {target.label: self._outcome(target, own) for target, own in pairs}
 
     def _outcome(self, target: Target, own: Sequence[Result]) -> Outcome:
-        ground, trainings, source = self.study.ground, self.trainings, self.study.ground.places[0].space
+        joint_space, trainings = self.study.joint_space, self.trainings
+        source = joint_space.settings[0].space
         # Now that they are trained to the end, a smaller network that is better serves a larger budget, too.
-        within = [best for best in self.trained_on if best in own or ground.meets(best.genes, target)]
+        within = [best for best in self.trained_on if best in own or joint_space.meets(best.genes, target)]
         best = max(within, key=lambda best: trainings.metric.score(self.finetuned[best.number].value))
         tuned = self.finetuned[best.number]
-        limits, chosen = _limits_of(ground, target, best), ground.decode(best.genes)
+        limits, chosen = _limits_of(joint_space, target, best), joint_space.decode(best.genes)
         confirm(limits, self.estimator, chosen)
         metric, steps = self.baseline
         return Outcome(
@@ -199,17 +197,17 @@ class MultishotJob:
             compared=(),
             search=_search_record(self.study.totals(), len(self.finetuned)),
             history=_history(self.study.results(), trainings.metric),
-            network={**trainings.network_settings, **ground.place(best.genes).variant},
+            network={**trainings.network_settings, **joint_space.setting(best.genes).variant},
             epochs=self.run.epochs,
             data_name=trainings.data_name,
             taught_by=trainings.teacher_name,
             interface=tuned.interface,
         )
 
-    def _described(self, ground: Ground) -> dict[str, object]:
+    def _described(self, joint_space: JointSpace) -> dict[str, object]:
         """Return what the trials of a study depend on."""
         run, search, finetuning = self.run, self.searching.search, self.finetuning
-        spaces = "".join(place.space.to_json() for place in ground.places)
+        spaces = "".join(setting.space.to_json() for setting in joint_space.settings)
         teaching = {"all": self.model.task, "search": self.searching.task, "teaching": finetuning.teaching}
         described: dict[str, object] = plain(
             {
@@ -258,12 +256,12 @@ def _check(search: Evolution, epochs: Epochs, num_budgets: int) -> None:
         raise ValueError(f"`trials` must be at least the number of budgets, {num_budgets}; got {search.trials}.")
 
 
-def _log_reach(ground: Ground) -> None:
-    for target in ground.targets:
-        for place, limits in zip(ground.places, target.limits, strict=True):
+def _log_reach(joint_space: JointSpace) -> None:
+    for target in joint_space.targets:
+        for setting, limits in zip(joint_space.settings, target.limits, strict=True):
             reach = "out of reach" if limits is None else format_reach(limits)
-            count = place.space.num_architectures
-            log.info("Budget %s at %s, %.3g architectures:\n%s", target.label, place, count, reach)
+            count = setting.space.num_architectures
+            log.info("Budget %s at %s, %.3g architectures:\n%s", target.label, setting, count, reach)
 
 
 def _run_trials(study: Study, trainings: Trainings) -> None:
@@ -284,14 +282,14 @@ def _run_trials(study: Study, trainings: Trainings) -> None:
 
 
 def _run_trial(study: Study, trial: Trial, trainings: Trainings) -> None:
-    ground, number = study.ground, trial.number
-    place = ground.place(trial.genes)
+    joint_space, number = study.joint_space, trial.number
+    setting = joint_space.setting(trial.genes)
     finished = len(study.results())
     wanted = study.settings.trials
-    log.info("Trial %d (%d of %d finished), %s: %s", number, finished, wanted, place, ground.decode(trial.genes))
+    log.info("Trial %d (%d of %d finished), %s: %s", number, finished, wanted, setting, joint_space.decode(trial.genes))
     try:
         with trial.training(hopeless=DivergedError):
-            fit, rungs, _ = trainings.train(ground, trial.genes, number, trial.report)
+            fit, rungs, _ = trainings.train(joint_space, trial.genes, number, trial.report)
             figures = {"seconds": fit.seconds, "steps": fit.steps, "images": rungs.num_images}
             trial.finish(rungs.value, rungs.epochs, rungs.is_stopped, figures)
     except DivergedError as error:
@@ -303,8 +301,8 @@ def _run_trial(study: Study, trial: Trial, trainings: Trainings) -> None:
         return
     if rungs.is_stopped:
         trainings.forget(number)
-    target = ground.targets[trial.target]
-    best = next(iter(best_trials(study.results(), ground, target)), None)
+    target = joint_space.targets[trial.target]
+    best = next(iter(best_trials(study.results(), joint_space, target)), None)
     log.info(
         "Trial %d: %s %.4f after %d of %d epochs%s",
         number,
@@ -316,21 +314,21 @@ def _run_trial(study: Study, trial: Trial, trainings: Trainings) -> None:
     )
 
 
-def _finalists(results: Sequence[Result], ground: Ground, target: Target, count: int) -> list[Result]:
-    best = best_trials(results, ground, target, count)
+def _finalists(results: Sequence[Result], joint_space: JointSpace, target: Target, count: int) -> list[Result]:
+    best = best_trials(results, joint_space, target, count)
     if not best:
         raise RuntimeError(
             f"No trial within the budget {target.label} was trained to the end. HINT: more trials, fewer rungs, or a"
             " smaller learning rate where metrics are not finite."
         )
-    names = "; ".join(f"trial {result.number}, {ground.place(result.genes)}" for result in best)
+    names = "; ".join(f"trial {result.number}, {joint_space.setting(result.genes)}" for result in best)
     log.info("Finalists for %s, %d of %d asked for: %s", target.label, len(best), count, names)
     return best
 
 
-def _limits_of(ground: Ground, target: Target, result: Result) -> Limits:
-    limits = target.limits[ground.index(result.genes)]
-    assert limits is not None, "a trial within the budgets is at a place that can meet them"
+def _limits_of(joint_space: JointSpace, target: Target, result: Result) -> Limits:
+    limits = target.limits[joint_space.index(result.genes)]
+    assert limits is not None, "a trial within the budgets is at a setting that can meet them"
     return limits
 
 

@@ -23,7 +23,7 @@ from lightning_nas.jobs.sized_data import SizedData
 from lightning_nas.jobs.teacher import Teacher, better_teacher
 from lightning_nas.multishot.evolution import Genes
 from lightning_nas.multishot.rungs import Rungs
-from lightning_nas.multishot.space import Ground, Place
+from lightning_nas.multishot.space import JointSpace, Setting
 from lightning_nas.report.network_record import MetricRecord
 from lightning_nas.supernet import derive, option_errors, sort_channels, supernet_from
 from lightning_nas.supernet.source import named_blocks
@@ -116,18 +116,18 @@ class Trainings:
         """The metric by which trials are compared."""
         return metric_of(self._task(self._sources[0]))
 
-    def places(self, estimator: Estimator) -> tuple[Place, ...]:
+    def settings(self, estimator: Estimator) -> tuple[Setting, ...]:
         """Return what can be chosen at each size of images in each variant.
 
         Args:
             estimator: The estimator of the device.
         """
-        places = []
+        settings = []
         for name, example in zip(self.data.size_names, self.data.examples, strict=True):
             for variant, source in zip(self.variants, self._sources, strict=True):
                 space = self.model.space_of(source, example, estimator)
-                places.append(Place(name, variant, space, cost_tables(space, estimator)))
-        return tuple(places)
+                settings.append(Setting(name, variant, space, cost_tables(space, estimator)))
+        return tuple(settings)
 
     def try_parts(self) -> None:
         """Make once what is made late, so that what is wrong with it is reported before anything is written.
@@ -174,28 +174,28 @@ class Trainings:
         _give_weights(self._sources[0], self._sources[1:])
         self._teachers = self._sources
 
-    def option_errors(self, ground: Ground, num_images: int) -> list[list[Tensor]]:
+    def option_errors(self, joint_space: JointSpace, num_images: int) -> list[list[Tensor]]:
         """Try all options on training images of the first size, and return their errors for each variant.
 
         Args:
-            ground: What is searched.
+            joint_space: What is searched.
             num_images: Number of images.
         """
         images = self.data.calibration(0)[:num_images]
         found = []
-        for source, place in zip(self._sources, ground.places, strict=False):
-            supernet = supernet_from(deepcopy(source), images[:1], place.space)
+        for source, setting in zip(self._sources, joint_space.settings, strict=False):
+            supernet = supernet_from(deepcopy(source), images[:1], setting.space)
             sort_channels(supernet)
             found.append(option_errors(supernet, images))
         return found
 
     def train(
-        self, ground: Ground, genes: Genes, number: int, report: Report | None = None
+        self, joint_space: JointSpace, genes: Genes, number: int, report: Report | None = None
     ) -> tuple[Fit, Rungs, nn.Module]:
         """Train the network of a trial, from its checkpoint where there is one.
 
         Args:
-            ground: The joint search space.
+            joint_space: The joint search space.
             genes: What is trained.
             number: Number of the trial.
             report: Decides after each epoch whether the trial goes on; by default it does.
@@ -204,27 +204,27 @@ class Trainings:
             The training, what it reported, and the network.
         """
         self.run.begin_random()
-        network, taught = self._build(ground, genes, self._sources)
+        network, taught = self._build(joint_space, genes, self._sources)
         module = taught(network=network, **self.search_task)
         rungs = Rungs(self.metric.val_key, report)
         fit = self._phases[genes[0]].fit(f"trial-{number}", module, self.epochs.search, [rungs])
         return fit, rungs, network
 
-    def finetune(self, ground: Ground, genes: Genes, number: int) -> Finetuned:
+    def finetune(self, joint_space: JointSpace, genes: Genes, number: int) -> Finetuned:
         """Train a finished trial on, or anew from the baseline where that teaches, and judge it.
 
         Args:
-            ground: The joint search space.
+            joint_space: The joint search space.
             genes: What is trained.
             number: Number of the trial.
         """
         self.run.begin_random()
-        network, taught = self._build(ground, genes, self._teachers)
+        network, taught = self._build(joint_space, genes, self._teachers)
         steps = 0
         if self.teacher_name == "source":
             trained = self._trained(number)
             if trained is None:  # another machine's
-                fit, _, network = self.train(ground, genes, number)
+                fit, _, network = self.train(joint_space, genes, number)
                 steps = fit.steps
             else:
                 taught(network=network, **self.search_task).load_state_dict(trained.weights)
@@ -276,10 +276,10 @@ class Trainings:
         return _TrainedTrial(checkpoint["state_dict"], checkpoint["global_step"]) if is_whole else None
 
     def _build(
-        self, ground: Ground, genes: Genes, sources: Sequence[nn.Module]
+        self, joint_space: JointSpace, genes: Genes, sources: Sequence[nn.Module]
     ) -> tuple[nn.Module, Callable[..., pl.LightningModule]]:
         """Return the network of the genes, with weights of its variant's among `sources`, and what makes its module."""
-        architecture, source = ground.decode(genes), sources[genes[1]]
+        architecture, source = joint_space.decode(genes), sources[genes[1]]
         if not self.has_source and self.teacher_name == "source":
             return derive(supernet_with(deepcopy(source), architecture), architecture), self._task
         network, teacher = inherit(source, architecture, self.data.calibration(genes[0]))

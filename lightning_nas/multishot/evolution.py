@@ -15,7 +15,7 @@ from lightning_nas.multishot.domination import survivors
 __all__ = ["Evolution", "Genes", "Result", "Sampler", "is_promoted", "parents"]
 
 Genes = tuple[int, ...]
-"""One member: the index of its input size, of its variant of the network, and its nodes in the space of these."""
+"""One member: the index of its input size, of its variant of the network, and its encoding in the space of these."""
 
 Sampler = Literal["evolution", "nsga2"]
 """``evolution``: regularised evolution (Real et al. 2018, arXiv 1802.01548), in which the best of a few is a parent and
@@ -24,7 +24,7 @@ the oldest die; ``nsga2``: parents from the best fronts of metric and latency (D
 
 @dataclass(frozen=True)
 class Evolution:
-    """How a study of trials is led.
+    """Settings of a study: how many trials, how members are proposed, and which trials go on at a rung.
 
     Attributes:
         trials: How many are trained, by all processes of the study together.
@@ -69,7 +69,7 @@ class Evolution:
 
 @dataclass(frozen=True)
 class Result:
-    """What became of a trial.
+    """Result of a finished trial.
 
     Attributes:
         number: Its number in the study.
@@ -91,12 +91,12 @@ class Result:
 
     @property
     def score(self) -> float:
-        """The metric so that more is better."""
+        """The metric with the sign by which more is better."""
         return self.value if self.larger_is_better else -self.value
 
     @property
     def fitness(self) -> tuple[int, float]:
-        """What is compared: a trial that was stopped is worse than those that were let go on."""
+        """Key by which trials are compared: one that was stopped at a rung is worse than those that went on."""
         return self.epochs, self.score
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import uuid
 from dataclasses import asdict, dataclass
-from typing import Any
 
 from lightning_nas.io.processes import host_name, is_dead
 from lightning_nas.io.reading import only, shown, whole
@@ -15,7 +14,7 @@ __all__ = ["Owner"]
 
 @dataclass(frozen=True)
 class Owner:
-    """A process.
+    """A process that trains a trial.
 
     Attributes:
         host: Name of its machine, and of its own numbering of processes where there are several.
@@ -35,7 +34,7 @@ class Owner:
 
     @classmethod
     def here(cls) -> Owner:
-        """Return this process, as an owner of its own each time."""
+        """Return this process, with a new token each time."""
         return cls(host_name(), os.getpid(), uuid.uuid4().hex)
 
     def to_dict(self) -> dict[str, str | int]:
@@ -43,7 +42,7 @@ class Owner:
         return asdict(self)
 
     @classmethod
-    def from_dict(cls, data: Any) -> Owner:
+    def from_dict(cls, data: object) -> Owner:
         """Read what `to_dict` returned.
 
         Raises:
@@ -56,5 +55,5 @@ class Owner:
         return cls(str(texts[0]), whole(found.get("pid"), "pid", 2**31 - 1), str(texts[1]))
 
     def knows_dead(self, other: Owner) -> bool:
-        """Return whether another process is of this machine and no more; of other machines nothing is known."""
+        """Return whether another process ran on this machine and has ended; False for processes of other machines."""
         return other.host == self.host and is_dead(other.pid)

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Sequence, Sized
 
 import lightning.pytorch as pl
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
@@ -13,14 +12,14 @@ __all__ = ["Rungs"]
 
 
 class Rungs(pl.Callback):
-    """Reports the metric on the validation data after each epoch, and stops the training where that is the answer.
+    """Reports the validation metric to a study after each epoch, and stops the training where the study prunes it.
 
     Args:
         key: What the metric is logged as.
-        report: Takes the number of epochs and the metric, and returns whether to go on; None to go on always.
+        report: Takes the number of epochs and the metric, and returns whether to continue; None to continue always.
 
     Raises:
-        MisconfigurationException: In training: the module does not log the metric.
+        MisconfigurationException: At the end of an epoch, if the module has not logged the metric.
     """
 
     def __init__(self, key: str, report: Callable[[int, float], bool] | None = None) -> None:
@@ -38,7 +37,12 @@ class Rungs(pl.Callback):
 
     @override
     def on_train_batch_end(
-        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
+        self,
+        trainer: pl.Trainer,
+        pl_module: pl.LightningModule,
+        outputs: object,
+        batch: Sequence[Sized],
+        batch_idx: int,
     ) -> None:
         self.num_images += len(batch[0])
 
@@ -52,12 +56,12 @@ class Rungs(pl.Callback):
             )
         self.value = float(trainer.callback_metrics[self.key])
         self.epochs = trainer.current_epoch + 1
-        goes_on = self.report is None or self.report(self.epochs, self.value)
-        if not goes_on and self.epochs < (trainer.max_epochs or 0):
+        is_continued = self.report is None or self.report(self.epochs, self.value)
+        if not is_continued and self.epochs < (trainer.max_epochs or 0):
             self.is_stopped = trainer.should_stop = True
 
     @override
-    def state_dict(self) -> dict[str, Any]:
+    def state_dict(self) -> dict[str, object]:
         return {
             "value": self.value,
             "epochs": self.epochs,
@@ -66,5 +70,5 @@ class Rungs(pl.Callback):
         }
 
     @override
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+    def load_state_dict(self, state_dict: dict[str, object]) -> None:
         vars(self).update(state_dict)

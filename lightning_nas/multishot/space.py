@@ -6,7 +6,6 @@ import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,11 +22,11 @@ from lightning_nas.budget.tables import CostTables
 from lightning_nas.multishot.evolution import Genes
 from lightning_nas.space.spec import Architecture, DepthMultiplier, SearchSpace
 
-__all__ = ["Ground", "Place", "Target", "targets_of"]
+__all__ = ["JointSpace", "Setting", "Target", "targets_of"]
 
 
 @dataclass(frozen=True)
-class Place:
+class Setting:
     """One input size and one variant of the network.
 
     Attributes:
@@ -40,14 +39,14 @@ class Place:
     """
 
     size: str
-    variant: Mapping[str, Any]
+    variant: Mapping[str, object]
     space: SearchSpace
     tables: CostTables
     errors: Sequence[Tensor] = ()
 
     @cached_property
     def scores(self) -> list[NDArray[np.float64]]:
-        """Return what speaks for each option before anything is trained: nearness to the source, or kept weights."""
+        """Scores of each option before any training: nearness to the source, or else the weights that it keeps."""
         scores = nearness(self.space, self.errors) if self.errors else kept_weights(self.space)
         return [score.double().numpy() for score in scores]
 
@@ -62,8 +61,8 @@ class Target:
     Attributes:
         label: The latency as it was asked for, such as ``0.5x``.
         budget: What was asked for.
-        limits: For each place what that is there; None where no member keeps it.
-        floors: For each place the least cost of a proposal, in the unit of the first budget.
+        limits: For each setting what that is there; None where no member keeps it.
+        floors: For each setting the least cost of a proposal, in the unit of the first budget.
     """
 
     label: str
@@ -73,87 +72,91 @@ class Target:
 
 
 @dataclass(frozen=True)
-class Ground:
-    """All that can be proposed. The places are in the order of their genes: for each size all variants.
+class JointSpace:
+    """All members that a study can propose, over input sizes, variants of the network and architectures.
+
+    The settings are in the order of their genes: for each size all variants.
 
     Attributes:
-        places: The sizes and variants.
+        settings: The sizes and variants.
         num_variants: Number of variants.
         targets: The budgets.
         verify_ms: Measures a whole network with the device's backend, in milliseconds, or gives None where that is not
             here; none where estimates are enough.
 
     Raises:
-        ValueError: The spaces of two places offer different options.
+        ValueError: The spaces of two settings offer different options.
     """
 
-    places: tuple[Place, ...]
+    settings: tuple[Setting, ...]
     num_variants: int
     targets: tuple[Target, ...]
     verify_ms: Callable[[Architecture], float | None] | None = None
 
     def __post_init__(self) -> None:
-        first = self.places[0]
-        for place in self.places[1:]:
-            if _offered(place.space) != _offered(first.space):
-                raise ValueError(f"The blocks must offer the same options everywhere; they differ at {place}, {first}.")
+        first = self.settings[0]
+        for setting in self.settings[1:]:
+            if _offered(setting.space) != _offered(first.space):
+                raise ValueError(
+                    f"The blocks must offer the same options everywhere; they differ at {setting} and at {first}."
+                )
 
     @property
     def gene_sizes(self) -> tuple[int, ...]:
         """Number of options of each gene."""
-        return len(self.places) // self.num_variants, self.num_variants, *self.places[0].space.node_sizes
+        return len(self.settings) // self.num_variants, self.num_variants, *self.settings[0].space.node_sizes
 
     def index(self, genes: Genes) -> int:
-        """Return which place is meant."""
+        """Return the index of a member's setting."""
         return genes[0] * self.num_variants + genes[1]
 
-    def place(self, genes: Genes) -> Place:
-        """Return the size and variant of a member."""
-        return self.places[self.index(genes)]
+    def setting(self, genes: Genes) -> Setting:
+        """Return a member's setting."""
+        return self.settings[self.index(genes)]
 
-    def genes_at(self, index: int, nodes: Sequence[int]) -> Genes:
-        """Return the member of the given nodes at a place."""
-        return (*divmod(index, self.num_variants), *(int(node) for node in nodes))
+    def genes_at(self, index: int, encoding: Sequence[int]) -> Genes:
+        """Return the member that an encoding makes at a setting."""
+        return (*divmod(index, self.num_variants), *(int(node) for node in encoding))
 
     def decode(self, genes: Genes) -> Architecture:
         """Return the architecture of a member."""
-        return self.place(genes).space.decode(genes[2:])
+        return self.setting(genes).space.decode(genes[2:])
 
     def cost(self, genes: Genes) -> float:
         """Return the cost of a member by the first budget, in its unit."""
-        place, target = self.place(genes), self.targets[0]
+        setting, target = self.setting(genes), self.targets[0]
         limits = next(limits for limits in target.limits if limits is not None)
         name = limits.costs[0].name if limits.costs else LATENCY
-        return place.tables.additive[name].exact(genes[2:])
+        return setting.tables.additive[name].exact(genes[2:])
 
     def is_within(self, genes: Genes, target: Target, floored: bool = True) -> bool:
         """Return whether a member is within the budgets, and uses what it should of the first."""
-        index, nodes = self.index(genes), genes[2:]
+        index, encoding = self.index(genes), genes[2:]
         limits = target.limits[index]
-        return limits is not None and limits.allows(nodes, target.floors[index] if floored else 0.0)
+        return limits is not None and limits.allows(encoding, target.floors[index] if floored else 0.0)
 
     def is_verified(self, genes: Genes, target: Target) -> bool:
-        """Return whether the device's backend, where it is here, prices a member within the latency budget."""
+        """Return whether a member is within the latency budget by the device's backend; True if it is not installed."""
         limits = target.limits[self.index(genes)]
         if limits is None or self.verify_ms is None:
             return True
         return is_kept_by_backend(limits, self.verify_ms, self.decode(genes))
 
     def meets(self, genes: Genes, target: Target) -> bool:
-        """Return whether a member is within the budgets, by the estimate and by the backend, where it is here."""
+        """Return whether a member is within the budgets, by the estimate and, if it is installed, by the backend."""
         return self.is_within(genes, target, floored=False) and self.is_verified(genes, target)
 
-    def with_errors(self, errors: Sequence[Sequence[Tensor]]) -> Ground:
-        """Return the same ground with the errors of all options, given for each variant."""
-        places = [replace(place, errors=errors[n % self.num_variants]) for n, place in enumerate(self.places)]
-        return replace(self, places=tuple(places))
+    def with_errors(self, errors: Sequence[Sequence[Tensor]]) -> JointSpace:
+        """Return this joint space with the errors of all options, given for each variant."""
+        settings = [replace(setting, errors=errors[n % self.num_variants]) for n, setting in enumerate(self.settings)]
+        return replace(self, settings=tuple(settings))
 
     def parameters(self) -> dict[str, list[str]]:
         """Return the name of each gene with the names of its options, as a study records them."""
-        space, step = self.places[0].space, self.num_variants
+        space, step = self.settings[0].space, self.num_variants
         named = {
-            "input_size": [place.size for place in self.places[::step]],
-            "variant": [json.dumps(place.variant, sort_keys=True) for place in self.places[:step]],
+            "input_size": [setting.size for setting in self.settings[::step]],
+            "variant": [json.dumps(setting.variant, sort_keys=True) for setting in self.settings[:step]],
         }
         for multiplier in space.multipliers:
             named[f"width of {multiplier}"] = [_numbers(row) for row in multiplier.widths]
@@ -162,34 +165,34 @@ class Ground:
         return named
 
 
-def targets_of(places: Sequence[Place], budgets: Mapping[str, Budget], floor: float) -> tuple[Target, ...]:
-    """Resolve budgets at every place. Relative ones refer to the source network at the first.
+def targets_of(settings: Sequence[Setting], budgets: Mapping[str, Budget], floor: float) -> tuple[Target, ...]:
+    """Resolve budgets at every setting. Relative ones refer to the source network at the first.
 
     Args:
-        places: The sizes and variants.
+        settings: The sizes and variants.
         budgets: What was asked for, by label.
         floor: Which part of the first cost is to be used.
 
     Raises:
-        ValueError: A budget that no member keeps at any place, or that binds nothing at any.
+        ValueError: A budget that no member keeps at any setting, or that binds nothing at any.
     """
-    return tuple(_target(places, label, budget, floor) for label, budget in budgets.items())
+    return tuple(_target(settings, label, budget, floor) for label, budget in budgets.items())
 
 
-def _target(places: Sequence[Place], label: str, budget: Budget, floor: float) -> Target:
-    source = places[0].tables.costs(places[0].space.reference_nodes)
+def _target(settings: Sequence[Setting], label: str, budget: Budget, floor: float) -> Target:
+    source = settings[0].tables.costs(settings[0].space.reference_nodes)
     found: list[Limits | None] = []
     reasons: dict[str, str] = {}
-    for place in places:
+    for setting in settings:
         try:
-            found.append(resolve(budget, place.space, place.tables, source=source))
+            found.append(resolve(budget, setting.space, setting.tables, source=source))
         except ValueError as error:
-            reasons[str(place)] = str(error)
+            reasons[str(setting)] = str(error)
             found.append(None)
-    if len(reasons) == len(places):
+    if len(reasons) == len(settings):
         if len(set(reasons.values())) == 1:
             raise ValueError(next(iter(reasons.values())))
-        lines = [f"At {place}: {reason}" for place, reason in reasons.items()]
+        lines = [f"At {setting}: {reason}" for setting, reason in reasons.items()]
         raise ValueError("\n".join(["The budgets are out of reach everywhere.", *lines]))
     check_binding([limits for limits in found if limits is not None])
     return Target(label, budget, tuple(found), tuple(_floor(limits, floor) for limits in found))
@@ -201,7 +204,7 @@ def _floor(limits: Limits | None, part: float) -> float:
     return usable_part(limits.costs, part, limits.forbidden) * limits.costs[0].budget
 
 
-def _offered(space: SearchSpace) -> tuple[tuple[DepthMultiplier, ...], list[Any]]:
+def _offered(space: SearchSpace) -> tuple[tuple[DepthMultiplier, ...], list[tuple[object, ...]]]:
     return space.multipliers, [choice.options for choice in space.choices]
 
 

@@ -1,4 +1,4 @@
-"""A study of trials in a file or a database that several processes share, and that survives any of them: Optuna's."""
+"""Study of trials in a file or a database of Optuna's, which several processes share and which survives any of them."""
 
 from __future__ import annotations
 
@@ -7,18 +7,20 @@ import logging
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from lightning_nas.multishot.evolution import Evolution, Genes, Result
 from lightning_nas.multishot.process import Owner
 from lightning_nas.multishot.propose import propose
-from lightning_nas.multishot.space import Ground
+from lightning_nas.multishot.space import JointSpace
 from lightning_nas.multishot.study_storage import load_optuna, open_study
 from lightning_nas.multishot.trial import LostTrialError, Trial
+from lightning_nas.multishot.trial_record import TrialRecord
 
 if TYPE_CHECKING:
+    import optuna
     from optuna.trial import FrozenTrial
 
 __all__ = ["Study"]
@@ -34,7 +36,7 @@ class Study:
 
     Args:
         storage: File of Optuna's journal, or the URL of a database such as ``sqlite:///study.db``.
-        ground: What can be proposed.
+        joint_space: What can be proposed.
         settings: How to propose.
         record: What must be the same for the study to be continued, in builtins.
         seed: Seed of the proposals.
@@ -48,17 +50,17 @@ class Study:
     def __init__(
         self,
         storage: str | Path,
-        ground: Ground,
+        joint_space: JointSpace,
         settings: Evolution,
-        record: Mapping[str, Any],
+        record: Mapping[str, object],
         seed: int,
         larger_is_better: bool = True,
     ) -> None:
-        self.ground = ground
+        self.joint_space = joint_space
         self.settings = settings
         self.seed = seed
         self.owner = Owner.here()
-        self._parameters = ground.parameters()
+        self._parameters = joint_space.parameters()
         self._larger_is_better = larger_is_better
         wanted = "maximize" if larger_is_better else "minimize"
         directions = [wanted] if settings.sampler == "evolution" else [wanted, "minimize"]
@@ -68,7 +70,7 @@ class Study:
         self._distributions = {name: category(values) for name, values in self._parameters.items()}
 
     def next(self) -> Trial | None:
-        """Return a trial to train, or None where none is left to start."""
+        """Start a trial and return it, or None if there are as many as wanted."""
         for left in self._running():
             if self._is_dead(left) and (trial := self._take_over(left)) is not None:
                 return trial
@@ -85,7 +87,7 @@ class Study:
         return len(self._running())
 
     def results(self) -> list[Result]:
-        """Return what was found so far, the oldest first."""
+        """Return the results of all finished trials, the oldest first."""
         finished = [trial for trial in self._trials() if trial.state.name in ("COMPLETE", "PRUNED")]
         finished.sort(key=lambda trial: (trial.datetime_complete, trial.number))
         return [self._result(trial) for trial in finished]
@@ -93,16 +95,13 @@ class Study:
     def totals(self) -> dict[str, float]:
         """Return what all trials cost: seconds, steps, images, and how many were trained, rejected and pruned."""
         trials = [trial for trial in self._trials() if not _is_abandoned(trial)]
-
-        def total(name: str) -> float:
-            return sum(trial.user_attrs.get(name, 0) for trial in trials)
-
+        records = [TrialRecord.of(trial) for trial in trials]
         return {
-            "seconds": round(total("seconds"), 1),
-            "steps": total("steps"),
-            "images": total("images"),
+            "seconds": round(sum(record.seconds for record in records), 1),
+            "steps": sum(record.steps for record in records),
+            "images": sum(record.images for record in records),
             "trials": len(self._counted(trials)),
-            "rejected": total("rejected"),
+            "rejected": sum(record.rejected for record in records),
             "pruned": sum(trial.state.name == "PRUNED" for trial in trials),
         }
 
@@ -114,41 +113,40 @@ class Study:
 
     @staticmethod
     def _counted(trials: Sequence[FrozenTrial]) -> list[FrozenTrial]:
-        return [t for t in trials if t.state.name != "FAIL" or t.user_attrs.get("reason") == "diverged"]
+        return [t for t in trials if t.state.name != "FAIL" or TrialRecord.of(t).reason == "diverged"]
 
     def _result(self, trial: FrozenTrial) -> Result:
-        attributes = trial.user_attrs
-        genes = tuple(attributes["genes"])
-        rungs = {int(epoch): value for epoch, value in attributes.get("rungs", {}).items()}
-        is_complete = trial.state.name == "COMPLETE"
-        epochs = attributes["epochs"] if is_complete else max(rungs)
-        value = trial.values[0] if is_complete else rungs[epochs]
-        number, cost = self._number(trial.number, attributes), self.ground.cost(genes)
+        record, is_complete = TrialRecord.of(trial), trial.state.name == "COMPLETE"
+        genes, epochs = record.genes, record.epochs if is_complete else max(record.rungs)
+        assert genes is not None, "only proposed trials have a result"
+        assert epochs is not None, "they are written before the result"
+        value = trial.values[0] if is_complete else record.rungs[epochs]
+        number, cost = self._number(trial), self.joint_space.cost(genes)
         return Result(number, genes, epochs, value, cost, is_complete, self._larger_is_better)
 
-    def _number(self, number: int, attributes: Mapping[str, Any]) -> int:
+    def _number(self, trial: FrozenTrial | optuna.Trial) -> int:
         """Return the number of a trial, the same whether or not processes died over it and over those before it.
 
         A trial that was taken over has another number in Optuna, and so has all that follows.
 
         Args:
-            number: Its number in Optuna.
-            attributes: Its attributes there.
+            trial: The trial in Optuna.
         """
-        first = attributes.get("origin", number)
-        again = sum("origin" in trial.user_attrs for trial in self._trials() if trial.number < first)
-        return int(first - again)
+        origin = TrialRecord.of(trial).origin
+        first = trial.number if origin is None else origin
+        earlier = (other for other in self._trials() if other.number < first)
+        return first - sum("origin" in other.user_attrs for other in earlier)
 
     def _enqueue_next(self, trials: Sequence[FrozenTrial]) -> bool:
         """Propose for the target with the fewest trials; return whether there was anything to propose."""
         drawn = [trial for trial in trials if not _is_abandoned(trial)]
         rng = np.random.default_rng((self.seed, len(drawn)))
-        started = [trial.user_attrs.get("target") for trial in self._counted(trials)]
-        seen = {tuple(trial.user_attrs.get("genes", ())) for trial in drawn}
+        started = [TrialRecord.of(trial).target for trial in self._counted(trials)]
+        seen = {TrialRecord.of(trial).genes or () for trial in drawn}
         results = self.results()
-        for number in sorted(range(len(self.ground.targets)), key=started.count):
-            target = self.ground.targets[number]
-            found = propose(self.ground, target, results, seen, started.count(number), self.settings, rng)
+        for number in sorted(range(len(self.joint_space.targets)), key=started.count):
+            target = self.joint_space.targets[number]
+            found = propose(self.joint_space, target, results, seen, started.count(number), self.settings, rng)
             if found is not None:
                 if not found.is_verified:
                     log.warning(
@@ -156,44 +154,37 @@ class Study:
                         "keeps by the estimate. HINT: ask for a little less.",
                         target.label,
                     )
-                self._enqueue(
-                    {
-                        "genes": list(found.genes),
-                        "target": number,
-                        "rejected": found.rejected,
-                        **self._costs(found.genes),
-                    }
-                )
+                proposed = {"genes": list(found.genes), "target": number, "rejected": found.rejected}
+                self._enqueue(found.genes, {**proposed, **self._costs(found.genes)})
                 return True
         if not self._is_exhausted:
             log.warning("No further member of the space within the budgets was found; the study ends early.")
         self._is_exhausted = True
         return False
 
-    def _costs(self, genes: Genes) -> dict[str, Any]:
-        architecture = json.dumps(self.ground.decode(genes).to_dict(), separators=(",", ":"))
-        return {"architecture": architecture, **self.ground.place(genes).tables.costs(genes[2:])}
+    def _costs(self, genes: Genes) -> dict[str, object]:
+        architecture = json.dumps(self.joint_space.decode(genes).to_dict(), separators=(",", ":"))
+        return {"architecture": architecture, **self.joint_space.setting(genes).tables.costs(genes[2:])}
 
-    def _enqueue(self, attributes: Mapping[str, Any]) -> None:
-        pairs = zip(self._parameters.items(), attributes["genes"], strict=True)
+    def _enqueue(self, genes: Genes, attributes: Mapping[str, object]) -> None:
+        pairs = zip(self._parameters.items(), genes, strict=True)
         chosen = {name: values[gene] for (name, values), gene in pairs}
         self._study.enqueue_trial(chosen, user_attrs={**attributes, **self._signs()})
 
-    def _signs(self) -> dict[str, Any]:
+    def _signs(self) -> dict[str, object]:
         return {"owner": self.owner.to_dict(), "beat": time.time()}
 
     def _ask(self) -> Trial | None:
         """Start a trial that was enqueued; None where it is one too many, or another process has just started it."""
         asked = self._study.ask(self._distributions)
-        number = self._number(asked.number, asked.user_attrs)
-        trial = Trial(self._study, asked, number, self.settings, self._larger_is_better)
+        trial = Trial(self._study, asked, self._number(asked), self.settings, self._larger_is_better)
         before = [other for other in self._counted(self._trials()) if other.number < asked.number]
-        genes = asked.user_attrs.get("genes")
+        genes = TrialRecord.of(asked).genes
         try:
             trial.write(**self._signs())
             if genes is None or len(before) >= self.settings.trials:
                 trial.refuse("superfluous")
-            elif any(other.user_attrs.get("genes") == genes for other in before):
+            elif any(TrialRecord.of(other).genes == genes for other in before):
                 trial.refuse("duplicate")
             else:
                 return trial
@@ -208,25 +199,27 @@ class Study:
             self._study.tell(left.number, state=load_optuna().trial.TrialState.FAIL)
         except (ValueError, RuntimeError):
             return None
-        if "genes" not in left.user_attrs:
+        record = TrialRecord.of(left)
+        if record.genes is None:
             return None
-        origin = left.user_attrs.get("origin", left.number)
-        log.info("Trial %d was left unfinished; it goes on.", self._number(left.number, left.user_attrs))
-        self._enqueue({**left.user_attrs, "origin": origin})
+        log.info("Trial %d was left unfinished; it goes on.", self._number(left))
+        origin = left.number if record.origin is None else record.origin
+        self._enqueue(record.genes, {**left.user_attrs, "origin": origin})
         return self._ask()
 
     def _is_dead(self, trial: FrozenTrial) -> bool:
-        attributes = trial.user_attrs
+        record = TrialRecord.of(trial)
         started = 0.0 if trial.datetime_start is None else trial.datetime_start.timestamp()
-        is_stale = time.time() - attributes.get("beat", started) > self.settings.stale_seconds
-        if "owner" not in attributes:  # it was killed before it could say so
+        beat = started if record.beat is None else record.beat
+        is_stale = time.time() - beat > self.settings.stale_seconds
+        if not record.is_owned:  # it was killed before it could say so
             return is_stale
-        if attributes["owner"] is None:
+        if record.owner is None:
             return True
-        owner = Owner.from_dict(attributes["owner"])
+        owner = Owner.from_dict(record.owner)
         return owner != self.owner and (is_stale or self.owner.knows_dead(owner))
 
 
 def _is_abandoned(trial: FrozenTrial) -> bool:
     """Return whether a process died over a trial; another one took its place, or will."""
-    return trial.state.name == "FAIL" and "reason" not in trial.user_attrs
+    return trial.state.name == "FAIL" and TrialRecord.of(trial).reason is None

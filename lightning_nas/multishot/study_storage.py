@@ -1,4 +1,4 @@
-"""Opening a study of Optuna's: a journal file or a database, of the same search or refused."""
+"""Opening of a study in a journal file or a database, which is refused if it is of another search."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import ModuleType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from lightning_nas.io.differences import difference_text
 from lightning_nas.io.writing import UnwritableError
@@ -21,7 +21,7 @@ _RECORD = "record"
 
 
 def load_optuna() -> ModuleType:
-    """Return the module `optuna`.
+    """Import `optuna`, or raise an error that says how to install it.
 
     Raises:
         ImportError: It is not installed.
@@ -36,7 +36,7 @@ def load_optuna() -> ModuleType:
     return optuna
 
 
-def open_study(storage: str | Path, directions: Sequence[str], record: Mapping[str, Any]) -> optuna.Study:
+def open_study(storage: str | Path, directions: Sequence[str], record: Mapping[str, object]) -> optuna.Study:
     """Return the study in `storage`, made if there is none. `optuna-dashboard` can show it at any time.
 
     Args:
@@ -78,19 +78,20 @@ def open_study(storage: str | Path, directions: Sequence[str], record: Mapping[s
     return study
 
 
-def _backend(storage: str) -> Any:
+def _backend(storage: str) -> optuna.storages.BaseStorage:
     optuna = load_optuna()
     if "://" in storage:
         return optuna.storages.RDBStorage(storage)
     path = Path(storage).expanduser()
     path.parent.mkdir(parents=True, exist_ok=True)
     _drop_torn_line(path)
-    file_backend: Any = optuna.storages.journal.JournalFileBackend
+    # Only now, since Optuna need not be installed.
+    from optuna.storages.journal import JournalFileBackend
 
-    class Journal(file_backend):
+    class Journal(JournalFileBackend):
         """Optuna's file, which says its name where there is no room for more, and stays readable."""
 
-        def append_logs(self, logs: list[dict[str, Any]]) -> None:
+        def append_logs(self, logs: list[dict[str, object]]) -> None:
             try:
                 super().append_logs(logs)
             except OSError as error:

@@ -1,4 +1,4 @@
-"""A trial that this process trains: what it tells the study, and that it is alive."""
+"""Trial that this process trains: reports to the study, and signs that the process is alive."""
 
 from __future__ import annotations
 
@@ -7,10 +7,11 @@ import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from threading import Event, Thread
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from lightning_nas.multishot.evolution import Evolution, Genes, is_promoted
 from lightning_nas.multishot.study_storage import load_optuna
+from lightning_nas.multishot.trial_record import TrialRecord
 
 if TYPE_CHECKING:
     import optuna
@@ -52,15 +53,23 @@ class Trial:
 
     @property
     def genes(self) -> Genes:
-        """What is trained."""
-        return tuple(self._asked.user_attrs["genes"])
+        """The member that is trained."""
+        genes = self._record.genes
+        assert genes is not None, "a trial without them is refused"
+        return genes
 
     @property
     def target(self) -> int:
         """Index of the budgets that it was proposed for."""
-        return int(self._asked.user_attrs["target"])
+        target = self._record.target
+        assert target is not None, "it was enqueued with the genes"
+        return target
 
-    def write(self, **attributes: Any) -> None:
+    @property
+    def _record(self) -> TrialRecord:
+        return TrialRecord.of(self._asked)
+
+    def write(self, **attributes: object) -> None:
         """Write attributes of the trial.
 
         Raises:
@@ -85,12 +94,12 @@ class Trial:
             return False
         if epoch not in self._settings.rungs:
             return True
-        rungs = {**self._asked.user_attrs.get("rungs", {}), str(epoch): value}
-        self.write(rungs=rungs)
-        return is_promoted(value, self._others(str(epoch)), self._settings.eta, self._larger_is_better)
+        rungs = {**self._record.rungs, epoch: value}
+        self.write(rungs={str(reached): then for reached, then in rungs.items()})
+        return is_promoted(value, self._others(epoch), self._settings.eta, self._larger_is_better)
 
     def finish(self, value: float, epochs: int, is_pruned: bool, figures: Mapping[str, float]) -> None:
-        """Write the result.
+        """Write the result of the trial to the study.
 
         Args:
             value: Metric at the end. One that is not finite is none.
@@ -109,18 +118,19 @@ class Trial:
             if is_pruned:
                 self._study.tell(self._asked, state=self._state.PRUNED)
             else:
-                values = [value, self._asked.user_attrs["latency_ms"]]
-                self._study.tell(self._asked, values[: len(self._study.directions)])
+                latency_ms = self._record.latency_ms
+                assert latency_ms is not None, "it was enqueued with the genes"
+                self._study.tell(self._asked, [value, latency_ms][: len(self._study.directions)])
 
     def refuse(self, reason: str) -> None:
-        """End it without a result: ``diverged``, or ``superfluous`` or ``duplicate`` before any training."""
+        """End the trial without a result: ``diverged``, or ``superfluous`` or ``duplicate`` before any training."""
         self.write(reason=reason)
         with _losing():
             self._study.tell(self._asked, state=self._state.FAIL)
 
     @contextmanager
     def training(self, hopeless: type[Exception] | tuple[()] = ()) -> Iterator[None]:
-        """Say all the while that this process is alive; leave the trial to the next one if the body fails.
+        """Write signs of life while the body runs; if it fails, leave the trial to another process.
 
         Args:
             hopeless: What the body fails with where the training diverges: such a trial is left to nobody. None by
@@ -148,11 +158,12 @@ class Trial:
             ended.set()
             thread.join()
 
-    def _others(self, epoch: str) -> list[float]:
-        """Return what the other trials of the same budgets reached at a rung."""
-        attributes = [t.user_attrs for t in self._study.get_trials(deepcopy=False) if t.state.name != "FAIL"]
-        same = [other for other in attributes if other.get("target") == self.target and epoch in other.get("rungs", {})]
-        return [other["rungs"][epoch] for other in same if tuple(other["genes"]) != self.genes]
+    def _others(self, epoch: int) -> list[float]:
+        """Return the metrics that the other trials of the same budgets had at a rung."""
+        trials = self._study.get_trials(deepcopy=False)
+        others = [TrialRecord.of(trial) for trial in trials if trial.state.name != "FAIL"]
+        same = [other for other in others if other.target == self.target and epoch in other.rungs]
+        return [other.rungs[epoch] for other in same if other.genes != self.genes]
 
 
 @contextmanager

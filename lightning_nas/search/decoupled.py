@@ -7,12 +7,12 @@ from collections.abc import Callable
 import torch
 from tqdm import tqdm
 
+from lightning_nas.search.describe import brief
 from lightning_nas.search.engine import Search
 from lightning_nas.search.gradient_estimate import Score
+from lightning_nas.space.spec import Encoding
 
 __all__ = ["learn_logits"]
-
-Nodes = tuple[int, ...]
 
 
 def learn_logits(
@@ -21,8 +21,8 @@ def learn_logits(
     steps: int,
     watch: Callable[[int], None] = lambda step: None,
     show: bool = True,
-) -> list[tuple[Nodes, float]]:
-    """Let the logits of a search learn while its weights rest.
+) -> list[tuple[Encoding, float]]:
+    """Train the logits of a search on held-out batches while the weights are frozen.
 
     Args:
         search: The search; its logits and multipliers change.
@@ -38,7 +38,7 @@ def learn_logits(
     if strategy.gradient == "none":
         return []
     optimizer = torch.optim.Adam(search.logits, strategy.lr, betas=(strategy.beta1, 0.999))
-    observed: list[tuple[Nodes, float]] = []
+    observed: list[tuple[Encoding, float]] = []
     with tqdm(range(steps), desc="Searching", unit="step", leave=False, disable=not show) as bar:
         for step in bar:
             found = score(search, step, steps)
@@ -48,5 +48,5 @@ def learn_logits(
             observed += found.observed
             watch(step)
             if step % 10 == 0:
-                bar.set_postfix_str(search.brief(), refresh=False)
+                bar.set_postfix_str(brief(search), refresh=False)
     return observed

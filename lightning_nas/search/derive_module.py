@@ -1,41 +1,46 @@
-"""From a searched module to the plain one, in the user's own precision and on the user's own data."""
+"""Derivation of a plain module from a searched one, in the user's precision and on the user's data."""
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TypeVar, cast
 
 from torch import nn
 
 from lightning_nas.graph.eval_mode import evaluating
 from lightning_nas.graph.finite import refuse_not_finite
+from lightning_nas.search.lightning_internals import uncompiled
 from lightning_nas.search.loaders import UserFit
 from lightning_nas.search.quiet_loss import quiet_copy, task_loss
+from lightning_nas.space.spec import Encoding
 from lightning_nas.supernet.derive import derive, recalibrate
 
 __all__ = ["derive_subnet"]
 
+ModuleT = TypeVar("ModuleT", bound=nn.Module)
 
-def derive_subnet(fit: UserFit, wanted: nn.Module, nodes: tuple[int, ...], num_batches: int) -> Any:
+
+def derive_subnet(fit: UserFit, wanted: ModuleT, encoding: Encoding, num_batches: int) -> ModuleT:
     """Return the plain network of an architecture, batch norm recalibrated on training data.
 
     Args:
         fit: What was searched.
         wanted: Its module or a part of it: the same part of the derived module is returned.
-        nodes: The architecture.
+        encoding: The architecture.
         num_batches: Training batches for batch norm's statistics.
 
     Raises:
         ValueError: `wanted` is neither the trained module nor a part of it, or what it inherits is not finite.
     """
-    wanted = getattr(wanted, "_orig_mod", wanted)  # of torch.compile
-    names = [name for name, child in fit.module.named_modules() if child is wanted]
+    original = uncompiled(wanted)
+    names = [name for name, child in fit.module.named_modules() if child is original]
     if not names:
-        raise ValueError(f"This {type(wanted).__name__} is not part of the module that was searched.")
-    derived = derive(fit.module, nodes)
+        raise ValueError(f"This {type(original).__name__} is not part of the module that was searched.")
+    derived = derive(fit.module, encoding)
     norms = [child for child in derived.modules() if isinstance(child, nn.BatchNorm2d)]
     with evaluating(derived), quiet_copy(derived, fit.trainer, fit.loss, norms) as quiet:
         batches = enumerate(fit.training_batches(num_batches))
         with fit.trainer.precision_plugin.forward_context():
             recalibrate(derived, lambda item: task_loss(quiet, item[1], item[0]), batches)
     refuse_not_finite(derived)
-    return derived.get_submodule(names[0]) if names[0] else derived
+    # The part of a copy has the class that it has in the original.
+    return cast(ModuleT, derived.get_submodule(names[0]))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import TypeVar
 
 from torch import Tensor
 
@@ -18,7 +18,7 @@ _PASSES_A_STEP = 3
 
 @dataclass(frozen=True)
 class Effort:
-    """How many subnets are evaluated, and on how much.
+    """Number of subnets that are evaluated, and of the batches that each is evaluated on.
 
     Attributes:
         num_subnets: Subnets.
@@ -34,7 +34,7 @@ class Effort:
 def affordable(
     cost: float | None, wanted: Effort, calibration_size: float, held_out_size: float, least: Effort
 ) -> Effort:
-    """Return what of an effort a cost allows: fewer batches first, then fewer subnets, and never below the least.
+    """Reduce an effort to what a cost allows: fewer batches first, then fewer subnets, and never below the least.
 
     Args:
         cost: Numbers that may pass the networks, see `num_values`; None for any.
@@ -63,7 +63,7 @@ def affordable(
 
 @dataclass(frozen=True)
 class Comparison:
-    """How candidates are compared: all of them on some data, then the best on all data (successive halving).
+    """Plan of a comparison of candidates: all of them on some data, then the best on all data (successive halving).
 
     Attributes:
         first: How many, and on how much.
@@ -75,7 +75,7 @@ class Comparison:
 
 
 def comparison(cost: float | None, wanted: Effort, calibration_size: float, held_out_size: float) -> Comparison:
-    """Return how to compare candidates at a cost; see `affordable`.
+    """Return how candidates are compared at a given cost: all on some data, then the best on all data.
 
     Example::
 
@@ -94,7 +94,7 @@ def comparison(cost: float | None, wanted: Effort, calibration_size: float, held
 
 
 def training_cost(num_trained: float) -> float:
-    """Return the forward passes that a training is worth, in numbers.
+    """Return the cost of a training in forward passes, counted in numbers that pass the network.
 
     Args:
         num_trained: Numbers in all batches that it was trained on.
@@ -102,8 +102,8 @@ def training_cost(num_trained: float) -> float:
     return _PASSES_A_STEP * num_trained
 
 
-def num_values(batch: Any) -> int:
-    """Return the numbers in the tensors of a batch, which is what passes a network, whatever its form.
+def num_values(batch: object) -> int:
+    """Return how many numbers the tensors of a batch hold, whatever the form of the batch.
 
     Example::
 
@@ -119,7 +119,7 @@ def num_values(batch: Any) -> int:
 
 
 def spread(items: Sequence[T], count: int) -> list[T]:
-    """Return some items at equal distances: validation data often comes sorted by class.
+    """Return `count` items at equal distances, since validation data often comes sorted by class.
 
     Example::
 

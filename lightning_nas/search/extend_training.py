@@ -7,6 +7,7 @@ import logging
 import lightning.pytorch as pl
 from lightning.pytorch.utilities import rank_zero_info
 
+from lightning_nas.search.lightning_internals import extend_fit
 from lightning_nas.search.readiness import Readiness
 
 __all__ = ["extend", "is_last_epoch"]
@@ -18,13 +19,13 @@ _PART = 0.25
 
 
 def is_last_epoch(trainer: pl.Trainer) -> bool:
-    """Return whether the epoch that ends is the last because the Trainer's `max_epochs` say so."""
+    """Return whether the epoch that ends is the last one by the Trainer's `max_epochs`."""
     most = trainer.max_epochs
     return most is not None and most > 0 and trainer.current_epoch + 1 >= most and not trainer.should_stop
 
 
 def extend(trainer: pl.Trainer, found: Readiness, most: int) -> None:
-    """Give a training more epochs where its supernet is not ready, up to `most` in all.
+    """Extend a training whose supernet is not ready by some epochs, up to `most` in all.
 
     Args:
         trainer: The user's, at the end of its last epoch.
@@ -41,5 +42,5 @@ def extend(trainer: pl.Trainer, found: Readiness, most: int) -> None:
     elif now >= most:
         log.warning("Supernet not ready (%s) after %d epochs, which is all that the training is given.", reasons, now)
     else:
-        trainer.fit_loop.max_epochs = min(most, now + max(1, round(_PART * now)))
+        extend_fit(trainer, min(most, now + max(1, round(_PART * now))))
         rank_zero_info(f"Supernet not ready ({reasons}): extending training to epoch {trainer.max_epochs}.")

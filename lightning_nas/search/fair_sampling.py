@@ -9,6 +9,7 @@ import torch
 from numpy.typing import NDArray
 
 from lightning_nas.budget.solver import Limit
+from lightning_nas.space.spec import Encoding
 
 __all__ = ["Decks"]
 
@@ -32,8 +33,8 @@ class Decks:
         self._generator = generator
         self.left: list[list[int]] = [[] for _ in self._options]
 
-    def deal(self, limit: Limit | None = None, band: tuple[float, float] = (0.0, float("inf"))) -> tuple[int, ...]:
-        """Return a path of one option from each deck, which are taken out.
+    def deal(self, limit: Limit | None = None, band: tuple[float, float] = (0.0, float("inf"))) -> Encoding:
+        """Take one option from each deck, and return the path that they make.
 
         Args:
             limit: A budget; of some paths that the decks allow, the first within `band` is dealt, or else the nearest.
@@ -46,12 +47,12 @@ class Decks:
         attempts = _ATTEMPTS if limit else 1
         uniform = torch.rand(attempts, len(sizes), generator=self._generator)
         places = (uniform * sizes).long().numpy()
-        nodes = np.stack([np.array(left)[column] for left, column in zip(self.left, places.T, strict=True)], axis=1)
+        encodings = np.stack([np.array(left)[column] for left, column in zip(self.left, places.T, strict=True)], axis=1)
         row = 0
         if limit:
-            ratios = limit.table.exact_many(nodes) / limit.budget
+            ratios = limit.table.exact_many(encodings) / limit.budget
             inside = np.flatnonzero((ratios >= band[0]) & (ratios <= band[1]))
             row = int(inside[0] if len(inside) else np.abs(np.log(ratios)).argmin())
         for left, place in zip(self.left, places[row], strict=True):
             left.pop(int(place))
-        return tuple(int(node) for node in nodes[row])
+        return tuple(int(node) for node in encodings[row])

@@ -15,33 +15,31 @@ from lightning_nas.io.numbers import check_number
 from lightning_nas.search.engine import Search
 from lightning_nas.search.option_scores import utilities
 from lightning_nas.search.selection import MIN_OBSERVED
-from lightning_nas.space.spec import Architecture
+from lightning_nas.space.spec import Architecture, Encoding
 
 __all__ = ["FrontierPoint", "FrontierSubnet", "frontier", "frontier_subnets"]
 
 log = logging.getLogger(__name__)
 
-Nodes = tuple[int, ...]
-
 
 @dataclass(frozen=True)
 class FrontierPoint:
-    """An architecture that no other has a higher score than at its cost.
+    """An architecture with the highest score among those of its cost or less.
 
     Attributes:
-        nodes: The architecture.
+        encoding: The architecture.
         cost: Its cost.
         score: Sum of the scores of its options.
     """
 
-    nodes: tuple[int, ...]
+    encoding: Encoding
     cost: float
     score: float
 
 
 @dataclass(frozen=True)
 class FrontierSubnet:
-    """A subnet that no faster one has a lower inherited loss than.
+    """A subnet that has a lower inherited loss than all faster ones.
 
     Attributes:
         architecture: The subnet.
@@ -58,8 +56,8 @@ class FrontierSubnet:
 
 def frontier_subnets(
     search: Search,
-    observed: Sequence[tuple[Nodes, float]],
-    loss: Callable[[Nodes], float],
+    observed: Sequence[tuple[Encoding, float]],
+    loss: Callable[[Encoding], float],
     count: int,
     verify_ms: Callable[[Architecture], float | None],
 ) -> list[FrontierSubnet]:
@@ -83,16 +81,16 @@ def frontier_subnets(
     latency = limits.pop("latency_ms")
     greatest = replace(latency, budget=reach(latency.table, samples=1).maximum)
     if len(observed) >= MIN_OBSERVED:
-        sampled, advantages = [nodes for nodes, _ in observed], [value for _, value in observed]
+        sampled, advantages = [encoding for encoding, _ in observed], [value for _, value in observed]
         scores = utilities(sampled, advantages, search.supernet.space.node_sizes)
     else:
         scores = [row.detach().cpu().double().numpy() for row in search.logits]
     points = frontier(scores, greatest, list(limits.values()), search.limits.forbidden, count)
     found: list[FrontierSubnet] = []
     for point in sorted(points, key=lambda point: point.cost):
-        value = loss(point.nodes)
+        value = loss(point.encoding)
         if not found or value < found[-1].inherited_loss:
-            architecture = search.supernet.space.decode(point.nodes)
+            architecture = search.supernet.space.decode(point.encoding)
             found.append(FrontierSubnet(architecture, point.cost, value, verify_ms(architecture)))
     if len(found) < count:
         log.warning(
@@ -123,11 +121,11 @@ def frontier(
         count: How many budgets, at equal ratios; equal architectures are given once.
     """
     least = reach(limit.table, samples=1).minimum
-    found: dict[tuple[int, ...], FrontierPoint] = {}
+    found: dict[Encoding, FrontierPoint] = {}
     # A hair above the least cost, which rounding could miss.
     for budget in np.geomspace(least * (1 + 1e-6), max(limit.budget, least * (1 + 1e-6)), count):
-        nodes = solve(scores, [replace(limit, budget=float(budget), floor=0.0), *others], forbidden)
-        if nodes is not None and nodes not in found:
-            score = sum(float(row[node]) for row, node in zip(scores, nodes, strict=True))
-            found[nodes] = FrontierPoint(nodes, limit.table.exact(nodes), score)
+        encoding = solve(scores, [replace(limit, budget=float(budget), floor=0.0), *others], forbidden)
+        if encoding is not None and encoding not in found:
+            score = sum(float(row[node]) for row, node in zip(scores, encoding, strict=True))
+            found[encoding] = FrontierPoint(encoding, limit.table.exact(encoding), score)
     return list(found.values())

@@ -9,10 +9,9 @@ import torch
 from torch import Tensor
 
 from lightning_nas.search.engine import Search
+from lightning_nas.space.spec import Encoding
 
 __all__ = ["Score", "gates_score", "sampled_score"]
-
-Nodes = tuple[int, ...]
 
 
 @dataclass(frozen=True)
@@ -25,10 +24,10 @@ class Score:
     """
 
     surrogate: Tensor
-    observed: tuple[tuple[Nodes, float], ...] = ()
+    observed: tuple[tuple[Encoding, float], ...] = ()
 
 
-def sampled_score(search: Search, losses: Callable[[list[Nodes]], Tensor]) -> Score | None:
+def sampled_score(search: Search, losses: Callable[[list[Encoding]], Tensor]) -> Score | None:
     """Draw architectures by the logits and compare them; None where a loss is not finite.
 
     Args:
@@ -37,7 +36,7 @@ def sampled_score(search: Search, losses: Callable[[list[Nodes]], Tensor]) -> Sc
     """
     samples = [search.draw() for _ in range(search.training.strategy.num_samples)]
     values = losses(samples)
-    if not search.is_usable(values):
+    if not search.rewards.is_usable(values):
         return None
     advantages = (values - values.mean()).tolist()
     return Score(search.surrogate(samples, values), tuple(zip(samples, advantages, strict=True)))
@@ -51,7 +50,7 @@ def gates_score(search: Search, loss: Tensor, gradients: Sequence[Tensor]) -> Sc
         loss: The mixture's loss, a scalar.
         gradients: For each node the loss's gradient with respect to its logits.
     """
-    if not search.is_usable(torch.cat([loss.detach().cpu().reshape(1), *gradients])):
+    if not search.rewards.is_usable(torch.cat([loss.detach().cpu().reshape(1), *gradients])):
         return None
     pairs = zip(search.logits, gradients, strict=True)
     return Score(torch.stack([(row * gradient).sum() for row, gradient in pairs]).sum())

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
-from typing import Any
 
 import lightning.pytorch as pl
 import torch
@@ -17,6 +16,7 @@ from lightning_nas.search.gradient_estimate import Score, gates_score, sampled_s
 from lightning_nas.search.loaders import prepared
 from lightning_nas.search.quiet_loss import LossFunction, attached_loss, quiet_copy, sampled_losses, task_loss
 from lightning_nas.search.trainers import share_statistics
+from lightning_nas.space.spec import Encoding
 from lightning_nas.supernet.derive import recalibrate
 from lightning_nas.supernet.elastic import ElasticBatchNorm2d
 from lightning_nas.supernet.supernet import Supernet
@@ -33,7 +33,7 @@ class InheritedLoss:
         supernet: Its supernet.
         calibration: Training batches that batch norm is recalibrated on before a subnet is evaluated.
         held_out: Batches to evaluate on, on any device.
-        loss: Gives the loss in place of `training_step`, see `ArchitectureSearch`.
+        loss: Gives the loss in place of `training_step`, see `Selection`.
     """
 
     def __init__(
@@ -41,8 +41,8 @@ class InheritedLoss:
         trainer: pl.Trainer,
         module: pl.LightningModule,
         supernet: Supernet,
-        calibration: Sequence[Any],
-        held_out: Sequence[Any] = (),
+        calibration: Sequence[object],
+        held_out: Sequence[object] = (),
         loss: LossFunction | None = None,
     ) -> None:
         self._trainer, self._module, self._supernet = trainer, module, supernet
@@ -50,18 +50,18 @@ class InheritedLoss:
         self._held_out = [prepared(trainer, module, batch) for batch in held_out]
 
     @property
-    def held_out(self) -> list[Any]:
+    def held_out(self) -> list[object]:
         """The batches to evaluate on, prepared for a step."""
         return self._held_out
 
     @property
     def num_batches(self) -> int:
-        """How many batches there are to evaluate on."""
+        """Number of held-out batches to evaluate on."""
         return len(self._held_out)
 
     @property
     def num_calibration(self) -> int:
-        """How many batches there are to recalibrate on."""
+        """Number of training batches to recalibrate batch norm on."""
         return len(self._calibration)
 
     @property
@@ -69,16 +69,16 @@ class InheritedLoss:
         """Numbers in a calibration batch and in a held-out batch, on average."""
         return _mean_size(self._calibration), _mean_size(self._held_out)
 
-    def prepare(self, nodes: tuple[int, ...], num_batches: int | None = None) -> None:
-        """Let a subnet run with running statistics of its own, from recent training batches.
+    def prepare(self, encoding: Encoding, num_batches: int | None = None) -> None:
+        """Activate a subnet and recalibrate its batch norm on recent training batches.
 
         Validation data often comes sorted by class: a batch's own statistics would then hide what tells the classes.
 
         Args:
-            nodes: The subnet.
+            encoding: The subnet.
             num_batches: How many of the training batches; by default all.
         """
-        self._supernet.activate(nodes)
+        self._supernet.activate(encoding)
         self._supernet.use_batch_statistics(False)
         with self._quiet() as quiet, self._trainer.precision_plugin.forward_context():
             recalibrate(
@@ -88,22 +88,22 @@ class InheritedLoss:
                 ElasticBatchNorm2d,
             )
 
-    def __call__(self, nodes: tuple[int, ...], effort: Effort | None = None) -> float:
-        """Return the mean loss of a subnet on the held-out batches that give one, over all processes.
+    def __call__(self, encoding: Encoding, effort: Effort | None = None) -> float:
+        """Return the mean loss of a subnet over the held-out batches and all processes, without batches that give none.
 
         Args:
-            nodes: The subnet.
+            encoding: The subnet.
             effort: On how much it is evaluated; by default on all.
         """
-        return float(self._reduced(self._by_batch(nodes, effort).mean()))
+        return float(self._reduced(self._by_batch(encoding, effort).mean()))
 
-    def halves(self, nodes: tuple[int, ...], effort: Effort | None = None) -> Tensor:
-        """Return the mean loss on every other held-out batch, and on those between: shape (2,); NaN for none."""
-        losses = self._by_batch(nodes, effort)
+    def halves(self, encoding: Encoding, effort: Effort | None = None) -> Tensor:
+        """Return the mean losses on even and on odd held-out batches, shape (2,); NaN for a half without batches."""
+        losses = self._by_batch(encoding, effort)
         return self._reduced(torch.stack([losses[0::2].mean(), losses[1::2].mean()]))
 
-    def _by_batch(self, nodes: tuple[int, ...], effort: Effort | None) -> Tensor:
-        self.prepare(nodes, effort.num_calibration if effort else None)
+    def _by_batch(self, encoding: Encoding, effort: Effort | None) -> Tensor:
+        self.prepare(encoding, effort.num_calibration if effort else None)
         held_out = spread(self._held_out, effort.num_held_out if effort else len(self._held_out))
         context = self._trainer.precision_plugin.forward_context
         with evaluating(self._module), self._quiet() as quiet, context():
@@ -112,7 +112,7 @@ class InheritedLoss:
         losses = [loss.float() for loss in given if loss is not None]
         return torch.stack(losses or [torch.tensor(torch.nan, device=self._module.device)])
 
-    def on_batch(self, samples: Sequence[tuple[int, ...]], batch: Any, batch_idx: int) -> Tensor:
+    def on_batch(self, samples: Sequence[Encoding], batch: object, batch_idx: int) -> Tensor:
         """Return the losses of subnets on one batch, normalised by its own statistics, over all processes."""
         share_statistics(self._trainer)
         context = self._trainer.precision_plugin.forward_context
@@ -120,7 +120,7 @@ class InheritedLoss:
             losses = sampled_losses(self._module, self._supernet, samples, lambda: task_loss(quiet, batch, batch_idx))
         return self._reduced(losses)
 
-    def score(self, search: Search, batch: Any, batch_idx: int, progress: float) -> Score | None:
+    def score(self, search: Search, batch: object, batch_idx: int, progress: float) -> Score | None:
         """Return what the logits of a search learn from a batch, or None where its losses are not finite.
 
         Args:
@@ -134,12 +134,12 @@ class InheritedLoss:
         return sampled_score(search, lambda samples: self.on_batch(samples, batch, batch_idx))
 
     def on_held_out(self, search: Search, step: int, steps: int) -> Score | None:
-        """Return what the logits learn from one of the held-out batches, each in its turn."""
+        """Return what the logits learn from held-out batch number `step`, counted around."""
         index = step % len(self._held_out)
         return self.score(search, self._held_out[index], index, step / steps)
 
     def _through_gates(
-        self, search: Search, batch: Any, batch_idx: int, progress: float
+        self, search: Search, batch: object, batch_idx: int, progress: float
     ) -> tuple[Tensor, list[Tensor]]:
         """Return the loss of a mixture and its gradients with respect to the logits; weights get none."""
         logits, context = list(search.logits), self._trainer.precision_plugin.forward_context
@@ -154,7 +154,7 @@ class InheritedLoss:
         means = [self._reduced(gradient.to(quiet.device)).cpu() for gradient in found]
         return self._reduced(loss.detach().float()), means
 
-    def _quiet(self) -> AbstractContextManager[Any]:
+    def _quiet(self) -> AbstractContextManager[pl.LightningModule]:
         return quiet_copy(self._module, self._trainer, self._loss, self._supernet.searched)
 
     def _reduced(self, losses: Tensor) -> Tensor:
@@ -162,5 +162,5 @@ class InheritedLoss:
         return reduced
 
 
-def _mean_size(batches: Sequence[Any]) -> float:
+def _mean_size(batches: Sequence[object]) -> float:
     return sum(map(num_values, batches)) / max(1, len(batches))

@@ -1,13 +1,13 @@
-"""The loaders of a fit: what is read of them again once it has ended, and to compare subnets."""
+"""Loaders of a fit, which are read again to compare subnets and once the fit has ended."""
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from itertools import islice
-from typing import Any, Literal
+from typing import Protocol, runtime_checkable
 
 import lightning.pytorch as pl
 import torch
@@ -17,6 +17,7 @@ from lightning.pytorch.utilities.seed import isolate_rng
 from torch.utils.data import DataLoader
 
 from lightning_nas.graph.eval_mode import evaluating
+from lightning_nas.search.lightning_internals import CombiningMode, combining_mode
 from lightning_nas.search.quiet_loss import LossFunction, NoLossError, attached_loss, quiet_copy
 
 __all__ = ["CALIBRATION_BATCHES", "Loaders", "UserFit", "prepared"]
@@ -30,12 +31,9 @@ CALIBRATION_BATCHES = 8
 """Training batches that batch norm is recalibrated on before a subnet is evaluated."""
 
 
-def prepared(trainer: pl.Trainer, module: pl.LightningModule, batch: Any) -> Any:
+def prepared(trainer: pl.Trainer, module: pl.LightningModule, batch: object) -> object:
     """Return a batch of a loader as the Trainer hands it to a step: on the device, in its precision."""
     return trainer.precision_plugin.convert_input(move_data_to_device(batch, module.device))
-
-
-Mode = Literal["min_size", "max_size_cycle", "max_size", "sequential"]
 
 
 @dataclass(frozen=True)
@@ -45,21 +43,21 @@ class Loaders:
     Reading them draws random numbers, none of which are the user's.
 
     Attributes:
-        training: What `trainer.fit` was given: a loader, or several in a list or dictionary.
+        training: What `trainer.fit` was given: a loader, or several in a list or dictionary; None where a finished
+            training was resumed, which loads none.
         mode: How several are combined, see Lightning's ``CombinedLoader``.
         validation: The one validation DataLoader; None where there is none, or more than one.
         num_validation_batches: How many of its batches the Trainer reads at most.
     """
 
-    training: Any
-    mode: Mode
-    validation: DataLoader[Any] | None
+    training: Iterable[object] | None
+    mode: CombiningMode
+    validation: DataLoader[object] | None
     num_validation_batches: int
 
     @classmethod
     def of(cls, trainer: pl.Trainer) -> Loaders:
         """Return the loaders of a Trainer that is fitting."""
-        combined = trainer.fit_loop._combined_loader
         found = trainer.val_dataloaders
         validation = _single(_unread_loader(trainer) if found is None else found)
         limit = trainer.limit_val_batches
@@ -67,8 +65,7 @@ class Loaders:
             most = int(limit)
         else:
             most = SELECTION_BATCHES if limit == 1.0 else int(limit * len(validation))
-        mode: Mode = "max_size_cycle" if combined is None else combined._mode
-        return cls(trainer.train_dataloader, mode, validation, most)
+        return cls(trainer.train_dataloader, combining_mode(trainer), validation, most)
 
     @property
     def is_combined(self) -> bool:
@@ -76,12 +73,14 @@ class Loaders:
         return isinstance(self.training, dict | list | tuple)
 
     @property
-    def for_fit(self) -> Any:
+    def for_fit(self) -> Iterable[object] | None:
         """What another Trainer fits with to read the same training batches."""
         return CombinedLoader(self.training, self.mode) if self.is_combined else self.training
 
-    def training_batches(self, count: int) -> Iterator[Any]:
+    def training_batches(self, count: int) -> Iterator[object]:
         """Return the first training batches, as the loaders give them."""
+        if self.training is None:
+            return
         with _seeded(self.training):
             if not self.is_combined:
                 yield from islice(iter(self.training), count)
@@ -89,7 +88,7 @@ class Loaders:
             for batch, _, _ in islice(iter(CombinedLoader(self.training, self.mode)), count):
                 yield batch
 
-    def held_out_batches(self, recent: Sequence[Any], most: int = SELECTION_BATCHES) -> list[Any]:
+    def held_out_batches(self, recent: Sequence[object], most: int = SELECTION_BATCHES) -> list[object]:
         """Return what subnets are compared on: the first batches of the validation loader, or else recent ones."""
         if self.validation is not None:
             # A loader that shuffles gives the same batches at the start and at the end.
@@ -113,7 +112,7 @@ class UserFit:
         trainer: The user's.
         module: The LightningModule that it trains.
         loaders: What it reads.
-        loss: Gives the loss in place of `training_step` where subnets are compared, see `ArchitectureSearch`.
+        loss: Gives the loss in place of `training_step` where subnets are compared, see `Selection`.
         is_incomparable: Whether the loss cannot be had of validation batches, which are left out then.
     """
 
@@ -125,7 +124,7 @@ class UserFit:
 
     @property
     def shows_progress(self) -> bool:
-        """Whether this process shows how far it is: the first one does, where the Trainer has a progress bar."""
+        """Whether this process shows progress bars: the first one does, if the Trainer has one."""
         return bool(self.trainer.is_global_zero and self.trainer.progress_bar_callback is not None)
 
     def lacks_validation(self, trainer: pl.Trainer) -> bool:
@@ -137,7 +136,7 @@ class UserFit:
         )
 
     def with_comparable_batches(self) -> UserFit:
-        """Return the same without its validation loader where the loss cannot be had of its batches.
+        """Return this fit, without its validation loader where `training_step` gives no loss for a validation batch.
 
         That is found out before the training, on the first batch, so that nothing fails at its end.
         """
@@ -152,18 +151,18 @@ class UserFit:
                 except Exception as error:
                     log.warning(
                         "`training_step` does not take a validation batch (%s: %s), so subnets are compared on recent"
-                        " training batches. HINT: `ArchitectureSearch(loss=...)` takes a function of module and batch.",
+                        " training batches. HINT: `Selection(loss=...)` takes a function of module and batch.",
                         type(error).__name__,
                         error,
                     )
                     return replace(self, loaders=replace(self.loaders, validation=None), is_incomparable=True)
         return self
 
-    def training_batches(self, count: int) -> Iterator[Any]:
+    def training_batches(self, count: int) -> Iterator[object]:
         """Return the first training batches, prepared for a step."""
         return (prepared(self.trainer, self.module, batch) for batch in self.loaders.training_batches(count))
 
-    def calibration_batches(self, recent: Sequence[Any]) -> list[Any]:
+    def calibration_batches(self, recent: Sequence[object]) -> list[object]:
         """Return recent training batches, or the loader's first where a finished training was resumed and saw none."""
         if recent or self.loaders.training is None:
             return list(recent)
@@ -173,16 +172,22 @@ class UserFit:
             return (batches * CALIBRATION_BATCHES)[:CALIBRATION_BATCHES]
 
 
-def _single(loaders: Any) -> DataLoader[Any] | None:
+def _single(loaders: object) -> DataLoader[object] | None:
     if isinstance(loaders, list | tuple) and len(loaders) == 1:
         loaders = loaders[0]
     return loaders if isinstance(loaders, DataLoader) else None
 
 
-def _unread_loader(trainer: pl.Trainer) -> Any:
+@runtime_checkable
+class _HasValidationData(Protocol):
+    def val_dataloader(self) -> object: ...
+
+
+def _unread_loader(trainer: pl.Trainer) -> object:
     """Return the validation loader of a Trainer that has not validated, as where a finished training was resumed."""
-    sources: list[Any] = [getattr(trainer, "datamodule", None), trainer.lightning_module]
-    for source in filter(None, sources):
+    for source in (getattr(trainer, "datamodule", None), trainer.lightning_module):
+        if not isinstance(source, _HasValidationData):
+            continue
         try:
             return source.val_dataloader()
         except Exception as error:
@@ -193,7 +198,7 @@ def _unread_loader(trainer: pl.Trainer) -> Any:
 
 
 @contextmanager
-def _seeded(loaders: Any) -> Iterator[None]:
+def _seeded(loaders: object) -> Iterator[None]:
     """Let the generators that loaders have of their own begin at a seed, and go on later where they were."""
     found: dict[int, torch.Generator] = {}
     for loader in CombinedLoader(loaders).flattened:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
 
 from lightning_nas.estimator.estimator import Estimator
 from lightning_nas.search.effort import Effort, num_values, training_cost
@@ -23,7 +22,7 @@ log = logging.getLogger(__name__)
 
 
 def affordable_cost(selection: Selection, num_trained: float) -> float | None:
-    """Return what readiness may cost, and the comparison of candidates as much again; None for no limit.
+    """Return what readiness may cost, which is what the comparison of candidates may cost too; None for no limit.
 
     Args:
         selection: Its effort says which part of the training both may cost.
@@ -33,9 +32,9 @@ def affordable_cost(selection: Selection, num_trained: float) -> float | None:
 
 
 def measure_start(
-    search: Search, fit: UserFit, selection: Selection, progress: Progress, batch: Any, num_batches: int
+    search: Search, fit: UserFit, selection: Selection, progress: Progress, batch: object, num_batches: int
 ) -> None:
-    """Keep the losses of the source and of some subnets before the training, on what they are compared on after.
+    """Evaluate the source and some subnets before the training, on the batches that are used again at its end.
 
     Args:
         search: The search.
@@ -50,7 +49,7 @@ def measure_start(
     if loss.num_batches:
         effort = readiness_efforts(affordable_cost(selection, num_batches * num_values(batch)), loss)[0]
         with _checked_size(search):
-            found = start_losses(search, lambda nodes: loss(nodes, effort), effort.num_subnets)
+            found = start_losses(search, lambda encoding: loss(encoding, effort), effort.num_subnets)
         progress.start, progress.start_batches = list(found.items()), effort.num_held_out
 
 
@@ -74,9 +73,9 @@ def measure_end(
     """
     effort = readiness_efforts(affordable_cost(selection, progress.num_values), loss)[1]
     same = Effort(len(progress.start), 1, progress.start_batches)
-    made = progress_since(search, dict(progress.start), lambda nodes: loss(nodes, same))
+    made = progress_since(search, dict(progress.start), lambda encoding: loss(encoding, same))
     return measure_readiness(
-        search, estimator, lambda nodes: loss.halves(nodes, effort), made, effort.num_subnets, show
+        search, estimator, lambda encoding: loss.halves(encoding, effort), made, effort.num_subnets, show
     )
 
 

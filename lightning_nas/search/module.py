@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
 
 import lightning.pytorch as pl
 import torch
@@ -19,6 +18,7 @@ from lightning_nas.search.quiet_loss import sampled_losses
 from lightning_nas.search.settings import Joint, SupernetTraining
 from lightning_nas.supernet.sliced_step import SlicedStep
 from lightning_nas.supernet.supernet import find_supernet
+from lightning_nas.training.checkpoints import CheckpointState
 
 __all__ = ["SearchModule"]
 
@@ -47,7 +47,7 @@ class SearchModule(pl.LightningModule):
         estimator: Estimator,
         latency: float | str,
         training: SupernetTraining | None = None,
-        optimizer: Callable[[list[dict[str, Any]]], torch.optim.Optimizer] = torch.optim.AdamW,
+        optimizer: Callable[[list[dict[str, object]]], torch.optim.Optimizer] = torch.optim.AdamW,
     ) -> None:
         super().__init__()
         self.network = network
@@ -82,13 +82,13 @@ class SearchModule(pl.LightningModule):
 
     @override
     def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
-        if getattr(self.trainer.precision_plugin, "scaler", None) is None:
+        if self.trainer.scaler is None:
             self._sliced.narrow(optimizer)
 
     @override
-    def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
+    def on_train_batch_end(self, outputs: object, batch: object, batch_idx: int) -> None:
         if self._searched:
-            self.search.update_multipliers()
+            self.search.multipliers.update(self.search.probabilities())
 
     @override
     def configure_optimizers(self) -> torch.optim.Optimizer:
@@ -97,11 +97,11 @@ class SearchModule(pl.LightningModule):
         return self.make_optimizer([{"params": list(self.parameters())}, architecture])
 
     @override
-    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+    def on_save_checkpoint(self, checkpoint: dict[str, object]) -> None:
         checkpoint["search"] = self.search.state_dict()
 
     @override
-    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+    def on_load_checkpoint(self, checkpoint: CheckpointState) -> None:
         self.search.load_state_dict(checkpoint["search"])
 
     def _objective(self, images: Tensor, targets: Tensor) -> Tensor:
@@ -110,7 +110,8 @@ class SearchModule(pl.LightningModule):
         losses = sampled_losses(
             self, self.search.supernet, samples, lambda: self.criterion(self.network(images), targets)
         )
-        if not self.search.is_usable(losses):
+        if not self.search.rewards.is_usable(losses):
             self._searched = False
             return losses.new_zeros(())
-        return self.search.objective(samples, losses)
+        penalty = self.search.multipliers.penalty(self.search.probabilities())
+        return self.search.surrogate(samples, losses) + penalty

@@ -18,13 +18,13 @@ log = logging.getLogger(__name__)
 
 
 def needed_steps(search: Search) -> int:
-    """Return the steps after which every option within the budgets was trained in `MIN_STEPS` of them."""
+    """Return the number of steps after which each option within the budgets was trained `MIN_STEPS` times."""
     pairs = zip(search.shares(), search.trained, strict=True)
     return math.ceil(MIN_STEPS / min(float(row[here].min()) for row, here in pairs))
 
 
 def report_needed(trainer: pl.Trainer, search: Search) -> None:
-    """Say how long a supernet has to be trained, in epochs of the Trainer's loader; warn where its training is shorter.
+    """Log how many steps and epochs a supernet needs, and warn if its training is shorter.
 
     Args:
         trainer: The user's, at the start of its training.

@@ -8,28 +8,30 @@ import numpy as np
 from numpy.typing import NDArray
 from sklearn.linear_model import RidgeCV
 
+from lightning_nas.space.spec import Encoding
+
 __all__ = ["utilities"]
 
 _PENALTIES = np.logspace(-2, 4, 13)
 
 
 def utilities(
-    architectures: Sequence[tuple[int, ...]], advantages: Sequence[float], node_sizes: Sequence[int]
+    architectures: Sequence[Encoding], advantages: Sequence[float], node_sizes: Sequence[int]
 ) -> list[NDArray[np.float64]]:
-    """Return for each node what each option adds to the negative loss: ridge regression on one-hot options.
+    """Return a score of each option of each node: what it adds to the negative loss, by ridge regression.
 
     The penalty is chosen by leaving architectures out (as the bilinear model of BINAS, arXiv 2110.12399, without its
     pairs). Every budget is solved by the same utilities, without another evaluation.
 
     Args:
-        architectures: Nodes of sampled subnets.
+        architectures: Encodings of sampled subnets.
         advantages: Loss of each, less the mean on its batch.
         node_sizes: Number of options of each node.
 
     Example::
 
-        >>> nodes = [(a, b) for a in range(2) for b in range(3)] * 4
-        >>> found = utilities(nodes, [0.5 * a - b for a, b in nodes], (2, 3))
+        >>> encodings = [(a, b) for a in range(2) for b in range(3)] * 4
+        >>> found = utilities(encodings, [0.5 * a - b for a, b in encodings], (2, 3))
         >>> [row.round(2).tolist() for row in found]
         [[0.25, -0.25], [-1.0, 0.0, 1.0]]
     """

@@ -12,15 +12,13 @@ from lightning_nas.budget.sampling import draw_any, ends_of
 from lightning_nas.budget.solver import Limit
 from lightning_nas.search.fair_sampling import Decks
 from lightning_nas.search.settings import Joint, SupernetTraining
-from lightning_nas.space.spec import SearchSpace
+from lightning_nas.space.spec import Encoding, SearchSpace
 
 __all__ = ["TrainingPaths"]
 
-Nodes = tuple[int, ...]
-
 
 class TrainingPaths:
-    """Draws what a step trains.
+    """Draws the paths that a step trains.
 
     Args:
         space: What can be chosen.
@@ -37,7 +35,7 @@ class TrainingPaths:
         training: SupernetTraining,
         limits: Sequence[Limit],
         possible: Sequence[NDArray[np.bool_]],
-        pool: Sequence[Nodes],
+        pool: Sequence[Encoding],
         generator: torch.Generator,
     ) -> None:
         self._space, self._training, self._limits = space, training, limits
@@ -48,8 +46,8 @@ class TrainingPaths:
             "narrowest": Decks(ends_of(space, False, possible), generator),
         }
 
-    def at(self, step: int, total_steps: int, draw: Callable[[], Nodes]) -> list[Nodes]:
-        """Return the paths of a step, one but for the sandwich rule.
+    def at(self, step: int, total_steps: int, draw: Callable[[], Encoding]) -> list[Encoding]:
+        """Return the paths that a step trains: one, or several by the sandwich rule.
 
         Args:
             step: Optimizer step.
@@ -70,7 +68,7 @@ class TrainingPaths:
             return [self._space.reference_nodes if step % 4 == 0 else self._random(learnt, draw)]
         return [self._random(learnt, draw) if paths == "fair" else self._rotation(step % 4, learnt, draw)]
 
-    def _rotation(self, turn: int, learnt: bool, draw: Callable[[], Nodes]) -> Nodes:
+    def _rotation(self, turn: int, learnt: bool, draw: Callable[[], Encoding]) -> Encoding:
         """Return widest, random, narrowest, random, in turns.
 
         This keeps the widest and the narrowest slices trained (the sandwich rule of BigNAS, arXiv 2003.11142, one path
@@ -84,7 +82,7 @@ class TrainingPaths:
             return self._decks["narrowest"].deal()
         return self._random(learnt, draw)
 
-    def _random(self, learnt: bool, draw: Callable[[], Nodes]) -> Nodes:
+    def _random(self, learnt: bool, draw: Callable[[], Encoding]) -> Encoding:
         """Return a path dealt fairly, see `Decks`, near a budget; once the logits learn, mostly one that they draw."""
         if learnt and self._follows():
             return draw()
@@ -96,7 +94,7 @@ class TrainingPaths:
         return self._decks["random"].deal(limit, self._training.sampling.band)
 
     def shares(self, probabilities: Sequence[NDArray[np.float64]]) -> list[NDArray[np.float64]]:
-        """Return for each node in which part of the steps each option is trained, whatever the logits will prefer.
+        """Return for each node the least part of the steps in which each option is trained, whatever the logits prefer.
 
         Args:
             probabilities: What the logits say at the start; it counts where all paths are drawn by them.

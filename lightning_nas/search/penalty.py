@@ -35,9 +35,9 @@ def augmented_lagrangian(excess: Tensor, multiplier: float, rho: float) -> Tenso
     return multiplier * excess + 0.5 * rho * excess.square()
 
 
-def log_probability(probabilities: Sequence[Tensor], nodes: Sequence[int]) -> Tensor:
-    """Return the log-probability of an architecture whose nodes are drawn independently; a scalar."""
-    return torch.stack([p[node] for p, node in zip(probabilities, nodes, strict=True)]).log().sum()
+def log_probability(probabilities: Sequence[Tensor], encoding: Sequence[int]) -> Tensor:
+    """Return the log-probability of an architecture whose options are drawn independently; a scalar."""
+    return torch.stack([p[node] for p, node in zip(probabilities, encoding, strict=True)]).log().sum()
 
 
 def leave_one_out(losses: Tensor) -> Tensor:
@@ -63,7 +63,7 @@ def policy_loss(probabilities: Sequence[Tensor], samples: Sequence[Sequence[int]
         losses: Their losses on one batch, shape (num_samples,), without gradient.
     """
     advantages = leave_one_out(losses)
-    scores = torch.stack([log_probability(probabilities, nodes) for nodes in samples])
+    scores = torch.stack([log_probability(probabilities, encoding) for encoding in samples])
     return (advantages * scores).mean()
 
 

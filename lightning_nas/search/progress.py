@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
-from typing import Any
+
+from lightning_nas.search.readiness import Readiness
+from lightning_nas.space.spec import Encoding
+from lightning_nas.training.checkpoints import CheckpointState
 
 __all__ = ["Progress"]
-
-Nodes = tuple[int, ...]
 
 
 @dataclass
 class Progress:
-    """How far a search has come.
+    """Counters and results of a search, as a checkpoint keeps them.
 
     Attributes:
         scored_step: The last optimizer step before which architectures were compared.
@@ -22,33 +22,39 @@ class Progress:
         start_batches: On how many held-out batches these were taken.
         ranked: The compared architectures, the best first.
         observed: Sampled architectures with their advantages.
-        readiness: The figures of `Readiness`, once they were measured.
+        readiness: How ready the supernet was when its training ended; None before, and where nothing was held out.
         warnings: What the log warned of at the end.
     """
 
     scored_step: int = -1
     num_values: int = 0
-    start: list[tuple[Nodes, float]] = field(default_factory=list)
+    start: list[tuple[Encoding, float]] = field(default_factory=list)
     start_batches: int = 0
-    ranked: list[Nodes] = field(default_factory=list)
-    observed: list[tuple[Nodes, float]] = field(default_factory=list)
-    readiness: dict[str, Any] | None = None
+    ranked: list[Encoding] = field(default_factory=list)
+    observed: list[tuple[Encoding, float]] = field(default_factory=list)
+    readiness: Readiness | None = None
     warnings: list[str] = field(default_factory=list)
 
     def restart(self, keep_observed: bool) -> None:
-        """Forget what was found at the end of a training that goes on, and what was observed unless that is kept."""
+        """Forget the results at the end of a training that goes on; sampled architectures only if they are not kept."""
         self.ranked, self.readiness, self.warnings = [], None, []
         self.observed = self.observed if keep_observed else []
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> dict[str, object]:
         """Return builtins that `from_dict` reads back."""
         return asdict(self)
 
     @classmethod
-    def from_dict(cls, data: Mapping[str, Any]) -> Progress:
+    def from_dict(cls, data: CheckpointState) -> Progress:
         """Read `to_dict`'s result."""
         known = {field.name: data[field.name] for field in fields(cls) if field.name in data}
         pairs = {
-            name: [(tuple(nodes), value) for nodes, value in known.get(name, ())] for name in ("start", "observed")
+            name: [(tuple(encoding), value) for encoding, value in known.get(name, ())]
+            for name in ("start", "observed")
         }
-        return cls(**{**known, **pairs, "ranked": [tuple(nodes) for nodes in known.get("ranked", ())]})
+        measured = known.get("readiness")
+        found = {
+            "readiness": None if measured is None else Readiness(**measured),
+            "ranked": [tuple(encoding) for encoding in known.get("ranked", ())],
+        }
+        return cls(**{**known, **pairs, **found})

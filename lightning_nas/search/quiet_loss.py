@@ -1,96 +1,106 @@
-"""The loss of a user's module on a batch, for comparisons: without a trace in the module."""
+"""Loss of a user's module on a batch, computed without a trace in the module."""
 
 from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
 
+import lightning.pytorch as pl
 import torch
 from lightning.pytorch.utilities.signature_utils import is_param_in_hook_signature
 from torch import Tensor, nn
 
 from lightning_nas.graph.eval_mode import evaluating
+from lightning_nas.search.lightning_internals import is_compiled
 from lightning_nas.search.untraced import untraced
+from lightning_nas.space.spec import Encoding
 from lightning_nas.supernet.supernet import Supernet
 
 __all__ = ["LossFunction", "NoLossError", "attached_loss", "quiet_copy", "sampled_losses", "task_loss"]
 
-LossFunction = Callable[[Any, Any], Tensor]
-"""Gives the loss of a LightningModule on a batch, where `training_step` is not to be run for it."""
+LossFunction = Callable[..., Tensor]
+"""Returns the loss of (module, batch), where `training_step` is not to be run for it."""
 
 _COMPILED = ("forward", "training_step", "validation_step", "test_step", "predict_step")
 
 
 class NoLossError(TypeError):
-    """A step returns nothing that architectures could be compared by."""
+    """`training_step` returns no loss, so architectures cannot be compared."""
 
 
 @contextmanager
 def quiet_copy(
-    module: Any, trainer: Any = None, loss: LossFunction | None = None, kept: Collection[nn.Module] = ()
-) -> Iterator[Any]:
+    module: pl.LightningModule,
+    trainer: pl.Trainer | None = None,
+    loss: LossFunction | None = None,
+    kept: Collection[nn.Module] = (),
+) -> Iterator[pl.LightningModule]:
     """Give a shallow copy of a LightningModule that shares its weights, to run `training_step` for its loss alone.
 
     What the step logs is dropped, what else it changes is put back at the end (see `untraced`), and a step that
     optimizes by itself meets optimizers at rest.
 
     Args:
-        module: What is copied.
-        trainer: Its Trainer, where it is attached to none.
-        loss: What gives the loss instead of `training_step`.
-        kept: Submodules that keep what the body gives them.
+        module: The module to copy; it need not be attached to a Trainer.
+        trainer: The Trainer that the copy is attached to; by default the module's own, if any.
+        loss: Returns the loss in place of `training_step`.
+        kept: Submodules that keep what the body changes in them.
     """
-    trainer = trainer or module._trainer
     with untraced(module, trainer, kept):
         yield _quiet_copy(module, trainer, loss)
 
 
-def _quiet_copy(module: Any, trainer: Any, loss: LossFunction | None) -> Any:
+def _quiet_copy(
+    module: pl.LightningModule, trainer: pl.Trainer | None, loss: LossFunction | None
+) -> pl.LightningModule:
     quiet = copy.copy(module)
-    quiet.trainer = trainer
-    if getattr(module, "_compiler_ctx", None) is not None:
+    if trainer is not None:
+        quiet.trainer = trainer
+    if is_compiled(module):
         # Steps that torch.compile made are bound to the original; the class's own run here.
         for name in _COMPILED:
-            quiet.__dict__.pop(name, None)
+            if name in vars(quiet):
+                delattr(quiet, name)
+    own: dict[str, Callable[..., object]] = {}
     if loss is not None:
-        quiet.__dict__["training_step"] = lambda batch, batch_idx: loss(quiet, batch)
+        own["training_step"] = lambda batch, batch_idx: loss(quiet, batch)
     elif not module.automatic_optimization:
         # Its step optimizes by itself: here that must do nothing.
-        silent = ["manual_backward", "clip_gradients", "toggle_optimizer", "untoggle_optimizer"]
-        resting = [_Resting(optimizer) for optimizer in trainer.optimizers]
-        quiet.__dict__["optimizers"] = lambda *_, **__: resting[0] if len(resting) == 1 else resting
-        schedules = [_Resting(config.scheduler) for config in trainer.lr_scheduler_configs]
-        quiet.__dict__["lr_schedulers"] = lambda: next(iter(schedules), None) if len(schedules) < 2 else schedules
-        quiet.__dict__.update(dict.fromkeys(silent, _drop))
+        resting = [_Resting(optimizer) for optimizer in quiet.trainer.optimizers]
+        own["optimizers"] = lambda *_, **__: resting[0] if len(resting) == 1 else resting
+        schedules = [_Resting(config.scheduler) for config in quiet.trainer.lr_scheduler_configs]
+        own["lr_schedulers"] = lambda: next(iter(schedules), None) if len(schedules) < 2 else schedules
+        own |= dict.fromkeys(["manual_backward", "clip_gradients", "toggle_optimizer", "untoggle_optimizer"], _drop)
+    for name, method in own.items():
+        setattr(quiet, name, method)
     return quiet
 
 
 class _Resting:
-    """Looks like an optimizer, or like a schedule, and does nothing: what it tells is what that one tells."""
+    """Stands in for an optimizer or a schedule: it has the attributes of the original, and its steps do nothing."""
 
-    def __init__(self, original: Any) -> None:
+    def __init__(self, original: object) -> None:
         self._original = original
         self.optimizer = self
 
-    def __getattr__(self, name: str) -> Any:
+    def __getattr__(self, name: str) -> object:
         return getattr(self._original, name)
 
-    def zero_grad(self, *args: Any, **kwargs: Any) -> None:
+    def zero_grad(self, *args: object, **kwargs: object) -> None:
         """Do nothing."""
 
-    def step(self, *args: Any, **kwargs: Any) -> None:
+    def step(self, *args: object, **kwargs: object) -> None:
         """Do nothing."""
 
     @contextmanager
-    def toggle_model(self, *args: Any, **kwargs: Any) -> Iterator[None]:
+    def toggle_model(self, *args: object, **kwargs: object) -> Iterator[None]:
         """Do nothing."""
         yield
 
 
-def task_loss(quiet: Any, batch: Any, batch_idx: int) -> Tensor:
-    """Return what `training_step` of a quiet copy gives as the loss: a detached scalar, NaN where a batch is left out.
+def task_loss(quiet: pl.LightningModule, batch: object, batch_idx: int) -> Tensor:
+    """Return the loss of a quiet copy's `training_step` as a detached scalar; NaN where the step leaves a batch out.
 
     Raises:
         NoLossError: The step gives none.
@@ -99,8 +109,10 @@ def task_loss(quiet: Any, batch: Any, batch_idx: int) -> Tensor:
     return torch.tensor(torch.nan, device=quiet.device) if loss is None else loss.detach().float()
 
 
-def attached_loss(quiet: Any, batch: Any, batch_idx: int) -> Tensor | None:
-    """Return that loss with its graph; None where the step leaves a batch out, by returning None as Lightning allows.
+def attached_loss(quiet: pl.LightningModule, batch: object, batch_idx: int) -> Tensor | None:
+    """Return the loss of a quiet copy's `training_step` with its graph; None where the step leaves a batch out.
+
+    A step leaves a batch out by returning None, as Lightning allows.
 
     Raises:
         NoLossError: The step gives none. Steps that optimize by themselves need not, and then nothing can be compared.
@@ -114,30 +126,30 @@ def attached_loss(quiet: Any, batch: Any, batch_idx: int) -> Tensor | None:
     if not isinstance(loss, Tensor):
         raise NoLossError(
             f"`training_step` of {type(quiet).__name__} must return a loss, as a tensor or under the key 'loss', to "
-            f"compare architectures; got {type(output).__name__}. HINT: `ArchitectureSearch(loss=...)` takes a function"
+            f"compare architectures; got {type(output).__name__}. HINT: `Selection(loss=...)` takes a function"
             " of module and batch instead."
         )
     return loss
 
 
-def _drop(*args: Any, **kwargs: Any) -> None:
+def _drop(*args: object, **kwargs: object) -> None:
     """Do nothing."""
 
 
 def sampled_losses(
-    module: nn.Module, supernet: Supernet, samples: Sequence[tuple[int, ...]], loss: Callable[[], Tensor]
+    module: nn.Module, supernet: Supernet, samples: Sequence[Encoding], loss: Callable[[], Tensor]
 ) -> Tensor:
     """Return what `loss` gives under each architecture, shape (num_samples,): evaluation mode, no gradient.
 
     Args:
         module: What runs: the supernet or a module around it.
         supernet: Its supernet; the last sample stays active.
-        samples: Nodes of the architectures.
+        samples: The architectures.
         loss: Runs one batch through `module` and returns a scalar.
     """
     losses = []
     with evaluating(module):
-        for nodes in samples:
-            supernet.activate(nodes)
+        for encoding in samples:
+            supernet.activate(encoding)
             losses.append(loss().float())
     return torch.stack(losses)

@@ -8,6 +8,7 @@ from dataclasses import replace
 from lightning.pytorch.utilities import rank_zero_info
 
 from lightning_nas.estimator.estimator import Estimator
+from lightning_nas.search.brief_training import train_briefly
 from lightning_nas.search.decoupled import learn_logits
 from lightning_nas.search.effort import Comparison, Effort, comparison
 from lightning_nas.search.engine import Search
@@ -15,13 +16,12 @@ from lightning_nas.search.inherited import InheritedLoss
 from lightning_nas.search.loaders import UserFit
 from lightning_nas.search.selection import select
 from lightning_nas.search.settings import Decoupled, Selection
-from lightning_nas.search.trials import train_briefly
 from lightning_nas.search.verify import verified_candidates
+from lightning_nas.space.spec import Encoding
 
 __all__ = ["rank"]
 
-Nodes = tuple[int, ...]
-Observed = list[tuple[Nodes, float]]
+Observed = list[tuple[Encoding, float]]
 
 
 def rank(
@@ -33,7 +33,7 @@ def rank(
     fit: UserFit,
     record: Callable[[int], dict[str, float]],
     cost: float | None = None,
-) -> tuple[list[Nodes], Observed]:
+) -> tuple[list[Encoding], Observed]:
     """Return subnets within the budgets of a search, the best first, and all that was observed.
 
     Args:
@@ -60,7 +60,7 @@ def rank(
         observed = learn_logits(search, loss.on_held_out, search.training.steps, watch, show)
     plan, fewer = _compared(loss, selection, cost)
     given = search, estimator, loss, fewer, observed, show
-    ranked = select(*given, lambda nodes: loss(nodes, plan.first), plan.num_finalists).ranked
+    ranked = select(*given, lambda encoding: loss(encoding, plan.first), plan.num_finalists).ranked
     return (train_briefly(fit, ranked, selection, loss.held_out) if selection.num_brief_trainings else ranked), observed
 
 

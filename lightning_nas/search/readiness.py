@@ -20,6 +20,7 @@ from lightning_nas.estimator.estimator import Estimator
 from lightning_nas.search.effort import Effort, affordable
 from lightning_nas.search.engine import Search
 from lightning_nas.search.inherited import InheritedLoss
+from lightning_nas.space.spec import Encoding
 
 __all__ = [
     "ANCHORS",
@@ -37,8 +38,6 @@ __all__ = [
 ]
 
 log = logging.getLogger(__name__)
-
-Nodes = tuple[int, ...]
 
 # Costs of the anchors, relative to the budget: wide enough for some in small spaces.
 _BAND = (0.8, 1.0)
@@ -66,7 +65,7 @@ are rather the better: tau 0.33 in the study of this method, 0.46 in `tests/benc
 
 @dataclass(frozen=True)
 class Readiness:
-    """What was measured on a supernet.
+    """Figures that say whether a supernet is trained enough to be searched.
 
     Attributes:
         steps: In how many steps the option that was trained least was trained.
@@ -109,7 +108,7 @@ class Readiness:
         return found
 
     def to_dict(self) -> dict[str, float | None]:
-        """Return the figures as JSON takes them: None where one was not measured."""
+        """Return the figures for JSON: None where one was not measured."""
         return {name: None if math.isnan(value) else round(value, 4) for name, value in asdict(self).items()}
 
     def __str__(self) -> str:
@@ -124,7 +123,7 @@ class Readiness:
 def measure_readiness(
     search: Search,
     estimator: Estimator,
-    halves: Callable[[Nodes], Tensor],
+    halves: Callable[[Encoding], Tensor],
     progress: float = float("nan"),
     anchors: int = ANCHORS,
     show: bool = False,
@@ -142,18 +141,18 @@ def measure_readiness(
     """
     drawn = _anchors(search, anchors)
     with tqdm(drawn, desc="Measuring readiness", unit="subnet", leave=False, disable=not show) as bar:
-        losses = torch.stack([halves(nodes) for nodes in bar]).double().cpu().numpy()
+        losses = torch.stack([halves(encoding) for encoding in bar]).double().cpu().numpy()
     means = np.where(np.isnan(losses[:, 1]), losses[:, 0], losses.mean(axis=1))
     stability = _tau(losses[:, 0], losses[:, 1])
     space = search.supernet.space
-    sizes = np.array([float(estimator.memory(space.decode(nodes)).parameter_bytes) for nodes in drawn])
+    sizes = np.array([float(estimator.memory(space.decode(encoding)).parameter_bytes) for encoding in drawn])
     spread = float(np.log(sizes).std())
     scale = float(means.std()) / spread if spread > 0 and np.isfinite(means).all() else 0.0
     return Readiness(search.least_trained, progress, stability, _tau(means, sizes), scale)
 
 
 def readiness_efforts(cost: float | None, loss: InheritedLoss) -> tuple[Effort, Effort]:
-    """Return on how much the losses before and after a training are taken for its progress, and the ranks at its end.
+    """Return the efforts of two measurements: losses before and after a training, and ranks at its end.
 
     Args:
         cost: What both may cost together, see `affordable`; half of it goes to ranks.
@@ -166,7 +165,7 @@ def readiness_efforts(cost: float | None, loss: InheritedLoss) -> tuple[Effort, 
     return progress, affordable(None if cost is None else cost / 2, wanted, *loss.sizes, least)
 
 
-def start_losses(search: Search, loss: Callable[[Nodes], float], count: int) -> dict[Nodes, float]:
+def start_losses(search: Search, loss: Callable[[Encoding], float], count: int) -> dict[Encoding, float]:
     """Return the losses, before the training, of the source network and of random subnets within the budget.
 
     Args:
@@ -175,11 +174,11 @@ def start_losses(search: Search, loss: Callable[[Nodes], float], count: int) -> 
         count: How many networks, at least two.
     """
     compared = dict.fromkeys([search.supernet.space.reference_nodes, *_anchors(search, count)])
-    return {nodes: loss(nodes) for nodes in list(compared)[:count]}
+    return {encoding: loss(encoding) for encoding in list(compared)[:count]}
 
 
-def progress_since(search: Search, start: Mapping[Nodes, float], loss: Callable[[Nodes], float]) -> float:
-    """Return how far the subnets of `start_losses` came since, see `progress_of`; NaN without such losses.
+def progress_since(search: Search, start: Mapping[Encoding, float], loss: Callable[[Encoding], float]) -> float:
+    """Return how far the subnets of `start_losses` have come since then, from 0 to 1; NaN without such losses.
 
     Args:
         search: The search.
@@ -189,7 +188,7 @@ def progress_since(search: Search, start: Mapping[Nodes, float], loss: Callable[
     source = search.supernet.space.reference_nodes
     if source not in start or len(start) < 2:
         return float("nan")
-    ends = {nodes: loss(nodes) for nodes in start}
+    ends = {encoding: loss(encoding) for encoding in start}
     before, after = (float(np.mean([found[n] for n in start if n != source])) for found in (start, ends))
     return progress_of(before, after, min(start[source], ends[source]))
 
@@ -220,7 +219,7 @@ def progress_of(before: float, after: float, goal: float) -> float:
 
 
 def report_readiness(found: Readiness, not_ready: str) -> None:
-    """Say how ready a supernet is.
+    """Log how ready a supernet is.
 
     Raises:
         RuntimeError: It is not, and `not_ready` is ``stop``.
@@ -234,7 +233,7 @@ def report_readiness(found: Readiness, not_ready: str) -> None:
     log.warning("%s What it ranks first may be no better than any other subnet. HINT: train it longer.", message)
 
 
-def _anchors(search: Search, count: int) -> list[Nodes]:
+def _anchors(search: Search, count: int) -> list[Encoding]:
     # A generator of its own, so that measuring changes nothing that is drawn later.
     generator = torch.Generator().manual_seed(search.training.seed)
     if not search.limits.costs:

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import lightning.pytorch as pl
 
 from lightning_nas.search.quiet_loss import attached_loss, quiet_copy
+from lightning_nas.space.spec import Encoding
 from lightning_nas.supernet.supernet import Supernet
 
 __all__ = ["add_gradients"]
@@ -17,9 +17,9 @@ def add_gradients(
     trainer: pl.Trainer,
     module: pl.LightningModule,
     supernet: Supernet,
-    batch: Any,
+    batch: object,
     batch_idx: int,
-    paths: Sequence[tuple[int, ...]],
+    paths: Sequence[Encoding],
 ) -> None:
     """Add the gradients of more paths to those that a step has, right after its backward pass.
 
@@ -29,11 +29,11 @@ def add_gradients(
         supernet: Its supernet; the last path stays active.
         batch: The step's batch.
         batch_idx: Its number.
-        paths: Nodes of each.
+        paths: The encoding of each.
     """
-    with quiet_copy(module, kept=supernet.searched) as quiet:
-        for nodes in paths:
-            supernet.activate(nodes)
+    with quiet_copy(module, trainer, kept=supernet.searched) as quiet:
+        for encoding in paths:
+            supernet.activate(encoding)
             with trainer.precision_plugin.forward_context():
                 loss = attached_loss(quiet, batch, batch_idx)
             if loss is not None:

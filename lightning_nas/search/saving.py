@@ -10,6 +10,7 @@ from torch import nn
 
 from lightning_nas.estimator.estimator import Estimator
 from lightning_nas.io.writing import write_text, write_weights
+from lightning_nas.search.lightning_internals import uncompiled
 from lightning_nas.space.timm_strings import to_timm
 from lightning_nas.supernet.agreement import check_same, outputs_of
 from lightning_nas.supernet.derive import derive
@@ -34,7 +35,7 @@ def save_subnet(
     Raises:
         ValueError: `subnet` is no subnet of the search, or holds what is no tensor.
     """
-    subnet = getattr(subnet, "_orig_mod", subnet)  # of torch.compile
+    subnet = uncompiled(subnet)
     path = _network_path(subnet, searched, supernet)
     try:
         architecture = architecture_of(subnet.get_submodule(path), supernet.space)

@@ -16,12 +16,11 @@ from lightning_nas.search.engine import Search
 from lightning_nas.search.option_scores import utilities
 from lightning_nas.search.settings import Selection
 from lightning_nas.search.verify import first_verified, verified_candidates
+from lightning_nas.space.spec import Encoding
 
 __all__ = ["MIN_OBSERVED", "Selected", "select"]
 
 log = logging.getLogger(__name__)
-
-Nodes = tuple[int, ...]
 
 MIN_OBSERVED = 64
 """Fewer sampled losses say little of single options."""
@@ -29,7 +28,7 @@ MIN_OBSERVED = 64
 
 @dataclass(frozen=True)
 class Selected:
-    """What a search chose from.
+    """Subnets that a search compared, with their losses.
 
     Attributes:
         losses: Inherited loss of each evaluated subnet within the budgets, less what its size counts, the best first:
@@ -38,28 +37,28 @@ class Selected:
         random: Those of them that were drawn at random.
     """
 
-    losses: dict[Nodes, float]
-    random: tuple[Nodes, ...] = ()
+    losses: dict[Encoding, float]
+    random: tuple[Encoding, ...] = ()
 
     @property
-    def ranked(self) -> list[Nodes]:
-        """The subnets, of the lowest inherited loss first."""
+    def ranked(self) -> list[Encoding]:
+        """The subnets, sorted by inherited loss, the lowest first."""
         return list(self.losses)
 
     @property
     def beats_random(self) -> bool:
-        """Whether the best is none of the random subnets."""
+        """Whether the best subnet is not one of those drawn at random."""
         return self.ranked[0] not in self.random
 
 
 def select(
     search: Search,
     estimator: Estimator,
-    loss: Callable[[Nodes], float],
+    loss: Callable[[Encoding], float],
     selection: Selection,
-    observed: Sequence[tuple[Nodes, float]] = (),
+    observed: Sequence[tuple[Encoding, float]] = (),
     show: bool = True,
-    first: Callable[[Nodes], float] | None = None,
+    first: Callable[[Encoding], float] | None = None,
     num_finalists: int = 0,
 ) -> Selected:
     """Evaluate candidates within the budgets by their inherited loss and their size, and evolve them further.
@@ -79,9 +78,10 @@ def select(
     """
     seeds = verified_candidates(search, estimator, selection.num_candidates)
     if len(observed) >= MIN_OBSERVED:
-        sampled, advantages = [nodes for nodes, _ in observed], [value for _, value in observed]
+        sampled, advantages = [encoding for encoding, _ in observed], [value for _, value in observed]
         scores = utilities(sampled, advantages, search.supernet.space.node_sizes)
-        seeds = list(dict.fromkeys([*seeds, *search.solved(scores)]))
+        solved = search.solved(scores)
+        seeds = list(dict.fromkeys([*seeds, *([] if solved is None else [solved])]))
     per_size, space = selection.size_weight * search.size_scale, search.supernet.space
     drawn, floor = _random_subnets(search, selection.num_random_subnets), search.floor
     with tqdm(
@@ -91,16 +91,16 @@ def select(
         disable=not show,
     ) as bar:
 
-        def counted(nodes: Nodes, evaluate: Callable[[Nodes], float] = first or loss) -> float:
-            value = evaluate(nodes) - per_size * math.log(estimator.memory(space.decode(nodes)).parameter_bytes)
+        def counted(encoding: Encoding, evaluate: Callable[[Encoding], float] = first or loss) -> float:
+            value = evaluate(encoding) - per_size * math.log(estimator.memory(space.decode(encoding)).parameter_bytes)
             bar.update()
             return value if math.isfinite(value) else math.inf
 
-        def is_within(nodes: Nodes) -> bool:
-            return search.is_within(nodes, floor)
+        def is_within(encoding: Encoding) -> bool:
+            return search.is_within(encoding, floor)
 
         losses = evolve(seeds, counted, is_within, search.possible, search.generator, selection.num_evaluations)
-        losses |= {nodes: counted(nodes) for nodes in drawn if nodes not in losses}
+        losses |= {encoding: counted(encoding) for encoding in drawn if encoding not in losses}
         if all(map(math.isinf, losses.values())):
             raise RuntimeError(
                 f"None of {len(losses)} compared subnets has a finite loss: the weights are broken. HINT: a smaller"
@@ -111,7 +111,7 @@ def select(
         kept = first_verified(search, estimator, ordered, max(selection.num_candidates, num_finalists))
         # Where all are over, what is nearest to the budget by the backend was proposed, and a warning said so.
         kept = kept or seeds[:1]
-        finals = {nodes: counted(nodes, loss) for nodes in kept[:num_finalists]}
+        finals = {encoding: counted(encoding, loss) for encoding in kept[:num_finalists]}
     decided = {
         **dict(sorted(finals.items(), key=lambda item: item[1])),
         **{n: losses[n] for n in kept if n not in finals},
@@ -125,11 +125,11 @@ def select(
     return found
 
 
-def _random_subnets(search: Search, count: int) -> list[Nodes]:
+def _random_subnets(search: Search, count: int) -> list[Encoding]:
     if not search.limits.costs:
         return []
     limit, band = search.limits.costs[0], (search.use, 1.0)
     tries = (draw_near(limit.table, limit.budget, band, search.generator, search.possible) for _ in range(8 * count))
     floor = search.floor
-    found = dict.fromkeys(nodes for nodes in tries if search.is_within(nodes, floor))
+    found = dict.fromkeys(encoding for encoding in tries if search.is_within(encoding, floor))
     return list(found)[:count]

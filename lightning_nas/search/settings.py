@@ -1,10 +1,9 @@
-"""Settings of a search, each in one frozen place: how the supernet is trained, and how one of its subnets is chosen."""
+"""Settings of a search: how the supernet is trained, and how one of its subnets is chosen."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 from lightning_nas.io.numbers import check_number, check_numbers, check_seed
 from lightning_nas.search.quiet_loss import LossFunction
@@ -181,7 +180,7 @@ class Selection:
 
 @dataclass(frozen=True)
 class Monitor:
-    """What is seen of a search while it runs.
+    """Network that validations run, and figures in the progress bar, while a search runs.
 
     Attributes:
         validate: Which network validations run: the ``current`` best one, another as the search goes on; or the same
@@ -207,13 +206,13 @@ class Monitor:
             raise ValueError(f"`progress_bar` can hold {', '.join(known)}; got {', '.join(sorted(unknown))}.")
 
 
-def check_kind(name: str, value: Any, kind: type, example: str) -> None:
-    """Raise a ValueError where a group of settings is something else, such as the name of one."""
+def check_kind(name: str, value: object, kind: type, example: str) -> None:
+    """Raise a ValueError if a group of settings is not an object of its class."""
     if not isinstance(value, kind):
         raise ValueError(f"`{name}` must be a {kind.__name__}, such as {example}; got {value!r}.")
 
 
-def check_list(name: str, value: Any) -> None:
-    """Raise a ValueError where a setting that holds several values is none, such as a single name."""
+def check_list(name: str, value: object) -> None:
+    """Raise a ValueError if a setting that holds several values is no list or tuple."""
     if isinstance(value, str) or not isinstance(value, Sequence):
         raise ValueError(f"`{name}` must be a list or a tuple; got {value!r}.")

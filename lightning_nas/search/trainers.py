@@ -5,8 +5,10 @@ from __future__ import annotations
 import lightning.pytorch as pl
 from lightning.pytorch.strategies import FSDPStrategy, ModelParallelStrategy
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
+from torch import distributed
 from torch.nn.parallel import DistributedDataParallel
 
+from lightning_nas.search.lightning_internals import syncs_batch_norm
 from lightning_nas.search.settings import SupernetTraining
 
 __all__ = ["refuse_strategy", "refuse_unaware", "share_statistics", "total_steps"]
@@ -15,7 +17,7 @@ _HINT = "HINT: use `strategy='ddp_find_unused_parameters_true'`, or one device."
 
 
 def refuse_strategy(trainer: pl.Trainer) -> None:
-    """Refuse what shards weights, of which a path is a slice, steps by itself, or replaces batch norms.
+    """Refuse a strategy that shards weights, accumulates gradients by itself, or replaces batch norms.
 
     Raises:
         MisconfigurationException: The Trainer's strategy is DeepSpeed, FSDP or another that shards, or it synchronises
@@ -27,7 +29,7 @@ def refuse_strategy(trainer: pl.Trainer) -> None:
     if shards or getattr(strategy, "handles_gradient_accumulation", False):
         raise MisconfigurationException(f"ArchitectureSearch does not support {type(strategy).__name__}. {_HINT}")
     # Lightning would replace the elastic batch norms before training, and the first narrow path would fail in PyTorch.
-    if getattr(strategy, "_layer_sync", None) is not None:
+    if syncs_batch_norm(strategy):
         raise MisconfigurationException(
             "ArchitectureSearch does not support `sync_batchnorm=True`: a path is normalised on the channels that it"
             " has, by each process's own batch. HINT: leave it out, and give each process a larger batch."
@@ -54,14 +56,18 @@ def refuse_unaware(trainer: pl.Trainer, training: SupernetTraining) -> None:
 
 
 def share_statistics(trainer: pl.Trainer) -> None:
-    """Give every process the first one's running statistics, as the coming forward pass of training would anyway.
+    """Copy the first process's running statistics to all processes, as the next forward pass of training would.
 
     Each process has statistics of its own batches otherwise, of which a checkpoint holds the first one's only:
     what is scored with them would differ once the training is resumed.
     """
     model = trainer.strategy.model
     if isinstance(model, DistributedDataParallel) and model.will_sync_module_buffers():
-        model._sync_buffers()
+        group = model.process_group
+        first = distributed.get_global_rank(group, 0)
+        for name, buffer in model.module.named_buffers():
+            if name not in model.parameters_to_ignore:
+                distributed.broadcast(buffer, first, group)
 
 
 def total_steps(trainer: pl.Trainer) -> int:

@@ -1,23 +1,28 @@
-"""Running a user's module for a comparison of ours: everything that can be seen of it is put back."""
+"""Running a user's module without a trace: whatever its steps change is put back."""
 
 from __future__ import annotations
 
 import random
 from collections import deque
-from collections.abc import Callable, Collection, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator, MutableMapping
 from contextlib import ExitStack, contextmanager
 from functools import partial
-from typing import Any
+from typing import TypeVar
 
+import lightning.pytorch as pl
 import numpy as np
 import torch
 from lightning.pytorch.loggers.logger import DummyLogger
 from lightning.pytorch.utilities.seed import isolate_rng
 from torch import Tensor, nn
 
+from lightning_nas.search.lightning_internals import buffers_of
+
 __all__ = ["untraced"]
 
 Restore = Callable[[], None]
+K = TypeVar("K")
+V = TypeVar("V")
 
 # What PyTorch keeps in every module: parameters and submodules are not touched, buffers are looked at by themselves.
 _INTERNAL = frozenset(vars(nn.Module())) - {"training"}
@@ -27,8 +32,8 @@ _DEPTH = 4
 
 
 @contextmanager
-def untraced(module: nn.Module, trainer: Any = None, kept: Collection[nn.Module] = ()) -> Iterator[None]:
-    """Put back what the body changes in a module, but for trained weights; let it neither log nor draw random numbers.
+def untraced(module: nn.Module, trainer: pl.Trainer | None = None, kept: Collection[nn.Module] = ()) -> Iterator[None]:
+    """Restore what the body changes in a module, but for trained weights; logging and random numbers have no effect.
 
     What is put back: buffers, frozen weights, states of metrics, modes, generators, plain attributes, and what is in
     them (lists, dictionaries, tensors, arrays, objects that hold only such data). Other objects, such as open files,
@@ -40,7 +45,7 @@ def untraced(module: nn.Module, trainer: Any = None, kept: Collection[nn.Module]
         kept: Submodules that keep what the body gave them.
     """
     left_alone = {id(child) for child in kept}
-    seen: dict[int, Any] = {}
+    seen: dict[int, object] = {}
     restore = [
         step
         for child in module.modules()
@@ -55,11 +60,12 @@ def untraced(module: nn.Module, trainer: Any = None, kept: Collection[nn.Module]
             stack.callback(setattr, trainer, "loggers", loggers)
         stack.callback(_run_all, restore)
         if hasattr(module, "log_dict"):
-            vars(module).update(log=_drop, log_dict=_drop)
+            for name in ("log", "log_dict"):
+                setattr(module, name, _drop)
         yield
 
 
-def _drop(*args: Any, **kwargs: Any) -> None:
+def _drop(*args: object, **kwargs: object) -> None:
     """Log nothing."""
 
 
@@ -68,23 +74,23 @@ def _run_all(steps: list[Restore]) -> None:
         step()
 
 
-def _of_module(module: nn.Module, seen: dict[int, Any], left_alone: Collection[int]) -> list[Restore]:
+def _of_module(module: nn.Module, seen: dict[int, object], left_alone: Collection[int]) -> list[Restore]:
     if id(module) in seen or id(module) in left_alone:
         return []
     seen[id(module)] = module
-    buffers = module._buffers
-    steps = _of_mapping(buffers, seen)
+    buffers = buffers_of(module)
+    steps = _of_mapping(buffers)
     for buffer in buffers.values():
         steps += _of(buffer, seen)
     # Weights that no optimizer trains are a step's own, as those of a teacher that follows the weights' mean.
-    frozen = (p for p in module._parameters.values() if p is not None and not p.requires_grad and id(p) not in seen)
+    frozen = (p for p in module.parameters(recurse=False) if not p.requires_grad and id(p) not in seen)
     for parameter in frozen:
         seen[id(parameter)] = parameter
         steps.append(_of_tensor(parameter))
     return steps + _of_attributes(module, seen, _INTERNAL)
 
 
-def _of_attributes(value: Any, seen: dict[int, Any], left_out: Collection[str] = ()) -> list[Restore]:
+def _of_attributes(value: object, seen: dict[int, object], left_out: Collection[str] = ()) -> list[Restore]:
     attributes = vars(value)
     before = {name: item for name, item in attributes.items() if name not in left_out}
 
@@ -96,7 +102,7 @@ def _of_attributes(value: Any, seen: dict[int, Any], left_out: Collection[str] =
     return [restore, *(step for item in before.values() for step in _of(item, seen))]
 
 
-def _of_mapping(value: Any, seen: dict[int, Any]) -> list[Restore]:
+def _of_mapping(value: MutableMapping[K, V]) -> list[Restore]:
     before = dict(value)
 
     def restore() -> None:
@@ -107,17 +113,20 @@ def _of_mapping(value: Any, seen: dict[int, Any]) -> list[Restore]:
     return [restore]
 
 
-def _of_collection(value: Any, seen: dict[int, Any]) -> list[Restore]:
+def _of_collection(value: list[V] | deque[V] | set[V]) -> list[Restore]:
     before = list(value)
 
     def restore() -> None:
         value.clear()
-        (value.update if isinstance(value, set) else value.extend)(before)
+        if isinstance(value, set):
+            value.update(before)
+        else:
+            value.extend(before)
 
     return [restore]
 
 
-def _of(value: Any, seen: dict[int, Any]) -> list[Restore]:
+def _of(value: object, seen: dict[int, object]) -> list[Restore]:
     """Return what puts the content of a value back; nothing for what cannot change, or is no plain data."""
     if isinstance(value, _SIMPLE) or id(value) in seen:
         return []
@@ -132,9 +141,9 @@ def _of(value: Any, seen: dict[int, Any]) -> list[Restore]:
         content = value.copy()
         return [lambda: np.copyto(value, content)]
     if isinstance(value, dict):
-        return _of_mapping(value, seen) + [step for item in list(value.values()) for step in _of(item, seen)]
+        return _of_mapping(value) + [step for item in list(value.values()) for step in _of(item, seen)]
     if isinstance(value, list | deque | set):
-        return _of_collection(value, seen) + [step for item in list(value) for step in _of(item, seen)]
+        return _of_collection(value) + [step for item in list(value) for step in _of(item, seen)]
     if isinstance(value, tuple):
         return [step for item in value for step in _of(item, seen)]
     return _of_attributes(value, seen) if _is_plain_object(value) else []
@@ -161,16 +170,16 @@ def _of_tensor(value: Tensor) -> Restore:
     return restore
 
 
-def _is_plain_object(value: Any) -> bool:
+def _is_plain_object(value: object) -> bool:
     """Return whether an object is nothing but plain data, as a running mean is, and no handle of something outside."""
     return _is_plain(value, _DEPTH)
 
 
-def _are_plain(values: Iterable[Any], depth: int) -> bool:
+def _are_plain(values: Iterable[object], depth: int) -> bool:
     return depth > 0 and all(_is_plain(value, depth) for value in values)
 
 
-def _is_plain(value: Any, depth: int) -> bool:
+def _is_plain(value: object, depth: int) -> bool:
     if isinstance(value, (*_SIMPLE, Tensor, np.ndarray, np.generic)):
         return True
     if isinstance(value, dict):

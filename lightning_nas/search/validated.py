@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from lightning_nas.budget.solver import cheapest
 from lightning_nas.search.engine import Search
+from lightning_nas.space.spec import Encoding
 
-__all__ = ["validated_nodes"]
+__all__ = ["validated_encoding"]
 
 
-def validated_nodes(search: Search, which: str) -> tuple[int, ...]:
-    """Return the architecture that a validation runs.
+def validated_encoding(search: Search, which: str) -> Encoding:
+    """Return the architecture that a validation evaluates.
 
     Args:
         search: The search.
@@ -19,7 +20,7 @@ def validated_nodes(search: Search, which: str) -> tuple[int, ...]:
     if which == "source":
         return search.supernet.space.reference_nodes
     if which == "smallest" and search.limits.costs:
-        nodes = cheapest(search.limits.costs[0].table, search.limits.forbidden, search.limits.costs)
-        if nodes is not None:
-            return nodes
+        encoding = cheapest(search.limits.costs[0].table, search.limits.forbidden, search.limits.costs)
+        if encoding is not None:
+            return encoding
     return search.best()

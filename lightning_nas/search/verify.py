@@ -1,4 +1,4 @@
-"""Candidates within the latency budget, by the estimate and, where it is installed, by the device's own compiler."""
+"""Candidates within the latency budget by the estimate and, if it is installed, by the device's own compiler."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from lightning_nas.budget.confirm import is_kept_by_backend
 from lightning_nas.budget.solver import Limit
 from lightning_nas.estimator.estimator import Estimator
 from lightning_nas.search.engine import Search
+from lightning_nas.space.spec import Encoding
 
 __all__ = ["first_verified", "is_verified", "verified_candidates"]
 
@@ -19,8 +20,8 @@ log = logging.getLogger(__name__)
 ROUNDS = 3
 
 
-def verified_candidates(search: Search, estimator: Estimator, count: int) -> list[tuple[int, ...]]:
-    """Return up to `count` candidates of `search` whose whole networks the device's backend prices within the budget.
+def verified_candidates(search: Search, estimator: Estimator, count: int) -> list[Encoding]:
+    """Return up to `count` candidates whose whole networks are within the latency budget by the device's backend.
 
     An estimate is right on average, and the solver, which uses a budget up, finds where it is low: of networks at the
     edge about half would be over by some tenths of a percent. Where too few are within, the solver is asked again for
@@ -37,19 +38,19 @@ def verified_candidates(search: Search, estimator: Estimator, count: int) -> lis
     if latency is None or estimator.verify_ms(search.supernet.space.decode(search.best())) is None:
         return search.candidates(count)
     asked = latency.budget
-    found: dict[tuple[int, ...], float] = {}
-    kept: list[tuple[int, ...]] = []
+    found: dict[Encoding, float] = {}
+    kept: list[Encoding] = []
     for _ in range(ROUNDS):
-        for nodes in search.candidates(2 * count, _with_budget(limits, asked)):
+        for encoding in search.candidates(2 * count, _with_budget(limits, asked)):
             if len(kept) >= count:
                 break
-            if nodes not in found:
-                found[nodes] = estimator.verify_ms(search.supernet.space.decode(nodes)) or 0.0
-                kept += [nodes] if found[nodes] <= latency.budget else []
+            if encoding not in found:
+                found[encoding] = estimator.verify_ms(search.supernet.space.decode(encoding)) or 0.0
+                kept += [encoding] if found[encoding] <= latency.budget else []
         if len(kept) >= count:
             break
         # Where some are within, what half of all would be; where none is, what the least underestimated would be.
-        factors = sorted(ms / latency.table.exact(nodes) for nodes, ms in found.items())
+        factors = sorted(ms / latency.table.exact(encoding) for encoding, ms in found.items())
         lower = min(0.99 * asked, latency.budget / factors[len(factors) // 2 if kept else 0])
         if lower < search.limits.reaches[limits.index(latency)].minimum:
             break
@@ -67,10 +68,8 @@ def verified_candidates(search: Search, estimator: Estimator, count: int) -> lis
     return [nearest]
 
 
-def first_verified(
-    search: Search, estimator: Estimator, ordered: Sequence[tuple[int, ...]], count: int
-) -> list[tuple[int, ...]]:
-    """Return the first networks that the device's backend prices within the latency budget; without it, all.
+def first_verified(search: Search, estimator: Estimator, ordered: Sequence[Encoding], count: int) -> list[Encoding]:
+    """Return the first networks within the latency budget by the device's backend; all if it is not installed.
 
     A measurement takes as long as some training steps: no more than are wanted are made.
 
@@ -83,12 +82,12 @@ def first_verified(
     is_priced = any(limit.name == "latency_ms" for limit in search.limits.costs)
     if not is_priced or not ordered or estimator.verify_ms(search.supernet.space.decode(ordered[0])) is None:
         return list(ordered)
-    return list(islice((nodes for nodes in ordered if is_verified(search, estimator, nodes)), count))
+    return list(islice((encoding for encoding in ordered if is_verified(search, estimator, encoding)), count))
 
 
-def is_verified(search: Search, estimator: Estimator, nodes: tuple[int, ...]) -> bool:
-    """Return whether the device's backend, where it is here, prices a network within the latency budget."""
-    return is_kept_by_backend(search.limits, estimator.verify_ms, search.supernet.space.decode(nodes))
+def is_verified(search: Search, estimator: Estimator, encoding: Encoding) -> bool:
+    """Return whether a network is within the latency budget by the device's backend; True if it is not installed."""
+    return is_kept_by_backend(search.limits, estimator.verify_ms, search.supernet.space.decode(encoding))
 
 
 def _with_budget(limits: Sequence[Limit], latency_ms: float) -> tuple[Limit, ...]:

@@ -36,7 +36,7 @@ class _Listener(logging.Handler):
 
 @contextmanager
 def heard_warnings() -> Iterator[list[str]]:
-    """Return a list that fills with what the search's modules warn of meanwhile; the log has it all the same."""
+    """Collect the warnings of the search's modules in the returned list; they are logged as usual."""
     listener, logger = _Listener(), logging.getLogger(__package__)
     logger.addHandler(listener)
     try:

@@ -7,7 +7,7 @@ import json
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
-from typing import Any, Literal, get_args
+from typing import Any, Literal, TypeAlias, get_args
 
 from lightning_nas.graph.sizes import hidden_width, out_size
 from lightning_nas.io.numbers import check_number, check_numbers
@@ -25,6 +25,7 @@ __all__ = [
     "Choice",
     "ConvSpec",
     "DepthMultiplier",
+    "Encoding",
     "FixedBlock",
     "Kind",
     "SearchSpace",
@@ -33,6 +34,10 @@ __all__ = [
     "hidden_width",
     "out_size",
 ]
+
+Encoding: TypeAlias = tuple[int, ...]
+"""An architecture of a space as indices of the options chosen, one per multiplier and choice block, multipliers first:
+`SearchSpace.decode` and `SearchSpace.encode` convert between the two."""
 
 Kind = Literal["ibn", "fused", "ds"]
 """Block kinds: ``ibn`` is the inverted bottleneck (1x1 expand, KxK depthwise, 1x1 project; MobileNetV2,

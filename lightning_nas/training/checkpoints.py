@@ -8,7 +8,7 @@ import os
 import zipfile
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import torch
 from lightning.pytorch.plugins.io import TorchCheckpointIO
@@ -17,9 +17,12 @@ from typing_extensions import override
 
 from lightning_nas.io.writing import UnwritableError, write_bytes
 
-__all__ = ["CheckpointFile", "WholeCheckpointIO"]
+__all__ = ["CheckpointFile", "CheckpointState", "WholeCheckpointIO"]
 
 log = logging.getLogger(__name__)
+
+CheckpointState: TypeAlias = dict[str, Any]
+"""What a checkpoint holds of a training or of one of its callbacks; who loads it takes the fields that it wrote."""
 
 
 @dataclass(frozen=True)
@@ -34,16 +37,16 @@ class CheckpointFile:
 
     @property
     def before(self) -> Path:
-        """File of the state before the newest."""
+        """File of the previous state."""
         return self.path.with_suffix(f".previous{self.path.suffix}")
 
     @property
     def exists(self) -> bool:
-        """Whether there is one, readable or not."""
+        """Whether there is a state, readable or not."""
         return self.path.exists() or self.before.exists()
 
     def readable(self) -> Path | None:
-        """Return the newest that can be read, or None; what cannot is named in a warning and stepped over.
+        """Return the newest file that can be read, or None, and warn of each that cannot.
 
         Where that is the state before, it takes the place of the newest.
 
@@ -64,7 +67,7 @@ class CheckpointFile:
                 os.replace(self.before, self.path)
         return self.path
 
-    def load(self) -> dict[str, Any] | None:
+    def load(self) -> CheckpointState | None:
         """Return the newest state that can be read, or None."""
         path = self.readable()
         try:
@@ -75,20 +78,22 @@ class CheckpointFile:
             raise ValueError(f"{str(path)!r} cannot be read ({type(error).__name__}). HINT: remove it.") from error
 
     def remove(self) -> None:
-        """Remove both."""
+        """Remove the newest state and the previous one."""
         for path in (self.path, self.before):
             path.unlink(missing_ok=True)
 
 
 class WholeCheckpointIO(TorchCheckpointIO):
-    """Writes a checkpoint beside its place and moves it there once it is whole, and keeps the one before.
+    """Writes checkpoints atomically, and keeps the previous one.
 
     Lightning's own writes to the folder of temporary files, which may be smaller than a checkpoint or on another disk,
     from where it is copied over the good one.
     """
 
     @override
-    def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any | None = None) -> None:
+    def save_checkpoint(
+        self, checkpoint: CheckpointState, path: str | os.PathLike[str], storage_options: object = None
+    ) -> None:
         buffer = io.BytesIO()
         torch.save(checkpoint, buffer)
         file = CheckpointFile(Path(path))
@@ -102,14 +107,14 @@ class WholeCheckpointIO(TorchCheckpointIO):
             write_bytes(file.path, buffer.getbuffer(), keep=file.before)
 
 
-def _read(path: Path) -> Any:
+def _read(path: Path) -> CheckpointState:
     # From an open file, as Lightning does: by its name, PyTorch reads it in another way.
     with path.open("rb") as file:
         return torch.load(file, map_location="cpu", weights_only=True)
 
 
 def _damage(path: Path) -> str:
-    """Return what is wrong with a checkpoint, or nothing.
+    """Return what is wrong with a checkpoint, or an empty text.
 
     Raises:
         OSError: The system does not let it be read.

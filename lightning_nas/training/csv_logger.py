@@ -1,4 +1,4 @@
-"""Figures of a training as a CSV file that an interrupted training goes on with."""
+"""Logger that writes the figures of a training to a CSV file, and appends to it when the training is resumed."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import logging
 from argparse import Namespace
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TypeAlias
 
 from lightning.pytorch.core.saving import save_hparams_to_yaml
 from lightning.pytorch.loggers import Logger
@@ -25,9 +25,12 @@ log = logging.getLogger(__name__)
 
 _STEP = "step"
 
+Row: TypeAlias = dict[str, float | str]
+"""Figures of one step by their names: numbers, or the text that a file has of them."""
+
 
 class CSVLogger(Logger):
-    """Writes ``metrics.csv`` as Lightning's logger of this name does, and keeps what an earlier process wrote.
+    """Writes ``metrics.csv`` as Lightning's ``CSVLogger`` does, and keeps the rows of an earlier process.
 
     Lightning's begins its file anew. Here the rows from the first step that is logged again are replaced, as those of
     an epoch that was begun when the training was interrupted, and all before them stay. The file is always whole.
@@ -62,8 +65,8 @@ class CSVLogger(Logger):
         self._save_dir = Path(save_dir)
         self._name, self._version = name, version
         self._flush_every = flush_logs_every_n_steps
-        self._hparams: dict[str, Any] = {}
-        self._rows: list[dict[str, Any]] | None = None
+        self._hparams: dict[str, object] = {}
+        self._rows: list[Row] | None = None
         self._is_written = True
 
     @property
@@ -105,7 +108,7 @@ class CSVLogger(Logger):
 
     @override
     @rank_zero_only
-    def log_hyperparams(self, params: Mapping[str, Any] | Namespace | None = None) -> None:
+    def log_hyperparams(self, params: Mapping[str, object] | Namespace | None = None) -> None:
         self._hparams.update(vars(params) if isinstance(params, Namespace) else params or {})
         Path(self.log_dir).mkdir(parents=True, exist_ok=True)
         save_hparams_to_yaml(str(Path(self.log_dir, "hparams.yaml")), self._hparams)
@@ -113,7 +116,7 @@ class CSVLogger(Logger):
     @override
     @rank_zero_only
     def save(self) -> None:
-        """Write what was logged, behind what was there.
+        """Write the logged rows to the file, behind those of earlier processes.
 
         Raises:
             UnwritableError: There is no room, or no right to write there.
@@ -133,7 +136,7 @@ class CSVLogger(Logger):
         self.save()
 
 
-def _read(path: Path) -> list[dict[str, Any]]:
+def _read(path: Path) -> list[Row]:
     """Return the rows of a file; none of one that something else wrote or tore, which is replaced."""
     if not path.exists():
         return []

@@ -7,7 +7,7 @@ import math
 import statistics
 from collections import deque
 from collections.abc import Mapping
-from typing import Any, NoReturn
+from typing import NoReturn
 
 import lightning.pytorch as pl
 import torch
@@ -15,6 +15,7 @@ from torch import Tensor
 from typing_extensions import override
 
 from lightning_nas.graph.finite import learnt, not_finite
+from lightning_nas.training.checkpoints import CheckpointState
 
 __all__ = ["DivergedError", "Divergence"]
 
@@ -33,7 +34,7 @@ _EASY = 10.0
 
 
 class DivergedError(RuntimeError):
-    """A training has led to what is no network any more."""
+    """A training has diverged: weights or losses are not finite, or the loss is far above its start."""
 
 
 class Divergence(pl.Callback):
@@ -69,7 +70,7 @@ class Divergence(pl.Callback):
 
     @override
     def on_train_batch_end(
-        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: object, batch: object, batch_idx: int
     ) -> None:
         loss = outputs.get("loss") if isinstance(outputs, Mapping) else outputs
         if isinstance(loss, Tensor) and loss.numel() == 1:
@@ -94,11 +95,11 @@ class Divergence(pl.Callback):
             self._is_warned = True
 
     @override
-    def state_dict(self) -> dict[str, Any]:
+    def state_dict(self) -> dict[str, object]:
         return {"first": self._first, "is_warned": self._is_warned}
 
     @override
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+    def load_state_dict(self, state_dict: CheckpointState) -> None:
         self._first = list(state_dict["first"])
         self._is_warned = state_dict["is_warned"]
 

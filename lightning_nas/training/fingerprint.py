@@ -6,12 +6,13 @@ import hashlib
 import json
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import fields
+from dataclasses import fields, is_dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, Protocol, runtime_checkable
+from typing import Protocol, overload, runtime_checkable
 
 import lightning.pytorch as pl
+from torch import nn
 
 from lightning_nas.io.differences import difference_text
 from lightning_nas.io.reading import read_json
@@ -33,51 +34,67 @@ class HasFiles(Protocol):
     """A part of a datamodule that reads files."""
 
     def state_of_files(self) -> str:
-        """Return what changes when a file does."""
+        """Return text that changes when a file does."""
         ...
 
 
-def plain(value: Any, whole_paths: bool = False) -> Any:
-    """Return what can be written as JSON and says what a setting is.
+@runtime_checkable
+class _Named(Protocol):
+    """A class or a function."""
+
+    __qualname__: str
+
+
+@overload
+def plain(value: Mapping[str, object], whole_paths: bool = False) -> dict[str, object]: ...
+@overload
+def plain(value: object, whole_paths: bool = False) -> object: ...
+def plain(value: object, whole_paths: bool = False) -> object:
+    """Return a setting, or settings in any nesting, as data that can be written as JSON and compared.
 
     Args:
-        value: A setting, or settings in any nesting.
-        whole_paths: Whether to tell folders of one name apart; without, machines that keep them in different places
-            agree.
+        value: The setting, or settings by their names.
+        whole_paths: Whether folders of one name in different places differ. Without it, machines that keep data in
+            different places agree.
     """
-    told = partial(plain, whole_paths=whole_paths)
+    if isinstance(value, Mapping):
+        return {str(key): _plain(item, whole_paths) for key, item in value.items()}
+    return _plain(value, whole_paths)
+
+
+def _plain(value: object, whole_paths: bool) -> object:
     if isinstance(value, Mapping | list | tuple) and len(value) > _MAX_ITEMS:
         content = hashlib.sha256(_ADDRESS.sub("", repr(value)).encode()).hexdigest()[:16]
         return f"{len(value)} entries" + (f", sha256 {content}" if whole_paths else "")
     if isinstance(value, Mapping):
-        return {str(key): told(item) for key, item in value.items()}
+        return plain(value, whole_paths)
     if isinstance(value, list | tuple):
-        return [told(item) for item in value]
+        return [_plain(item, whole_paths) for item in value]
     if isinstance(value, partial):
-        return {"_target_": _name(value.func), **told(value.keywords)}
+        return {"_target_": _name(value.func), **plain(value.keywords, whole_paths)}
     if isinstance(value, pl.LightningDataModule):
         # Its augmentation is private in most, and yet changes what is trained.
         known = {name: item for name, item in vars(value).items() if _is_setting(item) and name not in _LOADING}
-        described = {"_target_": type(value).__name__, **told(known)}
+        described = {"_target_": type(value).__name__, **plain(known, whole_paths)}
         if whole_paths:
             # A run goes on with the files that it began with; on other machines they lie in other places.
             splits = {name: item for name, item in vars(value).items() if isinstance(item, HasFiles)}
             described |= {name: item.state_of_files() for name, item in splits.items()}
         return described
-    if _is_frozen(value):
+    if is_dataclass(value) and not isinstance(value, type) and _is_frozen(value):
         named = {field.name: getattr(value, field.name) for field in fields(value)}
-        return {"_target_": type(value).__name__, **told(named)}
+        return {"_target_": type(value).__name__, **plain(named, whole_paths)}
     if isinstance(value, Path) or (isinstance(value, str) and value.startswith(("/", "~", "."))):
         path = Path(value).expanduser()
         return str(path.resolve()) if whole_paths else path.name
     if isinstance(value, str | int | float | bool | None):
         return value
     # What has no text of its own has its address, which is another one in each process.
-    return _name(value) if hasattr(value, "__qualname__") else _ADDRESS.sub("", repr(value))
+    return _name(value) if isinstance(value, _Named) else _ADDRESS.sub("", repr(value))
 
 
-def described_network(network: partial[Any], variant: Mapping[str, Any] | None = None) -> partial[Any]:
-    """Return what makes a network, a file of weights as its digest: what it holds counts, not where it lies.
+def described_network(network: partial[nn.Module], variant: Mapping[str, object] | None = None) -> partial[nn.Module]:
+    """Return a network's factory with a file of weights replaced by the digest of its content.
 
     Args:
         network: Makes the network.
@@ -91,7 +108,7 @@ def described_network(network: partial[Any], variant: Mapping[str, Any] | None =
 
 
 def described_device(device: str) -> str:
-    """Return the name of a device; of one in files, with a digest of what they hold."""
+    """Return the name of a device, with a digest of its files if it is given by files."""
     path = Path(device).expanduser()
     if not path.is_file():
         return device
@@ -99,14 +116,14 @@ def described_device(device: str) -> str:
     return f"{path.name}, {_digest([path, *(file for file in beside if file != path and file.is_file())])}"
 
 
-def described_trainer(trainer: Callable[..., Any]) -> dict[str, Any]:
-    """Return those of a Trainer's settings that change a weight."""
+def described_trainer(trainer: Callable[..., pl.Trainer]) -> dict[str, object]:
+    """Return the settings of a Trainer on which the trained weights depend."""
     options = getattr(trainer, "keywords", {})
     return {key: value for key, value in options.items() if not key.startswith(_SHOWN)}
 
 
-def keep_fingerprint(run_dir: Path, file: str, settings: Mapping[str, Any], is_begun: bool) -> None:
-    """Write what a run depends on, unless it goes on with what a run of other settings began.
+def keep_fingerprint(run_dir: Path, file: str, settings: Mapping[str, object], is_begun: bool) -> None:
+    """Write the settings that a run depends on, and refuse to continue a run of other settings.
 
     Args:
         run_dir: Directory of the run.
@@ -140,16 +157,16 @@ def _digest(files: Sequence[Path]) -> str:
     return f"sha256 {found.hexdigest()[:16]}"
 
 
-def _name(value: Any) -> str:
+def _name(value: _Named) -> str:
     return f"{value.__module__}.{value.__qualname__}"
 
 
-def _is_setting(value: Any) -> bool:
+def _is_setting(value: object) -> bool:
     """Return whether an attribute of data says how it is made; callables are transforms."""
     return isinstance(value, _SIMPLE) or _is_frozen(value) or callable(value)
 
 
-def _is_frozen(value: Any) -> bool:
+def _is_frozen(value: object) -> bool:
     """Return whether a value is settings: what can change holds more than those."""
     params = getattr(value, "__dataclass_params__", None)
     return params is not None and bool(params.frozen) and not isinstance(value, type)

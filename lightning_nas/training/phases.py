@@ -12,23 +12,25 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol, TypedDict, runtime_checkable
 
 import lightning.pytorch as pl
 from lightning.pytorch.callbacks import Checkpoint
+from lightning.pytorch.loggers import Logger
 from lightning.pytorch.plugins.io import TorchCheckpointIO
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
+from torch import nn
 from typing_extensions import override
 
 from lightning_nas.io.locks import alone
 from lightning_nas.io.writing import remove_parts, write_text
-from lightning_nas.training.checkpoints import CheckpointFile, WholeCheckpointIO
+from lightning_nas.training.checkpoints import CheckpointFile, CheckpointState, WholeCheckpointIO
 from lightning_nas.training.divergence import Divergence
 from lightning_nas.training.fingerprint import described_network, described_trainer, keep_fingerprint, plain
 from lightning_nas.training.seeds import EpochSeeds, begin_random
 from lightning_nas.training.stop import KeepStopping
 
-__all__ = ["Averaging", "Fit", "KeepLast", "Metric", "Phases", "shared_phases", "source_phases"]
+__all__ = ["Averaging", "Fit", "KeepLast", "Metric", "Phases", "MetricFigures", "shared_phases", "source_phases"]
 
 log = logging.getLogger(__name__)
 
@@ -36,8 +38,26 @@ Averaging = Callable[[], pl.Callback]
 """Makes a callback that averages weights while they are trained, such as Lightning's ``EMAWeightAveraging``."""
 
 
+class MetricFigures(TypedDict):
+    """The metric of a trained network on the test split, as a run's record has it.
+
+    Attributes:
+        name: What a person calls the metric.
+        value: Its value.
+        larger_is_better: Whether more is better.
+        split: The split that it was taken on.
+        num_images: Images in it; None where the loader does not say.
+    """
+
+    name: str
+    value: float
+    larger_is_better: bool
+    split: str
+    num_images: int | None
+
+
 class KeepLast(Checkpoint):
-    """Save the state at the start and after each epoch, so that a stop loses less than an epoch.
+    """Saves the state at the start and after each epoch, so that a stop loses less than an epoch.
 
     Args:
         file: The checkpoint, replaced each time.
@@ -92,11 +112,11 @@ class KeepLast(Checkpoint):
         self.seconds, self._started = self.seconds + now - self._started, now
 
     @override
-    def state_dict(self) -> dict[str, Any]:
+    def state_dict(self) -> dict[str, object]:
         return {"seconds": self.seconds, "has_ended": self._has_ended}
 
     @override
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+    def load_state_dict(self, state_dict: CheckpointState) -> None:
         self.seconds = state_dict["seconds"]
         self._has_ended = state_dict.get("has_ended", True)
 
@@ -132,10 +152,10 @@ class Phases:
         self,
         run_dir: Path,
         trainer: Callable[..., pl.Trainer],
-        logger: Callable[..., Any],
+        logger: Callable[..., Logger],
         data: pl.LightningDataModule,
         seed: int,
-        fingerprint: dict[str, Any],
+        fingerprint: Mapping[str, object],
         is_shared: bool = False,
     ) -> None:
         self.run_dir = run_dir
@@ -157,7 +177,7 @@ class Phases:
         averaging: Averaging | None = None,
         ends_worse: bool = True,
     ) -> Fit:
-        """Train `module`, from its checkpoint where there is one.
+        """Train `module`, resumed from its checkpoint if there is one.
 
         Args:
             name: Of the training, and of its checkpoint.
@@ -189,12 +209,12 @@ class Phases:
 
     def train(
         self, name: str, module: pl.LightningModule, epochs: int, averaging: Averaging | None = None
-    ) -> dict[str, Any]:
+    ) -> MetricFigures:
         """Train `module` as `fit` does, and return its metric on the test split."""
         return self.test(self.fit(name, module, epochs, averaging=averaging).trainer, module)
 
-    def test(self, trainer: pl.Trainer, module: pl.LightningModule) -> dict[str, Any]:
-        """Return the metric of what a Trainer trained, on the test split."""
+    def test(self, trainer: pl.Trainer, module: pl.LightningModule) -> MetricFigures:
+        """Return the metric of a trained module on the test split."""
         begin_random(self.seed)
         figures = trainer.test(module, datamodule=self.data, verbose=False, weights_only=True)[0]
         metric = _metric_of(module)
@@ -210,7 +230,7 @@ class Phases:
         }
 
     def validate(self, trainer: pl.Trainer, module: pl.LightningModule) -> float:
-        """Return the value of the metric on the validation split; NaN where the Trainer is to read nothing of it."""
+        """Return the metric of a module on the validation split; NaN if the Trainer reads no validation batches."""
         begin_random(self.seed)
         figures = trainer.validate(module, datamodule=self.data, verbose=False, weights_only=True)
         key = _metric_of(module).val_key
@@ -221,12 +241,12 @@ class Phases:
         return float(figures[0][key])
 
     def checkpoint(self, name: str) -> CheckpointFile:
-        """Return where the state of a training is."""
+        """Return the checkpoint file of a training."""
         return CheckpointFile(self._folder / f"{name}.ckpt")
 
     @contextmanager
     def opened(self) -> Iterator[None]:
-        """Let no other process work in this directory for as long as the context lasts.
+        """Lock this directory against other processes while the context lasts.
 
         Raises:
             InUseError: One does.
@@ -241,7 +261,7 @@ class Phases:
 
     @contextmanager
     def alone(self) -> Iterator[None]:
-        """Let no other process train in a shared directory meanwhile; it waits for its turn, and finds the result."""
+        """Lock a shared directory while the context lasts; other processes wait, and then find the result."""
         if not self.is_shared:
             yield
             return
@@ -263,8 +283,8 @@ class Phases:
         is_begun = any(self._folder.glob("*.ckpt"))
         keep_fingerprint(self.run_dir, "checkpoints/fingerprint.json", self.fingerprint, is_begun)
 
-    def claim(self, name: str, wanted: Mapping[str, Any]) -> bool:
-        """Say what a training is made for, unless a run said so before; return whether it is for what is wanted."""
+    def claim(self, name: str, wanted: Mapping[str, object]) -> bool:
+        """Record what a training is made for, unless an earlier run did; return whether it is for `wanted`."""
         path = self._folder / f"{name}.json"
         text = json.dumps(wanted, sort_keys=True)
         if not path.exists():
@@ -272,7 +292,7 @@ class Phases:
         return path.read_bytes() == text.encode()
 
 
-def shared_phases(root: Path, run: Phases, settings: Mapping[str, Any]) -> Phases:
+def shared_phases(root: Path, run: Phases, settings: Mapping[str, object]) -> Phases:
     """Return the trainings that all runs with equal settings share, in a folder of `root` that is named after these.
 
     Args:
@@ -287,9 +307,14 @@ def shared_phases(root: Path, run: Phases, settings: Mapping[str, Any]) -> Phase
 
 
 def source_phases(
-    root: Path, run: Phases, network: partial[Any], task: Any, epochs: int, variant: Mapping[str, Any] | None = None
+    root: Path,
+    run: Phases,
+    network: partial[nn.Module],
+    task: object,
+    epochs: int,
+    variant: Mapping[str, object] | None = None,
 ) -> Phases:
-    """Return where the source is trained that searches of any kind, space and budget share.
+    """Return the trainings of the source, which searches of any kind, space and budget share.
 
     Args:
         root: Directory of all shared trainings.
@@ -309,25 +334,31 @@ def source_phases(
     return shared_phases(root, run, settings)
 
 
+@runtime_checkable
 class Metric(Protocol):
-    """What a LightningModule is judged by, such as `lightning_nas.tasks.metric.TaskMetric`."""
+    """Metric by which a LightningModule is compared, such as `lightning_nas.tasks.metric.TaskMetric`."""
 
     name: str
     larger_is_better: bool
 
     @property
     def val_key(self) -> str:
-        """What it is logged as on the validation data."""
+        """Name under which it is logged on the validation data."""
         ...
 
     @property
     def test_key(self) -> str:
-        """What it is logged as on the test data."""
+        """Name under which it is logged on the test data."""
         ...
 
 
-def _metric_of(module: Any) -> Metric:
-    metric: Metric = module.metric
+def _metric_of(module: pl.LightningModule) -> Metric:
+    metric = getattr(module, "metric", None)
+    if not isinstance(metric, Metric):
+        raise TypeError(
+            f"`metric` of a {type(module).__name__} must be a TaskMetric, such as TaskMetric('accuracy', 'acc'); got"
+            f" {metric!r}."
+        )
     return metric
 
 

@@ -1,9 +1,8 @@
-"""Random numbers of a training that a resumed one draws, too."""
+"""Random numbers that are the same in a resumed and in an uninterrupted training."""
 
 from __future__ import annotations
 
 import random
-from typing import Any
 
 import lightning.pytorch as pl
 import numpy as np
@@ -12,11 +11,13 @@ from lightning.pytorch.utilities import CombinedLoader
 from torch.utils.data import DataLoader
 from typing_extensions import override
 
+from lightning_nas.training.checkpoints import CheckpointState
+
 __all__ = ["EpochSeeds", "begin_random"]
 
 
 def begin_random(seed: int, epoch: int = 0, part: int = 0) -> None:
-    """Let the generators of PyTorch, NumPy and Python begin with numbers of their own for each part of each epoch."""
+    """Seed the generators of PyTorch, NumPy and Python for a part of an epoch."""
     value = int(np.random.SeedSequence((seed, epoch, part)).generate_state(1)[0])
     random.seed(value)
     np.random.seed(value)
@@ -24,7 +25,7 @@ def begin_random(seed: int, epoch: int = 0, part: int = 0) -> None:
 
 
 class EpochSeeds(pl.Callback):
-    """Begins every epoch with random numbers of its own, whatever was drawn before: resumed or not, it is the same.
+    """Seeds the random generators anew in every epoch, so that a resumed training draws the same numbers.
 
     They are what loaders without a generator, samplers, augmentation in this process or in workers, dropout, mixup and
     drop path draw from: the generators of PyTorch, NumPy and Python. In an epoch that follows another one, the loader
@@ -58,7 +59,7 @@ class EpochSeeds(pl.Callback):
 
     @override
     def on_train_batch_start(
-        self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: object, batch_idx: int
     ) -> None:
         if not batch_idx:
             begin_random(self.seed, trainer.current_epoch, part=1)
@@ -68,16 +69,16 @@ class EpochSeeds(pl.Callback):
         self._next_epoch = trainer.current_epoch + 1
 
     @override
-    def state_dict(self) -> dict[str, Any]:
+    def state_dict(self) -> dict[str, object]:
         return {"next_epoch": self._next_epoch}
 
     @override
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+    def load_state_dict(self, state_dict: CheckpointState) -> None:
         self._next_epoch = state_dict["next_epoch"]
 
 
-def _draw_like_iterators(loaders: Any) -> None:
-    """Draw what loaders draw when they are asked for an iterator: a seed for their workers."""
+def _draw_like_iterators(loaders: object) -> None:
+    """Draw as many random numbers as loaders do when they make an iterator: a seed for their workers."""
     for loader in CombinedLoader(loaders).flattened:
         if isinstance(loader, DataLoader) and loader.generator is None:
             torch.empty((), dtype=torch.int64).random_()

@@ -1,4 +1,4 @@
-"""Stopping a job by a signal: what is being written is kept whole, and the exit status says what stopped it."""
+"""Stopping of a job by a signal: files stay whole, and the exit status names the signal."""
 
 from __future__ import annotations
 
@@ -6,10 +6,9 @@ import logging
 import os
 import signal
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
-from typing import Any
 
 import lightning.pytorch as pl
 from typing_extensions import override
@@ -27,7 +26,7 @@ _DEFAULT = (signal.SIG_DFL, signal.default_int_handler)
 
 
 class Stopped(KeyboardInterrupt):
-    """A signal asked this process to stop; Lightning ends a training of several processes at a KeyboardInterrupt.
+    """A signal asked this process to stop. As a KeyboardInterrupt, it ends a training of several processes too.
 
     Args:
         signum: The signal.
@@ -39,12 +38,15 @@ class Stopped(KeyboardInterrupt):
         self.exit_code = 128 + signum
 
 
-_installed: dict[int, Any] = {}
+_installed: dict[int, Callable[[int, FrameType | None], None]] = {}
 _came: list[Stopped] = []
 
 
 class KeepStopping(pl.Callback):
-    """Puts the handlers of `stoppable` back, over which a Trainer sets one that ends a training as if it were done."""
+    """Restores the signal handlers of `stoppable`, which a Trainer replaces by its own.
+
+    A Trainer's handler ends a training as if it were done.
+    """
 
     @override
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
@@ -54,14 +56,14 @@ class KeepStopping(pl.Callback):
     on_validation_start = on_test_start = on_train_start
 
     @override
-    def on_train_batch_start(self, *arguments: Any) -> None:
+    def on_train_batch_start(self, *arguments: object) -> None:
         if _came:  # it came where Python drops exceptions, as while an object is removed
             raise _came[0]
 
 
 @contextmanager
 def stoppable() -> Iterator[list[Stopped]]:
-    """Raise `Stopped` at SIGINT, SIGTERM and SIGUSR1 for as long as the context lasts, and give those that came.
+    """Raise `Stopped` at SIGINT, SIGTERM and SIGUSR1 while the context lasts, and return those that came.
 
     Whoever had a handler for one of them before keeps it, such as a launcher of jobs.
     """

@@ -207,7 +207,7 @@ def search_seed(splits, seed, epochs, trials):
         started = time.perf_counter()
         found[str(budget)] = search.find(latency=budget)
         seconds[str(budget)] = time.perf_counter() - started
-    loss = search._evaluator(held_out=True)
+    loss = search.state.evaluator(held_out=True)
     inherited = {nodes: loss(nodes) for nodes in itertools.product(*map(range, members.node_sizes))}
     return {
         "seed": seed,

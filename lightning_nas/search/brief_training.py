@@ -1,10 +1,9 @@
-"""Short trainings of the best candidates: what inherited losses cannot tell, some steps of their own do."""
+"""Brief trainings of the best candidates, for what the losses that they inherit cannot tell."""
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
-from typing import Any
 
 import lightning.pytorch as pl
 import torch
@@ -16,16 +15,17 @@ from lightning_nas.search.derive_module import derive_subnet
 from lightning_nas.search.loaders import CALIBRATION_BATCHES, UserFit
 from lightning_nas.search.quiet_loss import attached_loss, quiet_copy
 from lightning_nas.search.settings import Selection
+from lightning_nas.space.spec import Encoding
 
 __all__ = ["train_briefly"]
 
 log = logging.getLogger(__name__)
 
-Nodes = tuple[int, ...]
 
-
-def train_briefly(fit: UserFit, ranked: Sequence[Nodes], selection: Selection, held_out: Sequence[Any]) -> list[Nodes]:
-    """Train the best candidates for some epochs each, and return all, in the order of their losses then.
+def train_briefly(
+    fit: UserFit, ranked: Sequence[Encoding], selection: Selection, held_out: Sequence[object]
+) -> list[Encoding]:
+    """Train each of the best candidates for some epochs, and return all candidates, sorted by their losses after it.
 
     A supernet's weights are shared, so what a subnet inherits says less of it than what it becomes. Each is trained as
     the user's module says, from what it inherits, on the same batches in the same order.
@@ -41,14 +41,14 @@ def train_briefly(fit: UserFit, ranked: Sequence[Nodes], selection: Selection, h
         num_processes = fit.trainer.world_size
         log.warning("Candidates are not trained briefly: that takes one process, and there are %d.", num_processes)
         return list(ranked)
-    losses: dict[Nodes, float] = {}
-    for nodes in tqdm(ranked[: selection.num_brief_trainings], desc="Training candidates briefly", leave=False):
+    losses: dict[Encoding, float] = {}
+    for encoding in tqdm(ranked[: selection.num_brief_trainings], desc="Training candidates briefly", leave=False):
         with isolate_rng():
             torch.manual_seed(0)
-            subnet = derive_subnet(fit, fit.module, nodes, CALIBRATION_BATCHES)
+            subnet = derive_subnet(fit, fit.module, encoding, CALIBRATION_BATCHES)
             _fit(fit, subnet, selection.brief_epochs)
-        losses[nodes] = _loss(fit, subnet.to(fit.module.device), held_out)
-    tried = sorted(losses, key=lambda nodes: losses[nodes])
+        losses[encoding] = _loss(fit, subnet.to(fit.module.device), held_out)
+    tried = sorted(losses, key=lambda encoding: losses[encoding])
     return [*tried, *ranked[len(tried) :]]
 
 
@@ -79,7 +79,7 @@ def _fit(fit: UserFit, subnet: pl.LightningModule, epochs: int) -> None:
         lightning_log.setLevel(level)
 
 
-def _loss(fit: UserFit, subnet: pl.LightningModule, held_out: Sequence[Any]) -> float:
+def _loss(fit: UserFit, subnet: pl.LightningModule, held_out: Sequence[object]) -> float:
     context = fit.trainer.precision_plugin.forward_context
     with evaluating(subnet), quiet_copy(subnet, fit.trainer, fit.loss) as quiet, context():
         given = [attached_loss(quiet, batch, index) for index, batch in enumerate(held_out)]
