@@ -17,6 +17,11 @@ from lightning_nas.data.detection_augment import DetectionAugmentation
 from lightning_nas.data.detection_batches import DetectionBatches, DetectionRecord
 from lightning_nas.data.detections import detection_data
 from lightning_nas.data.digit_detection import DigitDetectionDataModule
+from lightning_nas.data.loading import Loading
+from lightning_nas.data.masks import mask_data
+from lightning_nas.data.pets import pets_data
+from lightning_nas.data.voc import voc_data
+from lightning_nas.data.voc_segmentation import voc_segmentation_data
 from lightning_nas.jobs.inputs import data_name
 
 DATA = Path(os.environ.get("LIGHTNING_NAS_DATA", Path(__file__).parents[2] / "shared" / "data"))
@@ -62,8 +67,7 @@ def make(root: Path, change=None, splits: tuple[str, ...] = ("train", "val", "te
 
 def plain(root: Path, **settings: object) -> CocoDataModule:
     """Return data whose training images are not augmented."""
-    data = CocoDataModule(root, **{"image_size": (30, 60), **settings})
-    data.augment = None
+    data = CocoDataModule(root, **{"image_size": (30, 60), "augment": None, **settings})
     data.setup()
     return data
 
@@ -74,7 +78,7 @@ def targets_of(data: CocoDataModule) -> list[dict]:
 
 
 def test_batches_are_letterboxed_and_normalised(tmp_path: Path) -> None:
-    data = CocoDataModule(make(tmp_path), image_size=(30, 60), batch_size=3)
+    data = CocoDataModule(make(tmp_path), image_size=(30, 60), loading=Loading(batch_size=3))
     data.setup()
     assert (data.num_classes, data.class_names, data.input_size) == (2, ("cat", "dog"), (3, 30, 60))
     assert data.root == tmp_path
@@ -148,8 +152,8 @@ def test_augmentation_of_extreme_shapes_and_of_nothing() -> None:
             assert all(target["boxes"].shape == (len(target["labels"]), 4) for target in targets)
 
 
-def loaded(root: Path, **settings: object) -> list:
-    data = CocoDataModule(root, image_size=32, batch_size=2, **settings)
+def loaded(root: Path, **settings: int) -> list:
+    data = CocoDataModule(root, image_size=32, loading=Loading(batch_size=2, **settings))
     data.setup("fit")
     loader = data.train_dataloader()
     loader.sampler.set_epoch(1)
@@ -381,14 +385,40 @@ def test_missing_folders_and_files_are_refused(tmp_path: Path) -> None:
         ({"image_size": 4}, "`image_size` must be at least 8; got 4"),
         ({"image_size": (32, 32, 3)}, "`image_size` must be"),
         ({"batch_size": 0}, "`batch_size` must be at least 1; got 0"),
+    ],
+)
+def test_settings_out_of_range_are_refused(tmp_path: Path, settings: dict, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        detection_data(make(tmp_path), **settings)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
         ({"min_crop_area": 0}, "`min_crop_area` must be above 0"),
         ({"zoom_out": 0.5}, "`zoom_out` must be between 1 and 8"),
         ({"color_jitter": 1}, "`color_jitter` must be at least 0 and below 1; got 1"),
     ],
 )
-def test_settings_out_of_range_are_refused(tmp_path: Path, settings: dict, message: str) -> None:
+def test_augmentation_out_of_range_is_refused(tmp_path: Path, settings: dict, message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        CocoDataModule(make(tmp_path), **settings)
+        CocoDataModule(make(tmp_path), augment=DetectionAugmentation(**settings))
+
+
+@pytest.mark.parametrize("make_data", [detection_data, voc_data, mask_data, pets_data, voc_segmentation_data])
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"batch_size": 0}, "`batch_size` must be at least 1; got 0"),
+        ({"cache_limit_bytes": -1}, "`cache_limit_bytes` must be at least 0"),
+        ({"image_size": 4}, "`image_size` must be at least 8; got 4"),
+        ({"batchsize": 8}, "There is no setting `batchsize` of this data; beside its own there are batch_size, num"),
+    ],
+)
+def test_settings_are_checked_before_a_file_is_read(tmp_path: Path, make_data, settings: dict, message: str) -> None:
+    # There is nothing to read: whoever read first would say that.
+    with pytest.raises(ValueError, match=message):
+        make_data(tmp_path / "nowhere", **settings)
 
 
 def test_recipe_data_is_embedded_digits_without_a_folder(tmp_path: Path) -> None:
@@ -407,11 +437,12 @@ def test_recipe_data_is_embedded_digits_without_a_folder(tmp_path: Path) -> None
 
 @pytest.mark.skipif(not (DATA / "coco_person_nc").is_dir(), reason="needs LIGHTNING_NAS_DATA with coco_person")
 def test_real_photos() -> None:
-    data = CocoDataModule(DATA / "coco_person", extra_roots=[DATA / "coco_person_nc"], cache_limit_bytes=0)
+    read = Loading(cache_limit_bytes=0)
+    data = CocoDataModule(DATA / "coco_person", extra_roots=[DATA / "coco_person_nc"], loading=read)
     data.setup()
     assert data.class_names == ("person",)
     assert [len(data.splits.parts[split]) for split in ("train", "val", "test")] == [925, 76, 75]
-    more = CocoDataModule(DATA / "coco_person", extra_roots=data.extra_roots, extra_test=True, cache_limit_bytes=0)
+    more = CocoDataModule(DATA / "coco_person", extra_roots=data.extra_roots, extra_test=True, loading=read)
     more.setup()
     assert [len(more.splits.parts[split]) for split in ("train", "val", "test")] == [925, 76, 200]
     images, targets = next(iter(data.train_dataloader()))

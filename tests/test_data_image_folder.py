@@ -9,7 +9,10 @@ import pytest
 import torch
 from PIL import Image
 
+from lightning_nas.data.batch_augment import BatchAugmentation
 from lightning_nas.data.image_folder import ImageFolderDataModule
+from lightning_nas.data.images import image_data
+from lightning_nas.data.loading import Loading
 from lightning_nas.training.fingerprint import plain
 
 DATA = Path(os.environ.get("LIGHTNING_NAS_DATA", Path(__file__).parents[2] / "shared" / "data"))
@@ -29,7 +32,7 @@ def make_splits(root: Path, splits: tuple[str, ...] = ("train", "val", "test"), 
 
 
 def test_reads_splits_with_sorted_classes(tmp_path: Path) -> None:
-    data = ImageFolderDataModule(make_splits(tmp_path), image_size=16, batch_size=3)
+    data = ImageFolderDataModule(make_splits(tmp_path), image_size=16, loading=Loading(batch_size=3))
     data.setup()
     assert (data.num_classes, data.class_names, data.input_size) == (2, ("cat", "dog"), (3, 16, 16))
     images, labels = next(iter(data.train_dataloader()))
@@ -84,10 +87,10 @@ def test_class_folders_are_split_the_same_way_for_every_seed(tmp_path: Path) -> 
     for number in range(20):
         save(tmp_path / "a" / f"{number:02}.png", number)
         save(tmp_path / "b" / "deeper" / f"{number:02}.png", number)
-    one, other = (ImageFolderDataModule(tmp_path, image_size=16, seed=seed) for seed in (0, 1))
-    assert one._files == other._files
-    assert [len(files.paths) for files in one._files.values()] == [28, 6, 6]
-    assert len({path for files in one._files.values() for path in files.paths}) == 40
+    one, other = (ImageFolderDataModule(tmp_path, image_size=16, loading=Loading(seed=seed)) for seed in (0, 1))
+    assert one.images.files == other.images.files
+    assert [len(files.paths) for files in one.images.files.values()] == [28, 6, 6]
+    assert len({path for files in one.images.files.values() for path in files.paths}) == 40
 
 
 @pytest.mark.parametrize("mode", ["L", "RGBA", "P", "CMYK", "1", "I;16"])
@@ -133,7 +136,7 @@ def test_reading_every_epoch_gives_the_cached_batches(tmp_path: Path) -> None:
     root = make_splits(tmp_path)
     batches = []
     for limit in (2**30, 0):
-        data = ImageFolderDataModule(root, image_size=16, batch_size=4, cache_limit_bytes=limit, seed=3)
+        data = ImageFolderDataModule(root, image_size=16, loading=Loading(4, cache_limit_bytes=limit, seed=3))
         data.setup("fit")
         loader = data.train_dataloader()
         loader.sampler.set_epoch(1)
@@ -147,7 +150,7 @@ def test_reading_every_epoch_gives_the_cached_batches(tmp_path: Path) -> None:
 def test_unreadable_image_is_named_before_training(tmp_path: Path, limit: int) -> None:
     root = make_splits(tmp_path)
     (root / "train" / "dog" / "2.png").write_bytes(b"no image")
-    data = ImageFolderDataModule(root, image_size=16, cache_limit_bytes=limit)
+    data = ImageFolderDataModule(root, image_size=16, loading=Loading(cache_limit_bytes=limit))
     with pytest.raises(ValueError, match=r"dog/2\.png' must be a readable image"):
         data.setup("fit")
 
@@ -236,6 +239,9 @@ def test_images_that_are_exchanged_make_another_run(tmp_path: Path) -> None:
     assert plain(ImageFolderDataModule(root), whole_paths=True) != before
     # Records of machines that keep them in other places agree.
     assert "splits" not in plain(ImageFolderDataModule(root))
+    # Workers change no image; the seed of the augmentation does.
+    assert plain(ImageFolderDataModule(root, loading=Loading(32, num_workers=2))) == plain(ImageFolderDataModule(root))
+    assert plain(ImageFolderDataModule(root, loading=Loading(32, seed=1))) != plain(ImageFolderDataModule(root))
 
 
 def test_splits_inside_of_classes_are_refused(tmp_path: Path) -> None:
@@ -281,13 +287,23 @@ def test_class_too_small_to_split_is_refused(tmp_path: Path) -> None:
     [
         ({"image_size": 4}, "`image_size` must be at least 8; got 4"),
         ({"batch_size": 0}, "`batch_size` must be at least 1; got 0"),
-        ({"min_crop_area": 0}, "`min_crop_area` must be above 0"),
-        ({"color_jitter": 1}, "`color_jitter` must be at least 0 and below 1; got 1"),
     ],
 )
 def test_settings_out_of_range_are_refused(tmp_path: Path, settings: dict, message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        ImageFolderDataModule(make_splits(tmp_path), **settings)
+        image_data(make_splits(tmp_path), **settings)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"min_crop_area": 0}, "`min_crop_area` must be above 0"),
+        ({"color_jitter": 1}, "`color_jitter` must be at least 0 and below 1; got 1"),
+    ],
+)
+def test_augmentation_out_of_range_is_refused(tmp_path: Path, settings: dict, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        ImageFolderDataModule(make_splits(tmp_path), augment=BatchAugmentation(**settings))
 
 
 @pytest.mark.skipif(not (DATA / "person_presence96").is_dir(), reason="needs LIGHTNING_NAS_DATA with person_presence96")

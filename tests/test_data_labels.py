@@ -109,6 +109,11 @@ def test_ids_of_one_name_are_one_class(tmp_path: Path) -> None:
     [
         ({"classes": {0: "a", 1: "b"}, "ignored": 1}, "An id must be a class or ignored, not both; 1 is 'b' and"),
         ({"classes": {0: "a", 300: "b"}}, "must be 0 to 255; got 300"),
+        ({"classes": {0: "a", 0.5: "b"}}, "`classes` must give names by ids"),
+        ({"classes": {0: "a", True: "b"}}, "`classes` must give names by ids"),
+        ({"classes": {0: "a", float("inf"): "b"}}, "`classes` must give names by ids"),
+        ({"classes": {0: "a", 1: "b"}, "ignored": [0.5]}, "are whole numbers and must be 0 to 255; got 0.5"),
+        ({"ignored": True}, "are whole numbers and must be 0 to 255; got True"),
         ({"classes": ["a", "b"]}, r"`classes` must give names by ids, such as \{0: background, 255: pet\}"),
         ({"classes": {"sky": 0}}, "`classes` must give names by ids"),
         ({"classes": {0: "a", 2: "b"}, "ignored": []}, r"has the label ids 1; known are 0, 2\. HINT: `classes="),
@@ -124,6 +129,9 @@ def test_meanings_that_cannot_be_are_refused(tmp_path: Path, options: dict, mess
     [
         ([(0, "a"), (255, "b")], 255, r"labels.json': An id must be a class or ignored, not both; 255 is 'b'"),
         ([(0, "a"), (1, "b")], 700, r"labels.json': .* must be 0 to 255; got 700"),
+        ([(0, "a"), (0.5, "b")], 255, r"labels.json' must be of the form .* whole number; got 0.5"),
+        ([(0, "a"), (True, "b")], 255, r"labels.json' must be of the form .* whole number; got True"),
+        ([(0, "a"), (1, "b")], 2.5, r"labels.json' must be of the form .* whole number; got 2.5"),
         ([(0, "a"), (0, "b")], 255, r"labels.json' must give each class an id of its own; it has 0, 0"),
     ],
 )

@@ -13,7 +13,7 @@ from hydra.utils import instantiate
 from omegaconf import OmegaConf
 from PIL import Image
 
-from lightning_nas.data._batches import BatchAugmentation
+from lightning_nas.data.batch_augment import BatchAugmentation
 from lightning_nas.data.digit_masks import DigitMasksDataModule
 from lightning_nas.data.masks import MaskFolderDataModule, mask_data
 from lightning_nas.data.pets import PetsDataModule
@@ -53,7 +53,7 @@ def make(root: Path, splits: tuple[str, ...] = SPLITS, count: int = 4) -> Path:
 
 
 def small(root: Path, **options: object) -> MaskFolderDataModule:
-    return MaskFolderDataModule(root, **{"image_size": (16, 24), "batch_size": 3, **options})
+    return mask_data(root, **{"image_size": (16, 24), "batch_size": 3, **options})
 
 
 def write_labels(root: Path, names: tuple[str, ...] = ("a", "b", "c"), ignored: int = 255) -> None:
@@ -256,7 +256,7 @@ def test_images_and_masks_are_augmented_together() -> None:
     generator = torch.Generator().manual_seed(0)
     masks = torch.randint(0, 2, (16, 4, 4), generator=generator).repeat_interleave(8, 1).repeat_interleave(8, 2)
     images = masks[:, None].float().expand(-1, 3, -1, -1)
-    moved, labels = BatchAugmentation(0.3, jitter=0).together(images, masks.to(torch.uint8), generator)
+    moved, labels = BatchAugmentation(0.3, color_jitter=0).together(images, masks.to(torch.uint8), generator)
     assert labels.dtype == torch.uint8
     assert (labels != masks).float().mean() > 0.1
     # Between the two colours a pixel of the image is a mix.
@@ -371,7 +371,7 @@ def test_shared_sets(name: str, classes: int, counts: tuple[int, ...]) -> None:
         pytest.skip(f"{root} is not there")
     data = mask_data(root, image_size=(48, 64))
     assert data.num_classes == classes
-    assert tuple(len(data._files[split]) for split in SPLITS) == counts
+    assert tuple(len(data.images.files[split]) for split in SPLITS) == counts
     data.setup("validate")
     images, masks = next(iter(data.val_dataloader()))
     assert images.shape == (16, 3, 48, 64)

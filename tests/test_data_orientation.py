@@ -10,6 +10,7 @@ from PIL import Image, ImageOps, PngImagePlugin
 from lightning_nas.data._orientation import orientation_of
 from lightning_nas.data.coco import CocoDataModule
 from lightning_nas.data.image_folder import ImageFolderDataModule
+from lightning_nas.data.loading import Loading
 from lightning_nas.data.masks import MaskFolderDataModule
 
 # A white rectangle in the upper left of a black photo of 80x60.
@@ -104,7 +105,7 @@ def masks(root: Path, turns: list[int], as_stored: bool) -> Path:
 @pytest.mark.parametrize("as_stored", [False, True])
 def test_masks_lie_on_what_was_masked(tmp_path: Path, as_stored: bool, cache_limit_bytes: int) -> None:
     root = masks(tmp_path, list(range(1, 9)), as_stored)
-    data = MaskFolderDataModule(root, image_size=(80, 80), cache_limit_bytes=cache_limit_bytes)
+    data = MaskFolderDataModule(root, image_size=(80, 80), loading=Loading(cache_limit_bytes=cache_limit_bytes))
     data.setup("validate")
     for number in range(8):
         image, mask = data.val_dataloader().dataset[number]

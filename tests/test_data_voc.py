@@ -8,6 +8,7 @@ from hydra.utils import instantiate
 from omegaconf import OmegaConf
 from PIL import Image
 
+from lightning_nas.data.loading import Loading
 from lightning_nas.data.voc import VocDetectionDataModule
 
 CONF = Path(__file__).parents[1] / "conf" / "data"
@@ -37,8 +38,7 @@ def make(root: Path, year: str = "2012", splits: tuple[str, ...] = ("train", "va
 
 
 def test_difficult_objects_are_for_evaluation_only(tmp_path: Path) -> None:
-    data = VocDetectionDataModule(make(tmp_path), image_size=(60, 80), batch_size=2)
-    data.augment = None
+    data = VocDetectionDataModule(make(tmp_path), image_size=(60, 80), augment=None, loading=Loading(batch_size=2))
     data.setup("fit")
     assert (data.num_classes, data.class_names[14], data.input_size) == (20, "person", (3, 60, 80))
     images, targets = next(iter(data.train_dataloader()))

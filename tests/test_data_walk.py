@@ -24,7 +24,7 @@ def make(root: Path) -> Path:
 
 
 def names_of(data: ImageFolderDataModule, root: Path) -> list[str]:
-    return [path.relative_to(root).as_posix() for path in data._files["train"].paths]
+    return [path.relative_to(root).as_posix() for path in data.images.files["train"].paths]
 
 
 EXPECTED = ["train/cat/0.png", "train/cat/1.png", "train/dog/0.png", "train/dog/1.png"]
@@ -84,4 +84,4 @@ def test_masks_in_linked_folders_are_found_and_leftovers_are_not(tmp_path: Path)
             link.symlink_to(tmp_path / "store" / kind / split, target_is_directory=True)
     save(tmp_path / "root" / "images" / "train" / ".ipynb_checkpoints" / "a-checkpoint.png")
     data = MaskFolderDataModule(tmp_path / "root", image_size=16)
-    assert [pair.mask.name for pair in data._files["train"]] == ["a.png", "b.png"]
+    assert [pair.mask.name for pair in data.images.files["train"]] == ["a.png", "b.png"]

@@ -6,6 +6,7 @@ import commands
 import pytest
 from PIL import Image
 
+from lightning_nas.data.batch_augment import BatchAugmentation
 from lightning_nas.data.digit_detection import DigitDetectionDataModule
 from lightning_nas.data.image_folder import ImageFolderDataModule
 from lightning_nas.training.fingerprint import plain
@@ -69,7 +70,7 @@ def test_settings_tell_apart_what_is_trained_on(tmp_path):
     here, there = folder("a/pets"), folder("b/pets")
     assert plain(here) == plain(there)
     assert plain(here, whole_paths=True) != plain(there, whole_paths=True)
-    assert plain(here) != plain(folder("a/pets", flip=False))
+    assert plain(here) != plain(folder("a/pets", augment=BatchAugmentation(flip=False)))
     assert plain(here, whole_paths=True) == plain(folder("a/pets"), whole_paths=True)
     scenes = [plain(DigitDetectionDataModule(scenes_per_digit=count)) for count in (1, 1, 2)]
     assert scenes[0] == scenes[1] != scenes[2]

@@ -28,6 +28,7 @@ import lightning_nas
 from lightning_nas.budget import budget
 from lightning_nas.budget.budget import Budget
 from lightning_nas.data import (
+    batch_augment,
     coco,
     detection,
     detection_augment,
@@ -37,8 +38,11 @@ from lightning_nas.data import (
     digits,
     image_folder,
     images,
+    loading,
     masks,
+    pets,
     voc,
+    voc_segmentation,
 )
 from lightning_nas.estimator import Estimator, Subgraph
 from lightning_nas.estimator.analytic import AnalyticArray
@@ -89,8 +93,13 @@ EXEMPT = {
     "data.masks.MaskFolderDataModule.ignored": "ids, read as those of labels.json are",
     "data.masks.mask_data.classes": "ids, read as those of labels.json are",
     "data.masks.mask_data.ignored": "ids, read as those of labels.json are",
-    "data.pets": "hands its numbers to MaskFilesData, as MaskFolderDataModule does",
-    "data.voc_segmentation": "hands its numbers to MaskFilesData, as MaskFolderDataModule does",
+    "data.loading.loading_of": "makes a Loading, which checks itself",
+    "data.detections.detection_data.loading": "makes a Loading, which checks itself",
+    "data.images.image_data.loading": "makes a Loading, which checks itself",
+    "data.masks.mask_data.loading": "makes a Loading, which checks itself",
+    "data.pets.pets_data.loading": "makes a Loading, which checks itself",
+    "data.voc.voc_data.loading": "makes a Loading, which checks itself",
+    "data.voc_segmentation.voc_segmentation_data.loading": "makes a Loading, which checks itself",
     "estimator.fit.additive": "a fit",
     "estimator.analytic.systolic_cycles": "a formula",
     "estimator.judge.correction": "a fit",
@@ -130,6 +139,7 @@ EXEMPT = {
     "space.tail": "made by the tracer",
     "supernet.": "made by supernet_from, of a space that is checked",
     "tasks.detector.Detector": "features checks the taps whenever it runs",
+    "tasks.detection_head": "sizes of the batch",
     "tasks.distillation": "a task has checked it",
     "tasks.metric": "a result",
     "tasks.mixup": "a task has checked it",
@@ -184,14 +194,15 @@ def rows(folders, search):
         "training.csv_logger.CSVLogger": Row(
             csv_logger.CSVLogger, {"flush_logs_every_n_steps": 0}, {"save_dir": folders, "name": "logs"}
         ),
+        "data.batch_augment.BatchAugmentation": Row(batch_augment.BatchAugmentation, AUGMENTED),
         "data.coco.CocoDataModule": Row(
             coco.CocoDataModule,
-            {"image_size": 0, **LOADED, **AUGMENTED, "zoom_out": 0.5, "cache_limit_bytes": -1},
+            {"image_size": 0},
             {"root": folders / "coco"},
         ),
         "data.detection.DetectionDataModule": Row(
             detection.DetectionDataModule,
-            {"image_size": 0, **LOADED, "cache_limit_bytes": -1},
+            {"image_size": 0},
             {"records": {"train": [record], "val": [record]}, "class_names": ["box"], "image_size": (32, 32)},
         ),
         "data.detection_augment.DetectionAugmentation": Row(
@@ -219,13 +230,17 @@ def rows(folders, search):
         ),
         "data.image_folder.ImageFolderDataModule": Row(
             image_folder.ImageFolderDataModule,
-            {"image_size": 0, **LOADED, **AUGMENTED, "cache_limit_bytes": -1},
+            {"image_size": 0},
             {"root": folders / "nowhere"},
         ),
-        "data.images.image_data": Row(images.image_data, {"min_crop_area": 0}, {"root": folders / "nowhere"}),
+        "data.images.image_data": Row(
+            images.image_data,
+            {"image_size": 0, "min_crop_area": 0, **LOADED},
+            {"root": folders / "nowhere"},
+        ),
         "data.masks.MaskFolderDataModule": Row(
             masks.MaskFolderDataModule,
-            {"image_size": 0, "mask_size": 0, **LOADED, **AUGMENTED, "cache_limit_bytes": -1},
+            {"image_size": 0, "mask_size": 0},
             {"root": folders / "masks"},
         ),
         "data.masks.mask_data": Row(
@@ -235,7 +250,27 @@ def rows(folders, search):
         ),
         "data.voc.VocDetectionDataModule": Row(
             voc.VocDetectionDataModule,
-            {"year": 0, "image_size": 0, **LOADED, **AUGMENTED, "zoom_out": 0.5, "cache_limit_bytes": -1},
+            {"year": 0, "image_size": 0},
+            {"root": folders / "nowhere"},
+        ),
+        "data.loading.Loading": Row(loading.Loading, {**LOADED, "cache_limit_bytes": -1}),
+        "data.pets.PetsDataModule": Row(
+            pets.PetsDataModule, {"image_size": 0, "mask_size": 0}, {"root": folders / "nowhere"}
+        ),
+        "data.pets.pets_data": Row(
+            pets.pets_data,
+            {"image_size": 0, "mask_size": 0, "min_crop_area": 0, **LOADED},
+            {"root": folders / "nowhere"},
+        ),
+        "data.voc.voc_data": Row(voc.voc_data, {"year": 0, "image_size": 0, **LOADED}, {"root": folders / "nowhere"}),
+        "data.voc_segmentation.VOCSegmentationDataModule": Row(
+            voc_segmentation.VOCSegmentationDataModule,
+            {"year": 0, "image_size": 0, "mask_size": 0},
+            {"root": folders / "nowhere"},
+        ),
+        "data.voc_segmentation.voc_segmentation_data": Row(
+            voc_segmentation.voc_segmentation_data,
+            {"year": 0, "image_size": 0, "mask_size": 0, "min_crop_area": 0, **LOADED},
             {"root": folders / "nowhere"},
         ),
         "estimator.analytic.AnalyticArray": Row(

@@ -7,7 +7,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from lightning_nas.report.pictures import draw_detections, draw_masks, write_picture
+from lightning_nas.report.pictures import Normalization, draw_detections, draw_masks, write_picture
 
 FOUND = torch.tensor([255, 146, 32])
 TRUTH = torch.tensor([64, 214, 120])
@@ -37,7 +37,8 @@ def test_sure_boxes_and_true_ones_are_drawn_where_they_are() -> None:
 def test_images_are_shown_as_they_were_before_normalising() -> None:
     images = torch.tensor([1.0, 0.0, -1.0]).view(1, 3, 1, 1).expand(1, 3, 8, 8)
     empty = boxes(scores=())
-    sheet = draw_detections(images, [empty], [boxes()], [], mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5), cell=8)
+    halves = Normalization((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
+    sheet = draw_detections(images, [empty], [boxes()], [], halves, cell=8)
     assert sheet[:, 30, 8].tolist() == [255, 128, 0]
 
 
@@ -98,3 +99,16 @@ def test_counts_and_sizes_must_match() -> None:
         draw_masks(images, masks[:, :4, :4], masks, 2)
     with pytest.raises(ValueError, match=r"N of at least 1; got \(0, 3, 8, 8\)"):
         draw_masks(images[:0], masks[:0], masks[:0], 2)
+
+
+@pytest.mark.parametrize(
+    ("mean", "std", "message"),
+    [
+        ((0.5,), (0.5, 0.5, 0.5), "`mean` must have one number for each of 3 channels; got 1"),
+        ((0.5, 0.5, 0.5), (0.5, 0.0, 0.5), r"`std\[1\]` must be above 0"),
+        ((float("nan"), 0.5, 0.5), (0.5, 0.5, 0.5), r"`mean\[0\]` must be a finite number"),
+    ],
+)
+def test_a_normalization_of_other_images_is_refused(mean, std, message):
+    with pytest.raises(ValueError, match=message):
+        Normalization(mean, std)

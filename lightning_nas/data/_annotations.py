@@ -56,7 +56,7 @@ class AnnotatedImage:
 
 @dataclass(frozen=True)
 class AnnotatedSource:
-    """What an annotation file says.
+    """The content of an annotation file.
 
     Attributes:
         file: The file.
@@ -136,7 +136,13 @@ def checked_records(
 
 
 def warn_of_unseen(records: Sequence[DetectionRecord], class_names: Sequence[str], source: Path) -> None:
-    """Warn of classes that no training image shows."""
+    """Warn of classes that no training image shows.
+
+    Args:
+        records: The training images.
+        class_names: Names of the classes, in the order of their indices.
+        source: What the warning names: the annotation file.
+    """
     seen = set(torch.cat([record.labels[~record.is_crowd] for record in records]).tolist())
     if unseen := [name for label, name in enumerate(class_names) if label not in seen]:
         logger.warning("'%s' has no box of %s: a detector cannot learn that.", source, _examples(unseen))

@@ -4,100 +4,21 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
 from typing import TypeVar
 
 import numpy as np
 import torch
 from torch import Tensor
-from torch.nn import functional
 from torch.utils.data import DataLoader, Dataset, Sampler
 
-from lightning_nas.io.numbers import check_number, check_seed
+from lightning_nas.data.batch_augment import BatchAugmentation
 
-__all__ = ["BatchAugmentation", "BatchedImages", "EpochSampler", "SeededBatches", "image_loader"]
+__all__ = ["BatchedImages", "EpochSampler", "SeededBatches", "image_loader"]
 
 Item = TypeVar("Item", covariant=True)
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
-
-
-@dataclass(frozen=True)
-class BatchAugmentation:
-    """Random resized crop, horizontal flip and colour jitter, with own random numbers for each image of a batch.
-
-    torchvision's transforms draw one set of numbers a call, so a batch would need one call an image; crop, resize and
-    flip of a whole batch are one ``grid_sample`` here.
-
-    Attributes:
-        min_area: Smallest crop as a share of the image's area; 1 crops nothing.
-        flip: Whether to mirror half of the images.
-        jitter: Largest relative change of brightness, contrast and saturation; 0 changes none.
-
-    Example::
-
-        >>> augment = BatchAugmentation(min_area=1, flip=False, jitter=0)
-        >>> images = torch.rand(2, 3, 8, 8)
-        >>> torch.allclose(augment(images, torch.Generator()), images, atol=1e-5)
-        True
-    """
-
-    min_area: float = 0.6
-    flip: bool = True
-    jitter: float = 0.2
-
-    def __post_init__(self) -> None:
-        # By the names of the datamodules, which is where they are given.
-        check_number("min_crop_area", self.min_area, above=0, most=1)
-        check_number("color_jitter", self.jitter, least=0, below=1)
-
-    def __call__(self, images: Tensor, generator: torch.Generator) -> Tensor:
-        """Return an augmented copy of float images in 0..1, NCHW."""
-        grid = self._grid(images, generator)
-        return self._recolour(_at(grid, images), generator)
-
-    def together(self, images: Tensor, masks: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-        """Return augmented copies of images, and of integer masks (N, H, W) that are cropped and mirrored as they are.
-
-        Masks keep their labels: each pixel has that of the nearest one.
-        """
-        grid = self._grid(images, generator)
-        moved = _at(grid, masks[:, None].float(), mode="nearest")[:, 0].to(masks.dtype)
-        return self._recolour(_at(grid, images), generator), moved
-
-    def _grid(self, images: Tensor, generator: torch.Generator) -> Tensor | None:
-        """Return where the pixels of crops are read, (N, H, W, 2), or None where they stay in their places."""
-        count = len(images)
-        if self.min_area == 1 and not self.flip:
-            return None
-        side = (self.min_area + (1 - self.min_area) * torch.rand(count, generator=generator)).sqrt()
-        shift = (2 * torch.rand(count, 2, generator=generator) - 1) * (1 - side)[:, None]
-        mirror = torch.where(torch.rand(count, generator=generator) < 0.5, -1.0, 1.0) if self.flip else torch.ones(1)
-        theta = torch.zeros(count, 2, 3)
-        theta[:, 0, 0] = side * mirror
-        theta[:, 1, 1] = side
-        theta[:, :, 2] = shift
-        return functional.affine_grid(theta, list(images.shape), align_corners=False)
-
-    def _recolour(self, images: Tensor, generator: torch.Generator) -> Tensor:
-        if self.jitter == 0:
-            return images
-        shape = (3, len(images), 1, 1, 1)
-        brightness, contrast, saturation = 1 + self.jitter * (2 * torch.rand(shape, generator=generator) - 1)
-        # All three changes are linear in the pixel, so that one pass over the batch does them:
-        # saturation * x + (1 - saturation) * grey, then about the mean grey, then the gain.
-        grey = images.mean(dim=1, keepdim=True)
-        mean = grey.mean(dim=(2, 3), keepdim=True)
-        changed = images * (brightness * contrast * saturation)
-        changed += brightness * (contrast * (1 - saturation) * grey + (1 - contrast) * mean)
-        return changed.clamp_(0, 1)
-
-
-def _at(grid: Tensor | None, images: Tensor, mode: str = "bilinear") -> Tensor:
-    if grid is None:
-        return images
-    return functional.grid_sample(images, grid, mode=mode, padding_mode="border", align_corners=False)
 
 
 class SeededBatches(Dataset[Item]):
@@ -212,17 +133,6 @@ def image_loader(
         pin_memory=torch.cuda.is_available(),
         persistent_workers=num_workers > 0,
     )
-
-
-def check_loading(batch_size: int, num_workers: int, seed: int) -> None:
-    """Refuse loader settings that no loader can have.
-
-    Raises:
-        ValueError: One of them is out of range.
-    """
-    check_number("batch_size", batch_size, whole=True, least=1)
-    check_number("num_workers", num_workers, whole=True, least=0)
-    check_seed(seed)
 
 
 def _whole_batch(batch: object) -> object:

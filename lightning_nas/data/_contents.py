@@ -9,7 +9,7 @@ __all__ = ["SplitContents"]
 
 @dataclass(frozen=True)
 class SplitContents:
-    """How many images a split has.
+    """Number of images of a split, in all and of each class.
 
     Attributes:
         num_images: All of them.

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, UnidentifiedImageError
+from PIL import Image, ImageFile, UnidentifiedImageError
 
 __all__ = ["DECODE_THREADS", "UnreadableImageError", "open_image", "rgb"]
 
@@ -20,7 +20,7 @@ class UnreadableImageError(ValueError):
 
 
 @contextmanager
-def open_image(path: Path) -> Iterator[Image.Image]:
+def open_image(path: Path) -> Iterator[ImageFile.ImageFile]:
     """Open an image; what fails inside the ``with`` fails because of the file.
 
     Raises:

@@ -1,4 +1,4 @@
-"""Every image file of a data set is opened once before anything is trained, and all bad ones are named together."""
+"""Check of image files: each is opened once before anything is trained, and all bad ones are named together."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ def check_files(paths: Iterable[Path]) -> None:
 
 @contextmanager
 def naming_all(paths: Iterable[Path]) -> Iterator[None]:
-    """Where an image that is read inside cannot be, name all of `paths` that cannot.
+    """Name all unreadable images of a data set in the error of the first that is read within the context.
 
     Args:
         paths: All images of a data set.
@@ -119,7 +119,7 @@ def _mistake(path: Path) -> str | None:
 
 
 def stamp_of(path: Path) -> Stamp | None:
-    """Return what tells whether a file is the one that it was; None where there is none."""
+    """Return size and time of change of a file, which tell whether it is the one that it was; None without a file."""
     try:
         found = os.stat(path)
     except OSError:

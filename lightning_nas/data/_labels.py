@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import SupportsInt
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,7 +26,7 @@ FORM = '{"ignore_index": 255, "classes": [{"id": 0, "name": "sky"}, ...]}'
 
 @dataclass(frozen=True)
 class Labels:
-    """What the ids in masks mean.
+    """Meaning of the ids in masks.
 
     Attributes:
         names: Names of the classes.
@@ -69,7 +69,7 @@ def named_labels(names: Mapping[int, str], ignored: Sequence[int] | None = None)
         ignored: Ids of pixels that count for nothing; None for 255, unless that is a class.
 
     Raises:
-        ValueError: An id is out of range, or both a class and ignored.
+        ValueError: An id is no whole number from 0 to 255, or both a class and ignored.
 
     Example::
 
@@ -77,8 +77,7 @@ def named_labels(names: Mapping[int, str], ignored: Sequence[int] | None = None)
         Labels(names=('background', 'pet'), classes={0: 0, 7: 1, 255: 1}, ignored=())
     """
     left_out = tuple(sorted(set(ignored))) if ignored is not None else (() if IGNORE in names else (IGNORE,))
-    if strange := [number for number in (*names, *left_out) if not 0 <= number <= 255]:
-        raise ValueError(f"The ids of classes and of what is ignored must be 0 to 255; got {strange[0]}.")
+    _check_ids([*names, *left_out])
     if both := [number for number in left_out if number in names]:
         raise ValueError(f"An id must be a class or ignored, not both; {both[0]} is '{names[both[0]]}' and ignored.")
     ordered = dict(sorted(names.items()))
@@ -130,6 +129,7 @@ def label_settings(
         left_out = None if left_out is None else tuple(number for number in left_out if number not in names)
     if ignored is not None:
         left_out = (ignored,) if isinstance(ignored, int) else tuple(ignored)
+        _check_ids(left_out)
         if names is not None and classes is None:
             names = {number: name for number, name in names.items() if number not in left_out}
     return names, left_out
@@ -202,10 +202,10 @@ def _read(path: Path) -> tuple[dict[int, str], tuple[int, ...] | None]:
     """Return the names by id, and the ignored ids if the file has them."""
     try:
         content = parse_json(path.read_bytes(), "it")
-        numbers = [int(entry["id"]) for entry in content["classes"]]
+        numbers = [_whole(entry["id"]) for entry in content["classes"]]
         names = dict(zip(numbers, (str(entry["name"]) for entry in content["classes"]), strict=True))
         ignored = content.get("ignore_index", IGNORE)
-        left_out = () if ignored is None else tuple(map(int, ignored if isinstance(ignored, list) else [ignored]))
+        left_out = () if ignored is None else tuple(map(_whole, ignored if isinstance(ignored, list) else [ignored]))
     except (ValueError, TypeError, KeyError, AttributeError, OverflowError) as error:
         raise ValueError(f"'{path}' must be of the form {FORM}; reading it failed: {error!r}.") from error
     found = left_out if "ignore_index" in content else None
@@ -218,13 +218,31 @@ def _read(path: Path) -> tuple[dict[int, str], tuple[int, ...] | None]:
     return names, found
 
 
-def _checked_names(classes: Any) -> dict[int, str]:
+def _checked_names(classes: Mapping[int, str]) -> dict[int, str]:
     try:
-        return {int(number): str(name) for number, name in classes.items()}
-    except (AttributeError, TypeError, ValueError) as error:
+        return {_whole(number): str(name) for number, name in classes.items()}
+    except (AttributeError, TypeError, ValueError, OverflowError) as error:
         raise ValueError(
             f"`classes` must give names by ids, such as {{0: background, 255: pet}}; got {classes}."
         ) from error
+
+
+def _whole(number: object) -> int:
+    """Return an id, which JSON and YAML may spell as text or as 3.0, as a whole number."""
+    if isinstance(number, bool) or not isinstance(number, str | SupportsInt):
+        raise TypeError(f"an id must be a whole number; got {number!r}")
+    found = int(number)
+    if not isinstance(number, str) and found != number:
+        raise ValueError(f"an id must be a whole number; got {number!r}")
+    return found
+
+
+def _check_ids(numbers: Iterable[object]) -> None:
+    for number in numbers:
+        if not isinstance(number, int) or isinstance(number, bool) or not 0 <= number <= 255:
+            raise ValueError(
+                f"The ids of classes and of what is ignored are whole numbers and must be 0 to 255; got {number}."
+            )
 
 
 def _percent(share: float) -> str:

@@ -5,30 +5,59 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-import lightning as L
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from torch.utils.data import DataLoader
-from typing_extensions import override
 
-from lightning_nas.data._batches import IMAGENET_MEAN, IMAGENET_STD, BatchAugmentation, SeededBatches
+from lightning_nas.data._batches import IMAGENET_MEAN, IMAGENET_STD, SeededBatches
 from lightning_nas.data._contents import SplitContents
 from lightning_nas.data._file_check import naming_all
 from lightning_nas.data._labels import IGNORE, Labels, check_labels
 from lightning_nas.data._letterbox import canvas_size
 from lightning_nas.data._mask_files import Pair, count_ids, decode_all, decode_some, oriented
 from lightning_nas.data._preprocessing import Preprocessing
-from lightning_nas.data._splits import Split, Splits
-from lightning_nas.io.numbers import check_number
+from lightning_nas.data._splits import Split
+from lightning_nas.data.batch_augment import BatchAugmentation
+from lightning_nas.data.loading import Loading
 
-__all__ = ["MaskFilesData", "MaskedImages"]
+__all__ = ["AUGMENT", "MaskFiles", "MaskSizes", "MaskedImages", "mask_files"]
 
 logger = logging.getLogger(__name__)
+
+
+AUGMENT = BatchAugmentation(0.5)
+
+
+@dataclass(frozen=True)
+class MaskSizes:
+    """Height and width in pixels.
+
+    Attributes:
+        images: Those of the images, and of the masks in training.
+        masks: Those of the masks for validation and test.
+    """
+
+    images: tuple[int, int]
+    masks: tuple[int, int]
+
+    @staticmethod
+    def of(image_size: int | Sequence[int], mask_size: int | Sequence[int] | None) -> MaskSizes:
+        """Return checked sizes.
+
+        Args:
+            image_size: Height and width of the images, or one number for both.
+            mask_size: Those of the masks for validation and test; None for `image_size`.
+
+        Raises:
+            ValueError: One is neither, or too small.
+        """
+        images = canvas_size(image_size)
+        return MaskSizes(images, images if mask_size is None else canvas_size(mask_size, "mask_size"))
 
 
 class MaskedImages(SeededBatches[tuple[Tensor, Tensor]]):
@@ -76,134 +105,117 @@ class MaskedImages(SeededBatches[tuple[Tensor, Tensor]]):
         return images.contiguous(memory_format=torch.channels_last), masks.long()
 
 
-class MaskFilesData(L.LightningDataModule):
-    """Images with masks in files. Masks are checked when this is made, and all files opened before the training.
+@dataclass(frozen=True)
+class MaskFiles:
+    """Images and masks in files, as an `ImageSet`; see `mask_files`, which checks them.
 
-    Images of other proportions are stretched to `image_size`. Decoded splits are kept in memory where they fit.
+    Attributes:
+        root: Folder of the data set.
+        files: Images and masks of each split. Without ``test`` those of ``val`` are the test images too.
+        labels: What the ids in masks mean.
+        contents: How many images each split has, and how many of them show each class.
+        sizes: The sizes that images and masks are resized to.
+        augment: What is done to training images and their masks, or None.
+        seed: Decides the augmentation.
+        cache_limit_bytes: Decoded splits above this size are read from files again in every epoch.
+    """
+
+    root: Path
+    files: dict[Split, list[Pair]]
+    labels: Labels
+    contents: dict[Split, SplitContents]
+    sizes: MaskSizes
+    augment: BatchAugmentation | None
+    seed: int
+    cache_limit_bytes: int
+
+    @property
+    def title(self) -> str:
+        """Name of the data set in messages."""
+        return f"'{self.root}'"
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """Names of the classes, in the order of their indices."""
+        return self.labels.names
+
+    @property
+    def preprocessing(self) -> Preprocessing:
+        """Preprocessing of an image before the network."""
+        return Preprocessing(self.sizes.images)
+
+    @property
+    def paths(self) -> dict[Split, list[Path]]:
+        """The files of each split."""
+        return _paths(self.files)
+
+    @property
+    def has_test(self) -> bool:
+        """Whether there are test images."""
+        return "test" in self.files
+
+    def load(self, split: Split) -> MaskedImages:
+        """Return the images and masks of a split, decoded where they fit into memory."""
+        pairs, size = self.files[split], self.sizes.images
+        augment = self.augment if split == "train" else None
+        # In training they are cropped together.
+        mask_size = size if split == "train" else self.sizes.masks
+        size_bytes = len(pairs) * (3 * math.prod(size) + math.prod(mask_size))
+        load: Callable[[list[int]], tuple[Tensor, Tensor]]
+        if size_bytes <= self.cache_limit_bytes:
+            images, masks = decode_all(pairs, size, mask_size, self.labels)
+            load = partial(_pick, images, masks)
+        else:
+            logger.info(
+                "%s (%s) would take %d MiB: it is read again in every epoch.", self.root, split, size_bytes >> 20
+            )
+            load = partial(decode_some, pairs, size, mask_size, self.labels)
+        return MaskedImages(load, len(pairs), augment, self.seed)
+
+
+def mask_files(
+    root: Path,
+    files: Mapping[Split, Sequence[Pair]],
+    labels: Labels | Callable[[Mapping[Split, NDArray[np.int64]]], Labels],
+    sizes: MaskSizes,
+    augment: BatchAugmentation | None,
+    loading: Loading,
+) -> MaskFiles:
+    """Return the images and masks of a folder, once all masks are checked.
+
+    Masks are read here, so that the number of classes is known before the network is built, and what is wrong with the
+    test images before the training. Images of other proportions than theirs are stretched.
 
     Args:
         root: Folder of the data set.
         files: Images and masks of each split. Without ``test`` those of ``val`` are the test images too.
         labels: What the ids in masks mean, or a function that says it, given how many pixels of each id each mask of
             a split has.
-        image_size: Height and width that images and masks are resized to, in pixels; one number for both.
-        mask_size: Those of the masks for validation and test, where networks for several image sizes are compared;
-            None for `image_size`.
-        batch_size: Images a batch.
-        num_workers: Worker processes; 0 is usually fastest while the images are in memory.
-        seed: Decides the shuffles and the augmentation.
-        min_crop_area: Smallest training crop as a share of the image's area; 1 crops nothing.
-        flip: Whether to mirror half of the training images.
-        color_jitter: Largest relative change of brightness, contrast and saturation of training images.
-        cache_limit_bytes: Decoded splits above this size are read from files again in every epoch.
+        sizes: The sizes that images and masks are resized to.
+        augment: What is done to training images and their masks, or None.
+        loading: How batches are made of them.
 
     Raises:
-        ValueError: A setting is out of range, or a file cannot be used.
+        ValueError: A file cannot be used.
     """
+    with naming_all(path for split in _paths(files).values() for path in split):
+        found = oriented(root, files)
+        counts = {split: count_ids(pairs) for split, pairs in found.items()}
+    known = labels if isinstance(labels, Labels) else labels(counts)
+    if not 2 <= len(known.names) <= IGNORE:
+        raise ValueError(f"Masks must have 2 to {IGNORE} classes; those of '{root}' have {len(known.names)}.")
+    for split, pairs in found.items():
+        check_labels(f"'{root}' ({split})", [pair.mask for pair in pairs], counts[split], known)
+    contents = {split: _contents(counts[split], known) for split in found}
+    return MaskFiles(root, found, known, contents, sizes, augment, loading.seed, loading.cache_limit_bytes)
 
-    def __init__(
-        self,
-        root: Path,
-        files: Mapping[Split, Sequence[Pair]],
-        labels: Labels | Callable[[Mapping[Split, NDArray[np.int64]]], Labels],
-        image_size: int | Sequence[int] = (192, 256),
-        batch_size: int = 16,
-        num_workers: int = 0,
-        seed: int = 0,
-        min_crop_area: float = 0.5,
-        flip: bool = True,
-        color_jitter: float = 0.2,
-        cache_limit_bytes: int = 2**30,
-        mask_size: int | Sequence[int] | None = None,
-    ) -> None:
-        super().__init__()
-        self.batch_size = batch_size
-        self.seed = seed
-        paths = {split: [path for pair in pairs for path in (pair.image, pair.mask)] for split, pairs in files.items()}
-        self.splits = Splits(self._load, batch_size, num_workers, seed, f"'{root}'", "test" in files, paths)
-        self.root = root
-        self.image_size = canvas_size(image_size)
-        self.mask_size = self.image_size if mask_size is None else canvas_size(mask_size, "mask_size")
-        check_number("cache_limit_bytes", cache_limit_bytes, whole=True, least=0)
-        self.cache_limit_bytes = cache_limit_bytes
-        self._augment = BatchAugmentation(min_crop_area, flip, color_jitter)
-        # Masks are read here, so that the number of classes is known before the network is built, and what is wrong
-        # with the test images before the training.
-        with naming_all(path for split in paths.values() for path in split):
-            self._files = files = oriented(root, files)
-            counts = {split: count_ids(pairs) for split, pairs in files.items()}
-        self._labels = labels if isinstance(labels, Labels) else labels(counts)
-        if not 2 <= self.num_classes <= IGNORE:
-            raise ValueError(f"Masks must have 2 to {IGNORE} classes; those of '{root}' have {self.num_classes}.")
-        for split, pairs in files.items():
-            check_labels(f"'{root}' ({split})", [pair.mask for pair in pairs], counts[split], self._labels)
-        self._contents = {split: _contents(counts[split], self._labels) for split in files}
 
-    @property
-    def num_classes(self) -> int:
-        """Number of classes."""
-        return len(self._labels.names)
-
-    @property
-    def class_names(self) -> tuple[str, ...]:
-        """Names of the classes, in the order of their indices."""
-        return self._labels.names
-
-    @property
-    def input_size(self) -> tuple[int, int, int]:
-        """Channels, height and width of one image."""
-        return 3, *self.image_size
-
-    @property
-    def contents(self) -> dict[Split, SplitContents]:
-        """How many images each split has, and how many of them show each class."""
-        return self._contents
-
-    @property
-    def preprocessing(self) -> Preprocessing:
-        """What is done to an image before the network."""
-        return Preprocessing(self.image_size)
-
-    @override
-    def prepare_data(self) -> None:
-        self.splits.prepare()
-
-    @override
-    def setup(self, stage: str | None = None) -> None:
-        self.splits.setup(stage)
-
-    @override
-    def train_dataloader(self) -> DataLoader[tuple[Tensor, Tensor]]:
-        return self.splits.loader("train")
-
-    @override
-    def val_dataloader(self) -> DataLoader[tuple[Tensor, Tensor]]:
-        return self.splits.loader("val")
-
-    @override
-    def test_dataloader(self) -> DataLoader[tuple[Tensor, Tensor]]:
-        return self.splits.loader("test")
-
-    def _load(self, split: Split) -> MaskedImages:
-        pairs = self._files[split]
-        augment = self._augment if split == "train" else None
-        # In training they are cropped together.
-        mask_size = self.image_size if split == "train" else self.mask_size
-        size_bytes = len(pairs) * (3 * math.prod(self.image_size) + math.prod(mask_size))
-        load: Callable[[list[int]], tuple[Tensor, Tensor]]
-        if size_bytes <= self.cache_limit_bytes:
-            images, masks = decode_all(pairs, self.image_size, mask_size, self._labels)
-            load = partial(_pick, images, masks)
-        else:
-            logger.info(
-                "%s (%s) would take %d MiB: it is read again in every epoch.", self.root, split, size_bytes >> 20
-            )
-            load = partial(decode_some, pairs, self.image_size, mask_size, self._labels)
-        return MaskedImages(load, len(pairs), augment, self.seed)
+def _paths(files: Mapping[Split, Sequence[Pair]]) -> dict[Split, list[Path]]:
+    return {split: [path for pair in pairs for path in (pair.image, pair.mask)] for split, pairs in files.items()}
 
 
 def _contents(counts: NDArray[np.int64], labels: Labels) -> SplitContents:
-    """Return what masks show, from how many pixels of each id each has."""
+    """Return the number of masks, in all and of each class, from how many pixels of each id each mask has."""
     ids = [[number for number, own in labels.classes.items() if own == label] for label in range(len(labels.names))]
     return SplitContents(len(counts), tuple(int(counts[:, own].any(axis=1).sum()) for own in ids))
 

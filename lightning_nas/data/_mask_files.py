@@ -7,7 +7,6 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -125,7 +124,7 @@ def _count(pair: Pair) -> NDArray[np.int64]:
 def _ids(path: Path) -> NDArray[np.uint8]:
     with open_image(path) as file:
         mode = file.mode
-        values: NDArray[Any] = np.array(file)
+        values = np.array(file)
     if values.ndim != 2 or values.dtype.kind == "f":
         raise ValueError(f"'{path}' must hold one label id a pixel, grey or with a palette; its mode is {mode}.")
     if values.max() > IGNORE or values.min() < 0:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import logging
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from PIL import Image
+from PIL import ImageFile
 
 __all__ = ["Orientation", "decided", "orientation_of", "similar"]
 
@@ -20,7 +21,7 @@ MARKS = (b"eXIf", b"Raw profile type exif", b"tiff:Orientation")
 
 @dataclass(frozen=True)
 class Orientation:
-    """How an image file is stored, and how it is to be seen.
+    """Stored size of an image file, and its EXIF orientation.
 
     Attributes:
         stored: Height and width of the stored pixels.
@@ -61,7 +62,7 @@ def similar(one: tuple[int, int], other: tuple[int, int]) -> bool:
     return abs(one[1] * other[0] - one[0] * other[1]) <= max(other)
 
 
-def orientation_of(file: Image.Image) -> Orientation:
+def orientation_of(file: ImageFile.ImageFile) -> Orientation:
     """Return the orientation of an image file that is open, if possible without decoding it.
 
     Args:
@@ -70,7 +71,7 @@ def orientation_of(file: Image.Image) -> Orientation:
     stored = file.height, file.width
     if file.format == "PNG" and "exif" not in file.info:
         # It may stand behind the pixels, where PIL finds it once they are decoded.
-        content = Path(file.filename).read_bytes()  # type: ignore[attr-defined]
+        content = Path(os.fsdecode(file.filename)).read_bytes()
         if not any(mark in content for mark in MARKS):
             return Orientation(stored, 1)
     turn = file.getexif().get(TAG, 1)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 from lightning_nas.data._batches import IMAGENET_MEAN, IMAGENET_STD
 from lightning_nas.data._letterbox import GREY
@@ -18,7 +18,7 @@ FITS = {
 
 @dataclass(frozen=True)
 class Preprocessing:
-    """How an image becomes the input of a network.
+    """Preprocessing of an image into the input of a network.
 
     Attributes:
         image_size: Height and width of the input in pixels.
@@ -28,8 +28,8 @@ class Preprocessing:
     image_size: tuple[int, int]
     fit: Literal["stretch", "letterbox"] = "stretch"
 
-    def to_dict(self) -> dict[str, Any]:
-        """Return it as data, with the steps in words, in their order.
+    def to_dict(self) -> dict[str, object]:
+        """Return the preprocessing as data for JSON, with its steps in words, in their order.
 
         Example::
 

@@ -7,14 +7,17 @@ import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Generic, Literal, TypeVar
 
 from torch.utils.data import DataLoader
 
-from lightning_nas.data._batches import SeededBatches, check_loading, image_loader
+from lightning_nas.data._batches import SeededBatches, image_loader
 from lightning_nas.data._file_check import check_files, stamp_of
+from lightning_nas.data.loading import Loading
 
 __all__ = ["Split", "Splits"]
+
+Item = TypeVar("Item")
 
 Split = Literal["train", "val", "test"]
 """Parts of a data set."""
@@ -32,35 +35,25 @@ STAGES: dict[str | None, tuple[Split, ...]] = {
 
 
 @dataclass
-class Splits:
-    """What a LightningDataModule hands its `prepare_data`, its `setup` and its loaders to.
+class Splits(Generic[Item]):
+    """The splits of a data set, for `prepare_data`, `setup` and the loaders of a LightningDataModule.
 
     Attributes:
         load: Returns the images of a split; called once a split.
-        batch_size: Images a batch.
-        num_workers: Worker processes.
-        seed: Decides the shuffles.
+        loading: How batches are made of them.
         name: Of the data set, for what is said of it.
         has_test: Whether there is a test split; else the images of ``val`` are the test images too, with a warning.
         files: The image files of each split, masks too. All are opened before the training.
         parts: What is loaded.
-
-    Raises:
-        ValueError: A setting is out of range.
     """
 
-    load: Callable[[Split], SeededBatches[Any]]
-    batch_size: int
-    num_workers: int
-    seed: int
+    load: Callable[[Split], SeededBatches[Item]]
+    loading: Loading
     name: str
     has_test: bool = True
     files: Mapping[Split, Sequence[Path]] = field(default_factory=dict)
-    parts: dict[Split, SeededBatches[Any]] = field(default_factory=dict)
+    parts: dict[Split, SeededBatches[Item]] = field(default_factory=dict)
     _is_checked: bool = False
-
-    def __post_init__(self) -> None:
-        check_loading(self.batch_size, self.num_workers, self.seed)
 
     def prepare(self) -> None:
         """Open the files of all splits, unless they were: a damaged one is found before the training, not behind it.
@@ -95,6 +88,7 @@ class Splits:
                 self.parts[source] = self.load(source)
             self.parts[split] = self.parts[source]
 
-    def loader(self, split: Split) -> DataLoader[Any]:
+    def loader(self, split: Split) -> DataLoader[Item]:
         """Return the loader of a split that is set up; training images are shuffled."""
-        return image_loader(self.parts[split], self.batch_size, shuffle=split == "train", num_workers=self.num_workers)
+        batch_size, num_workers = self.loading.batch_size, self.loading.num_workers
+        return image_loader(self.parts[split], batch_size, shuffle=split == "train", num_workers=num_workers)

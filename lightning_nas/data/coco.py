@@ -5,14 +5,19 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, get_args
+from typing import TypeGuard, get_args
+
+from torch import Tensor
 
 from lightning_nas.data._annotations import AnnotatedImage, AnnotatedSource, checked_splits, warn_of_unseen
-from lightning_nas.data.detection import DetectionDataModule
+from lightning_nas.data._base import SplitDataModule
+from lightning_nas.data._boxed_images import LOADING, BoxedImages
+from lightning_nas.data._letterbox import canvas_size
 from lightning_nas.data.detection_augment import DetectionAugmentation
-from lightning_nas.data.detection_batches import DetectionRecord
+from lightning_nas.data.detection_batches import DetectionRecord, Target
 from lightning_nas.data.digits import Split
-from lightning_nas.io.reading import parse_json
+from lightning_nas.data.loading import Loading
+from lightning_nas.io.reading import JsonObject, parse_json
 
 __all__ = ["CocoDataModule"]
 
@@ -22,9 +27,10 @@ PREFIX = "instances_"
 # Pixels; beyond, sums and squares of them are no numbers any more.
 _MOST = 1e9
 LEAST_AREA = 1e-3
+AUGMENT = DetectionAugmentation()
 
 
-class CocoDataModule(DetectionDataModule):
+class CocoDataModule(SplitDataModule[tuple[Tensor, Target]]):
     """Images and boxes in COCO's format, for a detector.
 
     The layout is ``root/annotations/instances_{train,val,test}.json`` and ``root/images/{train,val,test}/FILE``, or
@@ -39,23 +45,18 @@ class CocoDataModule(DetectionDataModule):
     ``area`` tells small from large objects; without it that of the box does. ``ignore`` alone changes nothing, as in
     COCO's own evaluation.
 
-    Classes are the file's categories in the order of their ids. The batches are those of `DetectionDataModule`.
+    Classes are the file's categories in the order of their ids. The batches are those of
+    `lightning_nas.data.detection.DetectionDataModule`.
 
     Args:
         root: Folder of the data set.
         image_size: Height and width of the canvas that images are fitted into, or one number for both.
-        batch_size: Images a batch.
-        num_workers: Worker processes; 0 is usually fastest while the images are in memory.
-        seed: Decides the shuffles and the augmentation.
         extra_roots: Further folders in this layout and with the same categories, whose ``train`` images are training
             images too.
         extra_test: Whether the ``val`` images of these, by which nothing is trained or chosen, are test images too: on
             some dozen images two trainings of one network differ by more than two networks do.
-        min_crop_area: Smallest training crop as a share of the image's area; 1 crops nothing.
-        flip: Whether to mirror half of the training images.
-        zoom_out: Largest factor by which half of the training images are shrunk; 1 shrinks none.
-        color_jitter: Largest relative change of brightness, contrast and saturation of training images.
-        cache_limit_bytes: Splits that take more memory on the canvas are read from files again in every epoch.
+        augment: What is done to training images, or None.
+        loading: How batches are made of them.
 
     Raises:
         ValueError: A setting is out of range, or a folder is not in the layout above.
@@ -65,17 +66,12 @@ class CocoDataModule(DetectionDataModule):
         self,
         root: str | Path,
         image_size: int | Sequence[int] = (192, 256),
-        batch_size: int = 16,
-        num_workers: int = 0,
-        seed: int = 0,
         extra_roots: Sequence[str | Path] = (),
         extra_test: bool = False,
-        min_crop_area: float = 0.3,
-        flip: bool = True,
-        zoom_out: float = 2.0,
-        color_jitter: float = 0.2,
-        cache_limit_bytes: int = 2**31,
+        augment: DetectionAugmentation | None = AUGMENT,
+        loading: Loading = LOADING,
     ) -> None:
+        size = canvas_size(image_size)
         self.root = Path(root).expanduser()
         extra = (extra_roots,) if isinstance(extra_roots, str | Path) else extra_roots
         self.extra_roots = tuple(Path(folder).expanduser() for folder in extra)
@@ -83,17 +79,9 @@ class CocoDataModule(DetectionDataModule):
         if extra_test:
             added = " and ".join(folder.name for folder in self.extra_roots)
             self.name = f"{self.root.name}, tested on {added} too"
-        class_names, splits = _read_folder(self.root, self.extra_roots, extra_test)
-        super().__init__(
-            splits,
-            class_names,
-            image_size,
-            batch_size,
-            num_workers,
-            seed,
-            DetectionAugmentation(min_crop_area, flip, zoom_out, color_jitter),
-            cache_limit_bytes,
-        )
+        names, splits = _read_folder(self.root, self.extra_roots, extra_test)
+        seed, limit = loading.seed, loading.cache_limit_bytes
+        super().__init__(BoxedImages(f"'{self.root}'", splits, names, size, augment, seed, limit), loading)
 
 
 def _read_folder(
@@ -160,7 +148,7 @@ def _read_split(root: Path, file: Path, expected: tuple[str, ...] = ()) -> tuple
     return class_names, AnnotatedSource(file, tuple(images), "xywh")
 
 
-def _load(file: Path) -> dict[str, list[dict[str, Any]]]:
+def _load(file: Path) -> dict[str, list[JsonObject]]:
     try:
         content = parse_json(file.read_bytes(), "it", finite=False)
     except (OSError, ValueError) as error:
@@ -172,7 +160,7 @@ def _load(file: Path) -> dict[str, list[dict[str, Any]]]:
     return content
 
 
-def _categories(content: dict[str, list[dict[str, Any]]], file: Path) -> dict[Any, str]:
+def _categories(content: dict[str, list[JsonObject]], file: Path) -> dict[int, str]:
     """Return the names of the categories by id, in the order of the ids."""
     entries = content["categories"]
     for entry in entries:
@@ -185,9 +173,9 @@ def _categories(content: dict[str, list[dict[str, Any]]], file: Path) -> dict[An
 
 
 def _annotated_images(
-    content: dict[str, list[dict[str, Any]]], labels: dict[Any, int], file: Path, folder: Path
+    content: dict[str, list[JsonObject]], labels: dict[int, int], file: Path, folder: Path
 ) -> list[AnnotatedImage]:
-    objects: dict[Any, list[dict[str, Any]]] = {}
+    objects: dict[int | str, list[JsonObject]] = {}
     for entry in content["images"]:
         _require(_is_image(entry), "images", entry, file)
         if entry["id"] in objects:
@@ -234,24 +222,24 @@ def _corners(box: Sequence[float]) -> tuple[float, float, float, float]:
     return left, top, left + width, top + height
 
 
-def _area(entry: dict[str, Any]) -> float:
+def _area(entry: JsonObject) -> float:
     area: float = entry["bbox"][2] * entry["bbox"][3] if entry.get("area") is None else entry["area"]
     # The measure takes an area of nothing for one that is not known.
     return max(area, LEAST_AREA)
 
 
-def _is_image(entry: dict[str, Any]) -> bool:
+def _is_image(entry: JsonObject) -> bool:
     """Return whether an entry has an id, a file name and either a size or none."""
     sides = entry.get("height"), entry.get("width")
     sized = sides == (None, None) or all(isinstance(side, int | float) and 1 <= side <= _MOST for side in sides)
     return sized and isinstance(entry.get("id"), int | str) and isinstance(entry.get("file_name"), str)
 
 
-def _is_number(value: Any) -> bool:
+def _is_number(value: object) -> TypeGuard[int | float]:
     return isinstance(value, int | float) and not isinstance(value, bool)
 
 
-def _are_numbers(values: Any, count: int) -> bool:
+def _are_numbers(values: object, count: int) -> bool:
     return (
         isinstance(values, list)
         and len(values) == count
@@ -259,7 +247,7 @@ def _are_numbers(values: Any, count: int) -> bool:
     )
 
 
-def _require(condition: bool, name: str, entry: dict[str, Any], file: Path) -> None:
+def _require(condition: bool, name: str, entry: JsonObject, file: Path) -> None:
     if not condition:
         wanted = {
             "images": "`id`, `file_name`, and `height` and `width` of at least 1 or neither",

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
+from lightning_nas.data._boxed_images import LOADING
 from lightning_nas.data._letterbox import canvas_size
 from lightning_nas.data.coco import CocoDataModule
+from lightning_nas.data.detection_augment import DetectionAugmentation
 from lightning_nas.data.digit_detection import DigitDetectionDataModule
+from lightning_nas.data.loading import loading_of
 
 __all__ = ["detection_data"]
 
@@ -22,7 +24,7 @@ def detection_data(
     extra_roots: Sequence[str | Path] = (),
     extra_test: bool = False,
     flip: bool = True,
-    **options: Any,
+    **loading: int,
 ) -> CocoDataModule | DigitDetectionDataModule:
     """Return the datamodule of the COCO folder `root`, or of embedded digit scenes where it is None.
 
@@ -32,7 +34,7 @@ def detection_data(
         extra_roots: Folders with more training images, beside `root`.
         extra_test: Whether their images of ``val`` are test images too.
         flip: Whether to mirror half of the folder's training images; digits are never mirrored.
-        **options: Arguments that both take: `batch_size`, `num_workers` and `seed`.
+        **loading: Values of `Loading`: `batch_size`, `num_workers`, `seed` and `cache_limit_bytes`.
 
     Raises:
         ValueError: A setting is out of range, needs `root`, or `root` is not in that layout.
@@ -42,9 +44,11 @@ def detection_data(
         >>> detection_data().input_size
         (3, 96, 96)
     """
+    given = loading_of(loading, LOADING)
     if root is not None:
         size = COCO_SIZE if image_size is None else image_size
-        return CocoDataModule(root, size, extra_roots=extra_roots, extra_test=extra_test, flip=flip, **options)
+        augment = DetectionAugmentation(flip=flip)
+        return CocoDataModule(root, size, extra_roots, extra_test, augment, given)
     if extra_roots or extra_test:
         raise ValueError(
             f"`extra_roots` and `extra_test` add to the images of `root`, which is not given; got {extra_roots} and "
@@ -53,4 +57,4 @@ def detection_data(
     height, width = canvas_size(DIGITS_SIZE if image_size is None else image_size)
     if height != width:
         raise ValueError(f"`image_size` of the embedded digit scenes must be square; got {image_size}.")
-    return DigitDetectionDataModule(height, **options)
+    return DigitDetectionDataModule(height, given.batch_size, given.num_workers, given.seed)

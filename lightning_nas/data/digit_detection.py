@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import partial
 
-from lightning_nas.data.detection import DetectionDataModule
+from torch import Tensor
+
+from lightning_nas.data._base import SplitDataModule
+from lightning_nas.data._boxed_images import LOADING, BoxedImages
 from lightning_nas.data.detection_augment import DetectionAugmentation
-from lightning_nas.data.detection_batches import DetectionRecord
+from lightning_nas.data.detection_batches import DetectionRecord, Target
 from lightning_nas.data.digits import NUM_CLASSES, DigitScenes, Split
 
 __all__ = ["DigitDetectionDataModule"]
 
 
-class DigitDetectionDataModule(DetectionDataModule):
+class DigitDetectionDataModule(SplitDataModule[tuple[Tensor, Target]]):
     """Scenes of one digit or more, each with a box and one of ten classes.
 
-    The batches are those of `DetectionDataModule`.
+    The batches are those of `lightning_nas.data.detection.DetectionDataModule`.
 
     Args:
         image_size: Height and width in pixels, 32 to 128.
@@ -49,19 +53,20 @@ class DigitDetectionDataModule(DetectionDataModule):
         scenes_per_digit: int = 2,
         max_digits: int = 4,
     ) -> None:
+        loading = replace(LOADING, batch_size=batch_size, num_workers=num_workers, seed=seed)
         scenes = DigitScenes(image_size, seed, scenes_per_digit=scenes_per_digit, max_digits=max_digits)
         splits: tuple[Split, ...] = ("train", "val", "test")
-        # A mirrored 2 is no digit, and half an 8 may be a 3: hence no flip and mild crops.
-        augment = DetectionAugmentation(min_crop_area=0.8, flip=False, zoom_out=1.25, color_jitter=0.1)
-        super().__init__(
-            {split: partial(_records, scenes, split) for split in splits},
-            tuple(str(digit) for digit in range(NUM_CLASSES)),
-            image_size,
-            batch_size,
-            num_workers,
-            seed,
-            augment,
+        images = BoxedImages(
+            title=type(self).__name__,
+            records={split: partial(_records, scenes, split) for split in splits},
+            class_names=tuple(str(digit) for digit in range(NUM_CLASSES)),
+            image_size=(image_size, image_size),
+            # A mirrored 2 is no digit, and half an 8 may be a 3: hence no flip and mild crops.
+            augment=DetectionAugmentation(min_crop_area=0.8, flip=False, zoom_out=1.25, color_jitter=0.1),
+            seed=seed,
+            cache_limit_bytes=loading.cache_limit_bytes,
         )
+        super().__init__(images, loading)
         self.scenes = scenes
 
 

@@ -3,23 +3,52 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
+from typing import ClassVar
 
-import lightning as L
 from torch import Tensor
-from torch.utils.data import DataLoader
-from typing_extensions import override
 
-from lightning_nas.data._batches import BatchAugmentation
+from lightning_nas.data._base import SplitDataModule
+from lightning_nas.data._contents import SplitContents
 from lightning_nas.data._mask_data import MaskedImages
 from lightning_nas.data._preprocessing import Preprocessing
-from lightning_nas.data._splits import Split, Splits
-from lightning_nas.data.digits import NUM_CLASSES, DigitScenes, Scenes
+from lightning_nas.data._splits import Split
+from lightning_nas.data.digits import AUGMENT, NUM_CLASSES, DigitScenes, Scenes
+from lightning_nas.data.loading import Loading
 
 __all__ = ["DigitMasksDataModule"]
 
 
-class DigitMasksDataModule(L.LightningDataModule):
+@dataclass(frozen=True)
+class MaskedDigits:
+    """Digit scenes and their masks, as an `ImageSet`.
+
+    Attributes:
+        scenes: Makes the scenes.
+    """
+
+    scenes: DigitScenes
+    title: ClassVar[str] = "Digit scenes"
+    class_names: ClassVar[tuple[str, ...]] = ("background", *(str(digit) for digit in range(NUM_CLASSES)))
+    contents: ClassVar[dict[Split, SplitContents]] = {}
+    paths: ClassVar[dict[Split, tuple[Path, ...]]] = {}
+    has_test: ClassVar[bool] = True
+
+    @property
+    def preprocessing(self) -> Preprocessing:
+        """Preprocessing of an image before the network."""
+        return Preprocessing((self.scenes.image_size, self.scenes.image_size))
+
+    def load(self, split: Split) -> MaskedImages:
+        """Return the images and masks of a split."""
+        made = self.scenes.make(split)
+        augment = AUGMENT if split == "train" else None
+        return MaskedImages(partial(_pick, made), len(made), augment, self.scenes.seed)
+
+
+class DigitMasksDataModule(SplitDataModule[tuple[Tensor, Tensor]]):
     """Digit scenes with a mask each: 0 for background, 1 + the digit where there is one, 11 classes.
 
     Args:
@@ -57,53 +86,8 @@ class DigitMasksDataModule(L.LightningDataModule):
         scenes_per_digit: int = 4,
         max_digits: int = 1,
     ) -> None:
-        super().__init__()
-        self.scenes = DigitScenes(image_size, seed, fractions, scenes_per_digit, max_digits)
-        self.batch_size = batch_size
-        self.seed = seed
-        self.splits = Splits(self._load, batch_size, num_workers, seed, "Digit scenes")
-
-    @property
-    def num_classes(self) -> int:
-        """Number of classes: background and ten digits."""
-        return 1 + NUM_CLASSES
-
-    @property
-    def class_names(self) -> tuple[str, ...]:
-        """Names of the classes, in the order of their indices."""
-        return ("background", *(str(digit) for digit in range(NUM_CLASSES)))
-
-    @property
-    def input_size(self) -> tuple[int, int, int]:
-        """Channels, height and width of one image."""
-        return 3, self.scenes.image_size, self.scenes.image_size
-
-    @property
-    def preprocessing(self) -> Preprocessing:
-        """What is done to an image before the network."""
-        return Preprocessing((self.scenes.image_size, self.scenes.image_size))
-
-    @override
-    def setup(self, stage: str | None = None) -> None:
-        self.splits.setup(stage)
-
-    @override
-    def train_dataloader(self) -> DataLoader[tuple[Tensor, Tensor]]:
-        return self.splits.loader("train")
-
-    @override
-    def val_dataloader(self) -> DataLoader[tuple[Tensor, Tensor]]:
-        return self.splits.loader("val")
-
-    @override
-    def test_dataloader(self) -> DataLoader[tuple[Tensor, Tensor]]:
-        return self.splits.loader("test")
-
-    def _load(self, split: Split) -> MaskedImages:
-        scenes = self.scenes.make(split)
-        # A mirrored 2 is no digit, and the digit may touch the border: hence no flip and a mild crop.
-        augment = BatchAugmentation(min_area=0.85, flip=False, jitter=0.1) if split == "train" else None
-        return MaskedImages(partial(_pick, scenes), len(scenes), augment, self.scenes.seed)
+        scenes = DigitScenes(image_size, seed, fractions, scenes_per_digit, max_digits)
+        super().__init__(MaskedDigits(scenes), Loading(batch_size, num_workers, seed))
 
 
 def _pick(scenes: Scenes, indices: list[int]) -> tuple[Tensor, Tensor]:

@@ -5,20 +5,22 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
-from typing import get_args
+from pathlib import Path
+from typing import ClassVar, get_args
 
-import lightning as L
 import numpy as np
 import torch
 from sklearn.datasets import load_digits, load_sample_images
 from torch import Tensor
 from torch.nn import functional
-from torch.utils.data import DataLoader
-from typing_extensions import override
 
-from lightning_nas.data._batches import BatchAugmentation, BatchedImages
+from lightning_nas.data._base import SplitDataModule
+from lightning_nas.data._batches import BatchedImages
+from lightning_nas.data._contents import SplitContents
 from lightning_nas.data._preprocessing import Preprocessing
-from lightning_nas.data._splits import Split, Splits
+from lightning_nas.data._splits import Split
+from lightning_nas.data.batch_augment import BatchAugmentation
+from lightning_nas.data.loading import Loading
 from lightning_nas.io.numbers import check_number, check_numbers, check_seed
 
 __all__ = ["DigitScenes", "DigitsDataModule", "Scenes", "Split"]
@@ -28,6 +30,8 @@ NUM_CLASSES = 10
 IMAGE_SIZES = (32, 128)
 MIN_FRACTION = 0.05
 CHUNK = 256
+# A mirrored 2 is no digit, and the digit may touch the border: hence no flip and a mild crop.
+AUGMENT = BatchAugmentation(min_crop_area=0.85, flip=False, color_jitter=0.1)
 
 
 @dataclass(frozen=True)
@@ -192,7 +196,34 @@ class DigitScenes:
         return edge * edge * (3 - 2 * edge)
 
 
-class DigitsDataModule(L.LightningDataModule):
+@dataclass(frozen=True)
+class DigitImages:
+    """Scenes of one digit each, as an `ImageSet` for a classifier.
+
+    Attributes:
+        scenes: Makes the scenes.
+    """
+
+    scenes: DigitScenes
+    title: ClassVar[str] = "Digit scenes"
+    class_names: ClassVar[tuple[str, ...]] = tuple(str(digit) for digit in range(NUM_CLASSES))
+    contents: ClassVar[dict[Split, SplitContents]] = {}
+    paths: ClassVar[dict[Split, tuple[Path, ...]]] = {}
+    has_test: ClassVar[bool] = True
+
+    @property
+    def preprocessing(self) -> Preprocessing:
+        """Preprocessing of an image before the network."""
+        return Preprocessing((self.scenes.image_size, self.scenes.image_size))
+
+    def load(self, split: Split) -> BatchedImages:
+        """Return the images and labels of a split."""
+        made = self.scenes.make(split)
+        augment = AUGMENT if split == "train" else None
+        return BatchedImages(made.images.__getitem__, made.labels[:, 0], augment, self.scenes.seed)
+
+
+class DigitsDataModule(SplitDataModule[tuple[Tensor, Tensor]]):
     """Classification of digit scenes: one digit a scene, ten classes, images as (batch, 3, image_size, image_size).
 
     Args:
@@ -227,52 +258,8 @@ class DigitsDataModule(L.LightningDataModule):
         fractions: Sequence[float] = (0.6, 0.2, 0.2),
         scenes_per_digit: int = 4,
     ) -> None:
-        super().__init__()
-        self.scenes = DigitScenes(image_size, seed, fractions, scenes_per_digit)
-        self.batch_size = batch_size
-        self.splits = Splits(self._load, batch_size, num_workers, seed, "Digit scenes")
-
-    @property
-    def num_classes(self) -> int:
-        """Number of classes: ten."""
-        return NUM_CLASSES
-
-    @property
-    def class_names(self) -> tuple[str, ...]:
-        """Names of the classes, in the order of their indices."""
-        return tuple(str(digit) for digit in range(NUM_CLASSES))
-
-    @property
-    def input_size(self) -> tuple[int, int, int]:
-        """Channels, height and width of one image."""
-        return 3, self.scenes.image_size, self.scenes.image_size
-
-    @property
-    def preprocessing(self) -> Preprocessing:
-        """What is done to an image before the network."""
-        return Preprocessing((self.scenes.image_size, self.scenes.image_size))
-
-    @override
-    def setup(self, stage: str | None = None) -> None:
-        self.splits.setup(stage)
-
-    @override
-    def train_dataloader(self) -> DataLoader[tuple[Tensor, Tensor]]:
-        return self.splits.loader("train")
-
-    @override
-    def val_dataloader(self) -> DataLoader[tuple[Tensor, Tensor]]:
-        return self.splits.loader("val")
-
-    @override
-    def test_dataloader(self) -> DataLoader[tuple[Tensor, Tensor]]:
-        return self.splits.loader("test")
-
-    def _load(self, split: Split) -> BatchedImages:
-        scenes = self.scenes.make(split)
-        # A mirrored 2 is no digit, and the digit may touch the border: hence no flip and a mild crop.
-        augment = BatchAugmentation(min_area=0.85, flip=False, jitter=0.1) if split == "train" else None
-        return BatchedImages(scenes.images.__getitem__, scenes.labels[:, 0], augment, self.scenes.seed)
+        scenes = DigitScenes(image_size, seed, fractions, scenes_per_digit)
+        super().__init__(DigitImages(scenes), Loading(batch_size, num_workers, seed))
 
 
 @cache

@@ -9,22 +9,22 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-import lightning as L
 import numpy as np
 import torch
 from PIL import Image, ImageOps
 from torch import Tensor
-from torch.utils.data import DataLoader
 from torchvision.datasets.folder import IMG_EXTENSIONS
-from typing_extensions import override
 
-from lightning_nas.data._batches import BatchAugmentation, BatchedImages, check_loading
+from lightning_nas.data._base import SplitDataModule
+from lightning_nas.data._batches import BatchedImages
 from lightning_nas.data._contents import SplitContents
 from lightning_nas.data._decode import DECODE_THREADS, open_image, rgb
 from lightning_nas.data._preprocessing import Preprocessing
 from lightning_nas.data._split_folders import folder_names, named_splits, split_of
-from lightning_nas.data._splits import Split, Splits
+from lightning_nas.data._splits import Split
 from lightning_nas.data._walk import files_below
+from lightning_nas.data.batch_augment import BatchAugmentation
+from lightning_nas.data.loading import Loading
 from lightning_nas.io.numbers import check_number
 
 __all__ = ["ImageFolderDataModule"]
@@ -34,15 +34,87 @@ logger = logging.getLogger(__name__)
 SPLIT_FRACTIONS = (0.7, 0.15, 0.15)
 
 
+LOADING = Loading(batch_size=32)
+"""The default `Loading` of a folder of images."""
+AUGMENT = BatchAugmentation()
+
+
 @dataclass(frozen=True)
-class _Files:
-    """The images of one split: paths with one class index each."""
+class LabelledFiles:
+    """The images of one split.
+
+    Attributes:
+        paths: Their files.
+        labels: The class index of each.
+    """
 
     paths: tuple[Path, ...]
     labels: tuple[int, ...]
 
 
-class ImageFolderDataModule(L.LightningDataModule):
+@dataclass(frozen=True)
+class FolderImages:
+    """The images of a folder, as an `ImageSet`.
+
+    Attributes:
+        root: Folder of the data set.
+        class_names: Names of the classes, in the order of their indices.
+        files: The images of each split.
+        image_size: Height and width that they are resized to, in pixels.
+        augment: What is done to training images, or None.
+        seed: Decides the augmentation.
+        cache_limit_bytes: Decoded splits above this size are read from files again in every epoch.
+    """
+
+    root: Path
+    class_names: tuple[str, ...]
+    files: dict[Split, LabelledFiles]
+    image_size: int
+    augment: BatchAugmentation | None
+    seed: int
+    cache_limit_bytes: int
+
+    @property
+    def title(self) -> str:
+        """Name of the data set in messages."""
+        return str(self.root)
+
+    @property
+    def preprocessing(self) -> Preprocessing:
+        """Preprocessing of an image before the network."""
+        return Preprocessing((self.image_size, self.image_size))
+
+    @property
+    def contents(self) -> dict[Split, SplitContents]:
+        """Number of images of each split, in all and of each class."""
+        num_classes = len(self.class_names)
+        counts = {split: np.bincount(files.labels, minlength=num_classes) for split, files in self.files.items()}
+        return {split: SplitContents(int(count.sum()), tuple(count.tolist())) for split, count in counts.items()}
+
+    @property
+    def paths(self) -> dict[Split, tuple[Path, ...]]:
+        """The files of each split."""
+        return {split: files.paths for split, files in self.files.items()}
+
+    @property
+    def has_test(self) -> bool:
+        """Whether there are test images."""
+        return "test" in self.files
+
+    def load(self, split: Split) -> BatchedImages:
+        """Return the images and labels of a split, decoded where they fit into memory."""
+        files = self.files[split]
+        augment = self.augment if split == "train" else None
+        labels = torch.tensor(files.labels)
+        size_bytes = 3 * self.image_size**2 * len(files.paths)
+        if size_bytes <= self.cache_limit_bytes:
+            images = _decode_all(files.paths, self.image_size)
+            return BatchedImages(images.__getitem__, labels, augment, self.seed)
+        logger.info("%s (%s) would take %d MiB: it is read again in every epoch.", self.root, split, size_bytes >> 20)
+        return BatchedImages(partial(_decode_some, files.paths, self.image_size), labels, augment, self.seed)
+
+
+class ImageFolderDataModule(SplitDataModule[tuple[Tensor, Tensor]]):
     """Images in the layout ``root/{train,val,test}/<class>/*.jpg``, for a classifier.
 
     Splits may be spelled in other usual ways (``Training``, ``valid``, ``dev``, ``TEST``, ``val_images``); what looks
@@ -58,14 +130,9 @@ class ImageFolderDataModule(L.LightningDataModule):
     Args:
         root: Folder of the data set.
         image_size: Height and width that images are resized to, in pixels.
-        batch_size: Images a batch.
-        num_workers: Worker processes; 0 is usually fastest while the images are in memory.
-        seed: Decides the shuffles and the augmentation.
-        min_crop_area: Smallest training crop as a share of the image's area; 1 crops nothing.
-        flip: Whether to mirror half of the training images.
-        color_jitter: Largest relative change of brightness, contrast and saturation of training images.
-        cache_limit_bytes: Decoded splits above this size are read from files again in every epoch.
         extra_test_root: Folder of further test images, one folder a class; with few test images chance decides.
+        augment: What is done to training images, or None.
+        loading: How batches are made of them.
 
     Raises:
         ValueError: A setting is out of range, or a folder is not in the layout above.
@@ -75,93 +142,25 @@ class ImageFolderDataModule(L.LightningDataModule):
         self,
         root: str | Path,
         image_size: int = 96,
-        batch_size: int = 32,
-        num_workers: int = 0,
-        seed: int = 0,
-        min_crop_area: float = 0.6,
-        flip: bool = True,
-        color_jitter: float = 0.2,
-        cache_limit_bytes: int = 2**30,
         extra_test_root: str | Path | None = None,
+        augment: BatchAugmentation | None = AUGMENT,
+        loading: Loading = LOADING,
     ) -> None:
-        super().__init__()
         check_number("image_size", image_size, whole=True, least=8)
-        check_loading(batch_size, num_workers, seed)
-        check_number("cache_limit_bytes", cache_limit_bytes, whole=True, least=0)
         self.root = Path(root).expanduser()
-        self.image_size = image_size
-        self.batch_size = batch_size
-        self.seed = seed
-        self.cache_limit_bytes = cache_limit_bytes
-        self._augment = BatchAugmentation(min_crop_area, flip, color_jitter)
         # The folder is listed here, so that the number of classes is known before the network is built.
-        self._class_names, self._files = _scan(self.root)
+        class_names, files = _scan(self.root)
         if extra_test_root is not None:
             extra = Path(extra_test_root).expanduser()
             self.name = f"{self.root.name}, tested on {extra.name} too"
-            self._files["test"] = _joined(self._files.get("test"), _further(extra, self._class_names))
-        paths = {split: files.paths for split, files in self._files.items()}
-        self.splits = Splits(self._load, batch_size, num_workers, seed, str(self.root), "test" in paths, paths)
-
-    @property
-    def num_classes(self) -> int:
-        """Number of classes."""
-        return len(self._class_names)
-
-    @property
-    def class_names(self) -> tuple[str, ...]:
-        """Names of the classes, in the order of their indices."""
-        return self._class_names
-
-    @property
-    def input_size(self) -> tuple[int, int, int]:
-        """Channels, height and width of one image."""
-        return 3, self.image_size, self.image_size
-
-    @property
-    def contents(self) -> dict[Split, SplitContents]:
-        """How many images each split has, of each class."""
-        counts = {split: np.bincount(files.labels, minlength=self.num_classes) for split, files in self._files.items()}
-        return {split: SplitContents(int(count.sum()), tuple(count.tolist())) for split, count in counts.items()}
-
-    @property
-    def preprocessing(self) -> Preprocessing:
-        """What is done to an image before the network."""
-        return Preprocessing((self.image_size, self.image_size))
-
-    @override
-    def prepare_data(self) -> None:
-        self.splits.prepare()
-
-    @override
-    def setup(self, stage: str | None = None) -> None:
-        self.splits.setup(stage)
-
-    @override
-    def train_dataloader(self) -> DataLoader[tuple[Tensor, Tensor]]:
-        return self.splits.loader("train")
-
-    @override
-    def val_dataloader(self) -> DataLoader[tuple[Tensor, Tensor]]:
-        return self.splits.loader("val")
-
-    @override
-    def test_dataloader(self) -> DataLoader[tuple[Tensor, Tensor]]:
-        return self.splits.loader("test")
-
-    def _load(self, split: Split) -> BatchedImages:
-        files = self._files[split]
-        augment = self._augment if split == "train" else None
-        labels = torch.tensor(files.labels)
-        size_bytes = 3 * self.image_size**2 * len(files.paths)
-        if size_bytes <= self.cache_limit_bytes:
-            images = _decode_all(files.paths, self.image_size)
-            return BatchedImages(images.__getitem__, labels, augment, self.seed)
-        logger.info("%s (%s) would take %d MiB: it is read again in every epoch.", self.root, split, size_bytes >> 20)
-        return BatchedImages(partial(_decode_some, files.paths, self.image_size), labels, augment, self.seed)
+            files["test"] = _joined(files.get("test"), _further(extra, class_names))
+        images = FolderImages(
+            self.root, class_names, files, image_size, augment, loading.seed, loading.cache_limit_bytes
+        )
+        super().__init__(images, loading)
 
 
-def _scan(root: Path) -> tuple[tuple[str, ...], dict[Split, _Files]]:
+def _scan(root: Path) -> tuple[tuple[str, ...], dict[Split, LabelledFiles]]:
     """Return the class names and the files of each split that the folder has or that is made of it."""
     if not root.is_dir():
         found = "a file" if root.exists() else "nothing"
@@ -214,7 +213,7 @@ def _check_classes(root: Path, names: Sequence[str]) -> None:
         )
 
 
-def _further(root: Path, classes: Sequence[str]) -> _Files:
+def _further(root: Path, classes: Sequence[str]) -> LabelledFiles:
     """Return further images of the same classes."""
     if not root.is_dir():
         raise ValueError(f"`extra_test_root` must be a folder of images; there is none at '{root}'.")
@@ -224,8 +223,8 @@ def _further(root: Path, classes: Sequence[str]) -> _Files:
     return _files(list(images.values()))
 
 
-def _joined(first: _Files | None, second: _Files) -> _Files:
-    return second if first is None else _Files(first.paths + second.paths, first.labels + second.labels)
+def _joined(first: LabelledFiles | None, second: LabelledFiles) -> LabelledFiles:
+    return second if first is None else LabelledFiles(first.paths + second.paths, first.labels + second.labels)
 
 
 def _list_classes(folder: Path) -> dict[str, list[Path]]:
@@ -242,7 +241,7 @@ def _list_classes(folder: Path) -> dict[str, list[Path]]:
     return classes
 
 
-def _split(classes: dict[str, list[Path]], root: Path) -> dict[Split, _Files]:
+def _split(classes: dict[str, list[Path]], root: Path) -> dict[Split, LabelledFiles]:
     """Split each class 70/15/15; by names alone, so that runs with different seeds have the same test images."""
     parts: dict[Split, list[list[Path]]] = {"train": [], "val": [], "test": []}
     for name, paths in classes.items():
@@ -263,9 +262,9 @@ def _split(classes: dict[str, list[Path]], root: Path) -> dict[Split, _Files]:
     return {split: _files(images) for split, images in parts.items()}
 
 
-def _files(classes: Sequence[Sequence[Path]]) -> _Files:
+def _files(classes: Sequence[Sequence[Path]]) -> LabelledFiles:
     pairs = [(path, label) for label, paths in enumerate(classes) for path in paths]
-    return _Files(tuple(path for path, _ in pairs), tuple(label for _, label in pairs))
+    return LabelledFiles(tuple(path for path, _ in pairs), tuple(label for _, label in pairs))
 
 
 def _decode_all(paths: Sequence[Path], size: int) -> Tensor:

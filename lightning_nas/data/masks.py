@@ -5,25 +5,30 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from torch import Tensor
 from torchvision.datasets.folder import IMG_EXTENSIONS
 
+from lightning_nas.data._base import SplitDataModule
 from lightning_nas.data._labels import Labels, check_ignored, found_labels, label_settings, named_labels
 from lightning_nas.data._letterbox import canvas_size
-from lightning_nas.data._mask_data import MaskFilesData
+from lightning_nas.data._mask_data import AUGMENT, MaskSizes, mask_files
 from lightning_nas.data._mask_files import Pair
 from lightning_nas.data._split_folders import folder_names, spelled_splits
 from lightning_nas.data._walk import files_below
+from lightning_nas.data.batch_augment import BatchAugmentation
 from lightning_nas.data.digit_masks import DigitMasksDataModule
 from lightning_nas.data.digits import Split
+from lightning_nas.data.loading import Loading, loading_of
 
 __all__ = ["MaskFolderDataModule", "mask_data"]
 
+LOADING, DIGITS = Loading(), Loading(batch_size=32)
 
-class MaskFolderDataModule(MaskFilesData):
+
+class MaskFolderDataModule(SplitDataModule[tuple[Tensor, Tensor]]):
     """Images and masks in the layout ``root/images/{train,val,test}/NAME.jpg`` and ``root/masks/.../NAME.png``.
 
     Masks are grey or have a palette; a pixel's value is an id. What ids mean is said by `classes` and `ignored`, or by
@@ -45,8 +50,10 @@ class MaskFolderDataModule(MaskFilesData):
             one class.
         ignored: The id, or the ids, of pixels that count for nothing, in place of what ``labels.json`` says; its
             classes of these ids are left out. By default that is 255, unless it is a class.
-        **options: Those of `MaskFilesData`: `batch_size`, `num_workers`, `seed`, `min_crop_area`, `flip`,
-            `color_jitter`, `cache_limit_bytes` and `mask_size`.
+        mask_size: Those of the masks for validation and test, where networks for several image sizes are compared;
+            None for `image_size`.
+        augment: What is done to training images and their masks, or None.
+        loading: How batches are made of them.
 
     Raises:
         ValueError: A setting is out of range, the folder is not in the layout above, or a file cannot be used; the
@@ -59,12 +66,16 @@ class MaskFolderDataModule(MaskFilesData):
         image_size: int | Sequence[int] = (192, 256),
         classes: Mapping[int, str] | None = None,
         ignored: int | Sequence[int] | None = None,
-        **options: Any,
+        mask_size: int | Sequence[int] | None = None,
+        augment: BatchAugmentation | None = AUGMENT,
+        loading: Loading = LOADING,
     ) -> None:
-        folder = Path(root).expanduser()
+        sizes = MaskSizes.of(image_size, mask_size)
+        self.mask_size = sizes.masks
+        self.root = folder = Path(root).expanduser()
         files = _scan(folder)
         meaning = partial(_meaning, folder, *label_settings(folder / "labels.json", classes, ignored))
-        super().__init__(folder, files, meaning, image_size, **options)
+        super().__init__(mask_files(folder, files, meaning, sizes, augment, loading), loading)
 
 
 def mask_data(
@@ -74,7 +85,7 @@ def mask_data(
     mask_size: int | Sequence[int] | None = None,
     classes: Mapping[int, str] | None = None,
     ignored: int | Sequence[int] | None = None,
-    **options: Any,
+    **loading: int,
 ) -> MaskFolderDataModule | DigitMasksDataModule:
     """Return the datamodule of the images and masks in `root`, or of embedded digit scenes where it is None.
 
@@ -88,7 +99,7 @@ def mask_data(
             sizes are compared; None for `image_size`.
         classes: Names of the folder's classes by id, see `MaskFolderDataModule`.
         ignored: The ids of the folder's masks that count for nothing, see `MaskFolderDataModule`.
-        **options: Arguments that both take: `batch_size`, `num_workers` and `seed`.
+        **loading: Values of `Loading`: `batch_size`, `num_workers`, `seed` and `cache_limit_bytes`.
 
     Raises:
         ValueError: A setting is out of range, or the folder cannot be used.
@@ -101,16 +112,16 @@ def mask_data(
     """
     if root is not None:
         size = (192, 256) if image_size is None else image_size
-        return MaskFolderDataModule(
-            root, size, classes, ignored, min_crop_area=min_crop_area, mask_size=mask_size, **options
-        )
+        augment, given = BatchAugmentation(min_crop_area), loading_of(loading, LOADING)
+        return MaskFolderDataModule(root, size, classes, ignored, mask_size, augment, given)
     for name, value in (("mask_size", mask_size), ("classes", classes), ("ignored", ignored)):
         if value is not None:
             raise ValueError(f"`{name}` is of the masks in `root`, which is not given; got {value}.")
     height, width = canvas_size(64 if image_size is None else image_size)
     if height != width:
         raise ValueError(f"Digit scenes are square; got `image_size` {height}x{width}. HINT: `data.root` is not set.")
-    return DigitMasksDataModule(image_size=height, **options)
+    given = loading_of(loading, DIGITS)
+    return DigitMasksDataModule(height, given.batch_size, given.num_workers, given.seed)
 
 
 def _scan(root: Path) -> dict[Split, tuple[Pair, ...]]:

@@ -4,23 +4,23 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 from xml.etree import ElementTree
 
+from torch import Tensor
 from torchvision.datasets import VOCDetection
 from torchvision.datasets.voc import DATASET_YEAR_DICT
 
 from lightning_nas.data._annotations import AnnotatedImage, AnnotatedSource, checked_splits, warn_of_unseen
-from lightning_nas.data._batches import check_loading
+from lightning_nas.data._base import SplitDataModule
+from lightning_nas.data._boxed_images import LOADING, BoxedImages
 from lightning_nas.data._letterbox import canvas_size
-from lightning_nas.data.detection import DetectionDataModule
 from lightning_nas.data.detection_augment import DetectionAugmentation
-from lightning_nas.data.detection_batches import DetectionRecord
+from lightning_nas.data.detection_batches import DetectionRecord, Target
 from lightning_nas.data.digits import Split
-from lightning_nas.io.numbers import check_number
-from lightning_nas.io.reading import shown
+from lightning_nas.data.loading import Loading, loading_of
+from lightning_nas.io.reading import JsonObject, shown
 
-__all__ = ["VocDetectionDataModule"]
+__all__ = ["VocDetectionDataModule", "voc_data"]
 
 CLASS_NAMES = (
     "aeroplane",
@@ -51,29 +51,25 @@ Box = tuple[float, float, float, float]
 _MALFORMED = (LookupError, TypeError, ValueError, AttributeError, OverflowError, RecursionError)
 # Pixels; beyond, sums and squares of them are no numbers any more.
 _MOST = 1e9
+AUGMENT = DetectionAugmentation()
 
 
-class VocDetectionDataModule(DetectionDataModule):
+class VocDetectionDataModule(SplitDataModule[tuple[Tensor, Target]]):
     """Pascal VOC's 20 classes, or others, in the layout of torchvision's ``VOCDetection``.
 
     Its images ``train`` and ``val`` are those of this module; the test images are ``test`` where the year has them on
     disk (2007), else ``val`` with a warning. Objects marked as difficult are no training objects; in ``val`` and
-    ``test`` they are objects like any other. The batches are those of `DetectionDataModule`.
+    ``test`` they are objects like any other. The batches are those of
+    `lightning_nas.data.detection.DetectionDataModule`.
 
     Args:
         root: Folder that holds ``VOCdevkit``.
         year: 2007 to 2012.
         image_size: Height and width of the canvas that images are fitted into, or one number for both.
-        batch_size: Images a batch.
-        num_workers: Worker processes; 0 is usually fastest while the images are in memory.
-        seed: Decides the shuffles and the augmentation.
         download: Whether to download what is missing, at once. Of several processes on a machine, only one may.
-        min_crop_area: Smallest training crop as a share of the image's area; 1 crops nothing.
-        flip: Whether to mirror half of the training images.
-        zoom_out: Largest factor by which half of the training images are shrunk; 1 shrinks none.
-        color_jitter: Largest relative change of brightness, contrast and saturation of training images.
-        cache_limit_bytes: Splits that take more memory on the canvas are read from files again in every epoch.
         class_names: Names of the classes of one's own set in this layout; None for Pascal VOC's.
+        augment: What is done to training images, or None.
+        loading: How batches are made of them.
 
     Raises:
         ValueError: A setting is out of range, or the folder is not in the layout above.
@@ -84,37 +80,47 @@ class VocDetectionDataModule(DetectionDataModule):
         root: str | Path,
         year: str | int = "2012",
         image_size: int | Sequence[int] = (192, 256),
-        batch_size: int = 16,
-        num_workers: int = 0,
-        seed: int = 0,
         download: bool = False,
-        min_crop_area: float = 0.3,
-        flip: bool = True,
-        zoom_out: float = 2.0,
-        color_jitter: float = 0.2,
-        cache_limit_bytes: int = 2**31,
         class_names: Sequence[str] | None = None,
+        augment: DetectionAugmentation | None = AUGMENT,
+        loading: Loading = LOADING,
     ) -> None:
+        # Reading the folder may take minutes, or a download.
+        size = canvas_size(image_size)
         self.root = Path(root).expanduser()
         names = CLASS_NAMES if class_names is None else tuple(class_names)
         if not names or len(set(names)) < len(names):
             raise ValueError(f"`class_names` must be different names; got {', '.join(names) or 'none'}.")
-        # Reading the folder may take minutes, or a download.
-        augment = DetectionAugmentation(min_crop_area, flip, zoom_out, color_jitter)
-        check_loading(batch_size, num_workers, seed)
-        canvas_size(image_size)
-        check_number("cache_limit_bytes", cache_limit_bytes, whole=True, least=0)
         splits = _read_folder(self.root, str(year), download, names)
-        super().__init__(
-            splits,
-            names,
-            image_size,
-            batch_size,
-            num_workers,
-            seed,
-            augment,
-            cache_limit_bytes,
-        )
+        seed, limit = loading.seed, loading.cache_limit_bytes
+        super().__init__(BoxedImages(f"'{self.root}'", splits, names, size, augment, seed, limit), loading)
+
+
+def voc_data(
+    root: str | Path,
+    year: str | int = "2012",
+    download: bool = False,
+    class_names: Sequence[str] | None = None,
+    image_size: int | Sequence[int] = (192, 256),
+    flip: bool = True,
+    **loading: int,
+) -> VocDetectionDataModule:
+    """Return the datamodule of Pascal VOC for a recipe, whose settings are flat.
+
+    Args:
+        root: Folder that holds ``VOCdevkit``.
+        year: 2007 to 2012.
+        download: Whether to download what is missing.
+        class_names: Names of the classes of one's own set in this layout; None for Pascal VOC's.
+        image_size: Height and width of the canvas, or one number for both.
+        flip: Whether to mirror half of the training images.
+        **loading: Values of `Loading`: `batch_size`, `num_workers`, `seed` and `cache_limit_bytes`.
+
+    Raises:
+        ValueError: A setting is out of range, or see `VocDetectionDataModule`.
+    """
+    augment, given = DetectionAugmentation(flip=flip), loading_of(loading, LOADING)
+    return VocDetectionDataModule(root, year, image_size, download, class_names, augment, given)
 
 
 def _read_folder(
@@ -179,7 +185,7 @@ def _read_annotation(xml: Path, drop_difficult: bool) -> tuple[tuple[int, int] |
     return size if size and min(size) > 0 else None, kept
 
 
-def _read_object(entry: dict[str, Any]) -> tuple[str, Box, bool]:
+def _read_object(entry: JsonObject) -> tuple[str, Box, bool]:
     """Return name, box and whether it is difficult."""
     left, top, right, bottom = sides = [float(entry["bndbox"][name]) for name in ("xmin", "ymin", "xmax", "ymax")]
     if not isinstance(entry["name"], str) or not all(abs(side) <= _MOST for side in sides):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import colorsys
 import io
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -14,18 +15,17 @@ from torch.nn import functional
 from torchvision.transforms.functional import pil_to_tensor, to_pil_image
 from torchvision.utils import draw_bounding_boxes, draw_segmentation_masks
 
+from lightning_nas.io.numbers import check_numbers
 from lightning_nas.io.writing import write_bytes
 from lightning_nas.report.recorded import PICTURE, PRIVATE
 
-__all__ = ["draw_detections", "draw_masks", "write_picture"]
+__all__ = ["Normalization", "draw_detections", "draw_masks", "write_picture"]
 
 Color = tuple[int, int, int]
 Legend = list[tuple[str, Color | None]]
 MOST_BYTES = 150_000
 # The class of pixels that nobody labelled.
 IGNORED = 255
-_MEAN = (0.485, 0.456, 0.406)
-_STD = (0.229, 0.224, 0.225)
 _TRUTH: Color = (64, 214, 120)
 _FOUND: Color = (255, 146, 32)
 _PAPER: Color = (24, 24, 24)
@@ -38,13 +38,38 @@ _GAP = 4
 _STRIP = 22
 
 
+@dataclass(frozen=True)
+class Normalization:
+    """Mean and deviation by which images between 0 and 1 were normalised.
+
+    Attributes:
+        mean: What was subtracted from each channel.
+        std: What each channel was divided by then.
+
+    Raises:
+        ValueError: There is not one number for each of three channels, or a deviation is not above 0.
+    """
+
+    mean: Sequence[float]
+    std: Sequence[float]
+
+    def __post_init__(self) -> None:
+        for name, values in (("mean", self.mean), ("std", self.std)):
+            check_numbers(name, values)
+            if len(values) != 3:
+                raise ValueError(f"`{name}` must have one number for each of 3 channels; got {len(values)}.")
+        check_numbers("std", self.std, above=0)
+
+
+_IMAGENET = Normalization((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+
+
 def draw_detections(
     images: Tensor,
     detections: Sequence[Mapping[str, Tensor]],
     targets: Sequence[Mapping[str, Tensor]],
     class_names: Sequence[str],
-    mean: Sequence[float] = _MEAN,
-    std: Sequence[float] = _STD,
+    normalization: Normalization = _IMAGENET,
     *,
     threshold: float = 0.3,
     num_images: int = 8,
@@ -57,8 +82,7 @@ def draw_detections(
         detections: For each image ``boxes`` (n, 4), xyxy in pixels, ``labels`` (n,) and ``scores`` (n,).
         targets: For each image ``boxes`` and ``labels``.
         class_names: Names of the labels.
-        mean: What was subtracted from each channel of the images, which were between 0 and 1.
-        std: What each channel was divided by then.
+        normalization: How the images were normalised; by default by ImageNet's mean and deviation.
         threshold: Boxes of no greater score are left out.
         num_images: Most images on the sheet.
         cell: Longer side of an image on the sheet, in pixels.
@@ -77,7 +101,7 @@ def draw_detections(
         torch.Size([3, 94, 72])
     """
     _check_counts(images, detections=len(detections), targets=len(targets))
-    pictures, scale = _enlarged(_displayed(images[:num_images], mean, std), cell)
+    pictures, scale = _enlarged(_displayed(images[:num_images], normalization), cell)
     drawn = []
     for image, found, true in zip(pictures, detections, targets, strict=False):
         sure = found["scores"].cpu() > threshold
@@ -99,8 +123,7 @@ def draw_masks(
     predicted: Tensor,
     targets: Tensor,
     num_classes: int,
-    mean: Sequence[float] = _MEAN,
-    std: Sequence[float] = _STD,
+    normalization: Normalization = _IMAGENET,
     *,
     class_names: Sequence[str] = (),
     num_images: int = 8,
@@ -113,8 +136,7 @@ def draw_masks(
         predicted: Class of each pixel, shape (N, H, W).
         targets: True class of each pixel, shape (N, H, W); 255 where nobody labelled it.
         num_classes: Number of classes, background counted.
-        mean: What was subtracted from each channel of the images, which were between 0 and 1.
-        std: What each channel was divided by then.
+        normalization: How the images were normalised; by default by ImageNet's mean and deviation.
         class_names: Names of the classes, for the legend, or nothing.
         num_images: Most images on the sheet.
         cell: Longer side of an image on the sheet, in pixels.
@@ -136,7 +158,7 @@ def draw_masks(
         if masks.shape[1:] != images.shape[2:]:
             size = tuple(images.shape[2:])
             raise ValueError(f"`{name}` must be masks of the images' size {size}; got {tuple(masks.shape[1:])}.")
-    pictures, _ = _enlarged(_displayed(images[:num_images], mean, std), cell)
+    pictures, _ = _enlarged(_displayed(images[:num_images], normalization), cell)
     size = pictures.shape[-2:]
     colors = _palette(num_classes)
     cells = []
@@ -181,9 +203,9 @@ def _check_counts(images: Tensor, **counts: int) -> None:
             raise ValueError(f"`{name}` must have one entry for each of {len(images)} images; got {count}.")
 
 
-def _displayed(images: Tensor, mean: Sequence[float], std: Sequence[float]) -> Tensor:
+def _displayed(images: Tensor, normalization: Normalization) -> Tensor:
     """Return normalised images as uint8."""
-    scale, shift = (torch.tensor(values).view(3, 1, 1) for values in (std, mean))
+    scale, shift = (torch.tensor(values).view(3, 1, 1) for values in (normalization.std, normalization.mean))
     plain = images.detach().float().cpu() * scale + shift
     return plain.clamp(0, 1).mul(255).round().to(torch.uint8)
 

@@ -61,7 +61,7 @@ class Classification(L.LightningModule):
     """
 
     metric: ClassVar[TaskMetric] = TaskMetric("accuracy", "acc")
-    """What it is judged by."""
+    """The figure that networks are compared by."""
 
     def __init__(
         self,
@@ -84,6 +84,7 @@ class Classification(L.LightningModule):
         check_number("num_classes", num_classes, whole=True, least=2)
         check_teaching(num_classes, feature_weight, distillation_weight, temperature, mixup)
         check_number("label_smoothing", label_smoothing, least=0, most=1)
+        # Plain arguments: Lightning keeps them in checkpoints, and makes the module of them again.
         self.save_hyperparameters(ignore=["network", "teacher"], logger=False)
         self.network = network
         self.num_classes = num_classes
@@ -91,7 +92,7 @@ class Classification(L.LightningModule):
         self.distillation_weight = distillation_weight
         self.temperature = temperature
         self.mixup = mixup
-        self.teacher = Teacher(teacher, feature_weight, feature_modules)
+        self.teacher: Teacher[Tensor] = Teacher(teacher, feature_weight, feature_modules)
         self.val_accuracy = MulticlassAccuracy(num_classes, average="micro")
         self.test_accuracy = MulticlassAccuracy(num_classes, average="micro")
 

@@ -54,7 +54,7 @@ class Detection(L.LightningModule):
     """
 
     metric: ClassVar[TaskMetric] = TaskMetric("AP50", "ap50")
-    """What it is judged by."""
+    """The figure that networks are compared by."""
 
     def __init__(
         self,
@@ -72,11 +72,12 @@ class Detection(L.LightningModule):
         super().__init__()
         self.optimizing = Optimizing(optimizer, lr, weight_decay, warmup_fraction)
         check_teaching(num_classes, feature_weight, distillation_weight, temperature=1.0)
+        # Plain arguments: Lightning keeps them in checkpoints, and makes the module of them again.
         self.save_hyperparameters(ignore=["network", "teacher"], logger=False)
         self.network = network
         self.num_classes = num_classes
         self.distillation_weight = distillation_weight
-        self.teacher = Teacher(teacher, feature_weight, feature_modules)
+        self.teacher: Teacher[list[Tensor]] = Teacher(teacher, feature_weight, feature_modules)
         self.val_precision = _precision()
         self.test_precision = _precision()
 

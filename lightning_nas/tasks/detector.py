@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -17,7 +16,7 @@ from lightning_nas.tasks.ssdlite import SSDLiteHead
 
 __all__ = ["HEADS", "Detector", "detector"]
 
-HEADS: dict[str, tuple[type[FCOSHead | SSDLiteHead], tuple[int, ...]]] = {
+HEADS: dict[str, tuple[Callable[..., FCOSHead | SSDLiteHead], tuple[int, ...]]] = {
     "fcos": (FCOSHead, (8, 16, 32)),
     "ssdlite": (SSDLiteHead, (16, 32)),
 }
@@ -50,8 +49,8 @@ def detector(
     backbone: str = "mobilenet_v2",
     head: str = "fcos",
     weights: str | Path | None = None,
-    head_options: dict[str, Any] | None = None,
-    **options: Any,
+    head_options: Mapping[str, object] | None = None,
+    **options: object,
 ) -> Detector:
     """Return a detector on a stock backbone, in channels-last memory format; `supernet_from` takes all of it.
 

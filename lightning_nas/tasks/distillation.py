@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
 
 from torch import Tensor, nn
 from torch.nn import functional
@@ -63,13 +62,13 @@ def feature_maps(network: nn.Module, names: Sequence[str] = ()) -> Iterator[list
     last: list[Tensor] = []
     maps: list[Tensor] = []
 
-    def keep_named(name: str) -> Any:
-        def hook(module: nn.Module, inputs: Any, output: Tensor) -> None:
+    def keep_named(name: str) -> Callable[[nn.Module, object, Tensor], None]:
+        def hook(module: nn.Module, inputs: object, output: Tensor) -> None:
             named[name] = output
 
         return hook
 
-    def keep_last(module: nn.Module, inputs: Any, output: Any) -> None:
+    def keep_last(module: nn.Module, inputs: object, output: object) -> None:
         # A child that pools gives a map of one pixel: the one before it says more.
         if isinstance(output, Tensor) and output.ndim == 4 and (output.shape[-2:].numel() > 1 or not last):
             last[:] = [output]

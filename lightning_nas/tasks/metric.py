@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Any
 
 __all__ = ["TaskMetric", "metric_of"]
 
 
 @dataclass(frozen=True)
 class TaskMetric:
-    """The figure by which networks are compared. A LightningModule says it as its attribute ``metric``.
+    """The figure by which networks are compared, the attribute ``metric`` of a LightningModule.
 
     Attributes:
         name: What a person calls it, such as ``accuracy``.
@@ -39,12 +38,12 @@ class TaskMetric:
 
     @property
     def val_key(self) -> str:
-        """What it is logged as on the validation data."""
+        """Name that it is logged by on the validation data."""
         return f"val_{self.key}"
 
     @property
     def test_key(self) -> str:
-        """What it is logged as on the test data."""
+        """Name that it is logged by on the test data."""
         return f"test_{self.key}"
 
     def score(self, value: float) -> float:
@@ -68,11 +67,14 @@ class TaskMetric:
         return max(values, key=self.score)
 
 
-def metric_of(module: Any) -> TaskMetric:
-    """Return what a LightningModule is judged by.
+def metric_of(module: object) -> TaskMetric:
+    """Return the metric that a LightningModule is judged by.
+
+    Args:
+        module: The LightningModule.
 
     Raises:
-        TypeError: It does not say so.
+        TypeError: Its attribute ``metric`` is no `TaskMetric`.
     """
     metric = getattr(module, "metric", None)
     if not isinstance(metric, TaskMetric):

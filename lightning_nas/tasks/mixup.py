@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -79,8 +77,9 @@ def paste(images: Tensor, masks: Tensor, alpha: float, seed: int) -> tuple[Tenso
     return new_images, torch.where(rectangle(masks), masks[partner], masks)
 
 
-def _inside(start: NDArray[Any], length: NDArray[Any], count: int, size: int) -> NDArray[Any]:
+def _inside(start: NDArray[np.float64], length: NDArray[np.float64], count: int, size: int) -> NDArray[np.bool_]:
     """Return which of `size` pixels lie in parts of a side, these rounded to `count` steps of it, shape (N, size)."""
     low, high = np.round(start * count) / count, np.round((start + length) * count) / count
     centres = (np.arange(size) + 0.5) / size
-    return (centres >= low[:, None]) & (centres < high[:, None])
+    inside: NDArray[np.bool_] = (centres >= low[:, None]) & (centres < high[:, None])
+    return inside

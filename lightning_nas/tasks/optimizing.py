@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Any, Literal, get_args
+from typing import Literal, get_args
 
 import lightning as L
 import torch
@@ -22,7 +22,7 @@ OptimizerName = Literal["sgd", "adamw"]
 
 @dataclass(frozen=True)
 class Optimizing:
-    """Makes optimizer and schedule of a module. Norms and biases have no weight decay.
+    """Settings of an optimizer and of its learning-rate schedule. Norms and biases have no weight decay.
 
     Attributes:
         optimizer: ``sgd`` or ``adamw``.
@@ -49,7 +49,10 @@ class Optimizing:
         check_number("warmup_fraction", self.warmup_fraction, least=0, most=1)
 
     def configured(self, module: L.LightningModule) -> OptimizerLRSchedulerConfig:
-        """Return what `configure_optimizers` of `module` returns.
+        """Return the optimizer and the schedule of a module, for its `configure_optimizers`.
+
+        Args:
+            module: The module, attached to a trainer.
 
         Raises:
             MisconfigurationException: Its trainer has no last step.
@@ -70,10 +73,10 @@ class Optimizing:
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
 
-def _decay_groups(module: L.LightningModule, weight_decay: float) -> list[dict[str, Any]]:
+def _decay_groups(module: L.LightningModule, weight_decay: float) -> list[dict[str, object]]:
     parameters = [parameter for parameter in module.parameters() if parameter.requires_grad]
     # Norms and biases are the parameters of one dimension; decaying them costs accuracy and regularises nothing.
-    groups = [
+    groups: list[dict[str, object]] = [
         {"params": [p for p in parameters if p.ndim > 1], "weight_decay": weight_decay},
         {"params": [p for p in parameters if p.ndim <= 1], "weight_decay": 0.0},
     ]

@@ -65,7 +65,7 @@ class Segmentation(L.LightningModule):
     """
 
     metric: ClassVar[TaskMetric] = TaskMetric("mIoU", "miou")
-    """What it is judged by."""
+    """The figure that networks are compared by."""
 
     class_weights: Tensor | None
 
@@ -93,6 +93,7 @@ class Segmentation(L.LightningModule):
         check_number("label_smoothing", label_smoothing, least=0, most=1)
         if class_weights is not None:
             class_weights = _checked(class_weights, num_classes)
+        # Plain arguments: Lightning keeps them in checkpoints, and makes the module of them again.
         self.save_hyperparameters(ignore=["network", "teacher"], logger=False)
         self.network = network
         self.num_classes = num_classes
@@ -100,7 +101,7 @@ class Segmentation(L.LightningModule):
         self.distillation_weight = distillation_weight
         self.temperature = temperature
         self.cutmix = cutmix
-        self.teacher = Teacher(teacher, feature_weight, feature_modules)
+        self.teacher: Teacher[Tensor] = Teacher(teacher, feature_weight, feature_modules)
         weights = None if class_weights is None else torch.tensor(class_weights)
         self.register_buffer("class_weights", weights, persistent=False)
         self.val_iou = MeanIoU(num_classes)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Literal, get_args
 
 import torch
 from torch import Tensor, nn
@@ -161,7 +161,7 @@ def segmenter(
     head_width: int = 128,
     output_stride: int = 8,
     backbone_stride: int = 32,
-    **options: Any,
+    **options: object,
 ) -> Segmenter:
     """Return a network that segments, in channels-last memory format.
 

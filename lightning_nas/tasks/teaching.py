@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Generic, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -13,18 +13,26 @@ from torch import Tensor, nn
 from lightning_nas.io.numbers import check_number
 from lightning_nas.tasks.distillation import feature_loss, feature_maps
 
-__all__ = ["Teacher", "Taught", "check_teaching"]
+__all__ = ["Taught", "Teacher", "check_teaching"]
+
+Outputs = TypeVar("Outputs")
 
 
 @dataclass
 class Taught:
-    """What a batch gave in the network that learns, for `Teacher.losses`: its maps, once it has run."""
+    """Feature maps of the network that learns, for `Teacher.feature_loss`.
+
+    Attributes:
+        maps: The maps of a batch; empty until the network has run, and where none are imitated.
+    """
 
     maps: list[Tensor] = field(default_factory=list)
 
 
-class Teacher:
+class Teacher(Generic[Outputs]):
     """Runs a frozen network beside the one that learns from it.
+
+    `Outputs` is what the network returns for a batch: logits, or the maps of a detector.
 
     It is no module of the LightningModule that holds it: no state_dict, no optimizer and no train() reaches it.
 
@@ -41,13 +49,17 @@ class Teacher:
         self.feature_modules = tuple(feature_modules)
 
     def to(self, device: torch.device) -> None:
-        """Move the teacher."""
+        """Move the teacher, if there is one, to a device."""
         if self.network is not None:
             self.network.to(device)
 
     @contextmanager
     def watching(self, network: nn.Module) -> Iterator[Taught]:
-        """Collect the maps of the network that learns while it runs."""
+        """Collect the feature maps of the network that learns, while it runs within the context.
+
+        Args:
+            network: The network that learns.
+        """
         taught = Taught()
         if self.network is None or not self.feature_weight:
             yield taught
@@ -57,15 +69,23 @@ class Teacher:
         taught.maps = maps
 
     @torch.no_grad()
-    def run(self, images: Tensor) -> tuple[Any, list[Tensor]]:
-        """Return what the teacher gives for images (N, 3, H, W), and its maps."""
+    def run(self, images: Tensor) -> tuple[Outputs, list[Tensor]]:
+        """Return the teacher's outputs for images (N, 3, H, W), and its feature maps."""
         assert self.network is not None
         with feature_maps(self.network, self.feature_modules) as maps:
-            outputs = self.network(images.contiguous(memory_format=torch.channels_last))
+            outputs: Outputs = self.network(images.contiguous(memory_format=torch.channels_last))
         return outputs, maps
 
     def feature_loss(self, taught: Taught, goals: Sequence[Tensor]) -> Tensor | float:
-        """Return the weighted loss of the last map plus the mean of those before it; 0 where none is imitated."""
+        """Return the weighted loss of the last map plus the mean of those before it; 0 where none is imitated.
+
+        Args:
+            taught: Maps of the network that learns.
+            goals: Maps of the teacher, of the same modules.
+
+        Raises:
+            ValueError: One of the two networks gives no maps.
+        """
         if not self.feature_weight:
             return 0.0
         if not taught.maps or not goals:
@@ -84,7 +104,15 @@ def check_teaching(
     mixup: float = 0.0,
     cutmix: float = 0.0,
 ) -> None:
-    """Refuse settings that no training can have.
+    """Refuse settings of a task that are out of range.
+
+    Args:
+        num_classes: Number of classes.
+        feature_weight: Weight of the difference between feature maps.
+        distillation_weight: Share or weight of the loss that imitates the teacher, 0 to 1.
+        temperature: What both logits are divided by in that loss.
+        mixup: Parameter of the shares by which images are mixed.
+        cutmix: Parameter of the parts of images that are pasted into others.
 
     Raises:
         ValueError: One of them is out of range.

@@ -73,7 +73,7 @@ def _plain(value: object, whole_paths: bool) -> object:
     if isinstance(value, partial):
         return {"_target_": _name(value.func), **plain(value.keywords, whole_paths)}
     if isinstance(value, pl.LightningDataModule):
-        # Its augmentation is private in most, and yet changes what is trained.
+        # What is private may change what is trained, too.
         known = {name: item for name, item in vars(value).items() if _is_setting(item) and name not in _LOADING}
         described = {"_target_": type(value).__name__, **plain(known, whole_paths)}
         if whole_paths:
