@@ -3,6 +3,8 @@
 from dataclasses import fields
 
 from lightning_nas.budget.budget import Budget
+from lightning_nas.jobs.estimator import build_estimator
+from lightning_nas.jobs.estimator_plan import DeviceChoice, EstimatorPlan, EstimatorRun
 from lightning_nas.jobs.plan import FinetunePlan, Goal, Model, MultishotPlan, Run, SearchPlan
 
 NAMES = {
@@ -27,3 +29,16 @@ def plans(search, settings):
         made[name] = group(**{field: known[key] for field, key in keys.items() if key in known})
     assert not settings.keys() - used, settings.keys() - used
     return made
+
+
+def built(**settings):
+    """Build an estimator by settings as its recipe has them."""
+    groups = (EstimatorRun, DeviceChoice, EstimatorPlan)
+    names = [{field.name for field in fields(group)} for group in groups]
+    assert not settings.keys() - set.union(*names)
+    return build_estimator(
+        *(
+            group(**{key: value for key, value in settings.items() if key in known})
+            for group, known in zip(groups, names, strict=True)
+        )
+    )

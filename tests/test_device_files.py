@@ -6,6 +6,7 @@ import sys
 
 import pytest
 from conftest import VELA
+from plans import built
 
 from lightning_nas.estimator.device import Device, check_name
 from lightning_nas.estimator.estimator import Estimator
@@ -14,7 +15,6 @@ from lightning_nas.estimator.measure.backend import BACKENDS
 from lightning_nas.estimator.measure.settings import SETTINGS
 from lightning_nas.estimator.share import pack
 from lightning_nas.jobs import estimator_commands as command
-from lightning_nas.jobs.estimator import build_estimator
 
 HEADER = "kind,height,width,in_channels,hidden_channels,out_channels,kernel,stride,residual,latency_ms"
 ROWS = [f"conv,8,8,{width},,{width},3,1,0,{width * width * 1e-4}" for width in range(8, 16 + 8 * MIN_ROWS, 8)]
@@ -50,11 +50,9 @@ def test_a_name_that_leads_elsewhere_is_refused_wherever_it_comes_from(tmp_path,
     with pytest.raises(ValueError, match=r"my_chip\.json is not a valid device: A device is named as a file is"):
         Estimator.load(table)
     with pytest.raises(ValueError, match="A device is named as a file is"):
-        build_estimator(recipe="estimator", output_dir=tmp_path / "a" / "b" / "run", seed=0, device=str(table))
+        built(recipe="estimator", output_dir=tmp_path / "a" / "b" / "run", seed=0, device=str(table))
     with pytest.raises(ValueError, match="A device is named as a file is"):
-        build_estimator(
-            recipe="estimator", output_dir=tmp_path / "a" / "b" / "run", seed=0, device=name, backend="torch"
-        )
+        built(recipe="estimator", output_dir=tmp_path / "a" / "b" / "run", seed=0, device=name, backend="torch")
     archive = pack(table, tmp_path / "in" / "x.estimator.zip")
     with pytest.raises(ValueError, match="A device is named as a file is"):
         Estimator.load(archive)
@@ -128,5 +126,5 @@ def test_a_link_out_of_the_folder_of_a_device_is_not_copied(tmp_path, monkeypatc
     (tmp_path / "secret").write_text("secret")
     os.symlink(tmp_path / "secret", folder / "array.yaml")
     with pytest.raises(ValueError, match=r"array\.yaml leads out of the folder of its device"):
-        build_estimator(recipe="estimator", output_dir=tmp_path / "run", seed=0, device=str(table))
+        built(recipe="estimator", output_dir=tmp_path / "run", seed=0, device=str(table))
     assert not (tmp_path / "run" / "array.yaml").exists()

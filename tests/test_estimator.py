@@ -21,6 +21,7 @@ from lightning_nas.estimator.measure.campaign import measure
 from lightning_nas.estimator.measure.sampling.random_blocks import sample_varied_subgraphs
 from lightning_nas.estimator.measure.sampling.sample import sample_architecture, sample_subgraphs
 from lightning_nas.estimator.measurements import COLUMNS, Figures, read_measurements, to_row
+from lightning_nas.graph.decompose import decompose
 from lightning_nas.graph.layer import Form
 from lightning_nas.graph.memory import Memory
 from lightning_nas.graph.subgraph import Subgraph
@@ -118,7 +119,6 @@ def test_model_and_architecture_agree(estimator):
 
 def test_networks_in_the_table_are_known(estimator):
     model = torchvision.models.mobilenet_v2(num_classes=10)
-    from lightning_nas.graph.decompose import decompose
 
     for size in (96, 224):
         assert estimator.measured_share(decompose(model, torch.zeros(1, 3, size, size))) > 0.9
@@ -341,9 +341,9 @@ def test_operator_of_which_the_table_has_no_rows_names_its_module(tmp_path, monk
     with pytest.raises(ValueError, match=r"no measurement to estimate pool"):
         Estimator.load(table).latency_ms(Squeezed(), image)
     fallback = Estimator.load(table, fallback="bytes")
-    parts = fallback._parts(Squeezed(), image)
+    parts = decompose(Squeezed(), image, "bytes")
     assert (fallback.predict_ms(parts) > 0).all()
-    larger = fallback._parts(Squeezed(), torch.zeros(1, 3, 64, 64))
+    larger = decompose(Squeezed(), torch.zeros(1, 3, 64, 64), "bytes")
     moving = [index for index, part in enumerate(parts) if part.kind in ("activation", "mul") and part.height > 1]
     assert (fallback.predict_ms(larger)[moving] > 3.9 * fallback.predict_ms(parts)[moving]).all()
 

@@ -9,11 +9,12 @@ import pytest
 import torch
 from commands import run
 from conftest import VELA
+from plans import built
 from torch import nn
 
 from lightning_nas.estimator.device import Device
 from lightning_nas.estimator.estimator import Estimator
-from lightning_nas.estimator.files import read_device
+from lightning_nas.estimator.files import TARGETS, read_device
 from lightning_nas.estimator.fit.staircase import short_curve
 from lightning_nas.estimator.judge import granularity, whole_networks
 from lightning_nas.estimator.measure import backend as backends
@@ -23,7 +24,6 @@ from lightning_nas.estimator.share import unpacked
 from lightning_nas.graph.subgraph import Subgraph
 from lightning_nas.graph.trace import trace
 from lightning_nas.jobs import estimator as estimator_job
-from lightning_nas.jobs.estimator import build_estimator
 
 pytestmark = pytest.mark.usefixtures("few_trees")
 HEADER = "kind,height,width,in_channels,hidden_channels,out_channels,kernel,stride,residual,latency_ms"
@@ -105,7 +105,7 @@ CONVS = [Subgraph("conv", 8, 8, width, width, width, 3) for width in range(8, 20
 
 def test_a_table_becomes_an_estimator_its_report_and_one_file(tmp_path):
     table = table_of(tmp_path, [*CONVS, *short_curve()])
-    result = build_estimator(**options(tmp_path, device=str(table)))
+    result = built(**options(tmp_path, device=str(table)))
     run = tmp_path / "run"
     assert {path.name for path in run.iterdir() if path.name[0] != "."} == {
         "fingerprint.json",
@@ -132,7 +132,7 @@ def test_a_table_becomes_an_estimator_its_report_and_one_file(tmp_path):
 
 
 def test_a_new_device_is_measured_and_its_lanes_are_found(tmp_path, backend):
-    result = build_estimator(**options(tmp_path, device="new_chip", backend="vela", settings=VELA))
+    result = built(**options(tmp_path, device="new_chip", backend="vela", settings=VELA))
     run = tmp_path / "run"
     assert (result["lanes"]["used"], result["lanes"]["found"]) == (16, 16)
     assert result["error"]["sums"]["bias"] == pytest.approx(1 / 1.02, rel=1e-3)
@@ -153,56 +153,56 @@ def test_without_curves_the_table_itself_shows_the_lanes(tmp_path, backend, monk
     parts = [*CONVS, *short_curve()]
     monkeypatch.setattr(device_table, "sample_subgraphs", lambda seed, count: parts)
     given = {"staircase_width": None, "num_networks": 0, "settings": VELA}
-    result = build_estimator(**options(tmp_path, device="new_chip", backend="vela", **given))
+    result = built(**options(tmp_path, device="new_chip", backend="vela", **given))
     assert (result["lanes"]["used"], result["lanes"]["found"]) == (16, 16)
     assert read_device(tmp_path / "run" / "new_chip.json").lanes == 16
 
 
 def test_a_run_that_was_stopped_goes_on_and_measures_nothing_twice(tmp_path, backend, monkeypatch):
     given = {"device": "new_chip", "backend": "vela", "settings": VELA}
-    whole = build_estimator(**options(tmp_path / "whole", **given))
+    whole = built(**options(tmp_path / "whole", **given))
     needed, backend.limit = backend.count, backend.count // 2
     backend.count = 0
     with pytest.raises(KeyboardInterrupt):
-        build_estimator(**options(tmp_path, **given))
+        built(**options(tmp_path, **given))
     assert not (tmp_path / "run" / "result.json").exists()
     backend.limit = 10**9
-    assert build_estimator(**options(tmp_path, **given)) == whole
+    assert built(**options(tmp_path, **given)) == whole
     assert backend.count == needed
-    assert build_estimator(**options(tmp_path, **given)) == whole
+    assert built(**options(tmp_path, **given)) == whole
     assert backend.count == needed
     with pytest.raises(ValueError, match="holds measurements of another 'new_chip'"):
-        build_estimator(**options(tmp_path, **{**given, "settings": {**VELA, "macs": 32}}))
+        built(**options(tmp_path, **{**given, "settings": {**VELA, "macs": 32}}))
 
 
 def test_a_table_with_its_device_is_continued_in_the_run(tmp_path, backend):
     table = table_of(tmp_path, CONVS)
     before = table.read_text()
     Device("my_chip", "vela", 16, settings=VELA).save(table.with_suffix(".json"))
-    result = build_estimator(**options(tmp_path, device=str(table), backend="vela", num_networks=0))
+    result = built(**options(tmp_path, device=str(table), backend="vela", num_networks=0))
     assert result["rows"] > len(CONVS)
     assert table.read_text() == before
     continued = read_measurements(tmp_path / "run" / "my_chip.csv").subgraphs
     assert {part: continued[part] for part in CONVS} == dict(read_measurements(table).subgraphs)
     assert result["lanes"]["documented"] == 16
     again = options(tmp_path / "again", device=str(tmp_path / "run" / "my_chip.estimator.zip"), num_networks=0)
-    assert build_estimator(**again)["rows"] == result["rows"]
+    assert built(**again)["rows"] == result["rows"]
 
 
 def test_files_that_settings_name_come_along(tmp_path, backend):
     (tmp_path / "array.yaml").write_text("lanes: 16")
     Device("drawn", "zigzag", 4, settings={"hardware": "array.yaml", "clock_hz": 1e9}).save(tmp_path / "drawn.json")
     with pytest.raises(ValueError, match="no table beside it; to measure one, say backend=zigzag"):
-        build_estimator(**options(tmp_path, device=str(tmp_path / "drawn.json")))
+        built(**options(tmp_path, device=str(tmp_path / "drawn.json")))
     given = options(tmp_path, device=str(tmp_path / "drawn.json"), backend="zigzag", num_networks=0)
-    result = build_estimator(**given)
+    result = built(**given)
     assert (result["lanes"]["used"], result["lanes"]["found"], result["lanes"]["documented"]) == (4, 16, 4)
     assert (tmp_path / "run" / "array.yaml").read_text() == "lanes: 16"
 
 
 def test_lanes_that_differ_from_what_was_found_are_said(tmp_path):
     table = table_of(tmp_path, [*CONVS, *short_curve()])
-    result = build_estimator(**options(tmp_path, device=str(table), lanes=8))
+    result = built(**options(tmp_path, device=str(table), lanes=8))
     assert (result["lanes"]["used"], result["lanes"]["found"]) == (8, 16)
     assert "but 16 were found" in (tmp_path / "run" / "report.html").read_text()
     assert Estimator.load(tmp_path / "run" / "my_chip.estimator.zip").lanes == 8
@@ -232,7 +232,7 @@ def test_what_is_wrong_is_said_before_any_work(tmp_path, given, message):
         path.write_text("\n".join([*lines[:2], lines[2].rsplit(",", 1)[0] + ",fast", *lines[3:]]) + "\n")
         given = {"device": str(path)}
     with pytest.raises(ValueError, match=f"(?s){message}"):
-        build_estimator(**options(tmp_path, **given))
+        built(**options(tmp_path, **given))
     assert not (tmp_path / "run").exists()
 
 
@@ -247,10 +247,10 @@ def test_what_is_wrong_is_said_before_any_work(tmp_path, given, message):
 def test_settings_that_the_backend_refuses_are_said_before_any_work(tmp_path, settings, message):
     pytest.importorskip("ethosu", reason="needs the extra: pip install 'lightning-nas[vela]'")
     if "system_config" in settings:
-        shipped = read_device(estimator_job.TARGETS / "ethos_u85_1024.json").settings
+        shipped = read_device(TARGETS / "ethos_u85_1024.json").settings
         settings = {**shipped, **settings}
     with pytest.raises(ValueError, match=message):
-        build_estimator(**options(tmp_path, device="my_u55", backend="vela", settings=settings))
+        built(**options(tmp_path, device="my_u55", backend="vela", settings=settings))
     assert not (tmp_path / "run").exists()
 
 
@@ -258,7 +258,7 @@ def test_a_backend_that_is_missing_says_what_to_install(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "ethosu", None)
     settings = {"accelerator": "EthosU55"}
     with pytest.raises(ImportError, match=re.escape("pip install 'lightning-nas[vela]'")):
-        build_estimator(**options(tmp_path, device="my_u55", backend="vela", settings=settings))
+        built(**options(tmp_path, device="my_u55", backend="vela", settings=settings))
     assert not (tmp_path / "run").exists()
 
 

@@ -13,7 +13,7 @@ from lightning_nas.estimator.device import Device
 from lightning_nas.estimator.estimator import Estimator
 from lightning_nas.estimator.fit import regressor, trees
 from lightning_nas.estimator.fit.interval import LEVELS, Errors
-from lightning_nas.estimator.fit.regressor import Regressor
+from lightning_nas.estimator.fit.regressor import Regressor, fitted_rows
 from lightning_nas.estimator.fit.trees import Trees
 from lightning_nas.estimator.measurements import Figures
 from lightning_nas.graph.subgraph import Subgraph
@@ -129,7 +129,7 @@ def test_every_shipped_device_and_every_closed_form_has_intervals(monkeypatch):
     model, image = small_network().eval(), torch.zeros(1, 3, 64, 64)
     for name in available_devices():
         loaded = Estimator.load(name)
-        rows = dict(list(loaded._fitted_rows().items())[::40])
+        rows = dict(list(fitted_rows(loaded.measurements).items())[::40])
         # Fitted to a few rows by a few trees: how far those are off is recorded.
         few = Regressor("trees", Trees.fit(list(rows), np.array(list(rows.values()))), None, {}) if rows else None
         estimator = Estimator(loaded.device, loaded.measurements, few)

@@ -55,8 +55,7 @@ from lightning_nas.estimator.measure.sampling import sample
 from lightning_nas.estimator.measure.settings import checked_settings
 from lightning_nas.estimator.measurements import Figures
 from lightning_nas.io.numbers import check_number
-from lightning_nas.jobs import estimator as estimator_job
-from lightning_nas.jobs import plan
+from lightning_nas.jobs import estimator_plan, plan
 from lightning_nas.jobs.early import try_trainer
 from lightning_nas.multishot import evolution as aging
 from lightning_nas.search import callback, module, settings, strategy
@@ -119,12 +118,15 @@ EXEMPT = {
     "estimator.measure.sampling.random_blocks": "measure_device has checked them",
     "graph.memory": "a result, and `dtype` is a name",
     "graph.network": "made by the tracer",
+    "estimator.judge.error.format_error": "says a result",
     "estimator.judge.peak.format_peak": "says a result",
+    "estimator.fit.forest": "a fit",
+    "jobs.estimator_source": "read from files, or checked by DeviceChoice",
+    "jobs.estimator_steps": "checked by DeviceChoice or Device, or a result",
     "estimator.fit.regressor": "a fit",
     "estimator.fit.staircase.Curve": "made of a table",
     "estimator.fit.staircase.Staircase": "a result",
     "graph.subgraph.": "shapes of an architecture, whose subgraphs are checked",
-    "estimator.fit.trees": "a fit",
     "estimator.judge.verdict": "a result",
     "estimator.judge.whole_networks": "judge has checked them",
     "report.": "of a run's own results",
@@ -311,10 +313,13 @@ def rows(folders, search):
             dict.fromkeys(("height", "width", "in_channels", "hidden_channels", "out_channels", "kernel", "stride"), 0),
             {"kind": "conv", **dict.fromkeys(("height", "width", "in_channels", "hidden_channels", "out_channels"), 8)},
         ),
-        "jobs.estimator.build_estimator": Row(
-            estimator_job.build_estimator,
-            {"seed": -1, "lanes": 0, "num_subgraphs": 19, "num_networks": -1, "num_folds": 1, "staircase_width": 63},
-            {"recipe": "", "output_dir": folders / "run", "seed": 0, "device": "nothing"},
+        "jobs.estimator_plan.EstimatorRun": Row(
+            estimator_plan.EstimatorRun, {"seed": -1}, {"recipe": "", "output_dir": folders / "run", "seed": 0}
+        ),
+        "jobs.estimator_plan.DeviceChoice": Row(estimator_plan.DeviceChoice, {"lanes": 0}, {"device": "nothing"}),
+        "jobs.estimator_plan.EstimatorPlan": Row(
+            estimator_plan.EstimatorPlan,
+            {"num_subgraphs": 19, "num_networks": -1, "num_folds": 1, "staircase_width": 63},
         ),
         "jobs.plan.Epochs": Row(
             plan.Epochs,

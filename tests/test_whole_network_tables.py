@@ -7,6 +7,7 @@ from functools import partial
 
 import numpy as np
 import pytest
+from plans import built
 
 from lightning_nas.estimator.device import Device
 from lightning_nas.estimator.estimator import Estimator
@@ -18,7 +19,6 @@ from lightning_nas.estimator.judge.judge import judge
 from lightning_nas.estimator.judge.parity import Parity
 from lightning_nas.estimator.measurements import COLUMNS, Figures, MeasuredNetwork, to_row
 from lightning_nas.graph.subgraph import Subgraph
-from lightning_nas.jobs.estimator import build_estimator
 from lightning_nas.jobs.record import _shares
 
 STEM, HEAD = Subgraph("stem", 32, 32, 3, 16, 16, 3), Subgraph("classifier", 8, 8, 64, 64, 10)
@@ -153,7 +153,7 @@ def test_a_bias_that_no_factor_mends_is_refused_with_a_report(tmp_path, monkeypa
     run = tmp_path / "run"
     options = {"recipe": "estimator", "output_dir": run, "seed": 0, "num_folds": 3}
     with pytest.raises(ValueError, match=r"'my_chip' is refused.*60 whole networks are \d+ % (below|above).*report"):
-        build_estimator(device=str(tmp_path / "my_chip.csv"), **options)
+        built(device=str(tmp_path / "my_chip.csv"), **options)
     assert "is refused" in (run / "report.html").read_text()
     assert not list(run.glob("*.zip"))
     assert not (run / "result.json").exists()

@@ -1,5 +1,6 @@
 """Cost of a network on a device."""
 
+from lightning_nas.estimator.cost_model import CostModel as CostModel
 from lightning_nas.estimator.device import Device as Device
 from lightning_nas.estimator.estimator import Estimator as Estimator
 from lightning_nas.estimator.files import available_devices as available_devices

@@ -9,6 +9,7 @@ from typing import Literal, get_args
 from lightning_nas.estimator.device import ANALYTIC, Device
 from lightning_nas.graph.layer import Layer
 from lightning_nas.io.numbers import check_number
+from lightning_nas.io.reading import JsonObject
 
 __all__ = ["AnalyticArray", "Dataflow", "systolic_cycles"]
 
@@ -80,7 +81,8 @@ class AnalyticArray:
                 f"Settings of device {device.name!r} must be of {', '.join(names)}; got {', '.join(unknown)}."
             )
         try:
-            return cls(device.lanes, **device.settings)
+            settings: JsonObject = dict(device.settings)  # whatever is in them, the checks of a new one refuse it
+            return cls(device.lanes, **settings)
         except ValueError as error:
             raise ValueError(f"Device {device.name!r}: {error}") from error
 

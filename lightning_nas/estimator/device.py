@@ -6,9 +6,8 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
 
-from lightning_nas.io.reading import shown
+from lightning_nas.io.reading import JsonObject, shown
 from lightning_nas.io.writing import write_text
 
 __all__ = ["ANALYTIC", "FORMAT", "TABLE_ONLY", "Device", "check_name"]
@@ -54,11 +53,11 @@ class Device:
     backend: str
     lanes: int
     is_split: bool = False
-    settings: Mapping[str, Any] = field(default_factory=dict)
+    settings: Mapping[str, object] = field(default_factory=dict)
     correction: float = 1.0
     spread: float = 0.02
     errors: Mapping[str, Sequence[float]] = field(default_factory=dict)
-    record: Mapping[str, Any] = field(default_factory=dict, compare=False)
+    record: JsonObject = field(default_factory=dict, compare=False)
     folder: Path = field(default=Path(), compare=False)
 
     def __post_init__(self) -> None:
@@ -79,6 +78,12 @@ class Device:
             )
         if not _is_number(self.spread) or not 0 <= self.spread < 1:
             raise ValueError(f"`spread` of device {self.name!r} must be from 0 to below 1; got {shown(self.spread)}.")
+
+    @property
+    def measured_by(self) -> Mapping[str, object]:
+        """Versions and machine that the table was measured by; empty where its record does not say."""
+        found = self.record.get("measured_by")
+        return found if isinstance(found, Mapping) else {}
 
     def save(self, path: Path) -> None:
         """Write the device to a JSON file, whole or not at all."""

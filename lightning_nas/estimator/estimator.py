@@ -8,20 +8,19 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import Any, get_args
+from typing import get_args
 
 import numpy as np
 from torch import Tensor, nn
 
 from lightning_nas.estimator.device import ANALYTIC, Device
-from lightning_nas.estimator.files import cache_path, closed_form, closed_form_errors, device_of, find_device
-from lightning_nas.estimator.fit.coverage import Coverage
+from lightning_nas.estimator.files import closed_form, closed_form_errors, device_of, find_device
+from lightning_nas.estimator.fit.cache import cache_path, cached
 from lightning_nas.estimator.fit.interval import Errors, level_number
-from lightning_nas.estimator.fit.pieces import OPERATOR_KINDS, pieces
-from lightning_nas.estimator.fit.rates import Rates, is_operator
-from lightning_nas.estimator.fit.regressor import Regressor, held_out_errors
-from lightning_nas.estimator.measure.backend import available_backend, open_backend
+from lightning_nas.estimator.fit.regressor import Regressor, fitted_rows, held_out_errors
+from lightning_nas.estimator.measure.backend import available_backend
 from lightning_nas.estimator.measurements import Figures, MeasuredNetwork, read_measurements
+from lightning_nas.estimator.prices import Prices
 from lightning_nas.estimator.share import SUFFIX, unpacked
 from lightning_nas.graph.decompose import split
 from lightning_nas.graph.liveness import BRICKS, Layout
@@ -72,25 +71,16 @@ class Estimator:
         networks: Mapping[str, MeasuredNetwork] | None = None,
         fallback: Fallback | None = None,
     ) -> None:
-        measurements, self.networks = measurements or {}, networks or {}
-        self._closed_form = open_backend(device) if device.backend == ANALYTIC else None
-        if not measurements and not self.networks and self._closed_form is None:
+        if not measurements and not networks and device.backend != ANALYTIC:
             raise ValueError(f"The table of device {device.name!r} is empty.")
         self.device = device
-        self.measurements = measurements
+        self.measurements, self.networks = measurements or {}, networks or {}
         self.fallback = fallback
-        self._rates = Rates(measurements)
+        self._is_exact = exact
         self._regressor = regressor
         self._cache: Path | None = None
-        rows = measurements or [part for network in self.networks.values() for part in network.parts]
-        seen = [part for part in rows if not is_operator(part)]
-        kinds = frozenset(part.kind for part in seen)
-        self._kinds = kinds & OPERATOR_KINDS if device.is_split else kinds
-        self._coverage = Coverage(seen)
-        looked_up = measurements if exact else {}
+        self._prices = Prices(device, self.measurements, self.networks, lambda: self.regressor, exact, fallback)
         self._verified: dict[Architecture, Figures] = {}
-        self._known = {part: device.correction * figures.latency_ms for part, figures in looked_up.items()}
-        self._looked_up = frozenset(looked_up)
 
     @classmethod
     def load(
@@ -99,7 +89,7 @@ class Estimator:
         exact: bool = True,
         lanes: int | None = None,
         fallback: Fallback | None = None,
-        settings: Mapping[str, Any] | None = None,
+        settings: Mapping[str, object] | None = None,
     ) -> Estimator:
         """Load a device of this package by its name, or one of your own by the path of its table.
 
@@ -157,8 +147,7 @@ class Estimator:
 
     def with_device(self, device: Device) -> Estimator:
         """Return the estimator with another correction or spread; what it is fitted to is the same."""
-        exact = not self._looked_up.isdisjoint(self.measurements)
-        return Estimator(device, self.measurements, self.regressor, exact, self.networks, self.fallback)
+        return Estimator(device, self.measurements, self.regressor, self._is_exact, self.networks, self.fallback)
 
     @property
     def name(self) -> str:
@@ -174,7 +163,7 @@ class Estimator:
     def regressor(self) -> Regressor:
         """The regressor, from the cache or fitted now."""
         if self._regressor is None:
-            self._regressor = self._cached_regressor()
+            self._regressor = cached(self._cache, self._fit)
         return self._regressor
 
     def predict_ms(self, subgraphs: Sequence[Subgraph]) -> np.ndarray:
@@ -184,10 +173,7 @@ class Estimator:
             ValueError: The table has no operators of such a kind, and there is no fallback; the message names the
                 module.
         """
-        unknown = {part: self._pieces(part) for part in dict.fromkeys(subgraphs) if part not in self._known}
-        self._learn(piece for pieces in unknown.values() for piece in pieces)
-        self._known.update({part: sum(self._known[piece] for piece in pieces) for part, pieces in unknown.items()})
-        return np.array([self._known[part] for part in subgraphs], dtype=np.float64)
+        return self._prices.predict_ms(subgraphs)
 
     def interval_ms(self, subgraphs: Sequence[Subgraph], level: float = 0.9) -> np.ndarray:
         """Return the smallest and the largest latency that each subgraph may have, shape (num_subgraphs, 2).
@@ -213,15 +199,14 @@ class Estimator:
         """
         level_number(level)  # whatever was measured needs none, and would not say that it is wrong
         total_ms = float(self.predict_ms(subgraphs).sum())
-        counts = Counter(piece for part in subgraphs for piece in self._pieces(part))
-        guessed = [piece for piece in counts if piece not in self._looked_up]
+        counts = Counter(piece for part in subgraphs for piece in self._prices.pieces(part))
+        guessed = [piece for piece in counts if not self._prices.is_looked_up(piece)]
         half = self.device.spread * abs(total_ms)
-        if guessed and self._is_of_networks:
-            half = math.hypot(
-                half, self.device.correction * self.regressor.half_width_ms(list(counts.elements()), level)
-            )
+        if guessed and not self.measurements and self.device.backend != ANALYTIC:
+            process_half = self.regressor.half_width_ms(list(counts.elements()), level)
+            half = math.hypot(half, self.device.correction * process_half)
         elif guessed:
-            latency_ms = np.array([counts[piece] * self._known[piece] for piece in guessed])
+            latency_ms = np.array([counts[piece] for piece in guessed]) * self._prices.predict_ms(guessed)
             half = math.hypot(half, *(latency_ms * np.expm1(self._errors.widths_of(guessed, level))))
         return max(total_ms - half, 0.0), max(total_ms + half, 0.0)
 
@@ -232,7 +217,7 @@ class Estimator:
             network: A model, or an architecture.
             example_input: Images (NCHW); needed with a model only.
         """
-        return float(self.predict_ms(self._parts(network, example_input)).sum())
+        return float(self.predict_ms(_parts(network, example_input, self.fallback)).sum())
 
     def latency_interval_ms(
         self, network: nn.Module | Architecture, example_input: Tensor | None = None, level: float = 0.9
@@ -244,7 +229,7 @@ class Estimator:
             example_input: Images (NCHW); needed with a model only.
             level: Share of networks that are to lie within, one of `lightning_nas.estimator.fit.interval.LEVELS`.
         """
-        return self.total_interval_ms(self._parts(network, example_input), level)
+        return self.total_interval_ms(_parts(network, example_input, self.fallback), level)
 
     def memory(
         self,
@@ -261,11 +246,11 @@ class Estimator:
             dtype: ``int8``, ``fp16`` or ``fp32``, of weights and activations.
             layout: How the device stores activations: `BRICKS` as Ethos-U does, `PLAIN` as interpreters do.
         """
-        return network_memory(self._network(network, example_input), dtype, layout)
+        return network_memory(_network(network, example_input, self.fallback), dtype, layout)
 
     def macs(self, network: nn.Module | Architecture, example_input: Tensor | None = None) -> int:
         """Return the multiply-accumulates for one image."""
-        return sum(part.macs for part in self._parts(network, example_input))
+        return sum(part.macs for part in _parts(network, example_input, self.fallback))
 
     def verify_ms(self, network: nn.Module | Architecture, example_input: Tensor | None = None) -> float | None:
         """Measure the whole network with the device's backend; None where that is not here."""
@@ -279,30 +264,26 @@ class Estimator:
             return None
         if isinstance(network, Architecture) and network in self._verified:
             return self._verified[network]
-        figures = backend.measure_network(self._network(network, example_input))
+        figures = backend.measure_network(_network(network, example_input, self.fallback))
         if isinstance(network, Architecture):
             self._verified[network] = figures
         return figures
 
     def measured_share(self, parts: Iterable[Subgraph]) -> float:
         """Return which share of the latency of a network is measured rather than predicted."""
-        pieces = [piece for part in parts for piece in self._pieces(part)]
-        self._learn(pieces)
-        measured = sum(self._known[piece] for piece in pieces if piece in self.measurements)
-        return measured / sum(self._known[piece] for piece in pieces)
-
-    @property
-    def _is_of_networks(self) -> bool:
-        return not self.measurements and self._closed_form is None
+        pieces = [piece for part in parts for piece in self._prices.pieces(part)]
+        latencies_ms = self._prices.predict_ms(pieces).tolist()
+        measured = sum(ms for piece, ms in zip(pieces, latencies_ms, strict=True) if piece in self.measurements)
+        return float(measured / sum(latencies_ms))
 
     @cached_property
     def _errors(self) -> Errors:
         """How far rows were off that were held out: when the device was judged, or else of a fit to the table."""
         if self.device.errors:
             return Errors.from_dict(self.device.errors)
-        if self._closed_form is not None:
+        if self.device.backend == ANALYTIC:
             return closed_form_errors()
-        rows = self._fitted_rows()
+        rows = fitted_rows(self.measurements)
         if not rows:
             raise ValueError(
                 f"How far predictions for {self.name!r} are off is not known: its table has single operators only."
@@ -311,80 +292,27 @@ class Estimator:
             )
         return self.regressor.errors or held_out_errors(list(rows), np.array(list(rows.values())))
 
-    def _fitted_rows(self) -> dict[Subgraph, float]:
-        """Return the latencies that the regressor is fitted to."""
-        return {part: figures.latency_ms for part, figures in self.measurements.items() if not is_operator(part)}
-
-    def _pieces(self, part: Subgraph) -> tuple[Subgraph, ...]:
-        if self._closed_form is not None or part in self.measurements or is_operator(part):
-            return (part,)
-        try:
-            return pieces(part, self._kinds)
-        except ValueError:
-            if self.fallback is None:
-                raise
-            return (part,)
-
-    def _learn(self, pieces: Iterable[Subgraph]) -> None:
-        """Predict what is not known yet."""
-        unknown = [piece for piece in dict.fromkeys(pieces) if piece not in self._known]
-        if self._closed_form is not None:
-            prices = ((piece, self._closed_form.measure_subgraph(piece).values()) for piece in unknown)
-            self._known.update({piece: sum(price.latency_ms for price in parts) for piece, parts in prices})
-            return
-        # What is of no measured kind comes here only with a fallback.
-        rated = [piece for piece in unknown if is_operator(piece) or piece.kind not in self._kinds]
-        self._known.update({piece: self._rated_ms(piece) for piece in rated})
-        unknown = [piece for piece in unknown if piece not in self._known]
-        if unknown:
-            if warning := self._coverage.warning(unknown):
-                _log.warning("The estimate of %s is %s.", self.name, warning)
-            predicted_ms = self.device.correction * self.regressor.predict_ms(unknown)
-            self._known.update(zip(unknown, predicted_ms.tolist(), strict=True))
-
-    def _rated_ms(self, part: Subgraph) -> float:
-        latency_ms = self._rates.predict_ms(part) if is_operator(part) and part.kind != "other" else None
-        if latency_ms is None and self.fallback is None:
-            raise ValueError(
-                f"Module {part.path!r} runs {part}; the table of device {self.name!r} has no operators of that kind."
-                f" HINT: `Estimator.load(..., fallback='bytes')` prices them by the bytes that they move."
-            )
-        return self.device.correction * (self._rates.by_bytes_ms(part) if latency_ms is None else latency_ms)
-
-    def _parts(self, network: nn.Module | Architecture, example_input: Tensor | None) -> list[Subgraph]:
-        if isinstance(network, Architecture):
-            return parts_of(network)
-        return split(self._network(network, example_input))
-
-    def _network(self, network: nn.Module | Architecture, example_input: Tensor | None) -> Network:
-        if isinstance(network, Architecture):
-            return network_of(network)
-        if example_input is None:
-            raise ValueError("A model needs an `example_input` (NCHW); only an architecture knows its own.")
-        return trace(network, example_input, self.fallback)
-
-    def _cached_regressor(self) -> Regressor:
-        if self._cache is not None and self._cache.exists():
-            try:
-                return Regressor.load(self._cache)
-            except ValueError as error:
-                _log.warning("The cache is damaged and is made anew: %s", error)
+    def _fit(self) -> Regressor:
         if self.measurements:
             _log.info("Fitting the estimator of %s to %d measurements.", self.name, len(self.measurements))
-            known = self._fitted_rows()
-            regressor = Regressor.fit(list(known), np.array(list(known.values())))
-        else:
-            _log.info("Fitting the estimator of %s to %d networks.", self.name, len(self.networks))
-            latency_ms = np.array([network.figures.latency_ms for network in self.networks.values()])
-            regressor = Regressor.fit_networks([network.parts for network in self.networks.values()], latency_ms)
-        if self._cache is not None:
-            _save(regressor, self._cache)
-        return regressor
+            known = fitted_rows(self.measurements)
+            return Regressor.fit(list(known), np.array(list(known.values())))
+        _log.info("Fitting the estimator of %s to %d networks.", self.name, len(self.networks))
+        latency_ms = np.array([network.figures.latency_ms for network in self.networks.values()])
+        return Regressor.fit_networks([network.parts for network in self.networks.values()], latency_ms)
 
 
-def _save(regressor: Regressor, path: Path) -> None:
-    try:
-        regressor.save(path)
-    except OSError as error:
-        # A read-only home costs time at every start, but no result.
-        _log.warning("The fitted estimator could not be cached at %s: %s", path, error)
+def _parts(
+    network: nn.Module | Architecture, example_input: Tensor | None, fallback: Fallback | None
+) -> list[Subgraph]:
+    if isinstance(network, Architecture):
+        return parts_of(network)
+    return split(_network(network, example_input, fallback))
+
+
+def _network(network: nn.Module | Architecture, example_input: Tensor | None, fallback: Fallback | None) -> Network:
+    if isinstance(network, Architecture):
+        return network_of(network)
+    if example_input is None:
+        raise ValueError("A model needs an `example_input` (NCHW); only an architecture knows its own.")
+    return trace(network, example_input, fallback)

@@ -2,33 +2,25 @@
 
 from __future__ import annotations
 
-import hashlib
-import importlib.metadata
 import logging
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
-
-import numpy as np
 
 from lightning_nas.estimator.device import ANALYTIC, FORMAT, TABLE_ONLY, Device
 from lightning_nas.estimator.fit.interval import Errors
 from lightning_nas.estimator.fit.pieces import OPERATOR_KINDS
-from lightning_nas.estimator.fit.regressor import VERSION
 from lightning_nas.estimator.fit.staircase import curves_in, find_lanes
 from lightning_nas.estimator.measure.settings import check_settings
 from lightning_nas.estimator.measurements import Measurements
 from lightning_nas.estimator.share import SUFFIX
 from lightning_nas.io.reading import read_json
-from lightning_nas.io.writing import cache_folder
 
 __all__ = [
     "DEFAULT_LANES",
     "MIN_ROWS",
     "TARGETS",
     "available_devices",
-    "cache_path",
     "closed_form",
     "closed_form_errors",
     "device_of",
@@ -102,7 +94,7 @@ def find_device(name_or_path: str | Path) -> Path:
     return path
 
 
-def closed_form(path: Path, lanes: int | None, settings: Mapping[str, Any]) -> Device:
+def closed_form(path: Path, lanes: int | None, settings: Mapping[str, object]) -> Device:
     """Return the device of a file that needs no table, with other lanes and settings where they are given."""
     device = read_device(path)
     device = replace(device, settings={**device.settings, **settings})
@@ -142,10 +134,3 @@ def _lanes(rows: Measurements) -> int:
     if found.lanes is not None:
         _log.info("The table shows %d lanes. %s", found.lanes, found.reason)
     return found.lanes or DEFAULT_LANES
-
-
-def cache_path(table: Path) -> Path:
-    """Return where the regressor of a table is kept: a name for its content and for what fitted it."""
-    key = hashlib.sha256(table.read_bytes())
-    key.update(f"{VERSION} {importlib.metadata.version('scikit-learn')} {np.__version__}".encode())
-    return cache_folder() / f"{table.stem}-{key.hexdigest()[:16]}.npz"

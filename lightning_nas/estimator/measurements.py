@@ -22,7 +22,7 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, get_args
+from typing import get_args
 
 from lightning_nas.graph.layer import MAX_SIZE, Form
 from lightning_nas.graph.subgraph import OperatorKind, Subgraph, SubgraphKind
@@ -36,6 +36,7 @@ COLUMNS = ("kind", *_SHAPE, "latency_ms", "sram_bytes")
 SPREAD = "spread"
 """Column of tables of what was timed; compilers count and have none."""
 
+_KINDS: tuple[SubgraphKind | OperatorKind, ...] = (*get_args(SubgraphKind), *get_args(OperatorKind))
 _MS_PER = {"latency_ms": 1.0, "latency_s": 1e3, "latency_us": 1e-3, "latency_ns": 1e-6}
 _TRUTH = {"True": 1.0, "False": 0.0}
 _OPTIONAL = ("sram_bytes", SPREAD, "network")
@@ -98,7 +99,7 @@ class Measurements:
     networks: Mapping[str, MeasuredNetwork] = field(default_factory=dict)
 
 
-def to_row(subgraph: Subgraph, figures: Figures) -> list[Any]:
+def to_row(subgraph: Subgraph, figures: Figures) -> list[object]:
     """Return the row of a table, in the order of `COLUMNS`."""
     shape = [int(getattr(subgraph, name)) for name in _SHAPE]
     kind = subgraph.kind if subgraph.form is None else f"{subgraph.kind} {subgraph.form}"
@@ -210,16 +211,26 @@ def _network(path: Path, name: str, rows: Sequence[_Row]) -> MeasuredNetwork:
 def _read_row(row: Mapping[str, str], latency: str, line: int, place: str) -> _Row:
     try:
         network = row.get("network", "")
-        kind: Any
-        kind, _, form = row.get("kind", "").partition(" ")
-        if kind not in (*get_args(SubgraphKind), *get_args(OperatorKind)):
-            raise ValueError(f"`kind` must be one of {', '.join(get_args(SubgraphKind))}; got {kind!r}.")
-        shape: dict[str, Any] = {name: _size(name, row.get(name)) for name in _SHAPE if name != "hidden_channels"}
-        shape["hidden_channels"] = _hidden(kind, row.get("hidden_channels"), shape)
+        name, _, form = row.get("kind", "").partition(" ")
+        kind = next((known for known in _KINDS if known == name), None)
+        if kind is None:
+            raise ValueError(f"`kind` must be one of {', '.join(get_args(SubgraphKind))}; got {name!r}.")
+        shape = {name: _size(name, row.get(name)) for name in _SHAPE if name != "hidden_channels"}
+        hidden_channels = _hidden(kind, row.get("hidden_channels"), shape)
         if kind in ("pool", "depthwise") and shape["in_channels"] != shape["out_channels"]:
             raise ValueError(f"`out_channels` of {kind} must be `in_channels`; got {shape['out_channels']}.")
-        shape = {**shape, "residual": bool(shape["residual"]), "form": Form.parse(form) if form else None}
-        subgraph = Subgraph(kind, **shape)
+        subgraph = Subgraph(
+            kind,
+            shape["height"],
+            shape["width"],
+            shape["in_channels"],
+            hidden_channels,
+            shape["out_channels"],
+            kernel=shape["kernel"],
+            stride=shape["stride"],
+            residual=bool(shape["residual"]),
+            form=Form.parse(form) if form else None,
+        )
         if network and not row.get(latency):
             return _Row(line, subgraph, network, None)
         return _Row(line, subgraph, network, _figures(latency, row))

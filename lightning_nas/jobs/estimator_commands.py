@@ -24,30 +24,29 @@ import io
 import json
 import logging
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from lightning_nas.estimator.device import ANALYTIC, TABLE_ONLY, Device
 from lightning_nas.estimator.estimator import Estimator
-from lightning_nas.estimator.files import DEFAULT_LANES, TARGETS, read_device
+from lightning_nas.estimator.files import TARGETS, read_device
 from lightning_nas.estimator.fit.interval import Errors
-from lightning_nas.estimator.fit.staircase import curve_subgraphs, curves_in, find_lanes
+from lightning_nas.estimator.fit.staircase import curve_subgraphs
 from lightning_nas.estimator.judge.correction import format_correction
 from lightning_nas.estimator.judge.error import format_error
 from lightning_nas.estimator.judge.granularity import best_granularity
 from lightning_nas.estimator.judge.judge import judge
 from lightning_nas.estimator.judge.parity import Parity
 from lightning_nas.estimator.judge.peak import format_peak, peak_error
-from lightning_nas.estimator.measure.backend import BACKENDS, SPLIT, Backend, available_backend, open_backend
-from lightning_nas.estimator.measure.campaign import measure
+from lightning_nas.estimator.measure.backend import BACKENDS, Backend, available_backend, open_backend
 from lightning_nas.estimator.measure.device_table import measure_device
 from lightning_nas.estimator.measure.sampling.sample import plan_subgraphs
 from lightning_nas.estimator.measure.whole import scratch_table
 from lightning_nas.estimator.measurements import COLUMNS, Figures, to_row
 from lightning_nas.io.writing import write_text
+from lightning_nas.jobs.estimator_steps import measured_staircase, new_device, rounded, save_record, staircase_record
 from lightning_nas.training.stop import Stopped, stoppable
 
 _log = logging.getLogger(__name__)
@@ -143,8 +142,7 @@ def measured_device(table: Path, backend: str | None, settings: Sequence[str], l
         return device
     if backend is None:
         raise ValueError(f"There is no {path}: say what measures, with `--backend`, one of {', '.join(BACKENDS)}.")
-    used = DEFAULT_LANES if lanes is None else lanes
-    return Device(table.stem, backend, used, backend in SPLIT, given, folder=table.parent)
+    return new_device(table.stem, backend, lanes, given, table.parent)
 
 
 def measure_table(table: Path, device: Device, seed: int, num_subgraphs: int | None) -> None:
@@ -154,10 +152,10 @@ def measure_table(table: Path, device: Device, seed: int, num_subgraphs: int | N
     device.save(table.with_suffix(".json"))
     rows = measure_device(device, table, seed, num_subgraphs, backend)
     record = {"date": datetime.date.today().isoformat(), "rows": len(rows), "measured_by": backend.versions()}
-    _record(table, device, record)
+    save_record(table, device, record)
 
 
-def _setting(text: str) -> tuple[str, Any]:
+def _setting(text: str) -> tuple[str, object]:
     """Return name and value of a setting; what is no number and no truth value is text."""
     name, separator, value = text.partition("=")
     if not separator:
@@ -172,10 +170,8 @@ def compare_lanes(table: Path) -> None:
     """Find the lanes in measured latency against channels, and record them beside those that the device says."""
     device = read_device(table.with_suffix(".json"))
     backend, curves = open_backend(device), curve_subgraphs()
-    rows = measure(device, curves, scratch_table(device, backend, "staircase"), backend)
-    found = find_lanes(curves_in(rows, curves))
-    record = {"documented": device.lanes, "found": found.lanes, "reason": found.reason}
-    _record(table, device, {"staircase": record})
+    found = measured_staircase(device, curves, scratch_table(device, backend, "staircase"), backend)
+    save_record(table, device, {"staircase": staircase_record(device.lanes, found)})
     sys.stdout.write(f"{device.name}: {device.lanes} lanes, found {found.lanes}. {found.reason}\n")
 
 
@@ -183,7 +179,7 @@ def choose_granularity(table: Path) -> None:
     """Find out whether operators or subgraphs predict networks best, and record it; the table is not made anew."""
     device = read_device(table.with_suffix(".json"))
     is_split, record = best_granularity(device, table)
-    _record(table, device, {"granularity": _rounded(record)})
+    save_record(table, device, {"granularity": rounded(record)})
     errors = ", ".join(f"{name} {record[name]:.2%}".replace("%", " %") for name in ("operators", "subgraphs"))
     sys.stdout.write(f"{device.name}: mean error on whole networks by {errors}\n")
     if is_split != device.is_split:
@@ -194,7 +190,7 @@ def compare_memory(table: Path, num_networks: int) -> None:
     """Compare peak memory with the compiler's and record it."""
     device = read_device(table.with_suffix(".json"))
     error = peak_error(device, num_networks)
-    _record(table, device, {"memory": _rounded(error)})
+    save_record(table, device, {"memory": rounded(error)})
     sys.stdout.write(f"{device.name}: {format_peak(error)}\n")
 
 
@@ -206,9 +202,10 @@ def judge_table(table: Path, num_networks: int, lanes: int | None) -> None:
         raise ValueError(f"{format_error(verdict.error)}\n{verdict.refusal}")
     regressor, device = verdict.estimator.regressor, verdict.estimator.device
     counts = {"rows": len(estimator.measurements), "networks": len(estimator.networks)}
-    fit = {"by": regressor.choice, **_rounded(regressor.held_out)}
-    found = {"correction": _rounded(verdict.correction)} if verdict.correction else {}
-    _record(table, device, {**counts, **found, "fit": fit, "error": {k: _rounded(v) for k, v in verdict.error.items()}})
+    fit = {"by": regressor.choice, **rounded(regressor.held_out)}
+    error = {name: rounded(row) for name, row in verdict.error.items()}
+    found = {"correction": rounded(verdict.correction)} if verdict.correction else {}
+    save_record(table, device, {**counts, **found, "fit": fit, "error": error})
     measured = f"{counts['rows']} subgraphs and {counts['networks']} whole networks"
     sys.stdout.write(f"{estimator.name}: {measured}, {estimator.lanes} lanes\n")
     sys.stdout.write(f"{regressor}\n{format_error(verdict.error)}\n")
@@ -247,16 +244,7 @@ def judge_closed_form(table: Path) -> None:
     rows = Estimator.load(SIMULATED).measurements
     predicted_ms = Estimator(device).predict_ms(list(rows))
     true_ms = np.array([figures.latency_ms for figures in rows.values()])
-    error = _rounded(Parity((SIMULATED,) * len(rows), predicted_ms, true_ms).figures)
+    error = rounded(Parity((SIMULATED,) * len(rows), predicted_ms, true_ms).figures)
     device = dataclasses.replace(device, errors=Errors.of(list(rows), np.log(predicted_ms / true_ms)).to_dict())
-    _record(table, device, {"error": {"against": SIMULATED, **error}})
+    save_record(table, device, {"error": {"against": SIMULATED, **error}})
     sys.stdout.write(f"{device.name} against {SIMULATED}:\n{format_error({'operators': error})}\n")
-
-
-def _rounded(row: Mapping[str, float]) -> dict[str, float]:
-    return {key: round(value, 5) for key, value in row.items()}
-
-
-def _record(table: Path, device: Device, values: dict[str, object]) -> None:
-    units = {"latency_ms": "milliseconds", "sram_bytes": "bytes"}
-    dataclasses.replace(device, record={**device.record, "units": units, **values}).save(table.with_suffix(".json"))

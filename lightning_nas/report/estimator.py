@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from html import escape
-from typing import Any
+from typing import TypedDict
 
 import numpy as np
 
@@ -15,7 +15,7 @@ from lightning_nas.report.page import figures, page, table, terms
 from lightning_nas.report.parity_svg import parity_chart
 from lightning_nas.report.svg import line_chart
 
-__all__ = ["estimator_page"]
+__all__ = ["EstimatorRecord", "LanesRecord", "estimator_page"]
 
 Figures = Mapping[str, float]
 
@@ -25,7 +25,36 @@ _MAX_NAMED = 3
 _MAX_LISTED = 12
 
 
-def estimator_page(result: Mapping[str, Any], verdict: Verdict, staircase: Staircase) -> str:
+class LanesRecord(TypedDict):
+    """The lanes of a device in ``result.json``: those that are used, those of its file, those that were found."""
+
+    used: int
+    documented: int | None
+    found: int | None
+    reason: str
+
+
+class EstimatorRecord(TypedDict):
+    """The content of ``result.json`` of an estimator, see `lightning_nas.jobs.estimator.build_estimator`."""
+
+    recipe: str
+    device: str
+    backend: str
+    settings: Mapping[str, object]
+    seed: int
+    rows: int
+    networks: int
+    lanes: LanesRecord
+    granularity: Mapping[str, float] | None
+    fit: str
+    correction: Mapping[str, float] | None
+    error: Mapping[str, Mapping[str, float]]
+    measured_by: Mapping[str, object] | None
+    file: str
+    versions: Mapping[str, str]
+
+
+def estimator_page(result: EstimatorRecord, verdict: Verdict, staircase: Staircase) -> str:
     """Return the page of an estimator as HTML.
 
     Args:
@@ -44,12 +73,12 @@ def estimator_page(result: Mapping[str, Any], verdict: Verdict, staircase: Stair
     return page(f"Estimator of {result['device']}", _subtitle(result), sections)
 
 
-def _subtitle(result: Mapping[str, Any]) -> str:
+def _subtitle(result: EstimatorRecord) -> str:
     by = f"measured by {result['backend']}" if result["backend"] != "csv" else "from a table"
     return f"{result['rows']:,} rows and {result['networks']:,} whole networks, {by}"
 
 
-def _headline(result: Mapping[str, Any], rows: Parity | None, networks: NetworkVerdict | None) -> str:
+def _headline(result: EstimatorRecord, rows: Parity | None, networks: NetworkVerdict | None) -> str:
     items = []
     if networks is not None:
         overall = networks.estimated.figures
@@ -150,7 +179,7 @@ def _findings(verdict: Verdict) -> Iterator[str]:
         )
 
 
-def _staircase(result: Mapping[str, Any], staircase: Staircase) -> str:
+def _staircase(result: EstimatorRecord, staircase: Staircase) -> str:
     lanes = result["lanes"]
     note = staircase.reason
     if lanes["documented"] is not None:
@@ -209,7 +238,7 @@ def _each(networks: NetworkVerdict, chosen: Sequence[int]) -> str:
     return table([*head, f"Interval of {_percent(intervals.level)}"] if intervals is not None else head, rows)
 
 
-def _provenance(result: Mapping[str, Any]) -> Sequence[tuple[str, str]]:
+def _provenance(result: EstimatorRecord) -> Sequence[tuple[str, str]]:
     measured_by = result.get("measured_by") or {}
     versions = result.get("versions") or {}
     items = [

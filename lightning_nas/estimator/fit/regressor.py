@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import zipfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import compress
@@ -12,12 +13,14 @@ import numpy as np
 
 from lightning_nas.estimator.fit.additive import Additive
 from lightning_nas.estimator.fit.interval import Errors
+from lightning_nas.estimator.fit.rates import is_operator
 from lightning_nas.estimator.fit.smooth import Smooth
 from lightning_nas.estimator.fit.trees import Trees
+from lightning_nas.estimator.measurements import Figures
 from lightning_nas.graph.subgraph import Subgraph
 from lightning_nas.io.writing import write_bytes
 
-__all__ = ["VERSION", "Regressor", "held_out_errors"]
+__all__ = ["VERSION", "Regressor", "fitted_rows", "held_out_errors"]
 
 VERSION = 5
 """Goes into the key of the cache: to be raised with every change of the features or of the fit."""
@@ -111,7 +114,11 @@ class Regressor:
                 arrays.update({f"{name}.{key}": array for key, array in model.arrays.items()})
         arrays.update({f"held_out.{name}": np.array(value) for name, value in self.held_out.items()})
         data = io.BytesIO()
-        np.savez_compressed(data, **arrays)  # type: ignore[arg-type]
+        # What `np.savez_compressed` does, which cannot be told that no name is that of an option of its own.
+        with zipfile.ZipFile(data, "w", zipfile.ZIP_DEFLATED) as archive:
+            for name, array in arrays.items():
+                with archive.open(f"{name}.npy", "w", force_zip64=True) as file:
+                    np.lib.format.write_array(file, array, allow_pickle=False)
         write_bytes(path, data.getvalue())
 
     @classmethod
@@ -133,6 +140,11 @@ class Regressor:
         except Exception as error:  # flipped bits make zip, zlib, numpy and tokenize raise a dozen kinds
             raise ValueError(f"{path} is not a valid regressor: {error}") from error
         return cls(choice, trees, smooth, held_out, additive, errors)
+
+
+def fitted_rows(measurements: Mapping[Subgraph, Figures]) -> dict[Subgraph, float]:
+    """Return the latencies that a regressor is fitted to: all but those of operators that are priced by a rate."""
+    return {part: figures.latency_ms for part, figures in measurements.items() if not is_operator(part)}
 
 
 def held_out_errors(subgraphs: Sequence[Subgraph], latency_ms: np.ndarray) -> Errors:

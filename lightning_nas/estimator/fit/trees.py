@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 import numpy as np
+import sklearn
+from numpy.typing import NDArray
 from sklearn.ensemble import HistGradientBoostingRegressor
-from sklearn.ensemble._hist_gradient_boosting.common import PREDICTOR_RECORD_DTYPE
-from sklearn.ensemble._hist_gradient_boosting.predictor import TreePredictor
 from threadpoolctl import threadpool_limits
 
 from lightning_nas.estimator.fit.features import features, work
+from lightning_nas.estimator.fit.forest import NODE, Forest
 from lightning_nas.graph.subgraph import Subgraph
 
 __all__ = ["Trees"]
@@ -46,11 +47,8 @@ class Trees:
         True
     """
 
-    def __init__(self, nodes: np.ndarray, starts: np.ndarray, offset: float) -> None:
-        self._nodes, self._starts, self._offset = nodes, starts, offset
-        bits = np.zeros((0, 8), np.uint32)
-        ends = [*starts[1:].tolist(), len(nodes)]
-        self._trees = [TreePredictor(nodes[a:b], bits, bits) for a, b in zip(starts.tolist(), ends, strict=True)]
+    def __init__(self, forest: Forest) -> None:
+        self._forest = forest
 
     @classmethod
     def fit(cls, subgraphs: Sequence[Subgraph], latency_ms: np.ndarray) -> Trees:
@@ -60,26 +58,20 @@ class Trees:
         # More threads than free cores make this a hundred times slower.
         with threadpool_limits(1, "openmp"):
             model.fit(inputs, targets)
-        trees = [tree.nodes.copy() for (tree,) in model._predictors]
-        starts = np.cumsum([0, *(len(tree) for tree in trees[:-1])])
-        return cls(np.concatenate(trees), starts, model._baseline_prediction.item())
+        return cls(_exported(model))
 
-    def predict_ms(self, subgraphs: Sequence[Subgraph]) -> np.ndarray:
+    def predict_ms(self, subgraphs: Sequence[Subgraph]) -> NDArray[np.float64]:
         """Return the predicted latency of each subgraph."""
         if not subgraphs:
             return np.zeros(0)
-        inputs = features(subgraphs)
-        no_categories = np.zeros((0, 8), np.uint32), np.zeros(inputs.shape[1], np.uint32)
-        total = np.full(len(inputs), self._offset)
-        for tree in self._trees:
-            total += tree.predict(inputs, *no_categories, 1)
-        latency_ms: np.ndarray = np.exp(total) * work(subgraphs)
+        latency_ms: NDArray[np.float64] = np.exp(self._forest.predict(features(subgraphs))) * work(subgraphs)
         return latency_ms
 
     @property
     def arrays(self) -> dict[str, np.ndarray]:
         """Everything there is to store."""
-        return {"nodes": self._nodes, "starts": self._starts, "offset": np.array(self._offset)}
+        forest = self._forest
+        return {"nodes": forest.nodes, "starts": forest.starts, "offset": np.array(forest.offset)}
 
     @classmethod
     def from_arrays(cls, arrays: Mapping[str, np.ndarray]) -> Trees:
@@ -88,22 +80,29 @@ class Trees:
         Raises:
             ValueError: The arrays are not those of trees.
         """
-        nodes, starts = arrays["nodes"], arrays["starts"]
-        if nodes.dtype != PREDICTOR_RECORD_DTYPE or not _is_forest(nodes, starts):
+        forest = Forest(arrays["nodes"], arrays["starts"], float(arrays["offset"]))
+        if forest.num_features > features([Subgraph("conv", 1, 1, 1, 1, 1)]).shape[1]:
             raise ValueError("its trees are malformed.")
-        return cls(nodes, starts, float(arrays["offset"]))
+        return cls(forest)
 
 
-def _is_forest(nodes: np.ndarray, starts: np.ndarray) -> bool:
-    """Whether every node leads to later nodes of its own tree: compiled code walks them without looking."""
-    ordered = starts.ndim == nodes.ndim == 1 and starts.dtype == np.int64 and len(starts) > 0 and starts[0] == 0
-    if not ordered or np.any(np.diff(starts) <= 0) or starts[-1] >= len(nodes):
-        return False
-    sizes = np.diff([*starts, len(nodes)])
-    size, place = np.repeat(sizes, sizes), np.arange(len(nodes)) - np.repeat(starts, sizes)
-    inner = nodes["is_leaf"] == 0
-    children = np.stack([nodes["left"], nodes["right"]]).astype(np.int64)
-    within = np.all((children > place) & (children < size), axis=0)
-    num_features = features([Subgraph("conv", 1, 1, 1, 1, 1)]).shape[1]
-    known = (nodes["feature_idx"] >= 0) & (nodes["feature_idx"] < num_features) & (nodes["is_categorical"] == 0)
-    return bool(np.all(~inner | (within & known)))
+def _exported(model: HistGradientBoostingRegressor) -> Forest:
+    """Return the trees of a fitted model.
+
+    scikit-learn has no public way to them. This function alone reads what is private there, right after a fit; stored
+    trees are read and used without it.
+
+    Raises:
+        RuntimeError: The installed scikit-learn keeps its trees in another way.
+    """
+    try:
+        trees = [tree.nodes for (tree,) in model._predictors]
+        starts = np.cumsum([0, *map(len, trees[:-1])])
+        nodes = np.zeros(sum(map(len, trees)), NODE)
+        for name in NODE.fields or ():
+            nodes[name] = np.concatenate([tree[name] for tree in trees])
+        return Forest(nodes, starts, model._baseline_prediction.item())
+    except (AttributeError, TypeError, ValueError) as error:
+        raise RuntimeError(
+            f"The trees of scikit-learn {sklearn.__version__} cannot be read: {error}. HINT: install scikit-learn<1.10."
+        ) from error

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
 
 __all__ = ["format_error"]
 
 
-def format_error(error: Mapping[str, Mapping[str, Any]]) -> str:
+def format_error(error: Mapping[str, Mapping[str, float]]) -> str:
     """Return what a verdict says as a table of text.
 
     Example::
@@ -31,7 +30,7 @@ def format_error(error: Mapping[str, Mapping[str, Any]]) -> str:
     return "\n".join([*lines, *others])
 
 
-def _sentence(name: str, row: Mapping[str, Any]) -> str:
+def _sentence(name: str, row: Mapping[str, float]) -> str:
     if name == "pairs":
         clear = f"{row['right_where_clear']:.1%} where they differ by more than 10%"
         text = f"faster of ibn and fused: {row['right']:.1%} right of {row['count']} unseen pairs, {clear}"

@@ -10,8 +10,7 @@ from tqdm import tqdm
 
 from lightning_nas.estimator.estimator import Estimator
 from lightning_nas.estimator.fit.interval import Errors
-from lightning_nas.estimator.fit.rates import is_operator
-from lightning_nas.estimator.fit.regressor import Regressor
+from lightning_nas.estimator.fit.regressor import Regressor, fitted_rows
 from lightning_nas.estimator.judge.parity import Parity
 from lightning_nas.graph.subgraph import Subgraph
 
@@ -56,7 +55,7 @@ def held_out_rows(estimator: Estimator, num_folds: int = 5) -> HeldOutRows | Non
         estimator: What is judged.
         num_folds: Into how many parts the rows are dealt; each is predicted by a fit to all others.
     """
-    rows = {part: figures.latency_ms for part, figures in estimator.measurements.items() if not is_operator(part)}
+    rows = fitted_rows(estimator.measurements)
     if not rows:
         return None
     parts, true_ms = tuple(rows), np.array(list(rows.values()))

@@ -25,7 +25,7 @@ from lightning_nas.estimator.measure.campaign import measure
 from lightning_nas.estimator.measure.sampling.random_networks import CORRECTING, JUDGING
 from lightning_nas.estimator.measure.sampling.sample import sample_subgraphs
 from lightning_nas.estimator.measure.whole import scratch_table
-from lightning_nas.graph.subgraph import Subgraph
+from lightning_nas.graph.subgraph import Subgraph, SubgraphKind
 from lightning_nas.io.numbers import check_number
 
 __all__ = ["judge"]
@@ -37,7 +37,7 @@ _NUM_CORRECTING = 30
 _NUM_PAIRS = 300
 # Where fused and unfused are as fast as each other, either is right.
 _CLEAR = np.log(1.1)
-_KINDS = ("ibn", "fused")
+_KINDS: tuple[SubgraphKind, ...] = ("ibn", "fused")
 
 
 def judge(
@@ -173,7 +173,7 @@ def _measured_pairs(
 ) -> dict[tuple[Subgraph, Subgraph], tuple[float, float]]:
     """Measure unfused and fused blocks of equal sizes, as far as both can be measured."""
     blocks = [part for part in sample_subgraphs(JUDGING, 4 * num_pairs) if part.kind in _KINDS][:num_pairs]
-    ibn, fused = ([dataclasses.replace(part, kind=kind) for part in blocks] for kind in _KINDS)  # type: ignore[arg-type]
+    ibn, fused = ([dataclasses.replace(part, kind=kind) for part in blocks] for kind in _KINDS)
     rows = measure(device, [*ibn, *fused], scratch_table(device, backend, "pairs", folder), backend)
     pairs = dict.fromkeys(zip(ibn, fused, strict=True))
     found = {pair: tuple(sum_ms(part, rows) for part in pair) for pair in pairs}

@@ -102,7 +102,7 @@ def _backend_or_reason(device: Device) -> tuple[Backend | None, str]:
         # Devices are shared without the files that only their backends need.
         return None, f"{device.name} cannot be measured here: {error}"
     here = backend.versions().get("processor")
-    there = device.record.get("measured_by", {}).get("processor", here)
+    there = device.measured_by.get("processor", here)
     if here != there:
         return None, f"{device.name} cannot be measured here: it is {there}, and this machine is {here}."
     return backend, ""

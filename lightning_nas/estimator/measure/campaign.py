@@ -12,7 +12,7 @@ from tqdm import tqdm
 
 from lightning_nas.estimator.device import Device
 from lightning_nas.estimator.measure.backend import TIMED, Backend, ParallelBackend, UnsupportedError, open_backend
-from lightning_nas.estimator.measure.settings import TIMING
+from lightning_nas.estimator.measure.settings import most_spread
 from lightning_nas.estimator.measurements import COLUMNS, SPREAD, Figures, read_measurements, to_row
 from lightning_nas.graph.subgraph import Subgraph
 from lightning_nas.io.locks import alone
@@ -56,7 +56,7 @@ def _measure(
     missing = [subgraph for subgraph in dict.fromkeys(subgraphs) if not _is_known(subgraph, known)]
     if missing:
         backend = backend or open_backend(device)
-        limit = device.settings.get("max_spread", TIMING["max_spread"])
+        limit = most_spread(device)
         names, num_spread = _header(path), 0
         with appending(path) as append:
             for rows in _measured(backend, missing, known, device.name):

@@ -5,14 +5,23 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import PurePosixPath, PureWindowsPath
-from typing import Any, Literal
+from typing import Literal, SupportsFloat, SupportsInt
 
 from lightning_nas.estimator.analytic import AnalyticArray
 from lightning_nas.estimator.device import ANALYTIC, TABLE_ONLY, Device
 from lightning_nas.io.numbers import check_number
 from lightning_nas.io.reading import shown
 
-__all__ = ["BACKENDS", "SETTINGS", "TIMING", "check_settings", "checked_settings", "files_of"]
+__all__ = [
+    "BACKENDS",
+    "SETTINGS",
+    "TIMING",
+    "Settings",
+    "check_settings",
+    "checked_settings",
+    "files_of",
+    "most_spread",
+]
 
 BACKENDS = ("vela", "zigzag", "onnxruntime", "torch", "analytic")
 
@@ -29,14 +38,45 @@ class Needed:
             device's own.
     """
 
-    kind: tuple[Any, ...] | Literal["whole", "number", "text", "file"]
+    kind: tuple[object, ...] | Literal["whole", "number", "text", "file"]
+
+
+@dataclass(frozen=True)
+class Settings:
+    """All settings of a backend, checked; each is read as the type that it was checked for.
+
+    Attributes:
+        values: The settings by name.
+    """
+
+    values: Mapping[str, object]
+
+    def text(self, name: str) -> str:
+        """Return a setting that is text."""
+        return str(self.values[name])
+
+    def number(self, name: str) -> float:
+        """Return a setting that is a number."""
+        value = self.values[name]
+        assert isinstance(value, SupportsFloat)
+        return float(value)
+
+    def count(self, name: str) -> int:
+        """Return a setting that is a whole number."""
+        value = self.values[name]
+        assert isinstance(value, SupportsInt)
+        return int(value)
+
+    def is_on(self, name: str) -> bool:
+        """Return a setting that is true or false."""
+        return self.values[name] is True
 
 
 # No clock, and no number of anything, comes near.
 _MOST = 10**15
 _TIMED = {**TIMING, "clock": ("wall", "cpu")}
 
-SETTINGS: Mapping[str, Mapping[str, Any]] = {
+SETTINGS: Mapping[str, Mapping[str, object]] = {
     "vela": {
         "accelerator": Needed(("EthosU55", "EthosU65", "EthosU85")),
         "macs": Needed("whole"),
@@ -85,10 +125,19 @@ def check_settings(device: Device) -> None:
 def files_of(device: Device) -> list[str]:
     """Return the names of the files beside a device's own that its settings name."""
     valid = SETTINGS.get(device.backend, {})
-    return [device.settings[name] for name, kind in valid.items() if kind == Needed("file") and name in device.settings]
+    return [
+        str(device.settings[name]) for name, kind in valid.items() if kind == Needed("file") and name in device.settings
+    ]
 
 
-def checked_settings(device: Device, valid: Mapping[str, Any]) -> dict[str, Any]:
+def most_spread(device: Device) -> float:
+    """Return the spread above which a timing is left out of the table of a device."""
+    value = device.settings.get("max_spread", TIMING["max_spread"])
+    assert isinstance(value, SupportsFloat)  # or its file would have been refused
+    return float(value)
+
+
+def checked_settings(device: Device, valid: Mapping[str, object]) -> Settings:
     """Return all settings of a backend: those of the device, and defaults where it has none.
 
     Args:
@@ -103,7 +152,7 @@ def checked_settings(device: Device, valid: Mapping[str, Any]) -> dict[str, Any]
 
         >>> device = Device("my_cpu", "torch", 8, settings={"threads": 2})
         >>> checked_settings(device, {"precision": ("fp32", "fp16"), "threads": 1, "window_ms": 20.0})
-        {'precision': 'fp32', 'threads': 2, 'window_ms': 20.0}
+        Settings(values={'precision': 'fp32', 'threads': 2, 'window_ms': 20.0})
     """
     unknown = [name for name in device.settings if name not in valid]
     if unknown:
@@ -116,10 +165,10 @@ def checked_settings(device: Device, valid: Mapping[str, Any]) -> dict[str, Any]
             f"Device {device.name!r} lacks the setting {missing[0]!r}, which {device.backend} needs; all that it needs"
             f" are {', '.join(needed)}."
         )
-    return {name: _checked(device, name, values) for name, values in valid.items()}
+    return Settings({name: _checked(device, name, values) for name, values in valid.items()})
 
 
-def _checked(device: Device, name: str, valid: Any) -> Any:
+def _checked(device: Device, name: str, valid: object) -> object:
     kind = valid.kind if isinstance(valid, Needed) else valid
     choices = kind if isinstance(kind, tuple) else None
     value = (
@@ -139,8 +188,8 @@ def _checked(device: Device, name: str, valid: Any) -> Any:
             raise ValueError(f"`{name}` of device {device.name!r} must be {rule}; got {shown(value)}.")
         return value
     is_whole = kind == "whole" or isinstance(kind, int)
-    bounds: dict[str, Any] = {"whole": True, "least": 1} if is_whole else {"above": 0}
-    check_number(name, value, **bounds, most=_MOST, of=f"device {device.name!r}")
+    least, above = (1, None) if is_whole else (None, 0)
+    check_number(name, value, whole=is_whole, least=least, above=above, most=_MOST, of=f"device {device.name!r}")
     return value
 
 

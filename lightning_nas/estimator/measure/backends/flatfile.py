@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Field", "File"]
 
-Field = tuple[int, str, Any]
+Field = tuple[int, str, int | float | bool]
 """Slot, type and value of a field of a table."""
 
 _TYPES = {np.dtype(np.int32): 2, np.dtype(np.int8): 9}

@@ -6,7 +6,7 @@ int8: what exporters of quantised networks write. A bounded result needs no othe
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, TypeAlias
 
 import numpy as np
 
@@ -45,6 +45,9 @@ _ACTIVATIONS = {
     "scale": "Mul",
     "prelu": "PRelu",
 }
+_Ends: TypeAlias = tuple[float | np.ndarray, int | np.ndarray]
+"""Scale and zero point of a tensor: one for all of its values, or one an entry of an axis."""
+
 # Scale and zero point of uint8 activations: bounded ones, all others.
 _BOUNDED, _USUAL = (6 / 255, 0), (0.05, 128)
 _WEIGHT_SCALE = 0.002
@@ -176,17 +179,17 @@ class _Author:
         scales = np.full(layer.out_channels, _WEIGHT_SCALE * _USUAL[0], np.float32)
         return [kernel, self._dequantized(biases, (scales, np.zeros(len(scales), np.int32)), 0)]
 
-    def _rounded(self, name: str, ends: tuple[Any, Any]) -> str:
+    def _rounded(self, name: str, ends: _Ends) -> str:
         return self._dequantized(self._quantized(name, ends), ends) if self.is_int8 else name
 
-    def _quantized(self, name: str, ends: tuple[Any, Any]) -> str:
+    def _quantized(self, name: str, ends: _Ends) -> str:
         return self._node("QuantizeLinear", [name, *self._ends(ends)], f"{name}.q")
 
-    def _dequantized(self, name: str, ends: tuple[Any, Any], axis: int | None = None) -> str:
+    def _dequantized(self, name: str, ends: _Ends, axis: int | None = None) -> str:
         attributes = {} if axis is None else {"axis": axis}
         return self._node("DequantizeLinear", [name, *self._ends(ends)], f"{name}.dq", **attributes)
 
-    def _ends(self, ends: tuple[Any, Any]) -> list[str]:
+    def _ends(self, ends: _Ends) -> list[str]:
         scale, zero = ends
         zeros = zero if isinstance(zero, np.ndarray) else np.array(zero, np.uint8)
         return [self._constant(np.asarray(scale, np.float32)), self._constant(zeros)]
@@ -198,10 +201,12 @@ class _Author:
         self.constants.append(numpy_helper.from_array(np.ascontiguousarray(values).reshape(values.shape), name))
         return name
 
-    def _node(self, code: str, inputs: list[str], name: str, **attributes: Any) -> str:
+    def _node(self, code: str, inputs: list[str], name: str, **attributes: object) -> str:
         from onnx import helper
 
-        self.nodes.append(helper.make_node(code, inputs, [name], name, **attributes))
+        node = helper.make_node(code, inputs, [name], name)
+        node.attribute.extend(helper.make_attribute(key, value) for key, value in sorted(attributes.items()))
+        self.nodes.append(node)
         return name
 
 
@@ -216,7 +221,7 @@ def _code(operation: Operation) -> str:
     return code
 
 
-def _attributes(layer: Layer, code: str) -> dict[str, Any]:
+def _attributes(layer: Layer, code: str) -> dict[str, object]:
     if code == "Gemm":
         return {"transB": 1}
     if code == "Concat":
@@ -226,7 +231,7 @@ def _attributes(layer: Layer, code: str) -> dict[str, Any]:
     if code not in ("Conv", "ConvTranspose", "AveragePool", "MaxPool"):
         return {}
     step = layer.form.step if layer.form is not None else (layer.stride, layer.stride)
-    shape: dict[str, Any] = {"kernel_shape": list(layer.window), "strides": list(step)}
+    shape: dict[str, object] = {"kernel_shape": list(layer.window), "strides": list(step)}
     if code == "ConvTranspose":
         assert layer.form is not None  # these always have one
         shape |= {"output_shape": list(layer.form.out_size)}

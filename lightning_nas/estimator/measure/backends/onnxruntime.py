@@ -40,7 +40,7 @@ class Measure:
 
     def __init__(self, device: Device) -> None:
         settings = checked_settings(device, SETTINGS["onnxruntime"])
-        if settings["clock"] == "cpu" and settings["threads"] > 1:
+        if settings.text("clock") == "cpu" and settings.count("threads") > 1:
             raise ValueError(f"`clock` cpu of {device.name!r} is of one thread; with several it must be wall.")
         try:
             import onnx
@@ -50,9 +50,9 @@ class Measure:
                 f"Device {device.name!r} is measured by ONNX Runtime: pip install 'lightning-nas[onnxruntime]'."
             ) from error
         self._onnx, self._runtime = onnx, onnxruntime
-        self._precision, self._batch, self._threads = settings["precision"], settings["batch"], settings["threads"]
-        self._clock = settings["clock"]
-        self._timing = Timing(settings["window_ms"], settings["num_windows"])
+        self._precision, self._clock = settings.text("precision"), settings.text("clock")
+        self._batch, self._threads = settings.count("batch"), settings.count("threads")
+        self._timing = Timing(settings.number("window_ms"), settings.count("num_windows"))
 
     def measure_subgraph(self, subgraph: Subgraph) -> dict[Subgraph, Figures]:
         """Measure a subgraph alone."""

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 
@@ -189,7 +188,7 @@ def _options(operation: Operation, code: str, axis: int) -> list[Field]:
     dilation = layer.form.dilation if layer.form is not None else 1
     if code == "DEPTHWISE_CONV_2D":
         multiplier = layer.out_channels // layer.in_channels
-        more: list[Any] = [(3, "Int32", multiplier), (4, "Int8", activation)]
+        more: list[Field] = [(3, "Int32", multiplier), (4, "Int8", activation)]
         return [*options, *more, (5, "Int32", dilation), (6, "Int32", dilation)]
     if code == "CONV_2D":
         return [*options, (3, "Int8", activation), (4, "Int32", dilation), (5, "Int32", dilation)]

@@ -7,7 +7,7 @@ by events, so what is measured of a small one is how fast it can be queued, as i
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
 import torch
@@ -45,21 +45,21 @@ class Measure:
 
     def __init__(self, device: Device) -> None:
         settings = checked_settings(device, SETTINGS["torch"])
-        if settings["device"] == "cuda" and not torch.cuda.is_available():
+        if settings.text("device") == "cuda" and not torch.cuda.is_available():
             raise ValueError(
                 f"`device` of {device.name!r} is cuda, but PyTorch {torch.__version__} finds no CUDA GPU here: set it"
                 " to cpu, or install a driver and a build of PyTorch for CUDA."
             )
-        if settings["device"] == "cpu" and settings["precision"] == "fp16":
+        if settings.text("device") == "cpu" and settings.text("precision") == "fp16":
             raise ValueError(f"`precision` fp16 of {device.name!r} is of `device` cuda; on cpu it is fp32 or bf16.")
-        if settings["clock"] == "cpu" and (settings["device"] == "cuda" or settings["threads"] > 1):
+        if settings.text("clock") == "cpu" and (settings.text("device") == "cuda" or settings.count("threads") > 1):
             raise ValueError(f"`clock` cpu of {device.name!r} is of one thread on `device` cpu; for others it is wall.")
-        self._clock = settings["clock"]
-        self._device = torch.device(settings["device"])
-        self._dtype = _DTYPES[settings["precision"]]
-        self._layout = torch.channels_last if settings["channels_last"] else torch.contiguous_format
-        self._batch, self._threads = settings["batch"], settings["threads"]
-        self._timing = Timing(settings["window_ms"], settings["num_windows"])
+        self._clock = settings.text("clock")
+        self._device = torch.device(settings.text("device"))
+        self._dtype = _DTYPES[settings.text("precision")]
+        self._layout = torch.channels_last if settings.is_on("channels_last") else torch.contiguous_format
+        self._batch, self._threads = settings.count("batch"), settings.count("threads")
+        self._timing = Timing(settings.number("window_ms"), settings.count("num_windows"))
 
     def measure_subgraph(self, subgraph: Subgraph) -> dict[Subgraph, Figures]:
         """Measure a subgraph alone."""
@@ -87,9 +87,8 @@ class Measure:
         return {"torch": torch.__version__, "processor": name, **({} if is_cpu else {"cuda": str(torch.version.cuda)})}
 
 
-def _queued_ms(call: object, count: int) -> float:
+def _queued_ms(call: Callable[[], object], count: int) -> float:
     """Return the milliseconds between two events in the queue of a GPU, around calls that it is given meanwhile."""
-    assert callable(call)
     start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
     start.record()
     for _ in range(count):

@@ -10,7 +10,7 @@ import importlib.util
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Protocol, TypeAlias
 
 from lightning_nas.estimator.device import Device
 from lightning_nas.estimator.measure.backend import UnsupportedError
@@ -21,7 +21,6 @@ from lightning_nas.estimator.measurements import Figures
 from lightning_nas.graph.lower import lowered
 from lightning_nas.graph.network import Network, chain
 from lightning_nas.graph.subgraph import Subgraph
-from lightning_nas.io.numbers import check_number
 
 __all__ = ["Measure"]
 
@@ -39,6 +38,36 @@ disable_feature=
 
 # The compiler adds to the names of the tensors that it splits.
 _ORIGIN = re.compile(r"@(\d+)")
+
+
+_Row: TypeAlias = dict[str, str]
+"""What the compiler says of an operator, by the names of its columns."""
+
+
+class _Memory(Protocol):
+    peakUsage: int
+
+
+class _Report(Protocol):
+    cpuOps: int
+    stagingMemoryArea: str
+    memories: Mapping[str, _Memory]
+
+
+class _Table(Protocol):
+    header: Sequence[str]
+    data: Sequence[Sequence[str]]
+
+
+class _Database(Protocol):
+    tables: Mapping[str, _Table]
+
+
+class _Compiled(Protocol):
+    """What is read of the compiler's result; Vela has no types of its own."""
+
+    perf_report: _Report
+    opt_database: _Database
 
 
 class Measure:
@@ -61,16 +90,16 @@ class Measure:
             ) from error
         settings = checked_settings(device, SETTINGS["vela"])
         # Feature maps would live in DRAM, and a part alone would pay for what stays in the cache in a network.
-        if settings["memory_mode"].startswith("Dedicated_Sram"):
-            raise ValueError(f"`memory_mode` must be Shared_Sram or Sram_Only; got {settings['memory_mode']}.")
+        memory_mode = settings.text("memory_mode")
+        if memory_mode.startswith("Dedicated_Sram"):
+            raise ValueError(f"`memory_mode` must be Shared_Sram or Sram_Only; got {memory_mode}.")
         self._compiler = regor
         self._is_split = device.is_split
-        self._accelerator = settings["accelerator"]
-        self._clock_hz = settings["clock_hz"]
-        check_number("clock_hz", self._clock_hz, above=0, of=f"device {device.name!r}")
+        self._accelerator = settings.text("accelerator")
+        self._clock_hz = settings.number("clock_hz")
         self._config = (
-            f"[architecture]\nmacs={settings['macs']}\ncores={settings['cores']}\n"
-            f"[vela]\nsystem_config_name={settings['system_config']}\nmemory_mode_name={settings['memory_mode']}\n"
+            f"[architecture]\nmacs={settings.count('macs')}\ncores={settings.count('cores')}\n"
+            f"[vela]\nsystem_config_name={settings.text('system_config')}\nmemory_mode_name={memory_mode}\n"
         ) + _bundled_config()
 
     def measure_subgraph(self, subgraph: Subgraph) -> dict[Subgraph, Figures]:
@@ -85,7 +114,7 @@ class Measure:
         num_after = len(network.operations) - first - len(subgraph.layers)
         network = lowered(network)
         end = len(network.operations) - num_after
-        owned: dict[int, list[dict[str, Any]]] = {}
+        owned: dict[int, list[_Row]] = {}
         for row in self._operators(network):
             number = int(_ORIGIN.findall(row["name"])[0])
             if first <= number < end and not _is_before(row, subgraph):
@@ -110,26 +139,26 @@ class Measure:
         weights = f"Gaussian int8, deviation {WEIGHT_SIGMA:g}, seed {WEIGHT_SEED}"
         return {"ethos-u-vela": importlib.metadata.version("ethos-u-vela"), "weights": weights}
 
-    def _figures(self, rows: Sequence[Mapping[str, Any]]) -> Figures:
+    def _figures(self, rows: Sequence[_Row]) -> Figures:
         # What is chained to its neighbours takes no cycles of its own; one keeps its row distinct from an error.
         cycles = max(sum(int(row["op_cycles"]) for row in rows), 1)
         return Figures(cycles / self._clock_hz * 1e3, max((int(row["staging_usage"]) for row in rows), default=0))
 
-    def _operators(self, network: Network) -> list[dict[str, Any]]:
+    def _operators(self, network: Network) -> list[_Row]:
         table = self._compile(network).opt_database.tables["perf"]
         return [dict(zip(table.header, row, strict=True)) for row in table.data]
 
-    def _compile(self, network: Network, disabled: str = "") -> Any:
+    def _compile(self, network: Network, disabled: str = "") -> _Compiled:
         options = _OPTIONS.replace("disable_feature=", f"disable_feature={disabled}")
         data = author(lowered(network))
-        compiled = self._compiler.compile(self._accelerator, data, "TFLITE", self._config, options=options)
+        compiled: _Compiled = self._compiler.compile(self._accelerator, data, "TFLITE", self._config, options=options)
         if compiled.perf_report.cpuOps:
             raise UnsupportedError(f"{compiled.perf_report.cpuOps} operators do not run on the NPU.")
         return compiled
 
 
-def _is_before(row: Mapping[str, Any], subgraph: Subgraph) -> bool:
-    """Whether a row is of the convolution before: the compiler lets that write what the operator results in."""
+def _is_before(row: _Row, subgraph: Subgraph) -> bool:
+    """Return whether a row is of the convolution before: the compiler lets that write what the operator results in."""
     return subgraph.kind in ("activation", "add", "mul", "concat") and row["operator"] == "Conv2D"
 
 

@@ -15,7 +15,7 @@ import os
 from collections.abc import Iterable, Iterator, Sequence
 from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from lightning_nas.estimator.device import Device
 from lightning_nas.estimator.measure.backend import UnsupportedError
@@ -27,6 +27,7 @@ from lightning_nas.graph.subgraph import Subgraph
 
 if TYPE_CHECKING:
     from lightning_nas.estimator.measure.backends.zigzag_hardware import Hardware
+    from lightning_nas.estimator.measure.backends.zigzag_mapping import Workload
 
 __all__ = ["Measure"]
 
@@ -49,7 +50,7 @@ class Measure:
 
     def __init__(self, device: Device) -> None:
         settings = checked_settings(device, SETTINGS["zigzag"])
-        self._path, self._clock_hz = device.folder / settings["hardware"], float(settings["clock_hz"])
+        self._path, self._clock_hz = device.folder / settings.text("hardware"), settings.number("clock_hz")
         try:
             self._hardware = _read(self._path)
         except ImportError as error:
@@ -143,7 +144,7 @@ def _read_once(path: Path) -> Hardware:
     return _read(path)
 
 
-def _workload(layer: Layer) -> dict[str, Any]:
+def _workload(layer: Layer) -> Workload:
     """Return a layer as ZigZag's equations over loops have it.
 
     Raises:

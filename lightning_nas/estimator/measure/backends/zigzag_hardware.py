@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import yaml
 from zigzag.hardware.architecture.accelerator import Accelerator
 from zigzag.parser.accelerator_factory import AcceleratorFactory
 from zigzag.parser.accelerator_validator import AcceleratorValidator
 from zigzag.parser.mapping_validator import MappingValidator
+
+from lightning_nas.io.reading import JsonObject
 
 __all__ = ["Hardware", "read_hardware"]
 
@@ -29,7 +30,7 @@ class Hardware:
     """
 
     accelerator: Accelerator
-    mappings: list[dict[str, Any]]
+    mappings: list[dict[str, object]]
 
 
 def read_hardware(path: Path) -> Hardware:
@@ -53,12 +54,12 @@ def read_hardware(path: Path) -> Hardware:
         raise ValueError(f"{path} does not describe hardware: {type(error).__name__}: {error}.") from error
 
 
-def _normalised(data: Mapping[str, Any]) -> dict[str, Any]:
-    normalised: dict[str, Any] = AcceleratorValidator(data).normalized_data
+def _normalised(data: JsonObject) -> dict[str, object]:
+    normalised: dict[str, object] = AcceleratorValidator(data).normalized_data
     return normalised
 
 
-def _problems(data: Any) -> Iterator[str]:
+def _problems(data: object) -> Iterator[str]:
     if not isinstance(data, dict):
         yield f"it must have `name`, `operational_array` and `memories`; got {type(data).__name__}"
         return
@@ -75,7 +76,7 @@ def _problems(data: Any) -> Iterator[str]:
         yield from _impossible(data)
 
 
-def _impossible(data: Mapping[str, Any]) -> Iterator[str]:
+def _impossible(data: JsonObject) -> Iterator[str]:
     """Yield what ZigZag would accept and compute nonsense from."""
     array = data["operational_array"]
     sizes = dict(zip(array["dimensions"], array["sizes"], strict=True))
@@ -92,9 +93,9 @@ def _impossible(data: Mapping[str, Any]) -> Iterator[str]:
             yield f"`dataflows` of {name} fill {count} of the {sizes.get(name)} units that `sizes` says"
 
 
-def _mappings(data: Mapping[str, Any]) -> list[dict[str, Any]]:
+def _mappings(data: JsonObject) -> list[dict[str, object]]:
     array = data["operational_array"]
-    mappings: list[dict[str, Any]] = [{"name": "default"}]
+    mappings: list[dict[str, object]] = [{"name": "default"}]
     if data.get("dataflows"):
         mappings[0]["spatial_mapping"] = data["dataflows"]
     # Sums over channels have nothing to do there.
@@ -103,5 +104,5 @@ def _mappings(data: Mapping[str, Any]) -> list[dict[str, Any]]:
     mappings += [{"name": name, "spatial_mapping": {**first, **alone}} for name in _CHANNELWISE]
     validator = MappingValidator(mappings)
     validator.validate()
-    normalised: list[dict[str, Any]] = validator.normalized_data
+    normalised: list[dict[str, object]] = validator.normalized_data
     return normalised

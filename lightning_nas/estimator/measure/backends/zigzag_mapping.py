@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from math import isqrt
-from typing import Any
+from typing import TypedDict
 
 from zigzag.hardware.architecture.accelerator import Accelerator
 from zigzag.mapping.spatial_mapping_internal import SpatialMappingInternal
@@ -22,22 +22,39 @@ from zigzag.workload.layer_node import LayerNode
 
 from lightning_nas.estimator.measure.backends.zigzag_hardware import Hardware
 
-__all__ = ["fastest_cycles"]
+__all__ = ["Workload", "fastest_cycles"]
 
 _FILTER, _IMAGE = ("C", "FX", "FY"), ("OX", "OY")
 # As many orders as permutations of four: a tenth of a second a layer.
 _MAX_GROUPS = 4
 
 _UNEVEN = TemporalMappingType.UNEVEN
-_Loop = tuple[Any, int]
+_Loop = tuple[object, int]
 
 
-def fastest_cycles(hardware: Hardware, layer: dict[str, Any]) -> int:
+class Workload(TypedDict):
+    """A layer in the format of ZigZag's workloads."""
+
+    id: int
+    name: str
+    operator_type: str
+    equation: str
+    loop_dims: Sequence[str]
+    loop_sizes: Sequence[int]
+    dimension_relations: Sequence[str]
+    operand_precision: Mapping[str, int]
+    operand_source: Mapping[str, int]
+    pr_loop_dims: Sequence[str] | None
+    pr_loop_sizes: Sequence[int] | None
+    padding: Sequence[Sequence[int]] | None
+
+
+def fastest_cycles(hardware: Hardware, layer: Workload) -> int:
     """Return the cycles of a layer by the fastest mapping that is found.
 
     Args:
         hardware: What it runs on.
-        layer: The layer, in the format of ZigZag's workloads.
+        layer: The layer.
 
     Raises:
         ValueError: It fits the memories in no way.
@@ -61,17 +78,17 @@ class _Orders(Stage):
 
     def __init__(
         self,
-        list_of_callables: list[Any],
+        list_of_callables: list[Callable[..., Stage]],
         *,
         accelerator: Accelerator,
         layer: LayerNode,
         spatial_mapping: SpatialMappingInternal,
-        **kwargs: Any,
+        **kwargs: object,
     ) -> None:
         super().__init__(list_of_callables, **kwargs)
         self._given = {"accelerator": accelerator, "layer": layer, "spatial_mapping": spatial_mapping}
 
-    def run(self) -> Iterator[tuple[Any, Any]]:
+    def run(self) -> Iterator[tuple[object, object]]:
         given = self._given
         loops = LomaEngine(**given, mapping_type=_UNEVEN).get_temporal_loops()
         for order in _orders(list(loops.items()) or [(given["layer"].layer_dims[0], 1)]):
