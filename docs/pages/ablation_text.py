@@ -1,4 +1,4 @@
-"""What searching widths and kinds together gives beyond searching one after the other, in words."""
+"""Sentences on what searching widths and kinds together saves beyond searching one after the other."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The page of what is recorded of the devices that come with the package."""
+"""The page of recorded errors of the devices that come with the package."""
 
 from __future__ import annotations
 

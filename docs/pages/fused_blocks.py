@@ -1,4 +1,4 @@
-"""Which blocks of the subnets were fused, over the runs of a group."""
+"""Cells of the table of fused blocks, over the runs of a group."""
 
 from __future__ import annotations
 

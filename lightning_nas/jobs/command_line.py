@@ -1,4 +1,4 @@
-"""A recipe run from the command line: composed, checked, carried out, and its errors told in a sentence."""
+"""Command line of recipes: composes, checks and runs one, and reports an error of the user's in a sentence."""
 
 from __future__ import annotations
 
@@ -128,7 +128,7 @@ def _job(config: DictConfig) -> object:
 
 
 def _finished(path: Path) -> JsonObject:
-    """Return what a job of a sweep wrote when it was finished; nothing where it is not."""
+    """Return what a finished job of a sweep left behind; empty where the job is not finished."""
     try:
         found = read_json(path) if path.exists() else {}
     except ValueError as error:
@@ -152,7 +152,7 @@ def _config_name(arguments: Sequence[str]) -> str | None:
 
 
 def _check(name: str, arguments: Sequence[str]) -> None:
-    """Compose the recipe once, to say in our words what cannot be composed."""
+    """Compose the recipe once, and exit with a message that names the valid keys where that fails."""
     known = recipes()
     if name.removesuffix(".yaml") not in known:
         _fail(f"There is no recipe {name!r}; there are: {', '.join(known)}.")
@@ -179,7 +179,7 @@ def _cause(error: BaseException) -> BaseException:
 
 
 def _is_bug(error: BaseException) -> bool:
-    """Return whether an error came from the depth of a library, and not from a check that names what is valid."""
+    """Return whether an error was raised within a library, and not by a check of this package."""
     trace = error.__traceback__
     while trace is not None and trace.tb_next is not None:
         trace = trace.tb_next
@@ -188,12 +188,12 @@ def _is_bug(error: BaseException) -> bool:
 
 
 def _is_users(error: BaseException) -> bool:
-    """Return whether an error is one sentence to a user, rather than a traceback to us."""
+    """Return whether an error is reported to the user as a sentence, without a traceback."""
     return isinstance(error, USER_ERRORS) and not _is_bug(error) and not log.isEnabledFor(logging.DEBUG)
 
 
 def _text(error: BaseException) -> str:
-    """Return what to say of an error; those of the system name their file after what was wrong."""
+    """Return the message of an error; those of the system begin with their file."""
     if isinstance(error, OSError) and error.strerror and error.filename:
         return f"{str(error.filename)!r}: {error.strerror}."
     if isinstance(error, OSError) and error.strerror:

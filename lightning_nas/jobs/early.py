@@ -35,7 +35,7 @@ def try_tasks(
 
     Raises:
         ValueError: The task does not take them.
-        TypeError: It does not say what it is judged by.
+        TypeError: Its module has no `TaskMetric`.
     """
     metric_of(task(network=network, num_classes=num_classes))
     for name, options in variants.items():
@@ -49,15 +49,15 @@ def try_tasks(
 def try_trainer(
     trainer: Callable[..., pl.Trainer], averaging: Averaging | None, splits: Sequence[str] = ("train", "test")
 ) -> None:
-    """Make a Trainer and what averages weights.
+    """Make a Trainer and the callback that averages weights.
 
     Args:
         trainer: Makes the Trainer.
-        averaging: Makes what averages weights, if anything does.
-        splits: Those of which it has to read something.
+        averaging: Makes the callback that averages weights, if there is to be one.
+        splits: Splits of the data that it has to read at least a batch of.
 
     Raises:
-        ValueError: They do not take their settings, or the Trainer is to read nothing of a split that is needed.
+        ValueError: A setting is not valid, or the Trainer reads no batch of a split that is needed.
     """
     callbacks = [] if averaging is None else [_made("averaging", averaging)]
     made = _made("trainer", trainer, max_epochs=1, callbacks=callbacks, logger=False)
@@ -78,13 +78,13 @@ def _made(name: str, make: Callable[..., Made], **arguments: object) -> Made:
 
 
 def try_data(data: Sequence[SearchData]) -> None:
-    """Set data up, and make its loaders.
+    """Set up datamodules and make their loaders of training and validation data.
 
     Args:
-        data: Datamodules.
+        data: The datamodules.
 
     Raises:
-        ValueError: They do not take their settings.
+        ValueError: A setting is not valid.
     """
     for module in data:
         module.prepare_data()

@@ -1,4 +1,4 @@
-"""The phases that every search job has, in their order."""
+"""`Job`: the phases of a search, and the function that runs them in their order."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ class Job(Protocol[Records_co]):
         """Claim the directory of the run for as long as the context lasts."""
 
     def train_source(self) -> None:
-        """Train the network as it is."""
+        """Train the source network."""
 
     def search(self) -> None:
         """Find architectures within the budget."""

@@ -1,4 +1,4 @@
-"""Loading the subnet that a run or a search left behind."""
+"""`load_subnet`: the network that a run or a search saved, built anew and filled with its weights."""
 
 from __future__ import annotations
 
@@ -85,7 +85,7 @@ def load_subnet(run_dir: str | Path, model: nn.Module | None = None) -> nn.Modul
 
 @contextmanager
 def _naming(file: Path) -> Iterator[None]:
-    """Name a file in what is wrong with its content."""
+    """Put the name of a file before the message of an error in its content."""
     try:
         yield
     except ValueError as error:
@@ -94,7 +94,7 @@ def _naming(file: Path) -> Iterator[None]:
 
 @contextmanager
 def _of_module(folder: Path, model: nn.Module | None) -> Iterator[None]:
-    """Say that a subnet is of another module than it is loaded into."""
+    """Turn errors of loading into one that names the folder of the subnet and the module."""
     try:
         yield
     except (AttributeError, RuntimeError, ValueError) as error:

@@ -117,7 +117,7 @@ class MultishotJob:
         yield
 
     def train_source(self) -> None:
-        """Train the network as it is, at the first of the input sizes."""
+        """Train the source network at the first of the input sizes."""
         first = self.study.joint_space.settings[0].space
         latency_ms = self.estimator.latency_ms(first.decode(first.reference_nodes))
         log.info("1/3 Training the source, %.4g ms", latency_ms)
@@ -165,7 +165,7 @@ class MultishotJob:
         return records if len(self.budgets) > 1 else next(iter(records.values()))
 
     def outcomes(self) -> dict[str, Outcome]:
-        """Return by label what each budget gets: the best on the validation data of all that keep it."""
+        """Return the outcome of each budget by its label: of all networks within it the best on the validation data."""
         pairs = zip(self.study.joint_space.targets, self.finalists, strict=True)
         return {target.label: self._outcome(target, own) for target, own in pairs}
 
@@ -205,7 +205,7 @@ class MultishotJob:
         )
 
     def _described(self, joint_space: JointSpace) -> dict[str, object]:
-        """Return what the trials of a study depend on."""
+        """Return the settings that the trials of a study depend on."""
         run, search, finetuning = self.run, self.searching.search, self.finetuning
         spaces = "".join(setting.space.to_json() for setting in joint_space.settings)
         teaching = {"all": self.model.task, "search": self.searching.task, "teaching": finetuning.teaching}

@@ -1,4 +1,4 @@
-"""Options of a network that a file may name: those of shape and operator, nothing that is read or fetched."""
+"""Check the options of a network in a file: shapes and operators are valid, files and addresses are not."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ Check = Callable[[object, str], object]
 
 
 def checked_options(options: object, task: str) -> dict[str, object]:
-    """Return the options of a run's source network, all of which are known to say what it is made of, and no more.
+    """Return the options of a run's source network, each of which must be one of shape or operator.
 
     What would name a file, an address or a cache, such as timm's ``checkpoint_path`` and ``pretrained_cfg``, or a
     source of models in place of a name, such as ``hf-hub:``, is not among them.

@@ -1,4 +1,4 @@
-"""Plans: what a job is given, in groups. Each checks its settings when it is made."""
+"""Arguments of a job in groups: `Run`, `Goal`, `Model` and plans, which check their settings when they are made."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ Data = TypeVar("Data")
 
 @dataclass(frozen=True)
 class Epochs:
-    """How long each part trains.
+    """Number of epochs of each part of a job.
 
     From the trained source, one way leads over the search and fine-tuning to the subnet; the other, as long, to the
     baseline.
@@ -53,7 +53,7 @@ class Epochs:
 
 @dataclass(frozen=True)
 class Run:
-    """Where a job writes, and how it trains.
+    """Directory, seed, epochs and Trainer of a job.
 
     Attributes:
         recipe: Name of the recipe, for the record.
@@ -95,7 +95,7 @@ class Run:
 
 @dataclass(frozen=True)
 class Goal:
-    """What a network has to reach, and on which device.
+    """Device and budget of a search.
 
     Attributes:
         device: Name of a shipped device, or the path of a table.
@@ -110,7 +110,7 @@ class Goal:
 
 @dataclass(frozen=True)
 class Model(Generic[Data]):
-    """What is searched: a network, its data and its task.
+    """Network, data and task that are searched.
 
     Attributes:
         network: Makes the source network of `num_classes`.
@@ -143,7 +143,7 @@ class Model(Generic[Data]):
 
 @dataclass(frozen=True)
 class SearchPlan:
-    """How a single-shot search goes.
+    """Settings of a single-shot search.
 
     Attributes:
         search: Makes the callback of an estimator and a budget.
@@ -162,7 +162,7 @@ class SearchPlan:
 
 @dataclass(frozen=True)
 class MultishotPlan:
-    """How a search by whole trainings goes.
+    """Settings of a search by whole trainings.
 
     Attributes:
         search: How trials are proposed and stopped.
@@ -196,7 +196,7 @@ class MultishotPlan:
 
 @dataclass(frozen=True)
 class FinetunePlan:
-    """How what was found is trained on, and what it is compared with.
+    """Settings of fine-tuning, and of the networks that the subnet is compared with.
 
     Attributes:
         teaching: Options of the task where there is a teacher: how much it is imitated, and which variety of images it

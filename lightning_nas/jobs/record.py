@@ -1,4 +1,4 @@
-"""Record of a run: its figures, its files and its summary."""
+"""Files of a finished run: weights, architecture, report, and the record of its figures."""
 
 from __future__ import annotations
 

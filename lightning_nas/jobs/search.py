@@ -95,11 +95,11 @@ class SearchJob:
         log.info("Budgets and what the space of %.3g architectures can reach:\n%s", count, reach)
         self.others = comparison_architectures(finetune.comparisons, self.space, self.estimator, self.limits, run.seed)
         prepare([model.data])
-        trained = self._trained()
-        described = plain({**trained, **self._wanted(), **self._finetuned()}, whole_paths=True)
+        training = self._training_settings()
+        described = plain({**training, **self._search_settings(), **self._finetuning_settings()}, whole_paths=True)
         self._try_parts()
         self.trainings = Phases(run.folder, run.trainer, run.logger, datamodule_of(model.data), run.seed, described)
-        self._shared_settings = trained
+        self._shared_settings = training
         self._watch = _Watch()
         self.teacher_name: Teacher = "source"
 
@@ -113,7 +113,7 @@ class SearchJob:
         return self.trainings.opened()
 
     def train_source(self) -> None:
-        """Train the network as it is."""
+        """Train the source network."""
         run, model = self.run, self.model
         origin = self.shared = self.trainings
         if run.shared_dir is not None:
@@ -144,7 +144,7 @@ class SearchJob:
             if callback.readiness:
                 log.info("Supernet: %s", callback.readiness)
             with self._watch:
-                is_own = self.shared.claim("search", self._wanted()) or callback.has_chosen
+                is_own = self.shared.claim("search", self._search_settings()) or callback.has_chosen
                 candidates = callback.candidates if is_own else callback.find(self.goal.budget)
                 self.candidates = candidates[: self.finetuning.num_refitted]
                 for architecture in self.candidates:
@@ -246,8 +246,8 @@ class SearchJob:
                 metric = self.shared.train(label, other, self.run.epochs.finetune, self.finetuning.averaging)
             self.compared.append(Compared(name, architecture, MetricRecord(**metric)))
 
-    def _trained(self) -> dict[str, object]:
-        """Return what source, supernet and baseline depend on: what runs of several budgets can share."""
+    def _training_settings(self) -> dict[str, object]:
+        """Return the settings of source, supernet and baseline, which runs of several budgets can share."""
         callback, finetuning = self.callback, self.finetuning
         return {
             "space": self.space.to_json(),
@@ -266,8 +266,8 @@ class SearchJob:
             "data": self.model.data,
         }
 
-    def _wanted(self) -> dict[str, object]:
-        """Return what a search of a shared supernet was for."""
+    def _search_settings(self) -> dict[str, object]:
+        """Return the settings of a search in a supernet that may be shared."""
         return {
             "budgets": self.goal.budget.requested,
             "choices": self.callback.choices,
@@ -275,8 +275,8 @@ class SearchJob:
             "selection": plain(self.callback.selection),
         }
 
-    def _finetuned(self) -> dict[str, object]:
-        """Return what the rest of the run depends on."""
+    def _finetuning_settings(self) -> dict[str, object]:
+        """Return the settings of what follows the search."""
         return {
             "taught_by": self.finetuning.taught_by,
             "estimator": self.goal.estimator,

@@ -1,4 +1,4 @@
-"""Types of settings from YAML or a command line, checked against the annotations of what they are for."""
+"""Check the types of settings from YAML or a command line by the annotations of what they are passed to."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def check_recipe(config: DictConfig) -> None:
 
 
 def _name_of(path: str, used: Mapping[str, str]) -> str:
-    """Return what a user calls what stands at a path of a job."""
+    """Return the name that a setting at a path of a job has in the recipe."""
     for place, name in used.items():
         if path == place or path.startswith(f"{place}."):
             return name + path.removeprefix(place)
@@ -61,7 +61,7 @@ def _name_of(path: str, used: Mapping[str, str]) -> str:
 
 
 def _interpolations(node: object, path: str) -> dict[str, str]:
-    """Return which setting of the recipe stands where in a job."""
+    """Return the names of the recipe's settings by their paths in a job."""
     if isinstance(node, dict):
         return {key: name for k, item in node.items() for key, name in _interpolations(item, f"{path}.{k}").items()}
     match = _INTERPOLATION.fullmatch(node) if isinstance(node, str) else None
@@ -92,7 +92,7 @@ def check_settings(config: object, path: str = "") -> None:
 
 
 def check_arguments(function: Callable[..., object], arguments: Mapping[str, object], path: str = "") -> None:
-    """Check arguments against the annotations of what they are for; what is not annotated is not checked.
+    """Check the types of arguments by the annotations of a function; those without annotation are not checked.
 
     Args:
         function: A function or a class, or a partial of one.

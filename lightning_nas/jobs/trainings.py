@@ -130,7 +130,7 @@ class Trainings:
         return tuple(settings)
 
     def try_parts(self) -> None:
-        """Make once what is made late, so that what is wrong with it is reported before anything is written.
+        """Make Trainer, tasks and loaders once, so that an invalid setting is reported before anything is written.
 
         Raises:
             ValueError: A setting of the task, the Trainer or the data is not valid.
@@ -295,7 +295,7 @@ class Trainings:
 
 @dataclass(frozen=True)
 class _TrainedTrial:
-    """What a trial's checkpoint holds of its module."""
+    """Weights and optimizer steps of a trial."""
 
     weights: Mapping[str, Tensor]
     steps: int

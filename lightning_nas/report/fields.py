@@ -44,10 +44,10 @@ class Fields:
 
     @classmethod
     def read(cls, file: Path) -> Fields:
-        """Return the content of a file.
+        """Return the fields of the object in a JSON file.
 
         Args:
-            file: A JSON file. Metrics and figures in it may be ``NaN``.
+            file: The file. Numbers in it may be ``NaN``.
 
         Raises:
             ValueError: It is no JSON, or no object.
@@ -161,7 +161,7 @@ class Fields:
         return self._content.get(name)
 
     def _listed(self, name: str, wanted: str) -> Fields:
-        """Return the items of a list as fields that are named by their places."""
+        """Return the items of a list as fields that are named after their positions."""
         found = self._content.get(name)
         if not isinstance(found, list):
             raise self._error(name, wanted)
@@ -177,7 +177,7 @@ class Fields:
 
 
 def _number(value: object) -> float | None:
-    """Return a value where figures can be computed with it."""
+    """Return a value where it is a number that can be computed with, else None."""
     if isinstance(value, bool) or not isinstance(value, int | float):
         return None
     return value if abs(value) <= _MOST else None

@@ -184,7 +184,7 @@ class BudgetRecord:
 
 
 def _metric(fields: Fields) -> MetricRecord:
-    """Return the metric of a network; all of its fields are named where one is missing."""
+    """Return the metric of a network, or raise an error that names the fields that every metric has."""
     metric = fields.nested("metric")
     if not {"name", "value", "split"} <= set(metric):
         raise ValueError(
