@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import cast, get_args
+from typing import get_args
 
 import numpy as np
 import torch
@@ -299,9 +299,10 @@ def _shares(latency_ms: NDArray[np.float64]) -> NDArray[np.float64]:
 
 
 def _block_cost(part: Subgraph, latency_ms: float) -> BlockCost:
+    kind: BlockKind = next((kind for kind in get_args(BlockKind) if kind == part.kind), "head")
     return BlockCost(
         name=part.path,
-        kind=cast(BlockKind, part.kind if part.kind in get_args(BlockKind) else "head"),
+        kind=kind,
         in_width=part.in_channels,
         out_width=part.hidden_channels if part.kind == "head" else part.out_channels,
         expansion=part.hidden_channels / part.in_channels if part.kind in ("ibn", "fused") else 1.0,

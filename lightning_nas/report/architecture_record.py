@@ -24,7 +24,8 @@ class StageRecord:
     @classmethod
     def from_fields(cls, fields: Fields) -> StageRecord:
         """Return the stage that a file holds."""
-        kinds = (block.nested("option").text("kind") for block in fields.nested_list("blocks"))
+        blocks = fields.listed("blocks", "a list of blocks")
+        kinds = (blocks.nested(place).nested("option").text("kind") for place in blocks)
         return cls(fields.whole_or_none("width"), tuple(kinds))
 
 
@@ -50,8 +51,10 @@ class ArchitectureRecord:
             ValueError: A field is not in its form, such as a block without its kind.
         """
         stem = fields.nested_or_none("stem")
+        size = fields.listed("input_size", "a list of whole numbers") if fields.has("input_size") else None
+        stages = fields.listed("stages", "a list of stages") if fields.has("stages") else None
         return cls(
-            input_size=fields.whole_numbers("input_size") if fields.has("input_size") else (),
+            input_size=() if size is None else tuple(size.whole(place) for place in size),
             stem_width=None if stem is None else stem.whole_or_none("width"),
-            stages=tuple(map(StageRecord.from_fields, fields.nested_list("stages"))) if fields.has("stages") else (),
+            stages=() if stages is None else tuple(StageRecord.from_fields(stages.nested(place)) for place in stages),
         )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -63,12 +62,6 @@ class Fields:
         both._files = {**self._files, **other._files}
         return both
 
-    def require(self, names: tuple[str, ...]) -> None:
-        """Raise a ValueError where one of several fields is missing."""
-        for name in names:
-            if name not in self._content:
-                raise ValueError(f"'{self.file}' must be a result with the field {name!r}; it has {', '.join(self)}.")
-
     def has(self, name: str) -> bool:
         """Return whether a field is there, and neither null nor empty nor zero."""
         return bool(self._content.get(name))
@@ -87,11 +80,6 @@ class Fields:
         if value is not None and found is None:
             raise self._error(name, "a number or null")
         return found
-
-    def number_or_nan(self, name: str) -> float:
-        """Return a number, or NaN, as of a training that diverged."""
-        value = self._content.get(name)
-        return value if isinstance(value, float) and math.isnan(value) else self.number(name)
 
     def whole(self, name: str) -> int:
         """Return a whole number."""
@@ -122,26 +110,6 @@ class Fields:
             raise self._error(name, "true or false")
         return value
 
-    def whole_numbers(self, name: str) -> tuple[int, ...]:
-        """Return a list of whole numbers."""
-        items = self._listed(name, "a list of whole numbers")
-        return tuple(items.whole(place) for place in items)
-
-    def text_list(self, name: str) -> tuple[str, ...]:
-        """Return a list of texts."""
-        items = self._listed(name, "a list of texts")
-        return tuple(items.text(place) for place in items)
-
-    def nested_list(self, name: str) -> list[Fields]:
-        """Return a list of objects; an item that is none has no fields."""
-        items = self._listed(name, "a list")
-        return [items.nested(place) for place in items]
-
-    def texts(self, name: str) -> dict[str, str]:
-        """Return texts by their names; none where the field is null, empty or missing."""
-        found = self.nested_or_none(name)
-        return {} if found is None else {key: found.text(key) for key in found}
-
     def nested(self, name: str) -> Fields:
         """Return an object; what is none has no fields."""
         return Fields(self._files.get(name, self.file), self._content.get(name), name)
@@ -160,8 +128,13 @@ class Fields:
         """Return a field as it is; None where it is missing."""
         return self._content.get(name)
 
-    def _listed(self, name: str, wanted: str) -> Fields:
-        """Return the items of a list as fields that are named after their positions."""
+    def listed(self, name: str, wanted: str) -> Fields:
+        """Return the items of a list as fields that are named after their positions, such as ``blocks[0]``.
+
+        Args:
+            name: Name of the field.
+            wanted: What it must be, for the message, such as ``a list of whole numbers``.
+        """
         found = self._content.get(name)
         if not isinstance(found, list):
             raise self._error(name, wanted)

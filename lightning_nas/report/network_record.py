@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import asdict, dataclass
 
 from lightning_nas.io.reading import shown
@@ -31,9 +32,10 @@ class MetricRecord:
     @classmethod
     def from_fields(cls, fields: Fields) -> MetricRecord:
         """Return the metric that a file holds."""
+        value = fields.plain("value")
         return cls(
             name=fields.text("name"),
-            value=fields.number_or_nan("value"),
+            value=value if isinstance(value, float) and math.isnan(value) else fields.number("value"),
             split=fields.text("split"),
             larger_is_better=fields.flag("larger_is_better", default=True),
             num_images=fields.whole_or_none("num_images"),

@@ -32,11 +32,10 @@ class FusingRecord:
     @classmethod
     def from_fields(cls, fields: Fields) -> FusingRecord:
         """Return the costs that a file holds."""
-        return cls(
-            all_ms=fields.nested("all").number("latency_ms"),
-            where_faster_ms=fields.nested("where_faster").number("latency_ms"),
-            blocks=fields.whole_numbers("blocks"),
-        )
+        all_ms = fields.nested("all").number("latency_ms")
+        where_faster_ms = fields.nested("where_faster").number("latency_ms")
+        blocks = fields.listed("blocks", "a list of whole numbers")
+        return cls(all_ms, where_faster_ms, tuple(blocks.whole(place) for place in blocks))
 
     def to_dict(self) -> dict[str, object]:
         """Return it as data that JSON knows."""
@@ -170,7 +169,11 @@ class RunRecord:
         Raises:
             ValueError: It is not in its form; the message names file and field.
         """
-        fields.require(_RESULT_FIELDS)
+        for name in _RESULT_FIELDS:
+            if name not in set(fields):
+                raise ValueError(
+                    f"'{fields.file}' must be a result with the field {name!r}; it has {', '.join(fields)}."
+                )
         search, sram_bytes = fields.nested_or_none("search"), fields.nested("verified_sram_bytes")
         return cls(
             recipe=fields.text("recipe"),
@@ -184,7 +187,7 @@ class RunRecord:
             comparisons=_comparisons(fields),
             verified_sram_bytes={name: sram_bytes.whole(name) for name in sram_bytes},
             search=None if search is None else SearchRecord.from_fields(search),
-            versions=fields.texts("versions"),
+            versions=_texts(fields, "versions"),
         )
 
     @property
@@ -220,8 +223,14 @@ def _comparisons(fields: Fields) -> dict[str, ComparisonRecord]:
     return {name: ComparisonRecord.from_fields(compared.nested(name)) for name in compared}
 
 
+def _texts(fields: Fields, name: str) -> dict[str, str]:
+    """Return the texts of an object by their names; none where the field is null, empty or missing."""
+    texts = fields.nested_or_none(name)
+    return {} if texts is None else {key: texts.text(key) for key in texts}
+
+
 def _machine(fields: Fields) -> str | None:
     """Return the machine; in early records it was an object."""
     if isinstance(fields.plain("machine"), dict):
-        return ", ".join(f"{name} {text}" for name, text in fields.texts("machine").items())
+        return ", ".join(f"{name} {text}" for name, text in _texts(fields, "machine").items())
     return fields.text_or_none("machine")

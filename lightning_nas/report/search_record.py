@@ -85,8 +85,11 @@ class SupernetRecord:
     def from_fields(cls, fields: Fields) -> SupernetRecord:
         """Return the supernet of a search that a file holds."""
         readiness = fields.nested_or_none("readiness")
-        warnings = fields.text_list("warnings") if fields.has("warnings") else ()
-        return cls(None if readiness is None else ReadinessRecord.from_fields(readiness), warnings)
+        warnings = fields.listed("warnings", "a list of texts") if fields.has("warnings") else None
+        return cls(
+            readiness=None if readiness is None else ReadinessRecord.from_fields(readiness),
+            warnings=() if warnings is None else tuple(warnings.text(place) for place in warnings),
+        )
 
     def to_dict(self) -> dict[str, object]:
         """Return it as data that JSON knows."""
