@@ -1,4 +1,4 @@
-"""The front door: `lightning-nas` says what there is; recipes, devices and reports are reached through it."""
+"""The command `lightning-nas`, which leads to recipes, devices and reports."""
 
 from __future__ import annotations
 

@@ -6,6 +6,7 @@ from lightning_nas.budget.budget import Budget
 from lightning_nas.jobs.estimator import build_estimator
 from lightning_nas.jobs.estimator_plan import DeviceChoice, EstimatorPlan, EstimatorRun
 from lightning_nas.jobs.plan import FinetunePlan, Goal, Model, MultishotPlan, Run, SearchPlan
+from lightning_nas.space.options import SpaceOptions
 
 NAMES = {
     (SearchPlan, "task"): "search_task",
@@ -20,6 +21,8 @@ def plans(search, settings):
     """Return the arguments of a job, whose search is planned by `search`."""
     budget = Budget(**{name: settings.get(key) for name, key in BOUNDS.items()})
     known = {**settings, "budget": budget}
+    if "space" in known:
+        known["space"] = SpaceOptions(**known["space"])
     groups = {"run": Run, "goal": Goal, "model": Model, "search": search, "finetune": FinetunePlan}
     used = set(BOUNDS.values()) | {"budget"}
     made = {}

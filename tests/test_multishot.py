@@ -69,7 +69,10 @@ def settings(folder, **options):
 
 
 def run(folder, **options):
-    return evolve_and_finetune(**plans(MultishotPlan, settings(folder, **options)))
+    found = evolve_and_finetune(**plans(MultishotPlan, settings(folder, **options)))
+    if isinstance(found, dict):
+        return {label: record.to_dict() for label, record in found.items()}
+    return found.to_dict()
 
 
 def study_of(folder):

@@ -15,10 +15,12 @@ from lightning_nas.jobs.trainings import Finetuned
 from lightning_nas.multishot.evolution import Evolution, Result
 from lightning_nas.multishot.propose import propose
 from lightning_nas.multishot.space import JointSpace, Setting, targets_of
+from lightning_nas.report.network_record import MetricRecord
 from lightning_nas.supernet import space_of
 from lightning_nas.tasks.metric import TaskMetric
 
 LABELS = ("0.8x", "0.5x")
+TOTALS = {"seconds": 1.0, "steps": 3, "images": 3, "trials": 3, "rejected": 0, "pruned": 0}
 
 
 @pytest.fixture(scope="module")
@@ -40,13 +42,12 @@ def finish(ground, brief, final, variants=(0, 0, 0), finalists=1):
 
     def finetune(ground, genes, number):
         trained.append(number)
-        module = SimpleNamespace(network=number)
-        return Finetuned(module, final[number], {"name": "mIoU", "value": final[number], "split": "test"}, steps=0)
+        return Finetuned(number, "segmentation", final[number], MetricRecord("mIoU", final[number], "test"), steps=0)
 
-    study = SimpleNamespace(joint_space=ground, results=lambda: results, totals=dict)
+    study = SimpleNamespace(joint_space=ground, results=lambda: results, totals=lambda: TOTALS)
     trainings = SimpleNamespace(
         alone=nullcontext,
-        train_baseline=lambda: ({}, 0),
+        train_baseline=lambda: (MetricRecord("mIoU", 0.9, "test"), 0),
         finetune=finetune,
         metric=TaskMetric("mIoU", "miou"),
         network_settings={},
@@ -60,7 +61,7 @@ def finish(ground, brief, final, variants=(0, 0, 0), finalists=1):
     job.train_baseline()
     job.finetune()
     outcomes = job.outcomes()
-    assert outcomes[LABELS[0]].search["finetuned"] == len(trained)
+    assert outcomes[LABELS[0]].search.trials.finetuned == len(trained)
     return [outcomes[label].subnet for label in LABELS], trained
 
 

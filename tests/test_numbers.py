@@ -78,6 +78,7 @@ EXEMPT = {
     "jobs.early": "tries what is given",
     "jobs.inputs": "FinetunePlan has checked it",
     "jobs.record": "a result",
+    "jobs.sized_data": "made of plans, which check themselves",
     "jobs.trainings": "made of plans, which check themselves",
     "jobs.plan.MultishotPlan.latencies": "each becomes a Budget, which checks itself",
     "space.lanes": "of curate, which has checked them",

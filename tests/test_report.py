@@ -9,7 +9,10 @@ import pytest
 import write
 from results_page import results_page
 
+from lightning_nas.budget.solver import Reach
+from lightning_nas.report.fields import Fields
 from lightning_nas.report.run import BlockCost, Point, write_architecture_svg, write_report
+from lightning_nas.report.run_record import RunRecord
 
 BASELINE = [
     BlockCost("stem", "stem", 3, 16, 1, 3, 2, (24, 24), 0.5),
@@ -50,6 +53,10 @@ def make_result(seed: int = 0, latency_ms: float = 2.0, accuracy: float = 0.91, 
     }
 
 
+def make_record(result: dict) -> RunRecord:
+    return RunRecord.from_fields(Fields("result.json", result))
+
+
 def record(folder: Path, *results: dict) -> Path:
     for number, result in enumerate(results):
         (folder / f"run{number}").mkdir(parents=True)
@@ -67,12 +74,12 @@ def test_report_needs_nothing_from_outside(tmp_path: Path) -> None:
     ]
     path = write_report(
         tmp_path,
-        make_result(),
+        make_record(make_result()),
         SUBNET,
         history,
         [Point(4, 0.93, "baseline", "baseline"), Point(2, 0.91, "subnet", "subnet")],
         baseline_blocks=BASELINE,
-        feasibility={"latency_ms": {"minimum": 1.0, "median": 2.5, "maximum": 6.0}},
+        feasibility={"latency_ms": Reach(1.0, 2.5, 6.0)},
     )
     page = path.read_text()
     assert path == tmp_path / "report.html"
@@ -96,7 +103,7 @@ def test_report_needs_nothing_from_outside(tmp_path: Path) -> None:
 def test_report_of_the_least_has_no_empty_sections(tmp_path: Path) -> None:
     result = make_result(latency_ms=2.5)
     del result["search"], result["versions"]
-    page = write_report(tmp_path, result, SUBNET).read_text()
+    page = write_report(tmp_path, make_record(result), SUBNET).read_text()
     assert "budget: exceeded" in page
     assert "The search" not in page
     assert "Trade-off" not in page

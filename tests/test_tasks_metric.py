@@ -4,7 +4,8 @@ import math
 
 import pytest
 
-from lightning_nas.report.text import is_larger_better
+from lightning_nas.report.fields import Fields
+from lightning_nas.report.network_record import MetricRecord
 from lightning_nas.tasks.metric import TaskMetric, metric_of
 
 ACCURACY, ERROR = TaskMetric("accuracy", "acc"), TaskMetric("mean absolute error", "mae", larger_is_better=False)
@@ -26,8 +27,10 @@ def test_what_is_not_a_number_is_never_the_best(metric):
 
 
 def test_records_tell_the_direction_and_older_ones_have_more_for_better():
-    assert is_larger_better({"name": "accuracy", "value": 0.5})
-    assert not is_larger_better({"name": "mae", "value": 0.5, "larger_is_better": False})
+    older = {"name": "accuracy", "value": 0.5, "split": "test"}
+    assert MetricRecord.from_fields(Fields("result.json", older)).larger_is_better
+    error = {"name": "mae", "value": 0.5, "split": "test", "larger_is_better": False}
+    assert not MetricRecord.from_fields(Fields("result.json", error)).larger_is_better
 
 
 def test_a_module_that_does_not_say_what_it_is_judged_by_is_refused():

@@ -1,16 +1,16 @@
-"""What searching widths and kinds together gives beyond searching one after the other, in words."""
+"""Sentences on what searching widths and kinds together saves beyond searching one after the other."""
 
 from __future__ import annotations
 
 import statistics
 from collections.abc import Sequence
 
-from lightning_nas.report.recorded import Run, training_text
+from lightning_nas.report.recorded import RecordedRun, training_text
 from lightning_nas.report.text import signed, spread_text
 
 __all__ = ["ablation_lines"]
 
-Group = Sequence[Run]
+Group = Sequence[RecordedRun]
 
 
 def ablation_lines(groups: Sequence[Group]) -> list[str]:
@@ -24,9 +24,9 @@ def ablation_lines(groups: Sequence[Group]) -> list[str]:
     """
     together: dict[tuple[str, ...], dict[str, Group]] = {}
     for group in groups:
-        first = group[0].result
-        key = (str(first["recipe"]), str(first.get("data", "")), str(first["device"]), training_text(first))
-        together.setdefault(key, {})[str(first.get("choices") or "both")] = group
+        record, provenance = group[0].record, group[0].provenance
+        key = (record.recipe, provenance.data or "", record.device, training_text(provenance))
+        together.setdefault(key, {})[record.choices] = group
     return [
         f"* **{', '.join(filter(None, names))}**: {_sentence(found)}"
         for names, found in together.items()
@@ -48,7 +48,7 @@ def _sentence(found: dict[str, Group]) -> str:
 
 
 def _shares(group: Group) -> list[float]:
-    return [run.result["subnet"]["latency_ms"] / run.result["baseline"]["latency_ms"] for run in group]
+    return [run.record.subnet.cost.latency_ms / run.record.baseline.cost.latency_ms for run in group]
 
 
 def _saved(left: float) -> str:
@@ -57,6 +57,5 @@ def _saved(left: float) -> str:
 
 def _lost(group: Group) -> str:
     """Return how far the subnets' metric is from the baselines'."""
-    sides = ([run.result[side]["metric"] for run in group] for side in ("baseline", "subnet"))
-    pairs = list(zip(*sides, strict=True))
-    return f"{pairs[0][0]['name']} {spread_text([after['value'] - before['value'] for before, after in pairs], '+.3f')}"
+    pairs = [(run.record.baseline.metric, run.record.subnet.metric) for run in group]
+    return f"{pairs[0][0].name} {spread_text([after.value - before.value for before, after in pairs], '+.3f')}"

@@ -1,15 +1,12 @@
-"""The page of what is recorded of the devices that come with the package."""
+"""The page of recorded errors of the devices that come with the package."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Iterable, Sequence
 
 from lightning_nas.estimator.device import Device
 
 __all__ = ["devices_page"]
-
-Record = Mapping[str, Any]
 
 _INTRO = (
     "Written by `python docs/pages/write.py` from the files of the devices in `lightning_nas/estimator/targets/`, which"

@@ -1,4 +1,4 @@
-"""Which blocks of the subnets were fused, over the runs of a group."""
+"""Cells of the table of fused blocks, over the runs of a group."""
 
 from __future__ import annotations
 
@@ -6,33 +6,13 @@ from collections import Counter
 from collections.abc import Sequence
 from itertools import groupby
 
-from lightning_nas.report.recorded import Run
+from lightning_nas.report.architecture_record import ArchitectureRecord
+from lightning_nas.report.recorded import RecordedRun
 
-__all__ = ["block_kinds", "fused_cells", "ranges"]
-
-Kinds = tuple[tuple[str, ...], ...]
-"""The kind of each block of each stage."""
+__all__ = ["fused_cells", "ranges"]
 
 
-def block_kinds(run: Run) -> Kinds | None:
-    """Return the kinds of the blocks of a run's subnet, or None where its architecture has no stages.
-
-    Raises:
-        ValueError: Its ``architecture.json`` is not in its form.
-    """
-    stages = run.architecture.get("stages")
-    if not stages:
-        return None
-    try:
-        return tuple(tuple(str(block["option"]["kind"]) for block in stage["blocks"]) for stage in stages)
-    except (KeyError, TypeError) as error:
-        file = run.folder / "architecture.json"
-        raise ValueError(
-            f"'{file}' must give the kind of every block of every stage; got {type(error).__name__}: {error}."
-        ) from error
-
-
-def fused_cells(runs: Sequence[Run]) -> list[str] | None:
+def fused_cells(runs: Sequence[RecordedRun]) -> list[str] | None:
     """Return the fused blocks in words, the widths, then the kinds of each stage; None where the runs do not say.
 
     Blocks are counted from 1. ``fused 1/3`` is a block that one of three runs fused.
@@ -40,7 +20,8 @@ def fused_cells(runs: Sequence[Run]) -> list[str] | None:
     Args:
         runs: Runs of a group.
     """
-    found = [kinds for run in runs if (kinds := block_kinds(run)) is not None]
+    architectures = [run.architecture for run in runs if run.architecture.stages]
+    found = [[stage.kinds for stage in architecture.stages] for architecture in architectures]
     shapes = {tuple(map(len, kinds)) for kinds in found}
     if len(shapes) != 1:
         return None
@@ -53,7 +34,7 @@ def fused_cells(runs: Sequence[Run]) -> list[str] | None:
         text += f"; in some seeds {ranges(sometimes)}"
     return [
         text,
-        _widths_text(runs),
+        _widths_text(architectures),
         *(_stage_text(list(zip(*stage, strict=True))) for stage in zip(*found, strict=True)),
     ]
 
@@ -71,11 +52,14 @@ def ranges(numbers: Sequence[int]) -> str:
     return ", ".join(f"{span[0]}-{span[-1]}" if len(span) > 1 else str(span[0]) for span in ends)
 
 
-def _widths_text(runs: Sequence[Run]) -> str:
+def _widths_text(architectures: Sequence[ArchitectureRecord]) -> str:
     """Return the widths of stem and stages, where runs differ all that occur: ``16, 24, 32/48``."""
-    found = [run.architecture for run in runs if run.architecture.get("stages")]
-    rows = [[part.get("width", "?") for part in (each.get("stem", {}), *each["stages"])] for each in found]
-    return ", ".join("/".join(map(str, dict.fromkeys(column))) for column in zip(*rows, strict=True))
+    rows = [[each.stem_width, *(stage.width for stage in each.stages)] for each in architectures]
+    return ", ".join("/".join(map(_width_text, dict.fromkeys(column))) for column in zip(*rows, strict=True))
+
+
+def _width_text(width: int | None) -> str:
+    return "?" if width is None else str(width)
 
 
 def _stage_text(blocks: Sequence[tuple[str, ...]]) -> str:

@@ -6,18 +6,17 @@ import re
 import statistics
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 from ablation_text import ablation_lines
 from fused_blocks import fused_cells, ranges
 
-from lightning_nas.report.recorded import PRIVATE, Run, grouped, read_results, training_text
+from lightning_nas.io.units import bytes_text, count_text
+from lightning_nas.report.network_record import CostRecord, MetricRecord
+from lightning_nas.report.recorded import PRIVATE, RecordedRun, grouped, read_results, training_text
 from lightning_nas.report.rivals import GROUP_HEAD, distinct, group_cells, rivals_table, verdicts
+from lightning_nas.report.search_record import TrialsRecord
 from lightning_nas.report.text import (
-    bytes_text,
     change_text,
-    count_text,
-    is_within_budget,
     markdown_table,
     metric_text,
     searched_text,
@@ -26,8 +25,11 @@ from lightning_nas.report.text import (
 
 __all__ = ["page_path", "results_page"]
 
-Group = Sequence[Run]
+Group = Sequence[RecordedRun]
 Table = tuple[list[str], list[list[str]]]
+Figure = Callable[[CostRecord], float | None]
+"""One of the costs of a network."""
+
 PICTURES = (".png", ".jpg", ".jpeg", ".svg")
 
 
@@ -89,19 +91,16 @@ def _metric_table(groups: Sequence[Group]) -> Table:
     head = ["Seeds", "Metric", "Baseline", "Subnet", "Difference", "Latency", "Within budget"]
     rows = []
     for group in groups:
-        metrics = [run.result["subnet"]["metric"] for run in group]
-        # Older records do not say on how many images.
-        metric = next((metric for metric in metrics if metric.get("num_images")), metrics[0])
-        before, after = _metrics(group, "baseline"), _metrics(group, "subnet")
+        pairs = [(run.record.baseline.metric, run.record.subnet.metric) for run in group]
         rows.append(
             [
                 *group_cells(group),
                 _seeds_text(group),
-                metric_text(metric),
-                spread_text(before),
-                spread_text(after),
-                spread_text([b - a for a, b in zip(before, after, strict=True)], "+.3f"),
-                _change(group, "latency_ms"),
+                metric_text(_metric([after for _, after in pairs])),
+                spread_text([before.value for before, _ in pairs]),
+                spread_text([after.value for _, after in pairs]),
+                spread_text([after.value - before.value for before, after in pairs], "+.3f"),
+                _change(group, _latency_ms),
                 _all_within(group),
             ]
         )
@@ -115,11 +114,11 @@ def _notes(folder: Path) -> list[str]:
 
 def _ablation(groups: Sequence[Group]) -> list[str]:
     lines = ablation_lines(groups)
-    said = (
+    intro = (
         "Budgets are what was asked for, so what is saved stands beside what it cost in the metric; runs may be of "
         "other spaces (*Widths* below) and seeds."
     )
-    return [said, "\n".join(lines)] if lines else []
+    return [intro, "\n".join(lines)] if lines else []
 
 
 def _cost_table(groups: Sequence[Group]) -> Table:
@@ -127,12 +126,12 @@ def _cost_table(groups: Sequence[Group]) -> Table:
     rows = [
         [
             *group_cells(group),
-            _pair(group, "latency_ms", "{:.3g}".format),
-            _pair(group, "verified_latency_ms", "{:.3g}".format),
-            _change(group, "verified_latency_ms"),
-            _pair(group, "parameter_bytes", bytes_text),
-            _pair(group, "peak_activation_bytes", bytes_text),
-            _pair(group, "macs", count_text),
+            _pair(group, _latency_ms, "{:.3g}".format),
+            _pair(group, _verified_ms, "{:.3g}".format),
+            _change(group, _verified_ms),
+            _pair(group, lambda cost: cost.parameter_bytes, bytes_text),
+            _pair(group, lambda cost: cost.peak_activation_bytes, bytes_text),
+            _pair(group, lambda cost: cost.macs, count_text),
         ]
         for group in groups
     ]
@@ -142,31 +141,30 @@ def _cost_table(groups: Sequence[Group]) -> Table:
 def _search_table(groups: Sequence[Group]) -> Table:
     together: dict[tuple[str, ...], list[Group]] = {}
     for group in groups:
-        first = group[0].result
-        named = ", ".join(filter(None, [str(first["recipe"]), str(first.get("data", "")), training_text(first)]))
-        together.setdefault((named, str(first["device"]), searched_text(first)), []).append(group)
+        record, provenance = group[0].record, group[0].provenance
+        named = ", ".join(filter(None, [record.recipe, provenance.data, training_text(provenance)]))
+        together.setdefault((named, record.device, searched_text(record.choices)), []).append(group)
     rows = []
     for cells, models in together.items():
-        spent = [run.result["search"] for group in models for run in group if run.result.get("search")]
-        if spent:
-            means = [statistics.fmean(item[name] for item in spent) for name in ("steps", "seconds")]
-            trials = distinct(_trials_text(item) for item in spent if "trials" in item)
-            figures = [str(len(models)), ", ".join(trials) or "-", f"{means[0]:.0f}", f"{means[1] / 60:.0f}"]
-            rows.append([*cells, *figures])
+        searches = [run.record.search for group in models for run in group if run.record.search is not None]
+        if searches:
+            steps = statistics.fmean(search.steps for search in searches)
+            minutes = statistics.fmean(search.seconds for search in searches) / 60
+            trials = distinct(_trials_text(search.trials) for search in searches if search.trials is not None)
+            rows.append([*cells, str(len(models)), ", ".join(trials) or "-", f"{steps:.0f}", f"{minutes:.0f}"])
     return ["Recipe, data", "Device", "Searched", "Models", "Trials", "Steps", "Minutes"], rows
 
 
-def _trials_text(spent: Mapping[str, Any]) -> str:
+def _trials_text(trials: TrialsRecord) -> str:
     """Return how many trials there were, and how many were trained to the end, which older records do not tell."""
-    finetuned = f", {spent['finetuned']} fine-tuned" if "finetuned" in spent else ""
-    return f"{spent['trials']}{finetuned}"
+    return str(trials.trials) + ("" if trials.finetuned is None else f", {trials.finetuned} fine-tuned")
 
 
 def _rivals(groups: Sequence[Group]) -> list[str]:
     head, rows = rivals_table(groups)
     if not rows:
         return []
-    said = (
+    intro = (
         "*Plain multiplier*: the source with all widths scaled by one ratio. *Random*: subnets of the space that use "
         "the budget up. *Expert's rule*: blocks fused where the estimator says that it pays, and widths scaled. Each "
         "was fine-tuned as the subnet was. *In 2 of 3 runs*: in how many the subnet is ahead."
@@ -174,7 +172,7 @@ def _rivals(groups: Sequence[Group]) -> list[str]:
     table = markdown_table(head, rows)
     return [
         "## Other networks within reach of the budget",
-        said,
+        intro,
         table,
         *(["\n".join(v)] if (v := verdicts(groups)) else []),
     ]
@@ -187,33 +185,35 @@ def _fused(groups: Sequence[Group]) -> list[str]:
     most = max(len(cells) for _, cells in found)
     head = [*GROUP_HEAD, "Seeds", "Fused blocks", "Widths", *(f"Stage {number}" for number in range(1, most - 1))]
     rows = [[*group_cells(group), _seeds_text(group), *cells, *[""] * (most - len(cells))] for group, cells in found]
-    said = (
+    intro = (
         "Blocks are counted from 1. *ibn*: inverted bottleneck, *fused*: fused inverted bottleneck, *ds*: depthwise "
         "separable; *fused 1/3*: fused by one seed of three. *Widths*: channels of the stem and of each stage; "
         "*64/96*: not the same in all seeds."
     )
-    return ["## Which blocks were fused", said, markdown_table(head, rows), *_fusing(groups)]
+    return ["## Which blocks were fused", intro, markdown_table(head, rows), *_fusing(groups)]
 
 
 def _fusing(groups: Sequence[Group]) -> list[str]:
     """Return what fusing blocks of the baseline would have cost, once for each device and data."""
     lines: dict[str, None] = {}
     for group in groups:
-        result = group[0].result
-        if not (told := result.get("fusing")):
+        record, provenance = group[0].record, group[0].provenance
+        fusing = provenance.fusing
+        if fusing is None:
             continue
-        before = result["baseline"]["latency_ms"]
-        costs = [told[name]["latency_ms"] for name in ("all", "where_faster")]
-        changes = [f"{cost:.3g} ms ({change_text([(before, cost)])})" for cost in costs]
-        blocks = f"block{'s' * (len(told['blocks']) > 1)} {ranges(told['blocks'])}" if told["blocks"] else "none"
-        named = ", ".join([str(result.get("data", result["recipe"])), str(result["device"])])
+        before_ms = record.baseline.cost.latency_ms
+        changes = [
+            f"{latency_ms:.3g} ms ({change_text([(before_ms, latency_ms)])})"
+            for latency_ms in (fusing.all_ms, fusing.where_faster_ms)
+        ]
+        blocks = f"block{'s' * (len(fusing.blocks) > 1)} {ranges(fusing.blocks)}" if fusing.blocks else "none"
         line = (
-            f"* **{named}**: {before:.3g} ms as it is, {changes[0]} with all blocks fused, {changes[1]} with those "
-            f"fused where the estimator says that it pays: {blocks}."
+            f"* **{provenance.data or record.recipe}, {record.device}**: {before_ms:.3g} ms as it is, {changes[0]} with"
+            f" all blocks fused, {changes[1]} with those fused where the estimator says that it pays: {blocks}."
         )
         lines[line] = None
-    said = "What fusing blocks of the baseline would have cost, at its own widths and expansions:"
-    return [said, "\n".join(lines)] if lines else []
+    intro = "What fusing blocks of the baseline would have cost, at its own widths and expansions:"
+    return [intro, "\n".join(lines)] if lines else []
 
 
 def _pictures(groups: Sequence[Group], folder: Path) -> list[str]:
@@ -238,12 +238,13 @@ def _pictures_of(folder: Path) -> list[Path]:
 def _provenance(groups: Sequence[Group]) -> str:
     lines = []
     for group in groups:
-        results = [run.result for run in group]
-        facts = [f"seeds {', '.join(distinct(str(result['seed']) for result in results))}"]
-        for field in ("data", "epochs", "machine"):
-            facts += [f"{field}: {value}" for value in distinct(result.get(field) for result in results)]
-        facts += [f"command `{value}`" for value in distinct(_any_seed(result.get("command")) for result in results)]
-        facts += [f"versions: {value}" for value in distinct(_versions(result) for result in results)]
+        origins = [run.provenance for run in group]
+        facts = [f"seeds {', '.join(distinct(run.record.seed for run in group))}"]
+        facts += [f"data: {text}" for text in distinct(origin.data for origin in origins)]
+        facts += [f"epochs: {text}" for text in distinct(origin.epochs for origin in origins)]
+        facts += [f"machine: {text}" for text in distinct(origin.machine for origin in origins)]
+        facts += [f"command `{text}`" for text in distinct(_any_seed(origin.command) for origin in origins)]
+        facts += [f"versions: {text}" for text in distinct(_versions(run.record.versions) for run in group)]
         lines.append(f"* **{', '.join(group_cells(group))}**: " + "; ".join(facts) + ".")
     return "\n".join(lines)
 
@@ -252,30 +253,40 @@ def _any_seed(command: str | None) -> str | None:
     return command and re.sub(r"(?<= seed=)\d+", "SEED", command)
 
 
-def _versions(result: Mapping[str, Any]) -> str:
-    return ", ".join(f"{name} {version}" for name, version in sorted((result.get("versions") or {}).items()))
+def _versions(versions: Mapping[str, str]) -> str:
+    return ", ".join(f"{name} {version}" for name, version in sorted(versions.items()))
 
 
 def _seeds_text(group: Group) -> str:
     """Return the number of seeds, and that of runs where some seed was run again, on other versions or machines."""
-    num_seeds = len({run.result["seed"] for run in group})
+    num_seeds = len({run.record.seed for run in group})
     return str(num_seeds) if num_seeds == len(group) else f"{num_seeds} ({len(group)} runs)"
 
 
-def _metrics(group: Group, network: str) -> list[float]:
-    return [run.result[network]["metric"]["value"] for run in group]
+def _metric(metrics: Sequence[MetricRecord]) -> MetricRecord:
+    """Return the first that tells on how many images it was taken, as older records do not."""
+    return next((metric for metric in metrics if metric.num_images), metrics[0])
 
 
-def _pair(group: Group, field: str, form: Callable[[float], str]) -> str:
-    sides = [[run.result[network].get(field) for run in group] for network in ("baseline", "subnet")]
+def _latency_ms(cost: CostRecord) -> float:
+    return cost.latency_ms
+
+
+def _verified_ms(cost: CostRecord) -> float | None:
+    return cost.verified_latency_ms
+
+
+def _pair(group: Group, figure: Figure, form: Callable[[float], str]) -> str:
+    """Return the mean of a cost over the baselines, and over the subnets."""
+    sides = zip(*((figure(run.record.baseline.cost), figure(run.record.subnet.cost)) for run in group), strict=True)
     known = [[value for value in side if value is not None] for side in sides]
     return " → ".join(form(statistics.fmean(side)) if side else "n/a" for side in known)
 
 
-def _change(group: Group, field: str) -> str:
-    return change_text([(run.result["baseline"].get(field), run.result["subnet"].get(field)) for run in group])
+def _change(group: Group, figure: Figure) -> str:
+    return change_text([(figure(run.record.baseline.cost), figure(run.record.subnet.cost)) for run in group])
 
 
 def _all_within(group: Group) -> str:
-    num_within = sum(is_within_budget(run.result) for run in group)
+    num_within = sum(run.record.is_within_budget for run in group)
     return "yes" if num_within == len(group) else f"no ({num_within} of {len(group)})"

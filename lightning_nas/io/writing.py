@@ -14,13 +14,13 @@ from safetensors.torch import save
 from torch import Tensor
 
 from lightning_nas.io.processes import host_name, is_dead
+from lightning_nas.io.units import bytes_text
 
 __all__ = [
     "UnwritableError",
     "appending",
     "cache_folder",
     "remove_parts",
-    "size_text",
     "write_bytes",
     "write_text",
     "write_weights",
@@ -43,7 +43,8 @@ class UnwritableError(OSError):
         self.path = path
         text = f"{str(path)!r} cannot be written: {error.strerror or error}."
         if error.errno in _NO_ROOM:
-            text += f" It takes {size_text(num_bytes)}{_free_text(path)}. HINT: make room, and repeat the command."
+            needed = bytes_text(num_bytes, decimals=1)
+            text += f" It takes {needed}{_free_text(path)}. HINT: make room, and repeat the command."
         super().__init__(text)
         self.errno = error.errno
         self.needs_room = error.errno in _NO_ROOM
@@ -52,20 +53,6 @@ class UnwritableError(OSError):
 def cache_folder() -> Path:
     """Return the user's cache folder; it may not exist yet."""
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "lightning_nas"
-
-
-def size_text(num_bytes: int) -> str:
-    """Return a number of bytes as text with a unit, such as ``256.0 KiB``.
-
-    Example::
-
-        >>> size_text(512), size_text(3_500_000)
-        ('512 bytes', '3.3 MiB')
-    """
-    for factor, unit in ((1024**3, "GiB"), (1024**2, "MiB"), (1024, "KiB")):
-        if num_bytes >= factor:
-            return f"{num_bytes / factor:.1f} {unit}"
-    return f"{num_bytes} bytes"
 
 
 def write_bytes(path: Path, data: bytes | memoryview, keep: Path | None = None) -> None:
@@ -167,5 +154,5 @@ def _host_digest() -> str:
 
 
 def _free_text(path: Path) -> str:
-    there = next((folder for folder in path.absolute().parents if folder.exists()), None)
-    return "" if there is None else f", {size_text(shutil.disk_usage(there).free)} are free"
+    folder = next((folder for folder in path.absolute().parents if folder.exists()), None)
+    return "" if folder is None else f", {bytes_text(shutil.disk_usage(folder).free, decimals=1)} are free"

@@ -1,4 +1,4 @@
-"""A recipe run from the command line: composed, checked, carried out, and its errors told in a sentence."""
+"""Command line of recipes: composes, checks and runs one, and reports an error of the user's in a sentence."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import sys
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import NoReturn
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
@@ -21,11 +21,12 @@ from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from lightning_nas.io.reading import read_json
+from lightning_nas.io.reading import JsonObject, read_json
 from lightning_nas.io.writing import write_text
 from lightning_nas.jobs.malloc import keep_freed_memory
 from lightning_nas.jobs.recipes import recipes
 from lightning_nas.jobs.settings import check_recipe
+from lightning_nas.report.run_record import RunRecord
 from lightning_nas.training.stop import Stopped, requeue, stoppable
 
 __all__ = ["run_recipe"]
@@ -58,7 +59,7 @@ def run_recipe(arguments: Sequence[str]) -> None:
 
 
 @hydra.main(version_base="1.3", config_path="pkg://lightning_nas.recipes", config_name=None)
-def _run(config: DictConfig) -> Any:
+def _run(config: DictConfig) -> object:
     single = HydraConfig.get().mode == RunMode.RUN
     try:
         return _stoppable_job(config)
@@ -74,7 +75,7 @@ def _run(config: DictConfig) -> Any:
         _fail(_text(cause))
 
 
-def _stoppable_job(config: DictConfig) -> Any:
+def _stoppable_job(config: DictConfig) -> object:
     with stoppable() as came:
         try:
             return _job(config)
@@ -100,7 +101,7 @@ def _say_stopped(stopped: Stopped) -> None:
     )
 
 
-def _job(config: DictConfig) -> Any:
+def _job(config: DictConfig) -> object:
     keep_freed_memory()
     # A log that cannot be written stops nothing, and is not worth a traceback a line.
     logging.raiseExceptions = False
@@ -121,13 +122,13 @@ def _job(config: DictConfig) -> Any:
     # The job's parts are built first: whatever is wrong with the data or an option is said before any training.
     job = instantiate(config.job, _partial_=True, _convert_="all")
     result = job()
-    metric = result["subnet"]["metric"]["value"] if isinstance(result, dict) and "subnet" in result else None
+    metric = result.subnet.metric.value if isinstance(result, RunRecord) else None
     write_text(finished, json.dumps({"overrides": overrides, "metric": metric}))
     return metric
 
 
-def _finished(path: Path) -> dict[str, Any]:
-    """Return what a job of a sweep wrote when it was finished; nothing where it is not."""
+def _finished(path: Path) -> JsonObject:
+    """Return what a finished job of a sweep left behind; empty where the job is not finished."""
     try:
         found = read_json(path) if path.exists() else {}
     except ValueError as error:
@@ -151,7 +152,7 @@ def _config_name(arguments: Sequence[str]) -> str | None:
 
 
 def _check(name: str, arguments: Sequence[str]) -> None:
-    """Compose the recipe once, to say in our words what cannot be composed."""
+    """Compose the recipe once, and exit with a message that names the valid keys where that fails."""
     known = recipes()
     if name.removesuffix(".yaml") not in known:
         _fail(f"There is no recipe {name!r}; there are: {', '.join(known)}.")
@@ -178,7 +179,7 @@ def _cause(error: BaseException) -> BaseException:
 
 
 def _is_bug(error: BaseException) -> bool:
-    """Return whether an error came from the depth of a library, and not from a check that names what is valid."""
+    """Return whether an error was raised within a library, and not by a check of this package."""
     trace = error.__traceback__
     while trace is not None and trace.tb_next is not None:
         trace = trace.tb_next
@@ -187,12 +188,12 @@ def _is_bug(error: BaseException) -> bool:
 
 
 def _is_users(error: BaseException) -> bool:
-    """Return whether an error is one sentence to a user, rather than a traceback to us."""
+    """Return whether an error is reported to the user as a sentence, without a traceback."""
     return isinstance(error, USER_ERRORS) and not _is_bug(error) and not log.isEnabledFor(logging.DEBUG)
 
 
 def _text(error: BaseException) -> str:
-    """Return what to say of an error; those of the system name their file after what was wrong."""
+    """Return the message of an error; those of the system begin with their file."""
     if isinstance(error, OSError) and error.strerror and error.filename:
         return f"{str(error.filename)!r}: {error.strerror}."
     if isinstance(error, OSError) and error.strerror:
@@ -209,6 +210,6 @@ def _remove_if_unused(run_dir: Path) -> None:
         shutil.rmtree(run_dir)
 
 
-def _fail(text: str) -> None:
+def _fail(text: str) -> NoReturn:
     sys.stderr.write(f"lightning-nas: {text}\n")
     sys.exit(2)

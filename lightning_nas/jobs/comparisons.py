@@ -18,7 +18,7 @@ from lightning_nas.budget.sampling import draw_near
 from lightning_nas.estimator import Estimator
 from lightning_nas.space.lanes import round_to_lanes
 from lightning_nas.space.spec import Architecture, FixedBlock, SearchSpace, StageArchitecture
-from lightning_nas.supernet import derive, refit, sort_channels
+from lightning_nas.supernet import derive, find_supernet, refit, sort_channels
 from lightning_nas.supernet.subnet import supernet_with
 
 __all__ = ["Comparison", "comparison_architectures", "inherit"]
@@ -37,16 +37,16 @@ _BAND = (0.95, 1.0)
 
 
 def comparison_architectures(
-    names: Sequence[Comparison], space: SearchSpace, costs: Estimator, limits: Limits, seed: int
+    names: Sequence[Comparison], space: SearchSpace, estimator: Estimator, limits: Limits, seed: int
 ) -> dict[str, Architecture]:
-    """Return by name the architectures that a search is compared with, within its budgets, where there are such.
+    """Return by name the architectures that a search is compared with: those that keep its budgets.
 
     Args:
-        names: Which; ``random`` gives three.
+        names: The kinds of networks; ``random`` gives three.
         space: The space that was searched.
-        costs: What they cost.
+        estimator: The estimator of the device.
         limits: What they have to keep.
-        seed: Of the random ones.
+        seed: Seed of the random ones.
 
     Raises:
         ValueError: There is no such comparison.
@@ -56,27 +56,27 @@ def comparison_architectures(
         if name not in get_args(Comparison):
             raise ValueError(f"`comparisons` can hold {', '.join(get_args(Comparison))}; got {name!r}.")
         if name == "random":
-            drawn = _random(space, costs, limits, seed)
+            drawn = _random(space, estimator, limits, seed)
             found |= {f"random {number}": architecture for number, architecture in enumerate(drawn, start=1)}
         else:
             source = space.decode(space.reference_nodes)
-            start = source if name == "uniform" else fused_where_faster(source, costs)
-            scaled = _scaled(start, space, costs, limits, costs.lanes if name == "rule" else 1)
+            start = source if name == "uniform" else fused_where_faster(source, estimator)
+            scaled = _scaled(start, space, estimator, limits, estimator.lanes if name == "rule" else 1)
             if scaled is None:
                 log.warning("No network of the kind %r keeps the budgets: there is nothing to compare with.", name)
             else:
                 found[name] = scaled
     for architecture in found.values():
-        confirm(limits, costs, architecture)
+        confirm(limits, estimator, architecture)
     return found
 
 
-def fused_where_faster(architecture: Architecture, costs: Estimator) -> Architecture:
+def fused_where_faster(architecture: Architecture, estimator: Estimator) -> Architecture:
     """Return the architecture with each inverted bottleneck fused where that makes the network faster."""
     for number, block in enumerate(architecture.blocks):
         if block.option.kind == "ibn":
             fused = _fused_at(architecture, number)
-            if costs.latency_ms(fused) < costs.latency_ms(architecture):
+            if estimator.latency_ms(fused) < estimator.latency_ms(architecture):
                 architecture = fused
     return architecture
 
@@ -99,19 +99,19 @@ def inherit(source: nn.Module, architecture: Architecture, images: Tensor) -> tu
     """
     supernet = supernet_with(deepcopy(source), architecture)
     sort_channels(supernet)
-    teacher = derive(supernet, supernet.supernet.space.reference_nodes)  # type: ignore[union-attr,arg-type]
+    teacher = derive(supernet, find_supernet(supernet).space.reference_nodes)
     subnet = derive(supernet, architecture)
     refit(subnet, teacher, images)
     return subnet, teacher
 
 
 def _scaled(
-    start: Architecture, space: SearchSpace, costs: Estimator, limits: Limits, lanes: int
+    start: Architecture, space: SearchSpace, estimator: Estimator, limits: Limits, lanes: int
 ) -> Architecture | None:
     """Return the widest network of one ratio that keeps the budgets, if any."""
     # Steps of equal widths are one network, which is looked at once.
     steps = (_with_ratio(start, space, step / _STEPS, lanes) for step in range(_STEPS, 0, -1))
-    return next((scaled for scaled in dict.fromkeys(steps) if not excess(limits, costs, scaled)), None)
+    return next((scaled for scaled in dict.fromkeys(steps) if not excess(limits, estimator, scaled)), None)
 
 
 def _with_ratio(start: Architecture, space: SearchSpace, ratio: float, lanes: int) -> Architecture:
@@ -138,7 +138,7 @@ def _fused_at(architecture: Architecture, number: int) -> Architecture:
     return replace(architecture, stages=tuple(stages))
 
 
-def _random(space: SearchSpace, costs: Estimator, limits: Limits, seed: int) -> list[Architecture]:
+def _random(space: SearchSpace, estimator: Estimator, limits: Limits, seed: int) -> list[Architecture]:
     possible = possible_options(space.node_sizes, limits.costs, limits.forbidden)
     generator = torch.Generator().manual_seed(seed)
     if not limits.costs:
@@ -148,13 +148,13 @@ def _random(space: SearchSpace, costs: Estimator, limits: Limits, seed: int) -> 
     found: dict[tuple[int, ...], None] = {}
     over: set[tuple[int, ...]] = set()  # by the device's backend, which takes a second to say so
     for _ in range(100 * NUM_RANDOM):
-        nodes = draw_near(limit.table, limit.budget, _BAND, generator, possible)
-        if not limits.allows(nodes) or nodes in found or nodes in over:
+        encoding = draw_near(limit.table, limit.budget, _BAND, generator, possible)
+        if not limits.allows(encoding) or encoding in found or encoding in over:
             continue
-        if is_kept_by_backend(limits, costs.verify_ms, space.decode(nodes)):
-            found[nodes] = None
+        if is_kept_by_backend(limits, estimator.verify_ms, space.decode(encoding)):
+            found[encoding] = None
         else:
-            over.add(nodes)
+            over.add(encoding)
         if len(found) == NUM_RANDOM or len(over) == _MAX_MEASURED:
             break
-    return [space.decode(nodes) for nodes in found]
+    return [space.decode(encoding) for encoding in found]

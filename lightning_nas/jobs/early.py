@@ -3,21 +3,27 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import TypeVar
 
 import lightning.pytorch as pl
 from torch import nn
 
 from lightning_nas.io.numbers import check_number
+from lightning_nas.jobs.search_data import SearchData
 from lightning_nas.jobs.settings import check_arguments
 from lightning_nas.tasks.metric import metric_of
 from lightning_nas.training.phases import Averaging
 
 __all__ = ["try_data", "try_tasks", "try_trainer"]
 
+Made = TypeVar("Made")
+
 
 def try_tasks(
-    task: Callable[..., Any], network: nn.Module, num_classes: int, **variants: Mapping[str, Any] | None
+    task: Callable[..., pl.LightningModule],
+    network: nn.Module,
+    num_classes: int,
+    **variants: Mapping[str, object] | None,
 ) -> None:
     """Make a task's module with each of several groups of options, which are named after the job's settings.
 
@@ -29,7 +35,7 @@ def try_tasks(
 
     Raises:
         ValueError: The task does not take them.
-        TypeError: It does not say what it is judged by.
+        TypeError: Its module has no `TaskMetric`.
     """
     metric_of(task(network=network, num_classes=num_classes))
     for name, options in variants.items():
@@ -43,15 +49,15 @@ def try_tasks(
 def try_trainer(
     trainer: Callable[..., pl.Trainer], averaging: Averaging | None, splits: Sequence[str] = ("train", "test")
 ) -> None:
-    """Make a Trainer and what averages weights.
+    """Make a Trainer and the callback that averages weights.
 
     Args:
         trainer: Makes the Trainer.
-        averaging: Makes what averages weights, if anything does.
-        splits: Those of which it has to read something.
+        averaging: Makes the callback that averages weights, if there is to be one.
+        splits: Splits of the data that it has to read at least a batch of.
 
     Raises:
-        ValueError: They do not take their settings, or the Trainer is to read nothing of a split that is needed.
+        ValueError: A setting is not valid, or the Trainer reads no batch of a split that is needed.
     """
     callbacks = [] if averaging is None else [_made("averaging", averaging)]
     made = _made("trainer", trainer, max_epochs=1, callbacks=callbacks, logger=False)
@@ -60,8 +66,8 @@ def try_trainer(
             raise ValueError(f"`trainer.limit_{split}_batches` must be more than 0: a run needs the {split} data.")
 
 
-def _made(name: str, make: Callable[..., Any], **arguments: Any) -> Any:
-    """Make what others have written, which take numbers that are not finite, and raise whatever they like."""
+def _made(name: str, make: Callable[..., Made], **arguments: object) -> Made:
+    """Make an object of another package, which may take numbers that are not finite, and raise any error."""
     for option, value in getattr(make, "keywords", {}).items():
         if isinstance(value, float):
             check_number(f"{name}.{option}", value)
@@ -71,14 +77,14 @@ def _made(name: str, make: Callable[..., Any], **arguments: Any) -> Any:
         raise ValueError(f"`{name}` is not valid: {error}") from error
 
 
-def try_data(data: Sequence[Any]) -> None:
-    """Set data up, and make its loaders.
+def try_data(data: Sequence[SearchData]) -> None:
+    """Set up datamodules and make their loaders of training and validation data.
 
     Args:
-        data: Datamodules.
+        data: The datamodules.
 
     Raises:
-        ValueError: They do not take their settings.
+        ValueError: A setting is not valid.
     """
     for module in data:
         module.prepare_data()

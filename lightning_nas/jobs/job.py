@@ -1,21 +1,23 @@
-"""The phases that every search job has, in their order."""
+"""`Job`: the phases of a search, and the function that runs them in their order."""
 
 from __future__ import annotations
 
 from contextlib import AbstractContextManager
-from typing import Any, Protocol
+from typing import Protocol, TypeVar
 
 __all__ = ["Job", "carry_out"]
 
+Records_co = TypeVar("Records_co", covariant=True)
 
-class Job(Protocol):
+
+class Job(Protocol[Records_co]):
     """A search with all that comes before and after it. Each phase continues where an interrupted run stopped."""
 
     def opened(self) -> AbstractContextManager[None]:
         """Claim the directory of the run for as long as the context lasts."""
 
     def train_source(self) -> None:
-        """Train the network as it is."""
+        """Train the source network."""
 
     def search(self) -> None:
         """Find architectures within the budget."""
@@ -26,12 +28,16 @@ class Job(Protocol):
     def finetune(self) -> None:
         """Train what was found, and what it is compared with."""
 
-    def record(self) -> dict[str, Any]:
+    def record(self) -> Records_co:
         """Write the files of the run, and return the content of result.json."""
 
 
-def carry_out(job: Job) -> dict[str, Any]:
-    """Run the phases of a job, and return its record."""
+def carry_out(job: Job[Records_co]) -> Records_co:
+    """Run the phases of a job in their order, and return its record.
+
+    Args:
+        job: The job; it claims its directory for as long as the phases take.
+    """
     with job.opened():
         job.train_source()
         job.search()

@@ -1,4 +1,4 @@
-"""Loading the subnet that a run or a search left behind."""
+"""`load_subnet`: the network that a run or a search saved, built anew and filled with its weights."""
 
 from __future__ import annotations
 
@@ -8,12 +8,11 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from copy import deepcopy
 from pathlib import Path
-from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
-from lightning_nas.io.reading import listed, number, read_json, shown
+from lightning_nas.io.reading import JsonObject, listed, number, read_json, shown
 from lightning_nas.jobs.network_options import checked_options
 from lightning_nas.space.spec import Architecture
 from lightning_nas.supernet import derive, stock_network
@@ -86,7 +85,7 @@ def load_subnet(run_dir: str | Path, model: nn.Module | None = None) -> nn.Modul
 
 @contextmanager
 def _naming(file: Path) -> Iterator[None]:
-    """Name a file in what is wrong with its content."""
+    """Put the name of a file before the message of an error in its content."""
     try:
         yield
     except ValueError as error:
@@ -95,7 +94,7 @@ def _naming(file: Path) -> Iterator[None]:
 
 @contextmanager
 def _of_module(folder: Path, model: nn.Module | None) -> Iterator[None]:
-    """Say that a subnet is of another module than it is loaded into."""
+    """Turn errors of loading into one that names the folder of the subnet and the module."""
     try:
         yield
     except (AttributeError, RuntimeError, ValueError) as error:
@@ -104,14 +103,14 @@ def _of_module(folder: Path, model: nn.Module | None) -> Iterator[None]:
         raise ValueError(f"The subnet in {str(folder)!r} is not one of {named}: {reason}") from error
 
 
-def _saved_path(data: dict[str, Any]) -> str:
+def _saved_path(data: JsonObject) -> str:
     path = data.get("path", "")
     if not isinstance(path, str):
         raise ValueError(f"`path` must be text, where the network is in its module; got {shown(path)}.")
     return path
 
 
-def _saved_norms(data: dict[str, Any]) -> list[float]:
+def _saved_norms(data: JsonObject) -> list[float]:
     norms = listed(data.get("output_norms", []), "output_norms", _MAX_OUTPUTS)
     return [number(norm, "output_norms", sys.float_info.max) for norm in norms]
 
@@ -132,7 +131,7 @@ def _check_outputs(folder: Path, network: nn.Module, architecture: Architecture,
         )
 
 
-def _built(file: Path, data: dict[str, Any], architecture: Architecture) -> nn.Module:
+def _built(file: Path, data: JsonObject, architecture: Architecture) -> nn.Module:
     """Return the source network of a run."""
     if "network" not in data:
         folder, name = str(file.parent), shown(data.get("module", "MyModule")).strip("'")
@@ -158,9 +157,9 @@ def _check_size(network: nn.Module, input_size: tuple[int, int, int]) -> None:
     count = sum(parameter.numel() for parameter in network.parameters())
     macs, largest = 0, 0
 
-    def add(module: nn.Module, _: Any, output: Any) -> None:
+    def add(module: nn.Module, _: object, output: object) -> None:
         nonlocal macs, largest
-        if isinstance(module, nn.Conv2d):
+        if isinstance(module, nn.Conv2d) and isinstance(output, Tensor):
             macs += module.weight.numel() * output.shape[2] * output.shape[3]
             largest = max(largest, output.numel())
 

@@ -1,4 +1,4 @@
-"""Memory that the next training step needs again is kept, where the C library would hand it back to the system."""
+"""Keep glibc from returning the memory of large freed tensors to the system, which slows down training."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _LARGEST_INT = 2**31 - 1
 
 
 def keep_freed_memory() -> bool:
-    """Make this process reuse the memory of large tensors on the CPU; return whether the C library could be told.
+    """Make this process reuse the memory of large tensors on the CPU; return whether the C library is one that can.
 
     By default glibc maps memory for each large tensor anew, and the system clears every page of it: training
     MobileNetV2 with kept memory is 1.2 to 1.4 times as fast, see `tests/benchmarks/malloc.md`. The most that a process

@@ -6,12 +6,11 @@ import hashlib
 import logging
 import re
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import cache
 from itertools import chain
-from typing import Any
 
 from lightning_nas.budget.budget import Budget
 from lightning_nas.budget.confirm import confirm
@@ -19,12 +18,15 @@ from lightning_nas.budget.limits import Limits, format_reach
 from lightning_nas.jobs.job import carry_out
 from lightning_nas.jobs.plan import Epochs, FinetunePlan, Goal, Model, MultishotPlan, Run
 from lightning_nas.jobs.record import Outcome, log_hints, summary, write_run
+from lightning_nas.jobs.search_data import SearchData
 from lightning_nas.jobs.trainings import Trainings
 from lightning_nas.multishot.best_trial import best_trials
 from lightning_nas.multishot.evolution import Evolution, Result
 from lightning_nas.multishot.space import JointSpace, Target, targets_of
 from lightning_nas.multishot.study import Study
 from lightning_nas.multishot.trial import LostTrialError, Trial
+from lightning_nas.report.run_record import RunRecord
+from lightning_nas.report.search_record import SearchRecord, TrialsRecord
 from lightning_nas.tasks.metric import TaskMetric
 from lightning_nas.training.divergence import DivergedError
 from lightning_nas.training.fingerprint import described_device, described_network, described_trainer, plain
@@ -37,8 +39,8 @@ _POLL_SECONDS = 1.0
 
 
 def evolve_and_finetune(
-    run: Run, goal: Goal, model: Model, search: MultishotPlan, finetune: FinetunePlan
-) -> dict[str, Any]:
+    run: Run, goal: Goal, model: Model[Callable[..., SearchData]], search: MultishotPlan, finetune: FinetunePlan
+) -> RunRecord | dict[str, RunRecord]:
     """Train the source, evolve trials from it within the budgets, fine-tune the best for each budget, compare.
 
     A trial is a network of the space at one of the input sizes, in one of the variants, that inherits the source's
@@ -73,40 +75,31 @@ def evolve_and_finetune(
 
 
 class MultishotJob:
-    """A search by whole trainings with all that comes before and after it, one method a phase.
+    """The phases of `evolve_and_finetune`, one method each, in the order of `Job`. The arguments are the same."""
 
-    Args:
-        run: Where to write, and how to train.
-        goal: What has to be reached, on which device.
-        model: What is searched.
-        search: How.
-        finetune: How the best trials are trained on.
-
-    Raises:
-        ImportError: Optuna is not installed.
-        ValueError: A setting that is not valid, a budget out of reach at every size or none that binds, or a study of
-            another search.
-    """
-
-    def __init__(self, run: Run, goal: Goal, model: Model, search: MultishotPlan, finetune: FinetunePlan) -> None:
+    def __init__(
+        self,
+        run: Run,
+        goal: Goal,
+        model: Model[Callable[..., SearchData]],
+        search: MultishotPlan,
+        finetune: FinetunePlan,
+    ) -> None:
         self.run, self.goal, self.model, self.searching, self.finetuning = run, goal, model, search, finetune
         self.budgets = _budgets(goal.budget, search.latencies)
         _check(search.search, run.epochs, len(self.budgets))
         run.begin_random()
         self.estimator = goal.estimator(goal.device)
         self.trainings = Trainings(run, model, search, finetune)
-        places = self.trainings.places(self.estimator, model.space)
-        targets = targets_of(places, self.budgets, search.search.floor)
-        ground = JointSpace(places, len(self.trainings.variants), targets, cache(self.estimator.verify_ms))
-        _log_reach(ground)
-        self.trainings.prepare()
-        self._settings = self._described(ground)
+        settings = self.trainings.settings(self.estimator)
+        targets = targets_of(settings, self.budgets, search.search.floor)
+        joint_space = JointSpace(settings, len(self.trainings.variants), targets, cache(self.estimator.verify_ms))
+        _log_reach(joint_space)
+        self.trainings.data.prepare()
+        self._fingerprint = self._described(joint_space)
         self.trainings.try_parts()
-        storage, is_larger_better = (
-            search.storage or run.folder / "study.journal",
-            self.trainings.metric.larger_is_better,
-        )
-        self.study = Study(storage, ground, search.search, self._settings, run.seed, is_larger_better)
+        storage, metric = search.storage or run.folder / "study.journal", self.trainings.metric
+        self.study = Study(storage, joint_space, search.search, self._fingerprint, run.seed, metric.larger_is_better)
 
     @contextmanager
     def opened(self) -> Iterator[None]:
@@ -114,17 +107,17 @@ class MultishotJob:
         finetuning = self.finetuning
         rest = {
             # Of one machine, whose folders of one name are told apart.
-            "data": self.trainings.described_data(),
+            "data": self.trainings.data.described(),
             "finetune": self.run.epochs.finetune,
             "finetune_task": finetuning.task or {},
             "averaging": finetuning.averaging,
             "taught_by": finetuning.taught_by,
         }
-        self.trainings.open({**self._settings, **rest})
+        self.trainings.open({**self._fingerprint, **rest})
         yield
 
     def train_source(self) -> None:
-        """Train the network as it is, at the first of the input sizes."""
+        """Train the source network at the first of the input sizes."""
         first = self.study.joint_space.settings[0].space
         latency_ms = self.estimator.latency_ms(first.decode(first.reference_nodes))
         log.info("1/3 Training the source, %.4g ms", latency_ms)
@@ -142,12 +135,12 @@ class MultishotJob:
     def train_baseline(self) -> None:
         """Train the source on, for as long as a trial and its fine-tuning, once finalists keep the budgets."""
         with self.trainings.alone():
-            ground, results = self.study.joint_space, self.study.results()
+            joint_space, results = self.study.joint_space, self.study.results()
             count = self.searching.finalists
-            self.finalists = [_finalists(results, ground, target, count) for target in ground.targets]
-            for target, own in zip(ground.targets, self.finalists, strict=True):
+            self.finalists = [_finalists(results, joint_space, target, count) for target in joint_space.targets]
+            for target, own in zip(joint_space.targets, self.finalists, strict=True):
                 for best in own:
-                    confirm(_limits_of(ground, target, best), self.estimator, ground.decode(best.genes))
+                    confirm(_limits_of(joint_space, target, best), self.estimator, joint_space.decode(best.genes))
             self.baseline = self.trainings.train_baseline()
 
     def finetune(self) -> None:
@@ -159,63 +152,64 @@ class MultishotJob:
                 for best in self.trained_on
             }
 
-    def record(self) -> dict[str, Any]:
-        """Write the files of the run, and return the content of result.json."""
-        folder, results = self.run.folder, {}
+    def record(self) -> RunRecord | dict[str, RunRecord]:
+        """Write the files of the run; return the content of result.json, for several budgets of each by its label."""
+        folder, records = self.run.folder, dict[str, RunRecord]()
         with self.trainings.alone():
             for label, outcome in self.outcomes().items():
                 here = folder / label if len(self.budgets) > 1 else folder
                 here.mkdir(parents=True, exist_ok=True)
-                results[label] = write_run(here, outcome)
-                log.info("%s: %s\n%s\nWritten to %s", label, outcome.chosen, summary(results[label]), here)
+                records[label] = write_run(here, outcome)
+                log.info("%s: %s\n%s\nWritten to %s", label, outcome.chosen, summary(records[label]), here)
             log_hints(self.estimator)
-        return results if len(self.budgets) > 1 else next(iter(results.values()))
+        return records if len(self.budgets) > 1 else next(iter(records.values()))
 
     def outcomes(self) -> dict[str, Outcome]:
-        """Return by label what each budget gets: the best on the validation data of all that keep it."""
+        """Return the outcome of each budget by its label: of all networks within it the best on the validation data."""
         pairs = zip(self.study.joint_space.targets, self.finalists, strict=True)
         return {target.label: self._outcome(target, own) for target, own in pairs}
 
     def _outcome(self, target: Target, own: Sequence[Result]) -> Outcome:
-        ground, trainings, source = self.study.joint_space, self.trainings, self.study.joint_space.settings[0].space
+        joint_space, trainings = self.study.joint_space, self.trainings
+        source = joint_space.settings[0].space
         # Now that they are trained to the end, a smaller network that is better serves a larger budget, too.
-        within = [best for best in self.trained_on if best in own or ground.meets(best.genes, target)]
+        within = [best for best in self.trained_on if best in own or joint_space.meets(best.genes, target)]
         best = max(within, key=lambda best: trainings.metric.score(self.finetuned[best.number].value))
         tuned = self.finetuned[best.number]
-        limits, chosen = _limits_of(ground, target, best), ground.decode(best.genes)
+        limits, chosen = _limits_of(joint_space, target, best), joint_space.decode(best.genes)
         confirm(limits, self.estimator, chosen)
         metric, steps = self.baseline
         return Outcome(
             recipe=self.run.recipe,
-            task=type(tuned.module).__name__.lower(),
+            task=tuned.task,
             seed=self.run.seed,
-            costs=self.estimator,
+            estimator=self.estimator,
             budget=target.budget,
             limits=limits,
             choices="both",
             source=source.decode(source.reference_nodes),
             chosen=chosen,
-            subnet=tuned.module.network,
-            source_metric=metric,
-            source_steps=steps,
+            subnet=tuned.network,
+            baseline_metric=metric,
+            baseline_steps=steps,
             subnet_metric=tuned.metric,
             subnet_steps=tuned.steps,
             compared=(),
-            search={**self.study.totals(), "finetuned": len(self.finetuned)},
+            search=_search_record(self.study.totals(), len(self.finetuned)),
             history=_history(self.study.results(), trainings.metric),
-            network={**trainings.network_settings, **ground.setting(best.genes).variant},
-            epochs=vars(self.run.epochs),
+            network={**trainings.network_settings, **joint_space.setting(best.genes).variant},
+            epochs=self.run.epochs,
             data_name=trainings.data_name,
             taught_by=trainings.teacher_name,
             interface=tuned.interface,
         )
 
-    def _described(self, ground: JointSpace) -> Any:
-        """Return what the trials of a study depend on."""
+    def _described(self, joint_space: JointSpace) -> dict[str, object]:
+        """Return the settings that the trials of a study depend on."""
         run, search, finetuning = self.run, self.searching.search, self.finetuning
-        spaces = "".join(place.space.to_json() for place in ground.settings)
+        spaces = "".join(setting.space.to_json() for setting in joint_space.settings)
         teaching = {"all": self.model.task, "search": self.searching.task, "teaching": finetuning.teaching}
-        return plain(
+        described: dict[str, object] = plain(
             {
                 "device": described_device(self.goal.device),
                 "budgets": {label: budget.requested for label, budget in self.budgets.items()},
@@ -233,6 +227,7 @@ class MultishotJob:
                 "spaces": hashlib.sha256(spaces.encode()).hexdigest()[:12],
             }
         )
+        return described
 
 
 def _budgets(budget: Budget, latencies: Sequence[float | str]) -> dict[str, Budget]:
@@ -247,6 +242,12 @@ def _budgets(budget: Budget, latencies: Sequence[float | str]) -> dict[str, Budg
     return budgets
 
 
+def _search_record(totals: Mapping[str, float], num_finetuned: int) -> SearchRecord:
+    """Return what a study cost, see `Study.totals`."""
+    counts = {name: int(totals[name]) for name in ("images", "trials", "rejected", "pruned")}
+    return SearchRecord(totals["seconds"], totals["steps"], trials=TrialsRecord(**counts, finetuned=num_finetuned))
+
+
 def _check(search: Evolution, epochs: Epochs, num_budgets: int) -> None:
     late = [rung for rung in search.rungs if rung >= epochs.search]
     if late:
@@ -255,12 +256,12 @@ def _check(search: Evolution, epochs: Epochs, num_budgets: int) -> None:
         raise ValueError(f"`trials` must be at least the number of budgets, {num_budgets}; got {search.trials}.")
 
 
-def _log_reach(ground: JointSpace) -> None:
-    for target in ground.targets:
-        for place, limits in zip(ground.settings, target.limits, strict=True):
+def _log_reach(joint_space: JointSpace) -> None:
+    for target in joint_space.targets:
+        for setting, limits in zip(joint_space.settings, target.limits, strict=True):
             reach = "out of reach" if limits is None else format_reach(limits)
-            count = place.space.num_architectures
-            log.info("Budget %s at %s, %.3g architectures:\n%s", target.label, place, count, reach)
+            count = setting.space.num_architectures
+            log.info("Budget %s at %s, %.3g architectures:\n%s", target.label, setting, count, reach)
 
 
 def _run_trials(study: Study, trainings: Trainings) -> None:
@@ -281,14 +282,14 @@ def _run_trials(study: Study, trainings: Trainings) -> None:
 
 
 def _run_trial(study: Study, trial: Trial, trainings: Trainings) -> None:
-    ground, number = study.joint_space, trial.number
-    place = ground.setting(trial.genes)
+    joint_space, number = study.joint_space, trial.number
+    setting = joint_space.setting(trial.genes)
     finished = len(study.results())
     wanted = study.settings.trials
-    log.info("Trial %d (%d of %d finished), %s: %s", number, finished, wanted, place, ground.decode(trial.genes))
+    log.info("Trial %d (%d of %d finished), %s: %s", number, finished, wanted, setting, joint_space.decode(trial.genes))
     try:
         with trial.training(hopeless=DivergedError):
-            fit, rungs, _ = trainings.train(ground, trial.genes, number, trial.report)
+            fit, rungs, _ = trainings.train(joint_space, trial.genes, number, trial.report)
             figures = {"seconds": fit.seconds, "steps": fit.steps, "images": rungs.num_images}
             trial.finish(rungs.value, rungs.epochs, rungs.is_stopped, figures)
     except DivergedError as error:
@@ -300,8 +301,8 @@ def _run_trial(study: Study, trial: Trial, trainings: Trainings) -> None:
         return
     if rungs.is_stopped:
         trainings.forget(number)
-    target = ground.targets[trial.target]
-    best = next(iter(best_trials(study.results(), ground, target)), None)
+    target = joint_space.targets[trial.target]
+    best = next(iter(best_trials(study.results(), joint_space, target)), None)
     log.info(
         "Trial %d: %s %.4f after %d of %d epochs%s",
         number,
@@ -313,21 +314,21 @@ def _run_trial(study: Study, trial: Trial, trainings: Trainings) -> None:
     )
 
 
-def _finalists(results: Sequence[Result], ground: JointSpace, target: Target, count: int) -> list[Result]:
-    best = best_trials(results, ground, target, count)
+def _finalists(results: Sequence[Result], joint_space: JointSpace, target: Target, count: int) -> list[Result]:
+    best = best_trials(results, joint_space, target, count)
     if not best:
         raise RuntimeError(
             f"No trial within the budget {target.label} was trained to the end. HINT: more trials, fewer rungs, or a"
             " smaller learning rate where metrics are not finite."
         )
-    names = "; ".join(f"trial {result.number}, {ground.setting(result.genes)}" for result in best)
+    names = "; ".join(f"trial {result.number}, {joint_space.setting(result.genes)}" for result in best)
     log.info("Finalists for %s, %d of %d asked for: %s", target.label, len(best), count, names)
     return best
 
 
-def _limits_of(ground: JointSpace, target: Target, result: Result) -> Limits:
-    limits = target.limits[ground.index(result.genes)]
-    assert limits is not None, "a trial within the budgets is at a place that can meet them"
+def _limits_of(joint_space: JointSpace, target: Target, result: Result) -> Limits:
+    limits = target.limits[joint_space.index(result.genes)]
+    assert limits is not None, "a trial within the budgets is at a setting that can meet them"
     return limits
 
 

@@ -1,10 +1,10 @@
-"""Options of a network that a file may name: those of shape and operator, nothing that is read or fetched."""
+"""Check the options of a network in a file: shapes and operators are valid, files and addresses are not."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping
-from typing import Any, get_args
+from typing import get_args
 
 import timm
 
@@ -21,12 +21,12 @@ _NAME = re.compile(r"[a-z0-9_]{1,64}(\.[a-z0-9_]{1,64})?", re.ASCII)
 _ACTIVATIONS = ("celu", "elu", "gelu", "hard_sigmoid", "hard_swish", "leaky_relu", "mish", "relu", "relu6", "selu")
 _POOLINGS = ("avg", "avgmax", "catavgmax", "max")
 
-Check = Callable[[Any, str], Any]
+Check = Callable[[object, str], object]
 """Returns a value, or raises a ValueError that names the option."""
 
 
-def checked_options(options: Any, task: str) -> dict[str, Any]:
-    """Return the options of a run's source network, all of which are known to say what it is made of, and no more.
+def checked_options(options: object, task: str) -> dict[str, object]:
+    """Return the options of a run's source network, each of which must be one of shape or operator.
 
     What would name a file, an address or a cache, such as timm's ``checkpoint_path`` and ``pretrained_cfg``, or a
     source of models in place of a name, such as ``hf-hub:``, is not among them.
@@ -56,8 +56,8 @@ def _number(most: float) -> Check:
     return lambda value, name: number(value, name, most)
 
 
-def _one_of(*values: Any) -> Check:
-    def check(value: Any, name: str) -> Any:
+def _one_of(*values: object) -> Check:
+    def check(value: object, name: str) -> object:
         if not any(type(value) is type(known) and value == known for known in values):
             raise ValueError(f"`{name}` must be one of {', '.join(map(repr, values))}; got {shown(value)}.")
         return value
@@ -65,7 +65,7 @@ def _one_of(*values: Any) -> Check:
     return check
 
 
-def _network_name(value: Any, name: str) -> str:
+def _network_name(value: object, name: str) -> str:
     # timm names weights behind a point; they are not loaded.
     plain = value.partition(".")[0] if isinstance(value, str) and _NAME.fullmatch(value) else ""
     if value != "mobilenet_v2" and plain not in timm.list_models(module="efficientnet"):
@@ -76,12 +76,12 @@ def _network_name(value: Any, name: str) -> str:
     return str(value)
 
 
-def _no_weights(value: Any, name: str) -> None:
+def _no_weights(value: object, name: str) -> None:
     if value is not None:
         raise ValueError(f"`{name}` must be null: those of a run are in its subnet.safetensors; got {shown(value)}.")
 
 
-def _rows(value: Any, name: str) -> list[list[int]]:
+def _rows(value: object, name: str) -> list[list[int]]:
     rows = listed(value, name, _MAX_ROWS)
     for row in rows:
         if len(listed(row, name, len(_ROW))) != len(_ROW):
@@ -92,7 +92,7 @@ def _rows(value: Any, name: str) -> list[list[int]]:
     return rows
 
 
-def _head_options(value: Any, name: str) -> dict[str, Any]:
+def _head_options(value: object, name: str) -> dict[str, object]:
     valid = {"width": _whole(2**12), "depth": _whole(16, 0), "extra": _whole(8, 0)}
     return {key: valid[key](item, f"{name}.{key}") for key, item in only(value or {}, valid, f"`{name}`").items()}
 

@@ -1,4 +1,4 @@
-"""Plans: what a job is given, in groups. Each checks its settings when it is made."""
+"""Arguments of a job in groups: `Run`, `Goal`, `Model` and plans, which check their settings when they are made."""
 
 from __future__ import annotations
 
@@ -6,28 +6,32 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Generic, TypeVar
 
 import lightning.pytorch as pl
-from torch import nn
+from lightning.pytorch.loggers import Logger
+from torch import Tensor, nn
 
 from lightning_nas.budget.budget import Budget
 from lightning_nas.estimator import Estimator
 from lightning_nas.io.numbers import check_number, check_seed
 from lightning_nas.jobs.comparisons import Comparison
-from lightning_nas.jobs.settings import check_arguments
 from lightning_nas.jobs.teacher import TaughtBy, check_taught_by
 from lightning_nas.multishot.evolution import Evolution
 from lightning_nas.search import ArchitectureSearch
 from lightning_nas.space.options import SpaceOptions
+from lightning_nas.space.spec import SearchSpace
+from lightning_nas.supernet import space_of
 from lightning_nas.training.phases import Averaging
 
 __all__ = ["Epochs", "FinetunePlan", "Goal", "Model", "MultishotPlan", "Run", "SearchPlan"]
 
+Data = TypeVar("Data")
+
 
 @dataclass(frozen=True)
 class Epochs:
-    """How long each part trains.
+    """Number of epochs of each part of a job.
 
     From the trained source, one way leads over the search and fine-tuning to the subnet; the other, as long, to the
     baseline.
@@ -49,7 +53,7 @@ class Epochs:
 
 @dataclass(frozen=True)
 class Run:
-    """Where a job writes, and how it trains.
+    """Directory, seed, epochs and Trainer of a job.
 
     Attributes:
         recipe: Name of the recipe, for the record.
@@ -72,7 +76,7 @@ class Run:
     seed: int
     epochs: Epochs
     trainer: Callable[..., pl.Trainer]
-    logger: Callable[..., Any]
+    logger: Callable[..., Logger]
     shared_dir: str | Path | None = None
     show_images: bool | None = None
 
@@ -91,7 +95,7 @@ class Run:
 
 @dataclass(frozen=True)
 class Goal:
-    """What a network has to reach, and on which device.
+    """Device and budget of a search.
 
     Attributes:
         device: Name of a shipped device, or the path of a table.
@@ -105,30 +109,37 @@ class Goal:
 
 
 @dataclass(frozen=True)
-class Model:
-    """What is searched: a network, its data and its task.
+class Model(Generic[Data]):
+    """Network, data and task that are searched.
 
     Attributes:
         network: Makes the source network of `num_classes`.
-        space: Fields of `SpaceOptions`.
-        data: A LightningDataModule with `num_classes` and `input_size`; for a multishot search what makes it, of
-            `image_size` where sizes are given.
-        task: Makes the LightningModule of a network and `num_classes`; its `metric` is a
-            `lightning_nas.tasks.metric.TaskMetric`.
+        space: What the search space offers.
+        data: A LightningDataModule that is a `lightning_nas.jobs.search_data.SearchData`; for a multishot search what
+            makes it, of `image_size` where sizes are given.
+        task: Makes a LightningModule that is a `lightning_nas.tasks.search_task.SearchTask`, of a network and
+            `num_classes`.
     """
 
     network: partial[nn.Module]
-    space: Mapping[str, Any]
-    data: Any
+    space: SpaceOptions
+    data: Data
     task: Callable[..., pl.LightningModule]
 
-    def __post_init__(self) -> None:
-        check_arguments(SpaceOptions, self.space, "space")
+    def space_of(self, network: nn.Module, example: Tensor, estimator: Estimator) -> SearchSpace:
+        """Return the search space around a network.
+
+        Args:
+            network: The network, or a variant of it.
+            example: One batch that it can run, shape (N, C, H, W).
+            estimator: The estimator of the device, of whose lanes the widths are multiples.
+        """
+        return space_of(network, example, estimator.lanes, self.space)
 
 
 @dataclass(frozen=True)
 class SearchPlan:
-    """How a single-shot search goes.
+    """Settings of a single-shot search.
 
     Attributes:
         search: Makes the callback of an estimator and a budget.
@@ -138,7 +149,7 @@ class SearchPlan:
     """
 
     search: Callable[..., ArchitectureSearch]
-    task: Mapping[str, Any] | None = None
+    task: Mapping[str, object] | None = None
     num_trial_images: int = 0
 
     def __post_init__(self) -> None:
@@ -147,7 +158,7 @@ class SearchPlan:
 
 @dataclass(frozen=True)
 class MultishotPlan:
-    """How a search by whole trainings goes.
+    """Settings of a search by whole trainings.
 
     Attributes:
         search: How trials are proposed and stopped.
@@ -165,9 +176,9 @@ class MultishotPlan:
     search: Evolution
     latencies: Sequence[float | str] = ()
     image_sizes: Sequence[int | Sequence[int]] = ()
-    variants: Sequence[Mapping[str, Any]] = ()
+    variants: Sequence[Mapping[str, object]] = ()
     storage: str | Path | None = None
-    task: Mapping[str, Any] | None = None
+    task: Mapping[str, object] | None = None
     num_trial_images: int = 0
     finalists: int = 1
 
@@ -181,7 +192,7 @@ class MultishotPlan:
 
 @dataclass(frozen=True)
 class FinetunePlan:
-    """How what was found is trained on, and what it is compared with.
+    """Settings of fine-tuning, and of the networks that the subnet is compared with.
 
     Attributes:
         teaching: Options of the task where there is a teacher: how much it is imitated, and which variety of images it
@@ -199,8 +210,8 @@ class FinetunePlan:
         comparisons: What else is trained as the subnet is, at the same budget, see `Comparison`.
     """
 
-    teaching: Mapping[str, Any] | None = None
-    task: Mapping[str, Any] | None = None
+    teaching: Mapping[str, object] | None = None
+    task: Mapping[str, object] | None = None
     averaging: Averaging | None = None
     taught_by: TaughtBy = "source"
     num_refitted: int = 8

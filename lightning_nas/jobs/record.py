@@ -1,4 +1,4 @@
-"""Record of a run: its figures, its files and its summary."""
+"""Files of a finished run: weights, architecture, report, and the record of its figures."""
 
 from __future__ import annotations
 
@@ -13,10 +13,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any, cast, get_args
+from typing import get_args
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import nn
 
 from lightning_nas.budget.budget import LATENCY, PARAMETERS, PEAK_ACTIVATIONS, Budget
@@ -26,8 +27,12 @@ from lightning_nas.estimator.measure.backend import why_unavailable
 from lightning_nas.graph.subgraph import Subgraph
 from lightning_nas.io.writing import write_text, write_weights
 from lightning_nas.jobs.comparisons import fused_everywhere, fused_where_faster
+from lightning_nas.jobs.plan import Epochs
 from lightning_nas.report.architecture_svg import BlockKind
+from lightning_nas.report.network_record import BudgetRecord, ComparisonRecord, CostRecord, MetricRecord, NetworkRecord
 from lightning_nas.report.run import BlockCost, write_architecture_svg, write_report
+from lightning_nas.report.run_record import EpochsRecord, FusingRecord, ProvenanceRecord, RunRecord
+from lightning_nas.report.search_record import SearchRecord
 from lightning_nas.space.network import parts_of
 from lightning_nas.space.spec import Architecture
 from lightning_nas.space.timm_strings import to_timm
@@ -43,38 +48,44 @@ PACKAGES = ("lightning-nas", "torch", "torchvision", "lightning", "timm", "hydra
 
 @dataclass(frozen=True)
 class Compared:
-    """Another network of the same budget: its name, what it is, and its figure."""
+    """Another network of the same budget, trained as the subnet was.
+
+    Attributes:
+        name: What it is, such as ``uniform``.
+        architecture: Its architecture.
+        metric: Its metric on the test data.
+    """
 
     name: str
     architecture: Architecture
-    metric: Mapping[str, Any]
+    metric: MetricRecord
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a run found.
+    """What a run found, as its files are written from it.
 
     Attributes:
         recipe: Name of the recipe.
         task: What was learnt: classification, detection or segmentation.
         seed: Seed of everything random.
-        costs: The estimator of the device.
+        estimator: The estimator of the device.
         budget: What was asked for.
-        limits: What that is, in milliseconds and bytes.
+        limits: The budget in milliseconds and bytes.
         choices: What was searched: both, widths or kinds.
-        source: The network as it was.
+        source: The architecture of the network before the search, which the baseline has, too.
         chosen: The subnet's architecture.
         subnet: The subnet, fine-tuned.
-        source_metric: Name, value and split of the baseline's figure.
-        source_steps: Optimizer steps by which the source was trained on.
-        subnet_metric: Name, value and split of the subnet's figure.
+        baseline_metric: The baseline's metric on the test data.
+        baseline_steps: Optimizer steps of the baseline since the source.
+        subnet_metric: The subnet's metric on the test data.
         subnet_steps: Optimizer steps of its fine-tuning; in multishot search with those of the trial that it goes on.
         compared: Other networks of the same budget.
-        search: Seconds and steps of the search, and what it says of itself.
-        history: What the search logged.
+        search: What the search cost, and what is known of its supernet or trials.
+        history: What the search logged, one record a step.
         network: Settings of the source network, without its weights.
         epochs: How long each part trained.
-        data_name: What it was trained on.
+        data_name: Name of the data.
         taught_by: What the subnet began from and imitated: the source or the baseline.
         interface: What whoever deploys the subnet has to know of the data: names of the classes, in the order of its
             outputs, and what is done to an image before it.
@@ -83,153 +94,172 @@ class Outcome:
     recipe: str
     task: str
     seed: int
-    costs: Estimator
+    estimator: Estimator
     budget: Budget
     limits: Limits
     choices: str
     source: Architecture
     chosen: Architecture
     subnet: nn.Module
-    source_metric: Mapping[str, Any]
-    source_steps: int
-    subnet_metric: Mapping[str, Any]
+    baseline_metric: MetricRecord
+    baseline_steps: int
+    subnet_metric: MetricRecord
     subnet_steps: int
     compared: Sequence[Compared]
-    search: Mapping[str, Any]
+    search: SearchRecord
     history: Sequence[Mapping[str, float]]
-    network: Mapping[str, Any]
-    epochs: Mapping[str, int]
+    network: Mapping[str, object]
+    epochs: Epochs
     data_name: str
     taught_by: str = "source"
-    interface: Mapping[str, Any] = field(default_factory=dict)
+    interface: Mapping[str, object] = field(default_factory=dict)
 
 
-def write_run(run_dir: Path, outcome: Outcome) -> dict[str, Any]:
-    """Write the files of a run, result.json last, since it says that the run is complete; return its content."""
-    costs, chosen = outcome.costs, outcome.chosen
-    result = _result(outcome)
+def write_run(run_dir: Path, outcome: Outcome) -> RunRecord:
+    """Write the files of a run; ``result.json`` is the last, since it says that the run is complete.
+
+    Args:
+        run_dir: Directory of the run.
+        outcome: What the run found.
+
+    Returns:
+        The content of ``result.json``.
+    """
+    estimator, chosen = outcome.estimator, outcome.chosen
+    record = _record(outcome)
     write_weights(run_dir / "subnet.safetensors", outcome.subnet.state_dict())
     described = {
         **chosen.to_dict(),
         "timm": to_timm(chosen.stages),
         "task": outcome.task,
         "network": outcome.network,
-        "device": costs.device.name,
-        "latency_ms": result["subnet"]["latency_ms"],
+        "device": estimator.device.name,
+        "latency_ms": record.subnet.cost.latency_ms,
     }
     write_text(run_dir / "architecture.json", json.dumps(described, indent=1))
     limits = outcome.limits
-    reach = {
-        limit.name: {"source": reference, "budget": limit.budget, **vars(span)}
-        for limit, span, reference in zip(limits.costs, limits.reaches, limits.references, strict=True)
-    }
-    found, before = _block_costs(costs, chosen), _block_costs(costs, outcome.source)
-    write_report(run_dir, result, found, outcome.history, baseline_blocks=before, feasibility=reach)
-    title = f"{outcome.recipe} on {costs.device.name}"
-    write_architecture_svg(run_dir / "architecture.svg", found, before, title)
-    described_run = {
-        "command": _command(sys.argv),
-        "machine": f"{platform.machine()}, {torch.get_num_threads()} threads",
-        "epochs": outcome.epochs,
-        "taught_by": outcome.taught_by,
-        "data": outcome.data_name,
-        "fusing": _fusing(costs, outcome.source),
-        "finished": time.strftime("%Y-%m-%d"),
-        **outcome.interface,
-    }
-    write_text(run_dir / "run.json", json.dumps(described_run, indent=1))
-    write_text(run_dir / "result.json", json.dumps(result, indent=1))
-    return result
+    reach = {limit.name: span for limit, span in zip(limits.costs, limits.reaches, strict=True)}
+    subnet_blocks, source_blocks = _block_costs(estimator, chosen), _block_costs(estimator, outcome.source)
+    write_report(run_dir, record, subnet_blocks, outcome.history, baseline_blocks=source_blocks, feasibility=reach)
+    title = f"{outcome.recipe} on {estimator.device.name}"
+    write_architecture_svg(run_dir / "architecture.svg", subnet_blocks, source_blocks, title)
+    write_text(run_dir / "run.json", json.dumps(_provenance(outcome).to_dict(), indent=1))
+    write_text(run_dir / "result.json", json.dumps(record.to_dict(), indent=1))
+    return record
 
 
-def summary(result: Mapping[str, Any]) -> str:
-    """Return baseline beside subnet as a table of text."""
+def summary(record: RunRecord) -> str:
+    """Return baseline, comparisons and subnet as a table of text."""
     lines = [f"{'':<10}{'latency':>12}{'compiled':>12}{'parameters':>16}{'test':>10}"]
-    networks = {"baseline": result["baseline"], **result.get("comparisons", {}), "subnet": result["subnet"]}
-    for name, cost in networks.items():
-        compiled = "-" if cost["verified_latency_ms"] is None else f"{cost['verified_latency_ms']:.4f} ms"
-        lines.append(
-            f"{name:<10}{cost['latency_ms']:>9.4f} ms{compiled:>12}{cost['parameter_bytes']:>14,} B"
-            f"{cost['metric']['value']:>10.4f}"
-        )
-    saved = {
-        field: 1 - result["subnet"][field] / result["baseline"][field]
-        for field in ("latency_ms", "verified_latency_ms")
-        if result["baseline"][field] and result["subnet"][field]
+    networks: dict[str, NetworkRecord | ComparisonRecord] = {
+        "baseline": record.baseline,
+        **record.comparisons,
+        "subnet": record.subnet,
     }
-    compiled = f", compiled {saved['verified_latency_ms']:.1%}" if "verified_latency_ms" in saved else ""
-    return "\n".join([*lines, f"Latency saved: {saved['latency_ms']:.1%}{compiled}"])
+    for name, network in networks.items():
+        cost, metric = network.cost, network.metric
+        compiled = "-" if cost.verified_latency_ms is None else f"{cost.verified_latency_ms:.4f} ms"
+        value = "-" if metric is None else f"{metric.value:.4f}"
+        lines.append(f"{name:<10}{cost.latency_ms:>9.4f} ms{compiled:>12}{cost.parameter_bytes:>14,} B{value:>10}")
+    before, after = record.baseline.cost, record.subnet.cost
+    saved = _saved_text(before.latency_ms, after.latency_ms) or "n/a"
+    compiled_saved = _saved_text(before.verified_latency_ms, after.verified_latency_ms)
+    return "\n".join([*lines, f"Latency saved: {saved}{compiled_saved and f', compiled {compiled_saved}'}"])
 
 
-def log_hints(costs: Estimator) -> None:
-    """Say once, at the end of a run, what would tell more than it could."""
-    if reason := why_unavailable(costs.device):
+def log_hints(estimator: Estimator) -> None:
+    """Log once, at the end of a run, what to install for figures that it lacks."""
+    if reason := why_unavailable(estimator.device):
         log.info("HINT: nothing was compiled or measured whole. %s", reason)
 
 
-def _result(outcome: Outcome) -> dict[str, Any]:
-    costs = outcome.costs
-    compared = {other.name: _cost(costs, other.architecture, other.metric) for other in outcome.compared}
-    return {
-        "recipe": outcome.recipe,
-        "task": outcome.task,
-        "device": costs.device.name,
-        "seed": outcome.seed,
-        "budget": _budget(outcome.budget, outcome.limits),
-        "baseline": {**_cost(costs, outcome.source, outcome.source_metric), "steps": outcome.source_steps},
-        "subnet": {**_cost(costs, outcome.chosen, outcome.subnet_metric), "steps": outcome.subnet_steps},
-        **({} if outcome.choices == "both" else {"choices": outcome.choices}),
-        **({"comparisons": compared} if compared else {}),
-        **_verified_memory(outcome),
-        "search": outcome.search,
-        "versions": versions(),
-    }
+def _saved_text(before: float | None, after: float | None) -> str:
+    return f"{1 - after / before:.1%}" if before and after else ""
 
 
-def _fusing(costs: Estimator, source: Architecture) -> dict[str, Any]:
-    """Return what fusing blocks of the baseline would have cost: all of them, and those where it pays."""
-    all_fused, faster = fused_everywhere(source), fused_where_faster(source, costs)
-    chosen = [number for number, block in enumerate(faster.blocks, start=1) if block.option.kind == "fused"]
-    named = {"all": all_fused, "where_faster": faster}
-    return {**{name: {"latency_ms": costs.latency_ms(item)} for name, item in named.items()}, "blocks": chosen}
+def _record(outcome: Outcome) -> RunRecord:
+    estimator = outcome.estimator
+    baseline = _cost(estimator, outcome.source)
+    subnet = _cost(estimator, outcome.chosen)
+    return RunRecord(
+        recipe=outcome.recipe,
+        task=outcome.task,
+        device=estimator.device.name,
+        seed=outcome.seed,
+        budget=_budget(outcome.budget, outcome.limits),
+        baseline=NetworkRecord(baseline, outcome.baseline_metric, outcome.baseline_steps),
+        subnet=NetworkRecord(subnet, outcome.subnet_metric, outcome.subnet_steps),
+        choices=outcome.choices,
+        comparisons={
+            other.name: ComparisonRecord(_cost(estimator, other.architecture), other.metric)
+            for other in outcome.compared
+        },
+        verified_sram_bytes=_verified_memory(outcome),
+        search=outcome.search,
+        versions=versions(),
+    )
 
 
-def _verified_memory(outcome: Outcome) -> dict[str, Any]:
-    """Return what the backend says of the fast memory, where that was budgeted and the backend is here."""
+def _provenance(outcome: Outcome) -> ProvenanceRecord:
+    return ProvenanceRecord(
+        command=_command(sys.argv),
+        machine=f"{platform.machine()}, {torch.get_num_threads()} threads",
+        epochs=EpochsRecord(**vars(outcome.epochs)),
+        taught_by=outcome.taught_by,
+        data=outcome.data_name,
+        fusing=_fusing(outcome.estimator, outcome.source),
+        finished=time.strftime("%Y-%m-%d"),
+        interface=outcome.interface,
+    )
+
+
+def _fusing(estimator: Estimator, source: Architecture) -> FusingRecord:
+    """Return what fusing blocks of the source would have cost: all of them, and those where it pays."""
+    faster = fused_where_faster(source, estimator)
+    blocks = [number for number, block in enumerate(faster.blocks, start=1) if block.option.kind == "fused"]
+    all_ms, where_faster_ms = (estimator.latency_ms(fused) for fused in (fused_everywhere(source), faster))
+    return FusingRecord(all_ms, where_faster_ms, tuple(blocks))
+
+
+def _verified_memory(outcome: Outcome) -> dict[str, int]:
+    """Return how much fast memory the backend counts, where that was budgeted and the backend is here."""
     peak = outcome.limits.peak
     if peak is None:
         return {}
     named = (("baseline", outcome.source), ("subnet", outcome.chosen))
-    figures = {name: outcome.costs.verify(architecture) for name, architecture in named}
+    figures = {name: outcome.estimator.verify(architecture) for name, architecture in named}
     found = {name: figure.sram_bytes for name, figure in figures.items() if figure is not None and figure.sram_bytes}
     if found.get("subnet", 0) > peak.budget:
         log.warning(
             "The backend of %s uses %d bytes of fast memory for the subnet, its own buffers among them: more than the"
             " budget peak_activation_bytes=%d, which bounds live activations.",
-            outcome.costs.device.name,
+            outcome.estimator.device.name,
             found["subnet"],
             peak.budget,
         )
-    return {"verified_sram_bytes": found} if found else {}
+    return found
 
 
-def _budget(budget: Budget, limits: Limits) -> dict[str, Any]:
-    given: dict[str, Any] = {**dict.fromkeys((LATENCY, PEAK_ACTIVATIONS, PARAMETERS)), **limits.figures}
+def _budget(budget: Budget, limits: Limits) -> BudgetRecord:
     # What a relative budget was asked as; an absolute one says it itself.
     relative = [str(value) for value in budget.given.values() if str(value).endswith("x")]
-    return {**given, "requested": ", ".join(relative)} if relative else given
+    return BudgetRecord(
+        latency_ms=limits.figures.get(LATENCY),
+        peak_activation_bytes=limits.figures.get(PEAK_ACTIVATIONS),
+        parameter_bytes=limits.figures.get(PARAMETERS),
+        requested=", ".join(relative) or None,
+    )
 
 
-def _cost(estimator: Estimator, architecture: Architecture, metric: Mapping[str, Any]) -> dict[str, Any]:
+def _cost(estimator: Estimator, architecture: Architecture) -> CostRecord:
     memory = estimator.memory(architecture)
-    return {
-        "latency_ms": estimator.latency_ms(architecture),
-        "verified_latency_ms": estimator.verify_ms(architecture),
-        "parameter_bytes": memory.parameter_bytes,
-        "peak_activation_bytes": memory.peak_activation_bytes,
-        "macs": estimator.macs(architecture),
-        "metric": metric,
-    }
+    return CostRecord(
+        latency_ms=estimator.latency_ms(architecture),
+        verified_latency_ms=estimator.verify_ms(architecture),
+        parameter_bytes=memory.parameter_bytes,
+        peak_activation_bytes=memory.peak_activation_bytes,
+        macs=estimator.macs(architecture),
+    )
 
 
 def versions() -> dict[str, str]:
@@ -261,17 +291,18 @@ def _block_costs(estimator: Estimator, architecture: Architecture) -> list[Block
     return [*costs[:count], replace(last, name="tail", kind="head", in_width=last.out_width, latency_ms=total)]
 
 
-def _shares(latency_ms: np.ndarray) -> np.ndarray:
+def _shares(latency_ms: NDArray[np.float64]) -> NDArray[np.float64]:
     """Return latencies of the same sum of which none is negative, as what networks have in common may be."""
     positive = np.maximum(latency_ms, 0)
-    shares: np.ndarray = positive * max(latency_ms.sum(), 0) / max(positive.sum(), 1e-12)
+    shares: NDArray[np.float64] = positive * max(latency_ms.sum(), 0) / max(positive.sum(), 1e-12)
     return shares
 
 
 def _block_cost(part: Subgraph, latency_ms: float) -> BlockCost:
+    kind: BlockKind = next((kind for kind in get_args(BlockKind) if kind == part.kind), "head")
     return BlockCost(
         name=part.path,
-        kind=cast(BlockKind, part.kind if part.kind in get_args(BlockKind) else "head"),
+        kind=kind,
         in_width=part.in_channels,
         out_width=part.hidden_channels if part.kind == "head" else part.out_channels,
         expansion=part.hidden_channels / part.in_channels if part.kind in ("ibn", "fused") else 1.0,

@@ -11,7 +11,6 @@ from contextlib import AbstractContextManager
 from copy import deepcopy
 from functools import partial
 from pathlib import Path
-from typing import Any, cast
 
 import lightning.pytorch as pl
 import torch
@@ -29,13 +28,17 @@ from lightning_nas.jobs.job import carry_out
 from lightning_nas.jobs.pictures import write_run_picture
 from lightning_nas.jobs.plan import FinetunePlan, Goal, Model, Run, SearchPlan
 from lightning_nas.jobs.record import Compared, Outcome, log_hints, summary, write_run
+from lightning_nas.jobs.search_data import SearchData, datamodule_of
 from lightning_nas.jobs.teacher import Teacher, better_teacher
+from lightning_nas.report.network_record import MetricRecord
+from lightning_nas.report.run_record import RunRecord
+from lightning_nas.report.search_record import ReadinessRecord, SearchRecord, SupernetRecord
 from lightning_nas.search import Decoupled
 from lightning_nas.search.quiet_loss import quiet_copy, task_loss
-from lightning_nas.space.options import SpaceOptions
 from lightning_nas.space.spec import Architecture, SearchSpace
-from lightning_nas.supernet import derive, option_errors, refit, sort_channels, space_of, supernet_from
+from lightning_nas.supernet import derive, option_errors, refit, sort_channels, supernet_from
 from lightning_nas.supernet.source import named_blocks
+from lightning_nas.tasks.search_task import network_of
 from lightning_nas.training.fingerprint import described_device, described_network, described_trainer, plain
 from lightning_nas.training.phases import Phases, shared_phases, source_phases
 
@@ -44,9 +47,7 @@ __all__ = ["SearchJob", "search_and_finetune"]
 log = logging.getLogger(__name__)
 
 
-def search_and_finetune(
-    run: Run, goal: Goal, model: Model, search: SearchPlan, finetune: FinetunePlan
-) -> dict[str, Any]:
+def search_and_finetune(run: Run, goal: Goal, model: Model, search: SearchPlan, finetune: FinetunePlan) -> RunRecord:
     """Train the source, turn it into a supernet, search, derive the subnet inside the budget, fine-tune it, compare.
 
     The source's weights are the supernet's (channels sorted by importance), which it teaches. The baseline is the
@@ -72,26 +73,17 @@ def search_and_finetune(
 
 
 class SearchJob:
-    """A single-shot search with all that comes before and after it, one method a phase.
+    """The phases of `search_and_finetune`, one method each, in the order of `Job`. The arguments are the same."""
 
-    Args:
-        run: Where to write, and how to train.
-        goal: What has to be reached, on which device.
-        model: What is searched.
-        search: How.
-        finetune: How the subnet is trained on, and what it is compared with.
-
-    Raises:
-        ValueError: A setting that is not valid, a budget out of reach or none that binds.
-    """
-
-    def __init__(self, run: Run, goal: Goal, model: Model, search: SearchPlan, finetune: FinetunePlan) -> None:
+    def __init__(
+        self, run: Run, goal: Goal, model: Model[SearchData], search: SearchPlan, finetune: FinetunePlan
+    ) -> None:
         self.run, self.goal, self.model, self.searching, self.finetuning = run, goal, model, search, finetune
         run.begin_random()
         self.example = torch.zeros(1, *model.data.input_size)
         self.estimator = goal.estimator(goal.device)
         self.source = model.network(num_classes=model.data.num_classes)
-        self.space = space_of(self.source, self.example, self.estimator.lanes, SpaceOptions(**model.space))
+        self.space = model.space_of(self.source, self.example, self.estimator)
         self.callback = search.search(self.estimator, goal.budget)
         if run.shared_dir is not None and not isinstance(self.callback.training, Decoupled):
             raise ValueError(
@@ -103,11 +95,11 @@ class SearchJob:
         log.info("Budgets and what the space of %.3g architectures can reach:\n%s", count, reach)
         self.others = comparison_architectures(finetune.comparisons, self.space, self.estimator, self.limits, run.seed)
         prepare([model.data])
-        trained = self._trained()
-        described = plain({**trained, **self._wanted(), **self._finetuned()}, whole_paths=True)
+        training = self._training_settings()
+        described = plain({**training, **self._search_settings(), **self._finetuning_settings()}, whole_paths=True)
         self._try_parts()
-        self.trainings = Phases(run.folder, run.trainer, run.logger, model.data, run.seed, described)
-        self._shared_settings = trained
+        self.trainings = Phases(run.folder, run.trainer, run.logger, datamodule_of(model.data), run.seed, described)
+        self._shared_settings = training
         self._watch = _Watch()
         self.teacher_name: Teacher = "source"
 
@@ -121,7 +113,7 @@ class SearchJob:
         return self.trainings.opened()
 
     def train_source(self) -> None:
-        """Train the network as it is."""
+        """Train the source network."""
         run, model = self.run, self.model
         origin = self.shared = self.trainings
         if run.shared_dir is not None:
@@ -152,7 +144,7 @@ class SearchJob:
             if callback.readiness:
                 log.info("Supernet: %s", callback.readiness)
             with self._watch:
-                is_own = self.shared.claim("search", self._wanted()) or callback.has_chosen
+                is_own = self.shared.claim("search", self._search_settings()) or callback.has_chosen
                 candidates = callback.candidates if is_own else callback.find(self.goal.budget)
                 self.candidates = candidates[: self.finetuning.num_refitted]
                 for architecture in self.candidates:
@@ -169,11 +161,11 @@ class SearchJob:
             length = self.searched.epochs + self.run.epochs.finetune
             self.baseline_fit = self.shared.fit("baseline", baseline, length, averaging=plan.averaging)
             trainer = self.baseline_fit.trainer
-            self.baseline_metric = self.shared.test(trainer, baseline)
-            before = self._task(deepcopy(self.source))
-            self.teacher_name = better_teacher(plan.taught_by, self.shared, trainer, before, baseline)
+            self.baseline_metric = MetricRecord(**self.shared.test(trainer, baseline))
+            source = self._task(deepcopy(self.source))
+            self.teacher_name = better_teacher(plan.taught_by, self.shared, trainer, source, baseline)
         if self.teacher_name == "baseline":
-            self.start = cast(nn.Module, baseline.network)
+            self.start = network_of(baseline)
             self.untrained = _sorted_supernet(self.start, self.example, self.space)
             self.teacher = derive(self.untrained, self.space.reference_nodes)
 
@@ -187,38 +179,42 @@ class SearchJob:
         self._finetune_subnet()
         self._finetune_others()
 
-    def record(self) -> dict[str, Any]:
+    def record(self) -> RunRecord:
         """Write the files of the run, and return the content of result.json."""
         searched, callback = self.searched, self.callback
-        spent = {"seconds": round(searched.seconds + self._watch.seconds, 1), "steps": searched.steps}
+        readiness = callback.readiness
+        supernet = SupernetRecord(
+            None if readiness is None else ReadinessRecord(str(readiness), readiness.to_dict()),
+            tuple(callback.warnings),
+        )
         outcome = Outcome(
             recipe=self.run.recipe,
             task=type(self.tuned).__name__.lower(),
             seed=self.run.seed,
-            costs=self.estimator,
+            estimator=self.estimator,
             budget=self.goal.budget,
             limits=self.limits,
             choices=callback.choices,
             source=self.source_architecture,
             chosen=self.chosen,
-            subnet=cast(nn.Module, self.tuned.network),
-            source_metric=self.baseline_metric,
-            source_steps=self.baseline_fit.steps,
+            subnet=network_of(self.tuned),
+            baseline_metric=self.baseline_metric,
+            baseline_steps=self.baseline_fit.steps,
             subnet_metric=self.subnet_metric,
             subnet_steps=self.tuning.steps,
             compared=self.compared,
-            search={**spent, **callback.found_at_end},
+            search=SearchRecord(round(searched.seconds + self._watch.seconds, 1), searched.steps, supernet),
             history=callback.history,
             network=network_settings(self.model.network, self.model.data.num_classes),
-            epochs=vars(self.run.epochs),
+            epochs=self.run.epochs,
             data_name=data_name(self.model.data),
             taught_by=self.teacher_name,
             interface=inputs_and_outputs(self.model.data),
         )
-        result = write_run(self.run.folder, outcome)
-        log.info("%s\nWritten to %s", summary(result), self.run.folder)
+        record = write_run(self.run.folder, outcome)
+        log.info("%s\nWritten to %s", summary(record), self.run.folder)
         log_hints(self.estimator)
-        return result
+        return record
 
     def _choose(self) -> None:
         """Refit the candidates to the teacher, and take the best."""
@@ -234,7 +230,7 @@ class SearchJob:
         self.tuned = self._finetuned_module(self.subnet, self.teacher)
         epochs, averaging = self.run.epochs.finetune, self.finetuning.averaging
         self.tuning = self.trainings.fit("finetune", self.tuned, epochs, averaging=averaging)
-        self.subnet_metric = self.trainings.test(self.tuning.trainer, self.tuned)
+        self.subnet_metric = MetricRecord(**self.trainings.test(self.tuning.trainer, self.tuned))
         write_run_picture(self.run.folder, self.tuned, self.model.data, self.run.show_images)
 
     def _finetune_others(self) -> None:
@@ -243,15 +239,15 @@ class SearchJob:
         for name, architecture in self.others.items():
             self.run.begin_random()
             with self.shared.alone():
-                other, its_teacher = inherit(self.start, architecture, self.images)
+                network, its_teacher = inherit(self.start, architecture, self.images)
                 # Named after what it is: runs of other budgets and choices that compare with the same network find it.
                 label = f"{name.replace(' ', '_')}-{_digest(architecture, self.teacher_name)}"
-                rival = self._finetuned_module(other, its_teacher)
-                metric = self.shared.train(label, rival, self.run.epochs.finetune, self.finetuning.averaging)
-            self.compared.append(Compared(name, architecture, metric))
+                other = self._finetuned_module(network, its_teacher)
+                metric = self.shared.train(label, other, self.run.epochs.finetune, self.finetuning.averaging)
+            self.compared.append(Compared(name, architecture, MetricRecord(**metric)))
 
-    def _trained(self) -> dict[str, Any]:
-        """Return what source, supernet and baseline depend on: what runs of several budgets can share."""
+    def _training_settings(self) -> dict[str, object]:
+        """Return the settings of source, supernet and baseline, which runs of several budgets can share."""
         callback, finetuning = self.callback, self.finetuning
         return {
             "space": self.space.to_json(),
@@ -270,8 +266,8 @@ class SearchJob:
             "data": self.model.data,
         }
 
-    def _wanted(self) -> dict[str, Any]:
-        """Return what a search of a shared supernet was for."""
+    def _search_settings(self) -> dict[str, object]:
+        """Return the settings of a search in a supernet that may be shared."""
         return {
             "budgets": self.goal.budget.requested,
             "choices": self.callback.choices,
@@ -279,8 +275,8 @@ class SearchJob:
             "selection": plain(self.callback.selection),
         }
 
-    def _finetuned(self) -> dict[str, Any]:
-        """Return what the rest of the run depends on."""
+    def _finetuning_settings(self) -> dict[str, object]:
+        """Return the settings of what follows the search."""
         return {
             "taught_by": self.finetuning.taught_by,
             "estimator": self.goal.estimator,
@@ -300,10 +296,10 @@ class SearchJob:
         """Return the paths of the teacher's blocks, whose feature maps are imitated."""
         return [path for path, _ in named_blocks(self.teacher)]
 
-    def _task(self, network: nn.Module, **options: Any) -> pl.LightningModule:
+    def _task(self, network: nn.Module, **options: object) -> pl.LightningModule:
         return self.model.task(network=network, num_classes=self.model.data.num_classes, **options)
 
-    def _taught(self, network: nn.Module, **options: Any) -> pl.LightningModule:
+    def _taught(self, network: nn.Module, **options: object) -> pl.LightningModule:
         """Return the module of a network that the teacher teaches."""
         return self._task(network, **{"teacher": self.teacher, **(self.finetuning.teaching or {}), **options})
 
@@ -331,7 +327,7 @@ def _best_refitted(
     teacher: nn.Module,
     images: Tensor,
     taught: Callable[..., pl.LightningModule],
-    data: Any,
+    data: SearchData,
 ) -> tuple[Architecture, nn.Module]:
     """Return the candidate that is the best once it is refitted to the teacher, and its network."""
     refitted = []
@@ -344,7 +340,7 @@ def _best_refitted(
     return chosen, best
 
 
-def _validation_loss(module: pl.LightningModule, data: Any) -> float:
+def _validation_loss(module: pl.LightningModule, data: SearchData) -> float:
     """Return the mean loss of `module` on the validation data, in evaluation mode."""
     with evaluating(module), quiet_copy(module) as quiet:
         losses = [task_loss(quiet, batch, index) for index, batch in enumerate(data.val_dataloader())]

@@ -1,4 +1,4 @@
-"""Types of settings from YAML or a command line, checked against the annotations of what they are for."""
+"""Check the types of settings from YAML or a command line by the annotations of what they are passed to."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from dataclasses import is_dataclass
 from functools import partial
 from pathlib import Path
 from types import NoneType, UnionType
-from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
+from typing import Literal, Union, get_args, get_origin, get_type_hints
 
 from hydra.utils import get_object
 from omegaconf import DictConfig, OmegaConf
@@ -18,7 +18,7 @@ __all__ = ["check_arguments", "check_recipe", "check_settings"]
 
 _TARGET = "_target_"
 _HYDRA = (_TARGET, "_partial_", "_recursive_", "_convert_", "_args_", "hydra")
-_WORDS = {
+_WORDS: dict[object, str] = {
     int: "a whole number",
     float: "a number",
     bool: "true or false",
@@ -53,22 +53,22 @@ def check_recipe(config: DictConfig) -> None:
 
 
 def _name_of(path: str, used: Mapping[str, str]) -> str:
-    """Return what a user calls what stands at a path of a job."""
+    """Return the name that a setting at a path of a job has in the recipe."""
     for place, name in used.items():
         if path == place or path.startswith(f"{place}."):
             return name + path.removeprefix(place)
     return path
 
 
-def _interpolations(node: Any, path: str) -> dict[str, str]:
-    """Return which setting of the recipe stands where in a job."""
+def _interpolations(node: object, path: str) -> dict[str, str]:
+    """Return the names of the recipe's settings by their paths in a job."""
     if isinstance(node, dict):
         return {key: name for k, item in node.items() for key, name in _interpolations(item, f"{path}.{k}").items()}
     match = _INTERPOLATION.fullmatch(node) if isinstance(node, str) else None
     return {} if match is None else {path: match[1]}
 
 
-def check_settings(config: Any, path: str = "") -> None:
+def check_settings(config: object, path: str = "") -> None:
     """Check the arguments of every ``_target_`` in a config, at any depth, before anything is made of it.
 
     Args:
@@ -91,8 +91,8 @@ def check_settings(config: Any, path: str = "") -> None:
         check_settings(value, f"{path}.{key}".lstrip("."))
 
 
-def check_arguments(function: Callable[..., Any], arguments: Mapping[str, Any], path: str = "") -> None:
-    """Check arguments against the annotations of what they are for; what is not annotated is not checked.
+def check_arguments(function: Callable[..., object], arguments: Mapping[str, object], path: str = "") -> None:
+    """Check the types of arguments by the annotations of a function; those without annotation are not checked.
 
     Args:
         function: A function or a class, or a partial of one.
@@ -124,14 +124,14 @@ def check_arguments(function: Callable[..., Any], arguments: Mapping[str, Any], 
         if name not in parameters and not takes_any:
             known = ", ".join(parameter for parameter in parameters if parameter != "self")
             raise ValueError(f"There is no setting `{prefix}{name}`; there are: {known}.")
-        hint = hints.get(name, Any) if name in parameters else Any
+        hint = hints.get(name, object) if name in parameters else object
         # A default of None says that it may be None, whatever the annotation forgets.
         is_default = name in parameters and arguments[name] is None and parameters[name].default is None
         if not (is_default or _fits(arguments[name], hint)):
             raise ValueError(f"`{prefix}{name}` must be {_words(hint)}; got {arguments[name]!r}.")
 
 
-def _fits(value: Any, hint: Any) -> bool:
+def _fits(value: object, hint: object) -> bool:
     """Return whether a value may be of an annotated type; where that is not one of YAML's, it may."""
     origin, inner = get_origin(hint), get_args(hint)
     if origin in _UNIONS:
@@ -144,19 +144,20 @@ def _fits(value: Any, hint: Any) -> bool:
         return isinstance(value, int) and not isinstance(value, bool)
     if hint is Path:
         return isinstance(value, str | Path)
-    if hint in (bool, str, NoneType):
-        return isinstance(value, hint)
+    for plain in (bool, str, NoneType):
+        if hint is plain:
+            return isinstance(value, plain)
     if not inspect.isclass(origin):
         return True
     if issubclass(origin, Mapping):
         return isinstance(value, Mapping)
     if issubclass(origin, Collection):
-        items = inner[0] if inner else Any
+        items = inner[0] if inner else object
         return isinstance(value, list | tuple) and all(_fits(item, items) for item in value)
     return True
 
 
-def _words(hint: Any) -> str:
+def _words(hint: object) -> str:
     origin, inner = get_origin(hint), get_args(hint)
     if origin in _UNIONS:
         return " or ".join(dict.fromkeys(_words(item) for item in inner))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
-from typing import Literal, cast, get_args
+from typing import Literal, get_args
 
 import lightning.pytorch as pl
 
@@ -39,7 +39,7 @@ def better_teacher(
         baseline: LightningModule of the baseline.
     """
     if taught_by != "best":
-        return cast(Teacher, taught_by)
+        return taught_by
     before, after = (phases.validate(trainer, module) for module in (source, baseline))
     better: Teacher = "baseline" if metric_of(baseline).is_better(after, than=before) else "source"
     log.info("The %s teaches the subnet; on validation images %.4g, then %.4g", better, before, after)

@@ -1,62 +1,63 @@
-"""The trainings of a multishot search: source, trials, fine-tuning, at several input sizes."""
+"""Trainings of a multishot search: the source, the trials, the finalists and the baseline, each resumable."""
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from copy import deepcopy
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Any
 
-import torch
+import lightning.pytorch as pl
 from torch import Tensor, nn
 
 from lightning_nas.budget.tables import cost_tables
 from lightning_nas.estimator import Estimator
 from lightning_nas.jobs.comparisons import inherit
 from lightning_nas.jobs.early import try_data, try_tasks, try_trainer
-from lightning_nas.jobs.inputs import data_name, inputs_and_outputs, network_settings, prepare, training_images
+from lightning_nas.jobs.inputs import data_name, inputs_and_outputs, network_settings
 from lightning_nas.jobs.plan import FinetunePlan, Model, MultishotPlan, Run
+from lightning_nas.jobs.search_data import SearchData, datamodule_of
+from lightning_nas.jobs.sized_data import SizedData
 from lightning_nas.jobs.teacher import Teacher, better_teacher
 from lightning_nas.multishot.evolution import Genes
 from lightning_nas.multishot.rungs import Rungs
 from lightning_nas.multishot.space import JointSpace, Setting
-from lightning_nas.space.options import SpaceOptions
-from lightning_nas.supernet import derive, option_errors, sort_channels, space_of, supernet_from
+from lightning_nas.report.network_record import MetricRecord
+from lightning_nas.supernet import derive, option_errors, sort_channels, supernet_from
 from lightning_nas.supernet.source import named_blocks
 from lightning_nas.supernet.subnet import supernet_with
 from lightning_nas.tasks.metric import TaskMetric, metric_of
+from lightning_nas.tasks.search_task import network_of
 from lightning_nas.training.checkpoints import CheckpointFile
-from lightning_nas.training.fingerprint import plain
-from lightning_nas.training.phases import Fit, MetricFigures, Phases, source_phases
+from lightning_nas.training.phases import Fit, Phases, source_phases
 
 __all__ = ["Finetuned", "Trainings"]
 
-log = logging.getLogger(__name__)
-
 Report = Callable[[int, float], bool]
+"""Takes the number of epochs and the metric of a trial, and returns whether it goes on."""
 
 
 @dataclass(frozen=True)
 class Finetuned:
-    """A trial that was trained on.
+    """A trial that was fine-tuned.
 
     Attributes:
-        module: Its LightningModule.
+        network: Its network.
+        task: Name of its task, such as ``classification``.
         value: Its metric on the validation data, by which it is chosen.
-        metric: Its metric on the test data, as records have it.
+        metric: Its metric on the test data.
         steps: Optimizer steps since the network that it began from: of the trial, where that goes on, and fine-tuning.
         interface: What whoever deploys it has to know of the data, at its size of images.
     """
 
-    module: Any
+    network: nn.Module
+    task: str
     value: float
-    metric: Mapping[str, Any]
+    metric: MetricRecord
     steps: int
-    interface: Mapping[str, Any] = field(default_factory=dict)
+    interface: Mapping[str, object] = field(default_factory=dict)
 
 
 class Trainings:
@@ -69,20 +70,31 @@ class Trainings:
         finetuning: How what was found is trained on.
 
     Attributes:
+        data: The data of each image size.
+        variants: Keywords of the network for each variant.
         teacher_name: Who teaches in fine-tuning, as `train_baseline` found.
+
+    Raises:
+        ValueError: There is nothing to imitate, two sizes or two variants are the same, or the network does not take a
+            variant.
     """
 
-    def __init__(self, run: Run, model: Model, plan: MultishotPlan, finetuning: FinetunePlan) -> None:
+    def __init__(
+        self, run: Run, model: Model[Callable[..., SearchData]], plan: MultishotPlan, finetuning: FinetunePlan
+    ) -> None:
         self.run, self.model, self.finetuning = run, model, finetuning
         self.epochs, self.teaching = run.epochs, finetuning.teaching or {}
         self.search_task, self.finetune_task = plan.task or {}, finetuning.task or {}
-        self.image_sizes, self.variants = plan.image_sizes or (None,), plan.variants or ({},)
+        self.variants = plan.variants or ({},)
         self.teacher_name: Teacher = "source"
-        self._modules: list[Any] = []
-        self._sources: list[nn.Module] = []
+        if self.teaching and not self.has_source:
+            raise ValueError("`teaching` needs a trained source: `epochs.source` of at least 1, or `network.weights`.")
+        self.data = SizedData(model.data, plan.image_sizes, finetuning.num_calibration_batches, run)
+        if any(variant in self.variants[:place] for place, variant in enumerate(self.variants)):
+            raise ValueError(f"`variants` must differ; got {list(self.variants)}.")
+        self._sources = [_source(run, model.network, self.data.num_classes, variant) for variant in self.variants]
         self._teachers: list[nn.Module] = []
         self._phases: list[Phases] = []
-        self._images: dict[int, Tensor] = {}
 
     @property
     def has_source(self) -> bool:
@@ -90,65 +102,35 @@ class Trainings:
         return self.epochs.source > 0 or self.model.network.keywords.get("weights") is not None
 
     @property
-    def network_settings(self) -> dict[str, Any]:
+    def network_settings(self) -> dict[str, object]:
         """Settings of the source network, without its weights."""
-        return network_settings(self.model.network, self._modules[0].num_classes)
+        return network_settings(self.model.network, self.data.num_classes)
 
     @property
     def data_name(self) -> str:
-        """What is trained on."""
-        return data_name(self._modules[0])
-
-    def prepare(self) -> None:
-        """Say which classes and splits were found, and open all image files before anything is trained.
-
-        Raises:
-            ValueError: Image files are missing, damaged or no images.
-        """
-        prepare(self._modules)
-
-    def described_data(self) -> list[Any]:
-        """Return what the data of each size of images is, as a run of this machine depends on it."""
-        return [plain(module, whole_paths=True) for module in self._modules]
+        """Name of the data."""
+        return data_name(self.data.modules[0])
 
     @property
     def metric(self) -> TaskMetric:
-        """What trials are compared by."""
+        """The metric by which trials are compared."""
         return metric_of(self._task(self._sources[0]))
 
-    def places(self, costs: Estimator, space: Mapping[str, Any]) -> tuple[Setting, ...]:
-        """Build the data and the source of every size and variant, and return what can be chosen there.
+    def settings(self, estimator: Estimator) -> tuple[Setting, ...]:
+        """Return what can be chosen at each size of images in each variant.
 
         Args:
-            costs: The estimator of the device.
-            space: Fields of `SpaceOptions`.
-
-        Raises:
-            ValueError: The network does not take a variant, two sizes are the same, or there is nothing to imitate.
+            estimator: The estimator of the device.
         """
-        if self.teaching and not self.has_source:
-            raise ValueError("`teaching` needs a trained source: `epochs.source` of at least 1, or `network.weights`.")
-        make = self.model.data
-        self._modules = [make() if size is None else make(image_size=size) for size in self.image_sizes]
-        sizes = [_size_name(module.input_size) for module in self._modules]
-        if len(set(sizes)) < len(sizes) or any(variant in self.variants[:i] for i, variant in enumerate(self.variants)):
-            raise ValueError(f"`image_sizes` and `variants` must differ; got {sizes} and {list(self.variants)}.")
-        if len({getattr(module, "mask_size", None) for module in self._modules}) > 1:
-            log.warning(
-                "Each size of images is judged on masks of its own size, which are not equally hard. HINT: set"
-                " `data.mask_size`."
-            )
-        self._sources = [self._source(variant) for variant in self.variants]
-        places = []
-        for name, module in zip(sizes, self._modules, strict=True):
-            example = torch.zeros(1, *module.input_size)
+        settings = []
+        for name, example in zip(self.data.size_names, self.data.examples, strict=True):
             for variant, source in zip(self.variants, self._sources, strict=True):
-                found = space_of(source, example, costs.lanes, SpaceOptions(**space))
-                places.append(Setting(name, variant, found, cost_tables(found, costs)))
-        return tuple(places)
+                space = self.model.space_of(source, example, estimator)
+                settings.append(Setting(name, variant, space, cost_tables(space, estimator)))
+        return tuple(settings)
 
     def try_parts(self) -> None:
-        """Make once what is made late, so that what is wrong with it is said before anything is written.
+        """Make Trainer, tasks and loaders once, so that an invalid setting is reported before anything is written.
 
         Raises:
             ValueError: A setting of the task, the Trainer or the data is not valid.
@@ -156,10 +138,10 @@ class Trainings:
         # Trials are compared on validation data.
         try_trainer(self.run.trainer, self.finetuning.averaging, ("train", "val", "test"))
         options = {"teaching": self.teaching, "search_task": self.search_task, "finetune_task": self.finetune_task}
-        try_tasks(self.model.task, self._sources[0], self._modules[0].num_classes, **options)
-        try_data(self._modules)
+        try_tasks(self.model.task, self._sources[0], self.data.num_classes, **options)
+        try_data(self.data.modules)
 
-    def open(self, fingerprint: dict[str, Any]) -> None:
+    def open(self, fingerprint: dict[str, object]) -> None:
         """Use the folder of a run, and for its source that of all runs, where there is one.
 
         Args:
@@ -169,9 +151,10 @@ class Trainings:
             ValueError: The folder holds a run of other settings.
         """
         run, model = self.run, self.model
-        given = run.trainer, run.logger
+        made_by = run.trainer, run.logger
         self._phases = [
-            Phases(run.folder, *given, module, run.seed, fingerprint, is_shared=True) for module in self._modules
+            Phases(run.folder, *made_by, datamodule_of(module), run.seed, fingerprint, is_shared=True)
+            for module in self.data.modules
         ]
         self._origin = self._phases[0]
         if run.shared_dir is not None:
@@ -191,63 +174,75 @@ class Trainings:
         _give_weights(self._sources[0], self._sources[1:])
         self._teachers = self._sources
 
-    def option_errors(self, ground: JointSpace, num_images: int) -> list[list[Tensor]]:
+    def option_errors(self, joint_space: JointSpace, num_images: int) -> list[list[Tensor]]:
         """Try all options on training images of the first size, and return their errors for each variant.
 
         Args:
-            ground: What is searched.
-            num_images: On how many.
+            joint_space: What is searched.
+            num_images: Number of images.
         """
-        images = self._calibration(0)[:num_images]
+        images = self.data.calibration(0)[:num_images]
         found = []
-        for source, place in zip(self._sources, ground.settings, strict=False):
-            supernet = supernet_from(deepcopy(source), images[:1], place.space)
+        for source, setting in zip(self._sources, joint_space.settings, strict=False):
+            supernet = supernet_from(deepcopy(source), images[:1], setting.space)
             sort_channels(supernet)
             found.append(option_errors(supernet, images))
         return found
 
     def train(
-        self, ground: JointSpace, genes: Genes, number: int, report: Report | None = None
+        self, joint_space: JointSpace, genes: Genes, number: int, report: Report | None = None
     ) -> tuple[Fit, Rungs, nn.Module]:
         """Train the network of a trial, from its checkpoint where there is one.
 
         Args:
-            ground: Where the genes are of.
+            joint_space: The joint search space.
             genes: What is trained.
             number: Number of the trial.
-            report: Takes epochs and metric, and returns whether to go on.
+            report: Decides after each epoch whether the trial goes on; by default it does.
 
         Returns:
             The training, what it reported, and the network.
         """
         self.run.begin_random()
-        network, taught = self._build(ground, genes, self._sources)
+        network, taught = self._build(joint_space, genes, self._sources)
         module = taught(network=network, **self.search_task)
         rungs = Rungs(self.metric.val_key, report)
         fit = self._phases[genes[0]].fit(f"trial-{number}", module, self.epochs.search, [rungs])
         return fit, rungs, network
 
-    def finetune(self, ground: JointSpace, genes: Genes, number: int) -> Finetuned:
-        """Train a finished trial on, or anew from the baseline where that teaches, and judge it."""
+    def finetune(self, joint_space: JointSpace, genes: Genes, number: int) -> Finetuned:
+        """Train a finished trial on, or anew from the baseline where that teaches, and judge it.
+
+        Args:
+            joint_space: The joint search space.
+            genes: What is trained.
+            number: Number of the trial.
+        """
         self.run.begin_random()
-        network, taught = self._build(ground, genes, self._teachers)
+        network, taught = self._build(joint_space, genes, self._teachers)
         steps = 0
         if self.teacher_name == "source":
-            saved = self._trained(number)
-            if saved is None:  # another machine's
-                fit, _, network = self.train(ground, genes, number)
+            trained = self._trained(number)
+            if trained is None:  # another machine's
+                fit, _, network = self.train(joint_space, genes, number)
                 steps = fit.steps
             else:
-                taught(network=network, **self.search_task).load_state_dict(saved["state_dict"])
-                steps = saved["global_step"]
+                taught(network=network, **self.search_task).load_state_dict(trained.weights)
+                steps = trained.steps
         self.run.begin_random()
         module = taught(network=network, **self.finetune_task)
         phases = self._phases[genes[0]]
         tuned = phases.fit(f"finetune-{number}", module, self.epochs.finetune, averaging=self.finetuning.averaging)
-        value, metric = phases.validate(tuned.trainer, module), phases.test(tuned.trainer, module)
-        return Finetuned(module, value, metric, steps + tuned.steps, inputs_and_outputs(phases.data))
+        return Finetuned(
+            network=network,
+            task=type(module).__name__.lower(),
+            value=phases.validate(tuned.trainer, module),
+            metric=MetricRecord(**phases.test(tuned.trainer, module)),
+            steps=steps + tuned.steps,
+            interface=inputs_and_outputs(phases.data),
+        )
 
-    def train_baseline(self) -> tuple[MetricFigures, int]:
+    def train_baseline(self) -> tuple[MetricRecord, int]:
         """Train the source on, for as long as a trial and its fine-tuning, and see which of the two teaches.
 
         Returns:
@@ -257,12 +252,13 @@ class Trainings:
         phases, epochs = self._phases[0], self.epochs.search + self.epochs.finetune
         baseline = self._task(deepcopy(self._sources[0]), **self.finetune_task)
         trained = phases.fit("baseline", baseline, epochs, averaging=self.finetuning.averaging)
-        before = self._task(deepcopy(self._sources[0]))
-        self.teacher_name = better_teacher(self.finetuning.taught_by, phases, trained.trainer, before, baseline)
+        source = self._task(deepcopy(self._sources[0]))
+        self.teacher_name = better_teacher(self.finetuning.taught_by, phases, trained.trainer, source, baseline)
         if self.teacher_name == "baseline":
-            self._teachers = [baseline.network, *deepcopy(self._sources[1:])]
-            _give_weights(baseline.network, self._teachers[1:])
-        return phases.test(trained.trainer, baseline), trained.steps
+            network = network_of(baseline)
+            self._teachers = [network, *deepcopy(self._sources[1:])]
+            _give_weights(network, self._teachers[1:])
+        return MetricRecord(**phases.test(trained.trainer, baseline)), trained.steps
 
     def forget(self, number: int) -> None:
         """Remove the checkpoint of a trial that is not needed any more."""
@@ -271,50 +267,48 @@ class Trainings:
     def _checkpoint(self, number: int) -> CheckpointFile:
         return self._phases[0].checkpoint(f"trial-{number}")
 
-    def _trained(self, number: int) -> dict[str, Any] | None:
-        """Return the checkpoint of a trial where it is here, and of its end."""
-        saved = self._checkpoint(number).load()
-        if saved is None:
+    def _trained(self, number: int) -> _TrainedTrial | None:
+        """Return the state of a trial where its checkpoint is here, and of its end."""
+        checkpoint = self._checkpoint(number).load()
+        if checkpoint is None:
             return None
-        is_whole = saved["callbacks"][Rungs.__qualname__]["epochs"] == self.epochs.search
-        return saved if is_whole else None
+        is_whole = checkpoint["callbacks"][Rungs.__qualname__]["epochs"] == self.epochs.search
+        return _TrainedTrial(checkpoint["state_dict"], checkpoint["global_step"]) if is_whole else None
 
     def _build(
-        self, ground: JointSpace, genes: Genes, sources: Sequence[nn.Module]
-    ) -> tuple[nn.Module, Callable[..., Any]]:
+        self, joint_space: JointSpace, genes: Genes, sources: Sequence[nn.Module]
+    ) -> tuple[nn.Module, Callable[..., pl.LightningModule]]:
         """Return the network of the genes, with weights of its variant's among `sources`, and what makes its module."""
-        architecture, source = ground.decode(genes), sources[genes[1]]
+        architecture, source = joint_space.decode(genes), sources[genes[1]]
         if not self.has_source and self.teacher_name == "source":
             return derive(supernet_with(deepcopy(source), architecture), architecture), self._task
-        network, teacher = inherit(source, architecture, self._calibration(genes[0]))
+        network, teacher = inherit(source, architecture, self.data.calibration(genes[0]))
         if not self.teaching:
             return network, self._task
         blocks = [path for path, _ in named_blocks(teacher)]
-        return network, partial(self._task, teacher=teacher, feature_modules=blocks, **self.teaching)
+        task: Callable[..., pl.LightningModule] = self._task
+        return network, partial(task, teacher=teacher, feature_modules=blocks, **self.teaching)
 
-    def _task(self, network: nn.Module, **options: Any) -> Any:
-        return self.model.task(network=network, num_classes=self._modules[0].num_classes, **options)
-
-    def _source(self, variant: Mapping[str, Any]) -> nn.Module:
-        self.run.begin_random()
-        try:
-            return self.model.network(num_classes=self._modules[0].num_classes, **variant)
-        except (TypeError, ValueError) as error:
-            if not variant:
-                raise
-            raise ValueError(f"The network does not take the variant {dict(variant)}: {error}.") from error
-
-    def _calibration(self, size: int) -> Tensor:
-        """Return training images of a size, shape (N, 3, H, W), always the same."""
-        if size not in self._images:
-            self.run.begin_random()
-            self._images[size] = training_images(self._modules[size], self.finetuning.num_calibration_batches)
-        return self._images[size]
+    def _task(self, network: nn.Module, **options: object) -> pl.LightningModule:
+        return self.model.task(network=network, num_classes=self.data.num_classes, **options)
 
 
-def _size_name(size: Sequence[int]) -> str:
-    _, height, width = size
-    return str(height) if height == width else f"{height}x{width}"
+@dataclass(frozen=True)
+class _TrainedTrial:
+    """Weights and optimizer steps of a trial."""
+
+    weights: Mapping[str, Tensor]
+    steps: int
+
+
+def _source(run: Run, make: partial[nn.Module], num_classes: int, variant: Mapping[str, object]) -> nn.Module:
+    run.begin_random()
+    try:
+        return make(num_classes=num_classes, **variant)
+    except (TypeError, ValueError) as error:
+        if not variant:
+            raise
+        raise ValueError(f"The network does not take the variant {dict(variant)}: {error}.") from error
 
 
 def _give_weights(network: nn.Module, others: Sequence[nn.Module]) -> None:

@@ -6,10 +6,10 @@ import re
 import statistics
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
-from lightning_nas.report.recorded import Run, training_text
-from lightning_nas.report.text import budget_text, is_larger_better, searched_text, spread_text
+from lightning_nas.report.network_record import ComparisonRecord
+from lightning_nas.report.recorded import RecordedRun, training_text
+from lightning_nas.report.text import budget_text, searched_text, spread_text
 
 __all__ = [
     "GROUP_HEAD",
@@ -24,7 +24,7 @@ __all__ = [
     "verdicts",
 ]
 
-Group = Sequence[Run]
+Group = Sequence[RecordedRun]
 Table = tuple[list[str], list[list[str]]]
 
 GROUP_HEAD = ("Recipe, data", "Device", "Budget", "Searched")
@@ -73,32 +73,37 @@ class Rival:
     num_runs: int
 
 
-def rivals_of(result: Mapping[str, Any]) -> dict[str, RivalPoint]:
+def rivals_of(comparisons: Mapping[str, ComparisonRecord]) -> dict[str, RivalPoint]:
     """Return the other networks of one run by name, random ones averaged.
+
+    Args:
+        comparisons: The networks by their names in the record.
 
     Example::
 
-        >>> compared = {f"random {n}": {"latency_ms": 2.0, "metric": {"value": 0.1 * n}} for n in (1, 2, 3)}
-        >>> rivals_of({"comparisons": compared})
+        >>> from lightning_nas.report.network_record import CostRecord, MetricRecord
+        >>> cost = CostRecord(2.0, None, parameter_bytes=10, peak_activation_bytes=10, macs=None)
+        >>> metrics = [MetricRecord("accuracy", 0.1 * n, "test") for n in (1, 2, 3)]
+        >>> rivals_of({f"random {n}": ComparisonRecord(cost, metric) for n, metric in enumerate(metrics)})
         {'random subnets': RivalPoint(latency_ms=2.0, value=0.2, count=3)}
     """
-    costs: dict[str, list[Mapping[str, Any]]] = {}
-    for name, cost in (result.get("comparisons") or {}).items():
+    networks: dict[str, list[ComparisonRecord]] = {}
+    for name, network in comparisons.items():
         shown = "random subnets" if _RANDOM.fullmatch(name) else _NAMES.get(name, name)
-        costs.setdefault(shown, []).append(cost)
-    return {name: _mean(items) for name, items in costs.items()}
+        networks.setdefault(shown, []).append(network)
+    return {name: _mean(items) for name, items in networks.items()}
 
 
-def rivals(runs: Sequence[Run]) -> list[Rival]:
+def rivals(runs: Sequence[RecordedRun]) -> list[Rival]:
     """Return the other networks of a group of runs."""
-    found = [rivals_of(run.result) for run in runs]
-    metrics = [run.result["subnet"]["metric"] for run in runs]
+    found = [rivals_of(run.record.comparisons) for run in runs]
+    metrics = [run.record.subnet.metric for run in runs]
     # So that more is better, of the subnet and of the others.
-    signs = [1.0 if is_larger_better(metric) else -1.0 for metric in metrics]
+    signs = [1.0 if metric.larger_is_better else -1.0 for metric in metrics]
     named = []
     for name in dict.fromkeys(name for points in found for name in points):
         pairs = [
-            (points[name], sign, sign * metric["value"])
+            (points[name], sign, sign * metric.value)
             for points, sign, metric in zip(found, signs, metrics, strict=True)
             if name in points
         ]
@@ -136,16 +141,16 @@ def verdict_text(others: Sequence[Rival]) -> str:
 
 def group_cells(group: Group) -> list[str]:
     """Return what the runs of a group have in common, in the order of `GROUP_HEAD`."""
-    first = group[0].result
-    return [_recipe_text(group), str(first["device"]), budget_text(first), searched_text(first)]
+    first = group[0].record
+    return [_recipe_text(group), first.device, budget_text(first.budget), searched_text(first.choices)]
 
 
 def _recipe_text(group: Group) -> str:
     """Return the recipe, what it was run on, the size of the subnets' images, and how they were fine-tuned."""
-    sizes = (run.architecture.get("input_size", ()) for run in group)
-    pixels = distinct("\u00d7".join(map(str, size[1:])) for size in sizes)
-    data = " ".join([str(group[0].result.get("data", "")), " or ".join(pixels)]).strip()
-    return ", ".join(filter(None, [str(group[0].result["recipe"]), data, training_text(group[0].result)]))
+    first = group[0]
+    pixels = distinct("\u00d7".join(map(str, run.architecture.input_size[1:])) for run in group)
+    data = " ".join([first.provenance.data or "", " or ".join(pixels)]).strip()
+    return ", ".join(filter(None, [first.record.recipe, data, training_text(first.provenance)]))
 
 
 def rivals_table(
@@ -175,16 +180,19 @@ def verdicts(groups: Sequence[Group], cells: Callable[[Group], list[str]] = grou
     return [f"* **{', '.join(filter(None, names))}**: the subnet is {text}." for names, text in texts if text]
 
 
-def distinct(values: Iterable[Any]) -> list[str]:
-    """Return the texts of the values that there are, each once."""
-    texts = (_fact(value) for value in values if value)
-    return list(dict.fromkeys(texts))
+def distinct(texts: Iterable[object]) -> list[str]:
+    """Return the texts that are not empty, each once, in their order.
 
+    Args:
+        texts: Texts, or what has one; None is left out.
 
-def _fact(value: Any) -> str:
-    if isinstance(value, Mapping):
-        return ", ".join(f"{name} {item}" for name, item in value.items())
-    return str(value)
+    Example::
+
+        >>> distinct(["2.9", None, "2.8", "2.9"])
+        ['2.9', '2.8']
+    """
+    found = (str(text) for text in texts if text is not None)
+    return list(dict.fromkeys(filter(None, found)))
 
 
 def _lead_text(other: Rival) -> str:
@@ -198,8 +206,8 @@ def _side(other: Rival) -> str:
     return "level with" if abs(lead) < _LEVEL else "ahead of" if lead > 0 else "behind"
 
 
-def _mean(costs: Sequence[Mapping[str, Any]]) -> RivalPoint:
-    values = [cost["metric"]["value"] for cost in costs if cost.get("metric")]
-    latency_ms = statistics.fmean(cost["latency_ms"] for cost in costs)
+def _mean(networks: Sequence[ComparisonRecord]) -> RivalPoint:
+    values = [network.metric.value for network in networks if network.metric is not None]
+    latency_ms = statistics.fmean(network.cost.latency_ms for network in networks)
     # Rounded, since sums of floats would show in comparisons with zero.
-    return RivalPoint(latency_ms, round(statistics.fmean(values), 12) if values else None, len(costs))
+    return RivalPoint(latency_ms, round(statistics.fmean(values), 12) if values else None, len(networks))

@@ -6,20 +6,19 @@ from collections.abc import Sequence
 from html import escape
 from pathlib import Path
 from statistics import fmean, stdev
-from typing import Any
 
+from lightning_nas.io.units import bytes_text
 from lightning_nas.io.writing import write_text
+from lightning_nas.report.network_record import NetworkRecord
 from lightning_nas.report.page import page, table
 from lightning_nas.report.pareto_svg import Mark, pareto_chart, pareto_front
-from lightning_nas.report.recorded import Run
+from lightning_nas.report.recorded import RecordedRun
 from lightning_nas.report.rivals import GROUP_HEAD, group_cells, rivals, rivals_of, rivals_table, verdicts
+from lightning_nas.report.run_record import RunRecord
 from lightning_nas.report.sweep_files import Sweep, read_sweep, same_settings
 from lightning_nas.report.text import (
     budget_text,
-    bytes_text,
     change_text,
-    is_larger_better,
-    is_within_budget,
     markdown_table,
     metric_text,
     plain_table,
@@ -51,43 +50,42 @@ def write_sweep_report(folder: str | Path) -> str:
     return _text(sweep, parts)
 
 
-def _by_task(sweep: Sweep) -> dict[str, list[Run]]:
+def _by_task(sweep: Sweep) -> dict[str, list[RecordedRun]]:
     """Return the runs by a heading of their task: figures of different data or metrics are not to be compared."""
-    parts: dict[str, list[Run]] = {}
+    parts: dict[str, list[RecordedRun]] = {}
     for run in sweep.runs:
-        metric = run.result["subnet"]["metric"]
-        task = str(run.result.get("task") or run.result["recipe"]).capitalize()
-        data = f" on {run.result['data']}" if run.result.get("data") else ""
-        parts.setdefault(f"{task}{data}, {metric_text(metric)}", []).append(run)
+        task = (run.record.task or run.record.recipe).capitalize()
+        data = f" on {run.provenance.data}" if run.provenance.data else ""
+        parts.setdefault(f"{task}{data}, {metric_text(run.record.subnet.metric)}", []).append(run)
     return parts
 
 
-def _html(sweep: Sweep, parts: dict[str, list[Run]]) -> str:
+def _html(sweep: Sweep, parts: dict[str, list[RecordedRun]]) -> str:
     sections = []
     for heading, runs in parts.items():
         charts = "".join(_chart(device, same) for device, same in _by_device(runs).items())
         sections += [f"<h2>{escape(heading)}</h2>{charts}", f"<h2>Runs</h2>{_dense(_runs_table(sweep, runs))}"]
-        means, (others, said) = _means_table(sweep, runs), _rivals(sweep, runs)
+        means, (others, lines) = _means_table(sweep, runs), _rivals(sweep, runs)
         if means[1]:
             sections.append(f"<h2>Means over seeds</h2>{_dense(means)}")
         if others[1]:
-            lines = "".join(f"<p>{escape(line.strip('* ').replace('**', ''))}</p>" for line in said)
-            sections.append(f"<h2>{_RIVALS}</h2>{_dense(others)}{lines}")
+            texts = "".join(f"<p>{escape(line.strip('* ').replace('**', ''))}</p>" for line in lines)
+            sections.append(f"<h2>{_RIVALS}</h2>{_dense(others)}{texts}")
     if sweep.unfinished:
         sections.append(f"<h2>Unfinished</h2><p>{escape(', '.join(sweep.unfinished))}</p>")
     return page(_title(sweep), _subtitle(sweep), sections)
 
 
-def _markdown(sweep: Sweep, parts: dict[str, list[Run]]) -> str:
+def _markdown(sweep: Sweep, parts: dict[str, list[RecordedRun]]) -> str:
     texts = [f"# {_title(sweep)}", f"{_subtitle(sweep)}. The plots are in `report.html`."]
     for heading, runs in parts.items():
         texts += [f"## {heading}", markdown_table(*_runs_table(sweep, runs))]
-        means, (others, said) = _means_table(sweep, runs), _rivals(sweep, runs)
+        means, (others, lines) = _means_table(sweep, runs), _rivals(sweep, runs)
         if means[1]:
             texts += ["### Means over seeds", markdown_table(*means)]
         texts += ["### Pareto front", "\n".join(_front_lines(runs))]
         if others[1]:
-            texts += [f"### {_RIVALS}", markdown_table(*others), "\n".join(said)]
+            texts += [f"### {_RIVALS}", markdown_table(*others), "\n".join(lines)]
     if sweep.unfinished:
         texts += ["## Unfinished", "\n".join(f"* `{name}`" for name in sweep.unfinished)]
     return "\n\n".join(text for text in texts if text) + "\n"
@@ -100,7 +98,7 @@ def _dense(content: Table) -> str:
     return table(head, kept, "dense")
 
 
-def _text(sweep: Sweep, parts: dict[str, list[Run]]) -> str:
+def _text(sweep: Sweep, parts: dict[str, list[RecordedRun]]) -> str:
     texts = []
     for heading, runs in parts.items():
         texts += [heading, plain_table(*_runs_table(sweep, runs)), ""]
@@ -111,7 +109,7 @@ def _text(sweep: Sweep, parts: dict[str, list[Run]]) -> str:
 
 
 def _title(sweep: Sweep) -> str:
-    recipes = ", ".join(dict.fromkeys(str(run.result["recipe"]) for run in sweep.runs))
+    recipes = ", ".join(dict.fromkeys(run.record.recipe for run in sweep.runs))
     return f"Sweep of {recipes}"
 
 
@@ -120,30 +118,31 @@ def _subtitle(sweep: Sweep) -> str:
     return f"{sweep.folder.resolve().name}: {len(sweep.runs)} finished{unfinished}"
 
 
-def _runs_table(sweep: Sweep, runs: Sequence[Run]) -> Table:
+def _runs_table(sweep: Sweep, runs: Sequence[RecordedRun]) -> Table:
     head = ["Run", "Overrides", "Searched", "Device", "Budget", "Seed", "Baseline", "Subnet", "Difference"]
     head += ["Latency (ms)", "Change", "Verified (ms)", "Change", "Parameters", "Peak activations", "Within budget"]
-    return head, [[sweep.name(run), sweep.differing(run) or "-", *_run_cells(run.result)] for run in runs]
+    return head, [[sweep.name(run), sweep.differing(run) or "-", *_run_cells(run.record)] for run in runs]
 
 
-def _run_cells(result: Any) -> list[str]:
-    baseline, subnet = result["baseline"], result["subnet"]
-    before, after = baseline["metric"]["value"], subnet["metric"]["value"]
-    cells = [searched_text(result), str(result["device"]), budget_text(result), str(result["seed"])]
-    cells += [f"{before:.3f}", f"{after:.3f}", signed(f"{after - before:+.3f}")]
-    for field in ("latency_ms", "verified_latency_ms"):
-        pair = (baseline.get(field), subnet.get(field))
+def _run_cells(record: RunRecord) -> list[str]:
+    before, after = record.baseline, record.subnet
+    values = before.metric.value, after.metric.value
+    cells = [searched_text(record.choices), record.device, budget_text(record.budget), str(record.seed)]
+    cells += [f"{values[0]:.3f}", f"{values[1]:.3f}", signed(f"{values[1] - values[0]:+.3f}")]
+    for pair in (
+        (before.cost.latency_ms, after.cost.latency_ms),
+        (before.cost.verified_latency_ms, after.cost.verified_latency_ms),
+    ):
         cells += [_arrow(*pair), change_text([pair])]
-    for field in ("parameter_bytes", "peak_activation_bytes"):
-        cells.append(bytes_text(subnet[field]))
-    return [*cells, "yes" if is_within_budget(result) else "no"]
+    cells += [bytes_text(after.cost.parameter_bytes), bytes_text(after.cost.peak_activation_bytes)]
+    return [*cells, "yes" if record.is_within_budget else "no"]
 
 
 def _arrow(before: float | None, after: float | None) -> str:
     return " → ".join("n/a" if value is None else f"{value:.3g}" for value in (before, after))
 
 
-def _means_table(sweep: Sweep, runs: Sequence[Run]) -> Table:
+def _means_table(sweep: Sweep, runs: Sequence[RecordedRun]) -> Table:
     """Return the table of means over seeds, without rows where no setting has several."""
     head = ["Overrides", "Searched", "Device", "Budget", "Seeds", "Baseline", "Subnet", "Difference"]
     head += ["Latency change", "Verified change", "Within budget"]
@@ -152,105 +151,105 @@ def _means_table(sweep: Sweep, runs: Sequence[Run]) -> Table:
     return head, [_means_cells(sweep, group) for group in groups] if several else []
 
 
-def _means_cells(sweep: Sweep, group: Sequence[Run]) -> list[str]:
-    results = [run.result for run in group]
+def _means_cells(sweep: Sweep, group: Sequence[RecordedRun]) -> list[str]:
+    records = [run.record for run in group]
     _, device, budget, searched = group_cells(group)
-    before, after = ([r[network]["metric"]["value"] for r in results] for network in ("baseline", "subnet"))
-    num_within = sum(map(is_within_budget, results))
+    pairs = [(record.baseline, record.subnet) for record in records]
+    costs = [(before.cost, after.cost) for before, after in pairs]
+    num_within = sum(record.is_within_budget for record in records)
     return [
         sweep.differing(group[0]) or "-",
         searched,
         device,
         budget,
-        ", ".join(str(result["seed"]) for result in results),
-        spread_text(before),
-        spread_text(after),
-        spread_text([b - a for a, b in zip(before, after, strict=True)], "+.3f"),
-        *(
-            change_text([(result["baseline"].get(field), result["subnet"].get(field)) for result in results])
-            for field in ("latency_ms", "verified_latency_ms")
-        ),
+        ", ".join(str(record.seed) for record in records),
+        spread_text([before.metric.value for before, _ in pairs]),
+        spread_text([after.metric.value for _, after in pairs]),
+        spread_text([after.metric.value - before.metric.value for before, after in pairs], "+.3f"),
+        change_text([(before.latency_ms, after.latency_ms) for before, after in costs]),
+        change_text([(before.verified_latency_ms, after.verified_latency_ms) for before, after in costs]),
         "yes" if num_within == len(group) else f"no ({num_within} of {len(group)})",
     ]
 
 
-def _rivals(sweep: Sweep, runs: Sequence[Run]) -> tuple[Table, list[str]]:
-    """Return the table of other networks, and what it says."""
+def _rivals(sweep: Sweep, runs: Sequence[RecordedRun]) -> tuple[Table, list[str]]:
+    """Return the table of other networks, and a sentence for each group that is compared with them."""
 
-    def cells(group: Sequence[Run]) -> list[str]:
+    def cells(group: Sequence[RecordedRun]) -> list[str]:
         return [sweep.differing(group[0]), *group_cells(group)[1:]]
 
     groups = same_settings(runs)
     return rivals_table(groups, ["Overrides", *GROUP_HEAD[1:]], cells), verdicts(groups, cells)
 
 
-def _by_device(runs: Sequence[Run]) -> dict[str, list[Run]]:
-    devices: dict[str, list[Run]] = {}
+def _by_device(runs: Sequence[RecordedRun]) -> dict[str, list[RecordedRun]]:
+    devices: dict[str, list[RecordedRun]] = {}
     for run in runs:
-        devices.setdefault(str(run.result["device"]), []).append(run)
+        devices.setdefault(run.record.device, []).append(run)
     return devices
 
 
-def _chart(device: str, runs: Sequence[Run]) -> str:
-    metric = runs[0].result["subnet"]["metric"]
+def _chart(device: str, runs: Sequence[RecordedRun]) -> str:
+    metric = runs[0].record.subnet.metric
     name = metric_text(metric)
     return pareto_chart(
         f"{name} on {device}",
         _marks(runs),
         x_label="latency, estimated (ms)",
         y_label=name,
-        larger_is_better=is_larger_better(metric),
+        larger_is_better=metric.larger_is_better,
     )
 
 
-def _front_lines(runs: Sequence[Run]) -> list[str]:
+def _front_lines(runs: Sequence[RecordedRun]) -> list[str]:
     lines = []
     for device, same in _by_device(runs).items():
-        front = pareto_front(_marks(same), is_larger_better(same[0].result["subnet"]["metric"]))
+        front = pareto_front(_marks(same), same[0].record.subnet.metric.larger_is_better)
         lines.append(f"* **{device}**, the fastest first: " + "; ".join(mark.tip for mark in front) + ".")
     return lines
 
 
-def _marks(runs: Sequence[Run]) -> list[Mark]:
+def _marks(runs: Sequence[RecordedRun]) -> list[Mark]:
     """Return baselines, subnets and other networks: a mean for each setting, and its seeds where there are several."""
     marks = _baselines(runs)
     for group in same_settings(runs):
-        results = [run.result for run in group]
-        budget = str(results[0]["budget"].get("requested") or budget_text(results[0]))
-        searched = searched_text(results[0])
-        marks += _averaged([_point(r["subnet"], r) for r in results], searched, budget, f"{searched}, {budget}")
+        records = [run.record for run in group]
+        budget = records[0].budget.requested or budget_text(records[0].budget)
+        searched = searched_text(records[0].choices)
+        subnets = [_point(record.subnet, record.seed) for record in records]
+        marks += _averaged(subnets, searched, budget, f"{searched}, {budget}")
         for other in rivals(group):
-            found = [(rivals_of(result).get(other.kind), result) for result in results]
-            points = [(r.latency_ms, r.value, result["seed"]) for r, result in found if r and r.value is not None]
+            found = [(rivals_of(record.comparisons).get(other.kind), record.seed) for record in records]
+            points = [(r.latency_ms, r.value, seed) for r, seed in found if r and r.value is not None]
             marks += _averaged(points, other.kind, "", f"{other.name}, {budget}")
     # Runs may share another network.
     return list({(mark.series, mark.x, mark.y, mark.is_single): mark for mark in marks}.values())
 
 
-def _baselines(runs: Sequence[Run]) -> list[Mark]:
+def _baselines(runs: Sequence[RecordedRun]) -> list[Mark]:
     """Return the mean of the baselines of each latency; runs of one seed may share theirs."""
-    points = dict.fromkeys(_point(run.result["baseline"], run.result) for run in runs)
+    points = dict.fromkeys(_point(run.record.baseline, run.record.seed) for run in runs)
     latencies: dict[str, list[tuple[float, float, int]]] = {}
     for point in points:
         latencies.setdefault(f"{point[0]:.4g}", []).append(point)
     return [mark for same in latencies.values() for mark in _averaged(same, "baseline", "baseline", "baseline")]
 
 
-def _point(cost: Any, result: Any) -> tuple[float, float, int]:
-    return cost["latency_ms"], cost["metric"]["value"], result["seed"]
+def _point(network: NetworkRecord, seed: int) -> tuple[float, float, int]:
+    return network.cost.latency_ms, network.metric.value, seed
 
 
-def _averaged(points: Sequence[tuple[float, float, int]], series: str, label: str, said: str) -> list[Mark]:
+def _averaged(points: Sequence[tuple[float, float, int]], series: str, label: str, name: str) -> list[Mark]:
     """Return the mean of points of latency, metric and seed, and each of them where there are several."""
     if not points:
         return []
     values = [value for _, value, _ in points]
     latency_ms = fmean(x for x, _, _ in points)
-    tip = f"{said}: {latency_ms:.3g} ms, {spread_text(values)}"
+    tip = f"{name}: {latency_ms:.3g} ms, {spread_text(values)}"
     if len(points) == 1:
         return [Mark(latency_ms, values[0], series, label, tip)]
     singles = [
-        Mark(x, value, series, tip=f"{said}, seed {seed}: {x:.3g} ms, {value:.3f}", is_single=True)
+        Mark(x, value, series, tip=f"{name}, seed {seed}: {x:.3g} ms, {value:.3f}", is_single=True)
         for x, value, seed in points
     ]
     return [Mark(latency_ms, fmean(values), series, label, tip, stdev(values)), *singles]

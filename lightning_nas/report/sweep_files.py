@@ -5,13 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from omegaconf import ListConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
-from lightning_nas.report.recorded import Run, group_key, read_run
+from lightning_nas.report.recorded import RecordedRun, group_key, read_run
 
 __all__ = ["Sweep", "read_sweep", "same_settings"]
 
@@ -31,14 +30,14 @@ class Sweep:
     """
 
     folder: Path
-    runs: tuple[Run, ...]
+    runs: tuple[RecordedRun, ...]
     unfinished: tuple[str, ...]
 
-    def name(self, run: Run) -> str:
+    def name(self, run: RecordedRun) -> str:
         """Return the folder of a run from the sweep's folder on."""
         return run.folder.relative_to(self.folder).as_posix()
 
-    def differing(self, run: Run) -> str:
+    def differing(self, run: RecordedRun) -> str:
         """Return those of a run's overrides that not all runs share, but for the seed."""
         keys = dict.fromkeys(key for other in self.runs for key in other.overrides if key != _SEED)
         differ = [key for key in keys if len({other.overrides.get(key) for other in self.runs}) > 1]
@@ -72,12 +71,12 @@ def read_sweep(folder: str | Path) -> Sweep:
     return Sweep(folder, runs, tuple(unfinished))
 
 
-def same_settings(runs: Sequence[Run]) -> list[list[Run]]:
+def same_settings(runs: Sequence[RecordedRun]) -> list[list[RecordedRun]]:
     """Return the runs that differ in nothing but their seed together, in the order of `runs`."""
-    groups: dict[object, list[Run]] = {}
+    groups: dict[object, list[RecordedRun]] = {}
     for run in runs:
         overrides = frozenset((key, value) for key, value in run.overrides.items() if key != _SEED)
-        groups.setdefault((overrides, *group_key(run.result)), []).append(run)
+        groups.setdefault((overrides, *group_key(run)), []).append(run)
     return list(groups.values())
 
 
@@ -92,8 +91,8 @@ def _overrides(job: Path) -> dict[str, str]:
     if not isinstance(found, ListConfig):
         # Hydra writes an empty list where there are none.
         raise ValueError(f"'{path}' must be a list of overrides; got {type(found).__name__}.")
-    items: list[Any] = list(OmegaConf.to_container(found, resolve=False) or ())
-    parts = (str(item).partition("=") for item in items)
+    items = OmegaConf.to_container(found, resolve=False)
+    parts = (str(item).partition("=") for item in (items if isinstance(items, list) else ()))
     return {key.lstrip("+"): value for key, _, value in parts}
 
 

@@ -3,18 +3,14 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
+
+from lightning_nas.io.units import bytes_text
+from lightning_nas.report.network_record import BudgetRecord, MetricRecord
 
 __all__ = [
-    "COST_FIELDS",
     "budget_text",
-    "bytes_text",
     "change_text",
-    "count_text",
-    "is_larger_better",
-    "is_within_budget",
-    "limits",
     "markdown_table",
     "metric_text",
     "plain_table",
@@ -23,108 +19,49 @@ __all__ = [
     "spread_text",
 ]
 
-Result = Mapping[str, Any]
-COST_FIELDS = ("latency_ms", "peak_activation_bytes", "parameter_bytes")
-"""What a budget can limit."""
-
 SEARCHED = {"widths": "widths (V1)", "kinds": "kinds (V2)", "both": "both (V3)"}
 
 
-def limits(result: Result) -> list[tuple[str, float]]:
-    """Return the name and figure of each budget that was given."""
-    budget = result["budget"]
-    return [(field, budget[field]) for field in COST_FIELDS if budget.get(field) is not None]
-
-
-def is_within_budget(result: Result) -> bool:
-    """Return whether the subnet keeps every budget, by the estimator.
-
-    Example::
-
-        >>> is_within_budget({"budget": {"latency_ms": 2.0}, "subnet": {"latency_ms": 2.1}})
-        False
-    """
-    return all(result["subnet"][field] <= limit for field, limit in limits(result))
-
-
-def is_larger_better(metric: Mapping[str, Any]) -> bool:
-    """Return whether more is better of a recorded metric; older records do not tell that it is.
-
-    Example::
-
-        >>> is_larger_better({"name": "accuracy", "value": 0.5, "split": "test"})
-        True
-    """
-    return bool(metric.get("larger_is_better", True))
-
-
-def metric_text(metric: Mapping[str, Any]) -> str:
+def metric_text(metric: MetricRecord) -> str:
     """Return what a metric is, and on what it was taken.
 
     Example::
 
-        >>> metric_text({"name": "AP50", "value": 0.5, "split": "test", "num_images": 75})
+        >>> metric_text(MetricRecord("AP50", 0.5, "test", num_images=75))
         'AP50 (test, 75 images)'
     """
-    images = f", {metric['num_images']} images" if metric.get("num_images") else ""
-    direction = "" if is_larger_better(metric) else ", less is better"
-    return f"{metric['name']} ({metric['split']}{images}{direction})"
+    images = f", {metric.num_images} images" if metric.num_images else ""
+    direction = "" if metric.larger_is_better else ", less is better"
+    return f"{metric.name} ({metric.split}{images}{direction})"
 
 
-def budget_text(result: Result) -> str:
-    """Return the budgets in words.
+def budget_text(budget: BudgetRecord) -> str:
+    """Return a budget in words.
 
     Example::
 
-        >>> budget_text({"budget": {"latency_ms": 8.0, "parameter_bytes": 262144, "peak_activation_bytes": None}})
+        >>> budget_text(BudgetRecord(latency_ms=8.0, parameter_bytes=262144))
         '8 ms, 256 KiB parameters'
     """
-    words = {"latency_ms": "", "peak_activation_bytes": " peak", "parameter_bytes": " parameters"}
-    texts = [
-        (f"{limit:.4g} ms" if field == "latency_ms" else bytes_text(limit)) + words[field]
-        for field, limit in limits(result)
-    ]
-    requested = result.get("budget", {}).get("requested")
-    return ", ".join(texts) + (f" ({requested})" if requested else "") or "none"
+    texts = []
+    if budget.latency_ms is not None:
+        texts.append(f"{budget.latency_ms:.4g} ms")
+    if budget.peak_activation_bytes is not None:
+        texts.append(f"{bytes_text(budget.peak_activation_bytes)} peak")
+    if budget.parameter_bytes is not None:
+        texts.append(f"{bytes_text(budget.parameter_bytes)} parameters")
+    return ", ".join(texts) + (f" ({budget.requested})" if budget.requested else "") or "none"
 
 
-def searched_text(result: Result) -> str:
-    """Return what was searched; a result that does not say so searched both.
+def searched_text(choices: str) -> str:
+    """Return what was searched, with its short name.
 
     Example::
 
-        >>> searched_text({}), searched_text({"choices": "widths"})
+        >>> searched_text("both"), searched_text("widths")
         ('both (V3)', 'widths (V1)')
     """
-    choices = str(result.get("choices") or "both")
     return SEARCHED.get(choices, choices)
-
-
-def bytes_text(count: float) -> str:
-    """Return a number of bytes in binary units.
-
-    Example::
-
-        >>> bytes_text(900), bytes_text(262144), bytes_text(3 * 2**20)
-        ('900 B', '256 KiB', '3.00 MiB')
-    """
-    if count < 1024:
-        return f"{count:.0f} B"
-    return f"{count / 1024:.3g} KiB" if count < 999.5 * 1024 else f"{count / 2**20:.2f} MiB"
-
-
-def count_text(count: float) -> str:
-    """Return a large count with a decimal unit.
-
-    Example::
-
-        >>> count_text(314_000_000)
-        '314 M'
-    """
-    for size, unit in ((1e9, " G"), (1e6, " M"), (1e3, " k")):
-        if count >= size:
-            return f"{count / size:.3g}{unit}"
-    return f"{count:.0f}"
 
 
 def signed(text: str) -> str:

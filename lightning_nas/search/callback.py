@@ -135,15 +135,6 @@ class ArchitectureSearch(SearchHooks):
         """The warnings at the end of the training."""
         return list(self.state.progress.warnings)
 
-    @property
-    def found_at_end(self) -> dict[str, object]:
-        """The readiness of the supernet and the warnings at the end of its training, as data for a record in JSON."""
-        readiness = self.readiness
-        return {
-            "readiness": None if readiness is None else {**readiness.to_dict(), "text": str(readiness)},
-            "warnings": self.warnings,
-        }
-
     def find(
         self,
         budget: Budget | None = None,
