@@ -10,18 +10,9 @@ import lightning_nas
 PACKAGE = Path(lightning_nas.__file__).parent
 FILES = sorted(path for path in PACKAGE.rglob("*.py"))
 MAX_FUNCTION, MAX_PARAMETERS = 60, 8
-# To be brought down to 400, 20, 40 and 3; they must not grow.
-MAX_FILE, MAX_METHODS, MAX_ANY, MAX_IGNORES = 530, 37, 590, 11
-# Not grouped yet; none is to be added.
-LONG_FUNCTIONS = {"jobs/estimator.py:build_estimator"}
+MAX_FILE, MAX_METHODS, MAX_ANY, MAX_IGNORES = 450, 20, 40, 3
+LONG_FUNCTIONS: set[str] = set()
 LONG_SIGNATURES = LONG_FUNCTIONS | {
-    "data/_mask_data.py:__init__",
-    "data/coco.py:__init__",
-    "data/image_folder.py:__init__",
-    "data/voc.py:__init__",
-    "report/pictures.py:draw_detections",
-    "report/pictures.py:draw_masks",
-    "supernet/convert.py:space_of",
     "tasks/classification.py:__init__",
     "tasks/detection.py:__init__",
     "tasks/segmentation.py:__init__",
