@@ -95,7 +95,7 @@ def fit(module, search, tmp_path, callbacks=(), trainer=pl.Trainer, ckpt_path=No
 
 def within(search):
     space = search.search.supernet.space
-    full = LinearEstimator().latency_ms(space.decode(space.reference_nodes))
+    full = LinearEstimator().latency_ms(space.decode(space.reference_encoding))
     return LinearEstimator().latency_ms(search.architecture) <= 0.6 * full * (1 + 1e-9)
 
 

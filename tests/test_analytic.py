@@ -109,8 +109,8 @@ def test_a_space_is_priced(network, images):
     space = space_of(network, images[:1], options=SpaceOptions(kernels=(3, 5)))
     estimator = Estimator.load("analytic_array")
     table = cost_table(space, estimator.predict_ms)
-    latency_ms = estimator.latency_ms(space.decode(space.reference_nodes))
-    assert table.exact(space.reference_nodes) == pytest.approx(latency_ms)
+    latency_ms = estimator.latency_ms(space.decode(space.reference_encoding))
+    assert table.exact(space.reference_encoding) == pytest.approx(latency_ms)
 
 
 @pytest.mark.parametrize(

@@ -59,7 +59,7 @@ def test_a_space_of_one_member_is_that_member_or_too_slow(tmp_path):
     assert space.num_architectures == 1
     search = search_of(LinearEstimator(), latency="1x", every=2, evaluations=0)
     fit(module, search, tmp_path)
-    assert search.candidates == [space.decode(space.reference_nodes)]
+    assert search.candidates == [space.decode(space.reference_encoding)]
     assert search.history[-1]["nas/entropy"] == 0
     assert search.derive(module).network(torch.zeros(2, 3, 32, 32)).isfinite().all()
     with pytest.raises(ValueError, match=r"latency_ms=.* is below what the space can reach"):

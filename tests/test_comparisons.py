@@ -31,14 +31,14 @@ def test_all_keep_the_budget_and_use_it(space, costs):
     limit = limits.costs[0].budget
     assert all(costs.latency_ms(architecture) <= limit for architecture in found.values())
     assert len(set(map(str, found.values()))) == 5
-    source = space.decode(space.reference_nodes)
+    source = space.decode(space.reference_encoding)
     assert [b.option for b in found["uniform"].blocks] == [b.option for b in source.blocks]
     pairs = zip(found["rule"].stages, space.stages, strict=True)
     assert all(stage.width % costs.lanes == 0 or stage.width == full.width for stage, full in pairs)
 
 
 def test_the_rule_fuses_what_the_estimator_says(space, costs):
-    source = space.decode(space.reference_nodes)
+    source = space.decode(space.reference_encoding)
     fused = fused_where_faster(source, costs)
     assert costs.latency_ms(fused) < costs.latency_ms(source)
     assert fused_where_faster(fused, costs) == fused

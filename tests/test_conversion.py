@@ -69,7 +69,7 @@ def test_an_activation_keeps_its_settings(make, act):
     expected = network(images)
     supernet = supernet_from(network, IMAGE)
     handle = find_supernet(supernet)
-    assert torch.equal(derive(supernet, handle.space.reference_nodes)(images), expected)
+    assert torch.equal(derive(supernet, handle.space.reference_encoding)(images), expected)
     narrow = (0,) * len(handle.space.node_sizes)
     handle.activate(narrow)
     subnet = derive(supernet, narrow)
@@ -206,7 +206,7 @@ def test_a_classifier_that_reads_two_poolings_keeps_the_width_of_its_head():
     supernet = supernet_from(network, IMAGE)
     space = supernet.supernet.space
     assert space.head_node[0] is None
-    assert torch.equal(derive(supernet, space.reference_nodes)(images), expected)
+    assert torch.equal(derive(supernet, space.reference_encoding)(images), expected)
     assert derive(supernet, (0,) * len(space.node_sizes))(images).shape == (2, 4)
 
 
@@ -215,7 +215,7 @@ def test_a_block_that_the_network_holds_under_another_name_too_is_replaced_there
     network.low_level = network.features[2]
     supernet = supernet_from(network, IMAGE)
     assert supernet.low_level is supernet.features[2] is supernet.supernet.blocks[1]
-    subnet = derive(supernet, supernet.supernet.space.reference_nodes)
+    subnet = derive(supernet, supernet.supernet.space.reference_encoding)
     assert subnet.low_level is subnet.features[2]
 
 
@@ -307,7 +307,7 @@ def test_frozen_weights_stay_frozen(make):
         network.blocks[3].requires_grad_(True)
     before = {name: p.requires_grad for name, p in network.named_parameters()}
     supernet = supernet_from(network, IMAGE)
-    plain = derive(supernet, supernet.supernet.space.reference_nodes)
+    plain = derive(supernet, supernet.supernet.space.reference_encoding)
     assert {name: p.requires_grad for name, p in plain.named_parameters()} == before
     handle = supernet.supernet
     narrow = derive(supernet, (0,) * len(handle.space.node_sizes))
@@ -320,7 +320,7 @@ def test_a_frozen_network_has_frozen_options_and_a_frozen_subnet(network):
     supernet = supernet_from(network, IMAGE)
     handle = supernet.supernet
     assert not [name for name, p in supernet.named_parameters() if p.requires_grad]
-    for nodes in ((0,) * len(handle.space.node_sizes), handle.space.reference_nodes):
+    for nodes in ((0,) * len(handle.space.node_sizes), handle.space.reference_encoding):
         assert not any(p.requires_grad for p in derive(supernet, nodes).parameters())
 
 
@@ -342,7 +342,7 @@ def test_norms_in_evaluation_mode_stay_so(network):
     modes = [(m.training, c.training) for m, c in supernet.supernet.blocks[0].candidates["ds"].parts()]
     assert modes == [(True, False), (True, False)]
     assert supernet.supernet.blocks[-1].candidates["fused"].expand_norm.training
-    plain = derive(supernet, supernet.supernet.space.reference_nodes)
+    plain = derive(supernet, supernet.supernet.space.reference_encoding)
     assert {name: module.training for name, module in plain.named_modules()} == before
 
 
@@ -356,7 +356,7 @@ def test_norms_of_another_precision_keep_it(network):
     for module in supernet.modules():
         if isinstance(module, ElasticConv2d | ElasticBatchNorm2d):
             assert module.weight.dtype == (torch.bfloat16 if isinstance(module, ElasticConv2d) else torch.float32)
-    plain = derive(supernet, supernet.supernet.space.reference_nodes)
+    plain = derive(supernet, supernet.supernet.space.reference_encoding)
     assert {name: value.dtype for name, value in plain.state_dict().items()} == before
 
 
@@ -372,7 +372,7 @@ def test_the_settings_of_norms_and_of_what_is_dropped_stay(family):
         network = MobileNetV2(num_classes=4, inverted_residual_setting=setting, norm_layer=layer, dropout=0.25)
     dropped = drops(network)
     supernet = supernet_from(network, torch.zeros(1, 3, 64, 64))
-    derived = derive(supernet, supernet.supernet.space.reference_nodes)
+    derived = derive(supernet, supernet.supernet.space.reference_encoding)
     norms = [m for m in derived.modules() if isinstance(m, nn.BatchNorm2d)]
     assert {(norm.eps, norm.momentum) for norm in norms} == {(3e-3, 0.02)}
     assert drops(derived) == dropped

@@ -23,7 +23,7 @@ def model(request):
 def test_the_protocol_is_fulfilled(model):
     assert isinstance(model, CostModel)
     space = space_of(small_network(), torch.zeros(1, 3, 32, 32), lanes=model.lanes)
-    architecture = space.decode(space.reference_nodes)
+    architecture = space.decode(space.reference_encoding)
     latencies_ms = model.predict_ms(subgraphs(architecture))
     assert (latencies_ms.dtype, latencies_ms.shape) == (np.float64, (len(subgraphs(architecture)),))
     assert model.latency_ms(architecture) == latencies_ms.sum()

@@ -63,7 +63,7 @@ def test_a_subnet_is_refused_only_for_what_it_inherits():
     name, value = next((n, b) for n, b in norm.named_buffers() if n.endswith("running_var"))
     value[...] = math.inf
     with pytest.raises(ValueError, match=r"running_var'.* not finite, since the training has diverged"):
-        derive(supernet, space.reference_nodes)
+        derive(supernet, space.reference_encoding)
     assert name
 
 

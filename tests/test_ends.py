@@ -46,7 +46,7 @@ def outputs(network, images):
 def with_width(space, width, end=STEM):
     """Return the nodes of the source with a narrower stem, or head."""
     node, widths = space.stage_node(end)
-    nodes = list(space.reference_nodes)
+    nodes = list(space.reference_encoding)
     nodes[node] = widths.index(width)
     return tuple(nodes)
 
@@ -80,7 +80,7 @@ def test_sorting_keeps_the_network_and_what_matters_of_its_stem(name):
     handle.blocks[0].register_forward_hook(lambda module, inputs, output: maps.append(output.detach()))
 
     def error():
-        for nodes in (with_width(handle.space, 24), handle.space.reference_nodes):
+        for nodes in (with_width(handle.space, 24), handle.space.reference_encoding):
             handle.activate(nodes)
             supernet(images)
         return float((maps[-1] - maps[-2]).abs().mean())
@@ -96,11 +96,11 @@ def test_costs_of_each_stem_are_those_of_its_network():
     assert space.stem_node[1] == (16, 32)
     estimator = Estimator.load("ethos_u85_1024")
     latency, peak = cost_table(space, estimator.predict_ms), peak_table(space)
-    for nodes in (with_width(space, 16), space.reference_nodes):
+    for nodes in (with_width(space, 16), space.reference_encoding):
         architecture = space.decode(nodes)
         assert latency.exact(nodes) == pytest.approx(estimator.latency_ms(architecture))
         assert max(peak.parts(nodes)) == estimator.memory(architecture).peak_activation_bytes
-    assert latency.exact(with_width(space, 16)) < 0.98 * latency.exact(space.reference_nodes)
+    assert latency.exact(with_width(space, 16)) < 0.98 * latency.exact(space.reference_encoding)
 
 
 def test_spaces_name_the_stem():
@@ -137,7 +137,7 @@ def test_wrong_stems_are_named():
     with pytest.raises(ValueError, match="Depth multipliers must cover"):
         replace(space_of(network, IMAGE), head=None)
     space = space_of(network, IMAGE, options=SpaceOptions(head_widths=[1280]))
-    source = space.decode(space.reference_nodes)
+    source = space.decode(space.reference_encoding)
     with pytest.raises(ValueError, match="Widths of stem can be"):
         space.encode(replace(source, stem=replace(source.stem, width=12)))
     with pytest.raises(ValueError, match="Widths of stem must end at"):

@@ -164,7 +164,7 @@ def run_files(tmp_path):
     network, image = small_network(), torch.zeros(1, 3, 32, 32)
     supernet = supernet_from(network, image, space_of(network, image))
     space = supernet.supernet.space
-    chosen = space.decode(space.reference_nodes)
+    chosen = space.decode(space.reference_encoding)
     state = {name: value.clone() for name, value in derive(supernet, chosen).state_dict().items()}
     save_file(state, tmp_path / "made.safetensors")
     options = {"name": "mobilenet_v2", "num_classes": 4, "inverted_residual_setting": SETTING, "dropout": 0.0}

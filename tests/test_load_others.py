@@ -56,7 +56,7 @@ def saved(folder, network=None, task="classification", size=32):
     image = torch.zeros(1, 3, size, size)
     supernet = supernet_from(model, image, space_of(model, image))
     space = supernet.supernet.space
-    chosen = space.decode(space.reference_nodes)
+    chosen = space.decode(space.reference_encoding)
     folder.mkdir(exist_ok=True)
     save_file(
         {name: value.clone() for name, value in derive(supernet, chosen).state_dict().items()},

@@ -192,7 +192,7 @@ def test_proposals_are_new_and_within_their_budget(two_sizes, sampler):
 def test_relative_budgets_refer_to_the_source_at_the_first_size(two_sizes):
     target = ground_of(two_sizes, "0.5x").targets[0]
     source = two_sizes[0].space
-    expected = 0.5 * LinearEstimator().latency_ms(source.decode(source.reference_nodes))
+    expected = 0.5 * LinearEstimator().latency_ms(source.decode(source.reference_encoding))
     assert [limits.costs[0].budget for limits in target.limits] == pytest.approx([expected] * 2)
     assert target.limits[1].references == target.limits[0].references
 

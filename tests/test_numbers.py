@@ -287,7 +287,7 @@ def rows(folders, search):
             chip.total_interval_ms, {"level": 0}, {"subgraphs": [Subgraph("conv", 8, 8, 8, 8, 8)]}
         ),
         "estimator.estimator.Estimator.latency_interval_ms": Row(
-            chip.latency_interval_ms, {"level": 0}, {"network": space.decode(space.reference_nodes)}
+            chip.latency_interval_ms, {"level": 0}, {"network": space.decode(space.reference_encoding)}
         ),
         "estimator.judge.judge.judge": Row(judge, {"num_subnets": -1, "num_folds": 1}, {"estimator": None}),
         "estimator.measure.device_table.measure_device": Row(
@@ -409,7 +409,7 @@ def rows(folders, search):
             {"input_size": space.input_size, "reference": space.reference},
         ),
         "space.spec.SearchSpace.curate": Row(space.curate, {"device": 0}, {}, {"device": "lanes"}),
-        "space.spec.SearchSpace.decode": Row(space.decode, {"nodes": -1}, {"nodes": space.reference_nodes}),
+        "space.spec.SearchSpace.decode": Row(space.decode, {"nodes": -1}, {"nodes": space.reference_encoding}),
         "space.options.SpaceOptions": Row(
             SpaceOptions,
             {**dict.fromkeys(("ratios", "widths", "stem_widths", "head_widths", "expansions", "kernels"), 0)},
@@ -423,7 +423,7 @@ def rows(folders, search):
         "supernet.derive.derive": Row(
             derive,
             {"architecture": -1},
-            {"module": supernet, "architecture": space.reference_nodes},
+            {"module": supernet, "architecture": space.reference_encoding},
             {"architecture": "nodes"},
         ),
         "supernet.stock.stock_network": Row(

@@ -33,7 +33,7 @@ def test_the_source_itself_has_no_error_and_others_have(setting) -> None:
     supernet, _, errors = setting
     space = supernet.supernet.space
     assert [len(error) for error in errors] == list(space.node_sizes)
-    for error, reference in zip(errors, space.reference_nodes, strict=True):
+    for error, reference in zip(errors, space.reference_encoding, strict=True):
         assert error[reference] < 1e-3
         assert (error[torch.arange(len(error)) != reference] > 0.005).all()
 
@@ -51,8 +51,8 @@ def test_fewer_hidden_channels_are_farther_away(setting) -> None:
 def test_networks_of_small_errors_are_near_when_refitted_whole(setting) -> None:
     supernet, images, errors = setting
     space = supernet.supernet.space
-    teacher = derive(supernet, space.reference_nodes)
-    widths = space.reference_nodes[: len(space.multipliers)]
+    teacher = derive(supernet, space.reference_encoding)
+    widths = space.reference_encoding[: len(space.multipliers)]
     distances = []
     for pick in (torch.argmax, lambda error: error.argsort()[1 % len(error)]):
         nodes = (*widths, *(int(pick(error)) for error in errors[len(space.multipliers) :]))

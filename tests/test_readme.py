@@ -87,7 +87,7 @@ def finished_run(folder):
     """Write what `load_subnet` reads of a finished run."""
     network, image = stock_network("mobilenetv2_050", num_classes=4), torch.zeros(1, 3, 64, 64)
     space = space_of(network, image)
-    architecture = space.decode(space.reference_nodes)
+    architecture = space.decode(space.reference_encoding)
     subnet = derive(supernet_from(network, image, space), architecture)
     folder.mkdir(parents=True)
     described = {**architecture.to_dict(), "task": "classification", "network": {"name": "mobilenetv2_050"}}

@@ -30,7 +30,7 @@ def setting(request):
 
 def nodes_of(space, pick):
     """Return full width and, in each choice, the option that `pick` likes best."""
-    full = space.reference_nodes[: len(space.multipliers)]
+    full = space.reference_encoding[: len(space.multipliers)]
     return (*full, *(max(range(len(c.options)), key=lambda i, c=c: pick(c.options[i])) for c in space.choices))
 
 
@@ -47,7 +47,7 @@ def relative_error(network, teacher, images):
 
 
 def refitted(supernet, nodes, images):
-    teacher = derive(supernet, supernet.supernet.space.reference_nodes)
+    teacher = derive(supernet, supernet.supernet.space.reference_encoding)
     subnet = derive(supernet, nodes)
     recalibrate(subnet, subnet, [images])
     before = relative_error(subnet, teacher, images)
@@ -57,7 +57,7 @@ def refitted(supernet, nodes, images):
 
 def test_the_whole_network_stays_what_it_is(setting):
     supernet, images = setting
-    before, after = refitted(supernet, supernet.supernet.space.reference_nodes, images)
+    before, after = refitted(supernet, supernet.supernet.space.reference_encoding, images)
     assert before < 0.01
     assert after < 0.05
 
@@ -80,7 +80,7 @@ def test_refitting_brings_a_subnet_nearer_to_its_teacher(setting, pick):
 def test_narrow_stages_imitate_the_leading_channels(setting):
     supernet, images = setting
     space = supernet.supernet.space
-    nodes = (*[0] * len(space.multipliers), *space.reference_nodes[len(space.multipliers) :])
+    nodes = (*[0] * len(space.multipliers), *space.reference_encoding[len(space.multipliers) :])
     before, after = refitted(supernet, nodes, images)
     assert after < before
 
@@ -94,7 +94,7 @@ def test_without_activations_a_fused_block_becomes_what_the_ibn_was():
     recalibrate(network.eval(), network, [images])
     supernet = supernet_from(network, images)
     space = supernet.supernet.space
-    teacher = derive(supernet, space.reference_nodes)
+    teacher = derive(supernet, space.reference_encoding)
     subnet = derive(supernet, nodes_of(space, lambda option: (option.kind == "fused", option.expansion)))
     refit(subnet, teacher, images)
     inner = (..., slice(1, -1), slice(1, -1))  # at the border the depthwise convolution pads behind expand's shift
@@ -105,7 +105,7 @@ def test_without_activations_a_fused_block_becomes_what_the_ibn_was():
 def test_nothing_else_changes(setting):
     supernet, images = setting
     space = supernet.supernet.space
-    teacher, subnet = derive(supernet, space.reference_nodes), derive(supernet, [0] * len(space.node_sizes))
+    teacher, subnet = derive(supernet, space.reference_encoding), derive(supernet, [0] * len(space.node_sizes))
     kept = copy.deepcopy(teacher.state_dict())
     subnet.train()
     refit(subnet, teacher, images)

@@ -35,13 +35,13 @@ def test_only_what_is_searched_changes(supernet, estimator, tmp_path, choices, p
         random_subnets=1,
     )
     trainer(tmp_path, [search], epochs=2).fit(Plain(supernet), loader(), loader())
-    widths, blocks = parts(space, space.reference_nodes)
+    widths, blocks = parts(space, space.reference_encoding)
     for architecture in search.candidates:
-        assert estimator.latency_ms(architecture) <= 0.8 * estimator.latency_ms(space.decode(space.reference_nodes))
+        assert estimator.latency_ms(architecture) <= 0.8 * estimator.latency_ms(space.decode(space.reference_encoding))
         found_widths, found_blocks = parts(space, space.encode(architecture))
         assert choices != "widths" or found_blocks == blocks
         assert choices != "kinds" or found_widths == widths
-    assert any(space.encode(a) != space.reference_nodes for a in search.candidates)
+    assert any(space.encode(a) != space.reference_encoding for a in search.candidates)
 
 
 def test_weights_that_are_trained_first_serve_every_choice(supernet, estimator):

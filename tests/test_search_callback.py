@@ -145,7 +145,7 @@ def test_resuming_for_another_budget_says_so(supernet, estimator, caplog):
 @pytest.mark.parametrize("budget", ["0.45x", "0.6x"])
 def test_derived_is_plain_and_within_the_budget(supernet, estimator, tmp_path, budget):
     module = Plain(supernet)
-    reference = estimator.latency_ms(supernet.supernet.space.decode(supernet.supernet.space.reference_nodes))
+    reference = estimator.latency_ms(supernet.supernet.space.decode(supernet.supernet.space.reference_encoding))
     search = searching(estimator, latency=budget, candidates=4, evaluations=6, random_subnets=2)
     trainer(tmp_path, [search], epochs=2).fit(module, loader(), loader())
     derived = search.derive(module)

@@ -31,11 +31,11 @@ def searching(supernet, budget=None, **settings):
 
 def test_what_exceeds_the_peak_is_not_within(supernet):
     search = searching(supernet, Budget(peak_activations="0.8x"))
-    assert not search.is_within(search.supernet.space.reference_nodes)
+    assert not search.is_within(search.supernet.space.reference_encoding)
     assert search.is_within(search.best())
     # What is as large as the budget is within it.
     search = searching(supernet, Budget(peak_activations="1x"))
-    assert search.is_within(search.supernet.space.reference_nodes)
+    assert search.is_within(search.supernet.space.reference_encoding)
 
 
 def test_what_a_larger_budget_alone_can_have_is_trained_where_that_is_served(supernet):

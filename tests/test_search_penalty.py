@@ -70,7 +70,7 @@ def test_paths_are_drawn_from_the_band(supernet, estimator):
 
     space = supernet.supernet.space
     table = cost_table(space, estimator.predict_ms)
-    budget = 0.6 * table.exact(space.reference_nodes)
+    budget = 0.6 * table.exact(space.reference_encoding)
     generator = torch.Generator().manual_seed(0)
     ratios = [table.exact(draw_near(table, budget, (0.7, 1.3), generator)) / budget for _ in range(50)]
     assert all(0.7 <= ratio <= 1.3 for ratio in ratios)

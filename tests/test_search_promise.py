@@ -18,7 +18,7 @@ NAMES = dict(zip(COSTS, ("latency", "parameters", "peak_activations"), strict=Tr
 @pytest.fixture
 def reference(images):
     space = space_of(small_network(), images[:1], options=SpaceOptions(kernels=(3, 5)))
-    return space, space.decode(space.reference_nodes)
+    return space, space.decode(space.reference_encoding)
 
 
 def limits_at(space, cost, part):

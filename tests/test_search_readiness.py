@@ -89,7 +89,7 @@ def test_one_good_subnet_among_many_bad_ones_makes_no_supernet_ready(search):
     seen = {}
 
     def halves(nodes):
-        source = nodes == search.supernet.space.reference_nodes
+        source = nodes == search.supernet.space.reference_encoding
         good = seen.setdefault(nodes, len(seen)) == 1
         return torch.full((2,), 1.0 if source or good else 2.9 + worth(nodes))
 
@@ -107,7 +107,7 @@ def test_each_way_of_not_being_ready_is_told(search, losses):
         if losses == "noise":
             return 1.0 + 0.01 * torch.rand(2, generator=generator)
         if losses == "alike":
-            return torch.full((2,), 1.0 if nodes == space.reference_nodes else 2.0 + worth(nodes))
+            return torch.full((2,), 1.0 if nodes == space.reference_encoding else 2.0 + worth(nodes))
         return torch.full((2,), 1e-5 * estimator.memory(space.decode(nodes)).parameter_bytes)
 
     found = measured(search, halves, 3.0, estimator)

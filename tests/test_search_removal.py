@@ -67,7 +67,7 @@ def test_no_draw_has_an_option_that_is_out(supernet, estimator):
     space = search.supernet.space
     assert not any(p[node] for p, nodes in zip(search.probabilities(), out, strict=True) for node in nodes)
     total = 400
-    paths = {search.path(step, total) for step in range(total)} - {space.reference_nodes}
+    paths = {search.path(step, total) for step in range(total)} - {space.reference_encoding}
     drawn = [search.draw() for _ in range(50)]
     for nodes in (*paths, *drawn):
         assert not any(node in removed for node, removed in zip(nodes, out, strict=True))

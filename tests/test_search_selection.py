@@ -227,7 +227,7 @@ def test_one_training_serves_other_budgets(supernet, estimator, tmp_path):
     steps = fit(module, search, tmp_path).global_step
     assert len(search.history) == 20
     assert all(record["step"] >= steps for record in search.history), "no logits learn while weights do"
-    full = estimator.latency_ms(supernet.supernet.space.decode(supernet.supernet.space.reference_nodes))
+    full = estimator.latency_ms(supernet.supernet.space.decode(supernet.supernet.space.reference_encoding))
     assert estimator.latency_ms(search.architecture) <= 0.6 * full
     weights = {name: p.detach().clone() for name, p in module.named_parameters()}
     for share in (0.45, 0.9):
@@ -256,7 +256,7 @@ def test_derive_takes_any_budget_and_the_frontier_any_latency(supernet, estimato
     )
     module, space = Plain(supernet), supernet.supernet.space
     fit(module, search, tmp_path)
-    full = space.decode(space.reference_nodes)
+    full = space.decode(space.reference_encoding)
     cost, memory = estimator.latency_ms, estimator.memory
     subnet = search.derive(module, latency="0.9x")
     assert subnet.network(torch.zeros(1, 3, 32, 32)).shape == (1, 4)
@@ -298,7 +298,7 @@ def test_paths_near_all_served_latencies_are_trained(supernet, estimator):
     space = supernet.supernet.space
     limits = limits_of(space, estimator, Budget(latency="0.45x"), ("1.2x",))
     table = limits.costs[0].table
-    full = table.exact(space.reference_nodes)
+    full = table.exact(space.reference_encoding)
     search = Search(supernet.supernet, limits, training_of(phases="decoupled", band=(0.9, 1.1)))
     costs = np.array([table.exact(search.path(step, 400)) / full for step in range(1, 401, 2)])
     # Few members cost that little, and each option is dealt as often as the others: some paths are between the two.

@@ -107,7 +107,7 @@ def test_peak_is_a_filter_and_not_a_sum(space, table):
     tables = CostTables(table, parameters, PeakTable(peaks.factors, peaks.node_sizes))
     limits = resolve(Budget(parameters="2x", peak_activations="0.8x"), space, tables)
     generator = np.random.default_rng(0)
-    source = max(map(block_peak, subgraphs(space.decode(space.reference_nodes))))
+    source = max(map(block_peak, subgraphs(space.decode(space.reference_encoding))))
     for _ in range(5):
         scores = [generator.normal(size=n) for n in space.node_sizes]
         found = space.decode(solve(scores, limits.costs, limits.forbidden))

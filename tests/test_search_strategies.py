@@ -60,7 +60,7 @@ def test_every_strategy_searches_and_keeps_the_budget(supernet, estimator, tmp_p
     search = search_of(estimator, latency="0.6x", strategy=strategy, phases=phases, **options)
     module = Plain(supernet)
     fit(module, search, tmp_path)
-    full = estimator.latency_ms(supernet.supernet.space.decode(supernet.supernet.space.reference_nodes))
+    full = estimator.latency_ms(supernet.supernet.space.decode(supernet.supernet.space.reference_encoding))
     assert estimator.latency_ms(search.architecture) <= 0.6 * full * (1 + 1e-9)
     logits = search.search.logits
     assert any(bool(row.detach().any()) for row in logits) == (strategy != "spos")
@@ -78,7 +78,7 @@ def test_a_mixture_of_one_option_is_that_option(supernet, images, shared):
     handle = supernet.supernet
     handle.use_batch_statistics(True)
     supernet.eval()
-    for nodes in (handle.space.reference_nodes, narrowest(handle.space), (0, 1, 0, 1, 1, 0, 3, 5, 7, 9)):
+    for nodes in (handle.space.reference_encoding, narrowest(handle.space), (0, 1, 0, 1, 1, 0, 3, 5, 7, 9)):
         handle.activate(nodes)
         expected = supernet(images)
         handle.mix(one_hot(nodes, handle.space), shared=shared)
@@ -91,7 +91,7 @@ def test_a_mixture_is_the_weighted_sum_of_what_its_options_give(supernet, images
     handle = supernet.supernet
     handle.use_batch_statistics(True)
     block, x = handle.blocks[1], torch.rand(4, 8, 8, 8)
-    gates = one_hot(handle.space.reference_nodes, handle.space)
+    gates = one_hot(handle.space.reference_encoding, handle.space)
     number = len(handle.space.multipliers) + 1
     gates[number] = torch.linspace(0, 1, len(block.options)).softmax(0)
     handle.mix(gates)

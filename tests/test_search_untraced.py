@@ -227,7 +227,7 @@ def test_which_network_a_validation_runs_is_a_choice_and_its_latency_is_logged(t
     (limit,), space = search.search.limits.costs, search.search.supernet.space
     logged = float(run.callback_metrics["nas/validated_latency_ms"])
     if which == "source":
-        assert logged == pytest.approx(limit.table.exact(space.reference_nodes))
+        assert logged == pytest.approx(limit.table.exact(space.reference_encoding))
     elif which == "smallest":
         assert logged == pytest.approx(search.search.limits.reaches[0].minimum)
     else:

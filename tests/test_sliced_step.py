@@ -32,7 +32,7 @@ def train(network, optimizer, images, targets, steps=3):
 
 def paths(space):
     narrow = tuple(0 for _ in space.node_sizes)
-    return space.reference_nodes, narrow
+    return space.reference_encoding, narrow
 
 
 @pytest.mark.parametrize("name", list(OPTIMIZERS))

@@ -24,7 +24,7 @@ def space(supernet):
 
 
 def test_json_round_trip(space):
-    architecture = space.decode(space.reference_nodes)
+    architecture = space.decode(space.reference_encoding)
     assert SearchSpace.from_json(space.to_json()) == space
     assert Architecture.from_json(architecture.to_json()) == architecture
     with pytest.raises(dataclasses.FrozenInstanceError):
@@ -43,7 +43,7 @@ def test_decode_and_encode_are_inverse(space):
         assert space.encode(space.decode(nodes)) == nodes
     with pytest.raises(ValueError, match="below each"):
         space.decode((99,) * len(space.node_sizes))
-    foreign = dataclasses.replace(space.decode(space.reference_nodes), num_classes=77)
+    foreign = dataclasses.replace(space.decode(space.reference_encoding), num_classes=77)
     with pytest.raises(ValueError, match="outside its choices"):
         space.encode(foreign)
 

@@ -77,7 +77,7 @@ def test_derived_is_plain_and_computes_what_the_supernet_does(name):
     x = torch.randn(2, 3, 64, 64)
     supernet = supernet_from(network, x, space_of(network, x, options=SpaceOptions(kernels=(3, 5))))
     space = supernet.supernet.space
-    assert list(derive(supernet, space.reference_nodes).state_dict()) == keys
+    assert list(derive(supernet, space.reference_encoding).state_dict()) == keys
     for nodes in draws(space):
         supernet.supernet.activate(nodes)
         derived = derive(supernet, nodes)
@@ -114,7 +114,7 @@ def test_unsampled_options_get_no_gradient(supernet, images):
     number = next(i for i, choice in enumerate(space.choices) if BlockOption("fused", 2, 3) in choice.options)
     options = space.choices[number].options
     chosen = options.index(BlockOption("fused", 2, 3))
-    nodes = list(space.reference_nodes)
+    nodes = list(space.reference_encoding)
     nodes[len(space.multipliers) + number] = chosen
     handle.activate(nodes)
     supernet.train()(images).sum().backward()
@@ -170,7 +170,7 @@ def test_shapes_under_residuals_and_strides(supernet, images):
 
 
 def test_recalibration_averages_over_the_batches(supernet, images):
-    derived = derive(supernet, supernet.supernet.space.reference_nodes)
+    derived = derive(supernet, supernet.supernet.space.reference_encoding)
     batches = list(images.split(4))
     recalibrate(derived, derived, batches)
     norm = derived.features[0][1]

@@ -92,8 +92,8 @@ def test_what_a_block_reads_and_the_tail_waits_for_is_live_once(pyramid, images)
     setting = [[1, 8, 1, 1], [4, 16, 2, 2], [16, 24, 2, 2]]
     pyramid.backbone.features = MobileNetV2(inverted_residual_setting=setting).features[:-1]
     space = space_of(pyramid, images[:1], options=SpaceOptions(kinds=("ibn",), expansions=(4, 16)))
-    live = list(live_values(network_of(space.decode(space.reference_nodes)), BRICKS))
-    assert max(peak_table(space).parts(space.reference_nodes)) == max(live)
+    live = list(live_values(network_of(space.decode(space.reference_encoding)), BRICKS))
+    assert max(peak_table(space).parts(space.reference_encoding)) == max(live)
 
 
 @pytest.mark.parametrize("device", ["ethos_u85_1024", "edge_tpu", "ethos_u55_128"])

@@ -162,7 +162,7 @@ def test_heads_are_sliced_with_the_backbone_and_priced(backbone, head):
         pairs = zip(network(images), subnet(images), strict=True)
         assert all(torch.equal(a, b) for a, b in pairs)
     assert estimator.latency_ms(space.decode(nodes)) == pytest.approx(estimator.latency_ms(subnet, images))
-    narrow, full = (estimator.latency_ms(space.decode(n)) for n in (nodes, space.reference_nodes))
+    narrow, full = (estimator.latency_ms(space.decode(n)) for n in (nodes, space.reference_encoding))
     assert narrow < 0.7 * full
 
 
@@ -174,7 +174,7 @@ def test_a_search_finds_a_detector_within_the_budget(tmp_path):
     pl.Trainer(max_epochs=1, callbacks=[search], **QUIET).fit(module, loader(16), loader(8))
     subnet = search.derive(module, num_batches=2)
     assert type(subnet) is Detection
-    reference = search.search.supernet.space.decode(search.search.supernet.space.reference_nodes)
+    reference = search.search.supernet.space.decode(search.search.supernet.space.reference_encoding)
     assert estimator.latency_ms(subnet.network, torch.zeros(1, 3, *SIZE)) <= 0.8 * estimator.latency_ms(reference)
 
 

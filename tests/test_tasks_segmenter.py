@@ -34,7 +34,7 @@ def random_nodes(network: nn.Module, count: int = 3) -> list[tuple[int, ...]]:
     space = network.supernet.space
     sizes = space.node_sizes
     found = [tuple(int(rng.integers(size)) for size in sizes) for _ in range(count)]
-    return [space.reference_nodes, tuple(0 for _ in sizes), *found]
+    return [space.reference_encoding, tuple(0 for _ in sizes), *found]
 
 
 @pytest.mark.parametrize("head", HEADS)

@@ -31,7 +31,7 @@ def searched_options(space: SearchSpace, choices: Choices) -> list[list[int]]:
     fixed = {"both": range(0), "kinds": range(num_widths), "widths": range(num_widths, count)}[choices]
     return [
         [source] if node in fixed else list(range(size))
-        for node, (size, source) in enumerate(zip(space.node_sizes, space.reference_nodes, strict=True))
+        for node, (size, source) in enumerate(zip(space.node_sizes, space.reference_encoding, strict=True))
     ]
 
 

@@ -171,7 +171,7 @@ def _tail_layouts(space: SearchSpace) -> Layouts:
         return []
     widths_nodes = [space.stage_node(stage)[0] for stage, _, _ in space.stage_blocks()]
     reading = sorted({widths_nodes[block] for block in space.tail.blocks})
-    base = list(space.reference_nodes)
+    base = list(space.reference_encoding)
     combinations = list(itertools.product(*(range(space.node_sizes[node]) for node in reading)))
     tails = {}
     for combination in combinations:

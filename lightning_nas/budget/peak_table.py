@@ -77,7 +77,7 @@ def _waiting_bytes(space: SearchSpace, block: int) -> tuple[int, NDArray[np.floa
     """Return the node that sets the width of a block's output, and the bytes of that for each of its options."""
     stages = [stage for stage, _, _ in space.stage_blocks()]
     node, widths = space.stage_node(stages[block])
-    part = subgraphs(space.decode(space.reference_nodes))[1 + block]
+    part = subgraphs(space.decode(space.reference_encoding))[1 + block]
     height, width, _ = part.out_shape
     return node, np.array([stored_values((height, width, channels)) for channels in widths], dtype=np.float64)
 
@@ -94,7 +94,7 @@ def _added(factor: Factor, node: int, values: NDArray[np.float64]) -> Factor:
 def _tail_factor(space: SearchSpace, waiting: frozenset[int]) -> Factor:
     nodes = tuple(sorted({_waiting_bytes(space, block)[0] for block in waiting}))
     sizes = tuple(space.node_sizes[node] for node in nodes)
-    chosen, peaks = list(space.reference_nodes), np.zeros(sizes)
+    chosen, peaks = list(space.reference_encoding), np.zeros(sizes)
     for options in itertools.product(*map(range, sizes)):
         for node, option in zip(nodes, options, strict=True):
             chosen[node] = option

@@ -69,7 +69,7 @@ def resolve(
     Raises:
         ValueError: No member meets the budget; the message says what the space can reach.
     """
-    source = tables.costs(space.reference_nodes) if source is None else source
+    source = tables.costs(space.reference_encoding) if source is None else source
     options, fixed = searched_options(space, choices), unsearched(space, choices)
     figures = budget.figures(source)
     bytes_at_most = figures.pop(PEAK_ACTIVATIONS, None)

@@ -17,7 +17,7 @@ from lightning_nas.budget.removal import possible_options
 from lightning_nas.budget.sampling import draw_near
 from lightning_nas.estimator import Estimator
 from lightning_nas.space.lanes import round_to_lanes
-from lightning_nas.space.spec import Architecture, FixedBlock, SearchSpace, StageArchitecture
+from lightning_nas.space.spec import Architecture, Encoding, FixedBlock, SearchSpace, StageArchitecture
 from lightning_nas.supernet import derive, find_supernet, refit, sort_channels
 from lightning_nas.supernet.subnet import supernet_with
 
@@ -59,7 +59,7 @@ def comparison_architectures(
             drawn = _random(space, estimator, limits, seed)
             found |= {f"random {number}": architecture for number, architecture in enumerate(drawn, start=1)}
         else:
-            source = space.decode(space.reference_nodes)
+            source = space.decode(space.reference_encoding)
             start = source if name == "uniform" else fused_where_faster(source, estimator)
             scaled = _scaled(start, space, estimator, limits, estimator.lanes if name == "rule" else 1)
             if scaled is None:
@@ -99,7 +99,7 @@ def inherit(source: nn.Module, architecture: Architecture, images: Tensor) -> tu
     """
     supernet = supernet_with(deepcopy(source), architecture)
     sort_channels(supernet)
-    teacher = derive(supernet, find_supernet(supernet).space.reference_nodes)
+    teacher = derive(supernet, find_supernet(supernet).space.reference_encoding)
     subnet = derive(supernet, architecture)
     refit(subnet, teacher, images)
     return subnet, teacher
@@ -145,8 +145,8 @@ def _random(space: SearchSpace, estimator: Estimator, limits: Limits, seed: int)
         log.warning("Random subnets use up a budget on latency or parameters; there is none: no random ones.")
         return []
     limit = limits.costs[0]
-    found: dict[tuple[int, ...], None] = {}
-    over: set[tuple[int, ...]] = set()  # by the device's backend, which takes a second to say so
+    found: dict[Encoding, None] = {}
+    over: set[Encoding] = set()  # by the device's backend, which takes a second to say so
     for _ in range(100 * NUM_RANDOM):
         encoding = draw_near(limit.table, limit.budget, _BAND, generator, possible)
         if not limits.allows(encoding) or encoding in found or encoding in over:

@@ -119,7 +119,7 @@ class MultishotJob:
     def train_source(self) -> None:
         """Train the source network at the first of the input sizes."""
         first = self.study.joint_space.settings[0].space
-        latency_ms = self.estimator.latency_ms(first.decode(first.reference_nodes))
+        latency_ms = self.estimator.latency_ms(first.decode(first.reference_encoding))
         log.info("1/3 Training the source, %.4g ms", latency_ms)
         self.trainings.train_source()
 
@@ -187,7 +187,7 @@ class MultishotJob:
             budget=target.budget,
             limits=limits,
             choices="both",
-            source=source.decode(source.reference_nodes),
+            source=source.decode(source.reference_encoding),
             chosen=chosen,
             subnet=tuned.network,
             baseline_metric=metric,

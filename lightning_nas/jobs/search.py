@@ -106,7 +106,7 @@ class SearchJob:
     @property
     def source_architecture(self) -> Architecture:
         """The source network, as a member of the space."""
-        return self.space.decode(self.space.reference_nodes)
+        return self.space.decode(self.space.reference_encoding)
 
     def opened(self) -> AbstractContextManager[None]:
         """Let no other process work in the directory of the run for as long as the context lasts."""
@@ -136,7 +136,7 @@ class SearchJob:
         if num_images := self.searching.num_trial_images:
             with self._watch:
                 callback.errors = option_errors(self.untrained, self.images[:num_images])
-        self.teacher = derive(supernet, self.space.reference_nodes)
+        self.teacher = derive(supernet, self.space.reference_encoding)
         module = self._taught(supernet, feature_modules=self._blocks(), **(self.searching.task or {}))
         with self.shared.alone():
             # The callback judges it: the first step's loss depends on the path that was drawn for it.
@@ -167,7 +167,7 @@ class SearchJob:
         if self.teacher_name == "baseline":
             self.start = network_of(baseline)
             self.untrained = _sorted_supernet(self.start, self.example, self.space)
-            self.teacher = derive(self.untrained, self.space.reference_nodes)
+            self.teacher = derive(self.untrained, self.space.reference_encoding)
 
     def finetune(self) -> None:
         """Choose the best of the candidates, and train it and what it is compared with."""

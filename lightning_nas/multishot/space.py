@@ -180,7 +180,7 @@ def targets_of(settings: Sequence[Setting], budgets: Mapping[str, Budget], floor
 
 
 def _target(settings: Sequence[Setting], label: str, budget: Budget, floor: float) -> Target:
-    source = settings[0].tables.costs(settings[0].space.reference_nodes)
+    source = settings[0].tables.costs(settings[0].space.reference_encoding)
     found: list[Limits | None] = []
     reasons: dict[str, str] = {}
     for setting in settings:

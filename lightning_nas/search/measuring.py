@@ -15,6 +15,7 @@ from lightning_nas.search.progress import Progress
 from lightning_nas.search.readiness import Readiness, measure_readiness, progress_since, readiness_efforts, start_losses
 from lightning_nas.search.settings import Selection
 from lightning_nas.space.network import subgraphs
+from lightning_nas.space.spec import Encoding
 
 __all__ = ["affordable_cost", "measure_end", "measure_start"]
 
@@ -82,14 +83,14 @@ def measure_end(
 @contextmanager
 def _checked_size(search: Search) -> Iterator[None]:
     """Warn where the network runs on images of another size than its costs are of."""
-    space, seen = search.supernet.space, list[tuple[int, ...]]()
+    space, seen = search.supernet.space, list[Encoding]()
     first = search.supernet.blocks[0]
     handle = first.register_forward_pre_hook(lambda block, inputs: seen.append(tuple(inputs[0].shape[-2:])))
     try:
         yield
     finally:
         handle.remove()
-    stem, *_ = subgraphs(space.decode(space.reference_nodes))
+    stem, *_ = subgraphs(space.decode(space.reference_encoding))
     if seen and stem.out_shape[:2] not in seen:
         height, width = (space.stem.stride * side for side in seen[0])
         log.warning(

@@ -65,7 +65,7 @@ class TrainingPaths:
             return [*ends, *(self._random(learnt, draw) for _ in range(2))]
         if self._pool:
             # The weights are those of a trained network, which stays trained beside what is to be found.
-            return [self._space.reference_nodes if step % 4 == 0 else self._random(learnt, draw)]
+            return [self._space.reference_encoding if step % 4 == 0 else self._random(learnt, draw)]
         return [self._random(learnt, draw) if paths == "fair" else self._rotation(step % 4, learnt, draw)]
 
     def _rotation(self, turn: int, learnt: bool, draw: Callable[[], Encoding]) -> Encoding:
@@ -118,7 +118,7 @@ class TrainingPaths:
         if paths == "sandwich":
             return [a + b + 2 * row for a, b, row in zip(widest, narrowest, random, strict=True)]
         if self._pool:
-            first = [np.eye(len(row))[node] for node, row in zip(self._space.reference_nodes, random, strict=True)]
+            first = [np.eye(len(row))[node] for node, row in zip(self._space.reference_encoding, random, strict=True)]
             return [0.25 * row + 0.75 * other for row, other in zip(first, random, strict=True)]
         if paths == "fair":
             return random

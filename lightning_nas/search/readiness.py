@@ -173,7 +173,7 @@ def start_losses(search: Search, loss: Callable[[Encoding], float], count: int) 
         loss: Evaluates one on held-out batches.
         count: How many networks, at least two.
     """
-    compared = dict.fromkeys([search.supernet.space.reference_nodes, *_anchors(search, count)])
+    compared = dict.fromkeys([search.supernet.space.reference_encoding, *_anchors(search, count)])
     return {encoding: loss(encoding) for encoding in list(compared)[:count]}
 
 
@@ -185,7 +185,7 @@ def progress_since(search: Search, start: Mapping[Encoding, float], loss: Callab
         start: What `start_losses` returned before the training.
         loss: Evaluates one on the same batches.
     """
-    source = search.supernet.space.reference_nodes
+    source = search.supernet.space.reference_encoding
     if source not in start or len(start) < 2:
         return float("nan")
     ends = {encoding: loss(encoding) for encoding in start}

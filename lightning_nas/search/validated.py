@@ -18,7 +18,7 @@ def validated_encoding(search: Search, which: str) -> Encoding:
             network as it was. ``smallest``: the one that costs least of the first budget, within all.
     """
     if which == "source":
-        return search.supernet.space.reference_nodes
+        return search.supernet.space.reference_encoding
     if which == "smallest" and search.limits.costs:
         encoding = cheapest(search.limits.costs[0].table, search.limits.forbidden, search.limits.costs)
         if encoding is not None:

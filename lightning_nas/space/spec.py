@@ -272,7 +272,7 @@ class SearchSpace:
         return math.prod(self.node_sizes)
 
     @property
-    def reference_nodes(self) -> tuple[int, ...]:
+    def reference_encoding(self) -> Encoding:
         """The source network: its own options at full width."""
         return (*(len(m.widths) - 1 for m in self.multipliers), *self.reference)
 
@@ -335,26 +335,26 @@ class SearchSpace:
             multipliers.append(replace(multiplier, widths=tuple(sorted({*rounded, full}))))
         return replace(self, multipliers=tuple(multipliers))
 
-    def decode(self, nodes: Sequence[int]) -> Architecture:
-        """Return the architecture that `nodes` (one option index a node) names.
+    def decode(self, encoding: Sequence[int]) -> Architecture:
+        """Return the architecture of an encoding: the index of the chosen option of each node.
 
         Raises:
-            ValueError: Wrong number of nodes, or an index out of range.
+            ValueError: It has another number of indices than the space has nodes, or one is out of range.
         """
-        if len(nodes) != len(self.node_sizes) or any(
+        if len(encoding) != len(self.node_sizes) or any(
             not (hasattr(node, "__index__") and 0 <= node < size)
-            for node, size in zip(nodes, self.node_sizes, strict=False)
+            for node, size in zip(encoding, self.node_sizes, strict=False)
         ):
-            raise ValueError(f"`nodes` must hold one index below each of {self.node_sizes}; got {tuple(nodes)}.")
-        options = iter(nodes[len(self.multipliers) :])
+            raise ValueError(f"`encoding` must hold one index below each of {self.node_sizes}; got {tuple(encoding)}.")
+        options = iter(encoding[len(self.multipliers) :])
         stages = []
         for index, stage in enumerate(self.stages):
             node, widths = self.stage_node(index)
             blocks = tuple(FixedBlock(choice.options[next(options)], choice.stride) for choice in stage.blocks)
-            stages.append(StageArchitecture(widths[nodes[node]], blocks))
+            stages.append(StageArchitecture(widths[encoding[node]], blocks))
         tail = self.tail_at([stage.width for stage in stages])
-        stem = replace(self.stem, width=_width_at(nodes, *self.stem_node))
-        head = self.head and replace(self.head, width=_width_at(nodes, *self.head_node))
+        stem = replace(self.stem, width=_width_at(encoding, *self.stem_node))
+        head = self.head and replace(self.head, width=_width_at(encoding, *self.head_node))
         return Architecture(self.input_size, stem, tuple(stages), head, self.num_classes, tail)
 
     def tail_at(self, widths: Sequence[int]) -> Tail:
@@ -362,7 +362,7 @@ class SearchSpace:
         pairs = zip(widths, self.stages, strict=True)
         return self.tail.resized([width for width, stage in pairs for _ in stage.blocks])
 
-    def encode(self, architecture: Architecture) -> tuple[int, ...]:
+    def encode(self, architecture: Architecture) -> Encoding:
         """Return the option index of each node; the inverse of `decode`.
 
         Raises:
@@ -370,20 +370,20 @@ class SearchSpace:
         """
         widths = {STEM: architecture.stem.width, **{n: stage.width for n, stage in enumerate(architecture.stages)}}
         widths |= {HEAD: architecture.head.width} if architecture.head else {}
-        nodes = []
+        encoding: list[int] = []
         for multiplier in self.multipliers:
             row = tuple(widths[stage] for stage in multiplier.stages if stage in widths)
             if row not in multiplier.widths:
                 raise ValueError(f"Widths of {multiplier} can be {multiplier.widths}; got {row}.")
-            nodes.append(multiplier.widths.index(row))
+            encoding.append(multiplier.widths.index(row))
         for number, (choice, block) in enumerate(zip(self.choices, architecture.blocks, strict=True)):
             if block.option not in choice.options:
                 offered = ", ".join(map(str, choice.options))
                 raise ValueError(f"Block {number} offers {offered}; got {block.option}.")
-            nodes.append(choice.options.index(block.option))
-        if self.decode(nodes) != architecture:
+            encoding.append(choice.options.index(block.option))
+        if self.decode(encoding) != architecture:
             raise ValueError("The architecture differs from the space outside its choices (input, stem, stride, head).")
-        return tuple(nodes)
+        return tuple(encoding)
 
     def to_json(self) -> str:
         """Return the JSON text of the space."""
@@ -441,5 +441,5 @@ def _check_ends(input_size: Sequence[int], num_classes: int) -> None:
     check_number("num_classes", num_classes, whole=True, least=0)
 
 
-def _width_at(nodes: Sequence[int], node: int | None, widths: Sequence[int]) -> int:
-    return widths[0 if node is None else nodes[node]]
+def _width_at(encoding: Sequence[int], node: int | None, widths: Sequence[int]) -> int:
+    return widths[0 if node is None else encoding[node]]

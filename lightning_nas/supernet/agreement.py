@@ -50,12 +50,12 @@ def check_agreement(network: nn.Module, example_input: Tensor, expected: list[Te
         ValueError: One of them gives something else, or cannot run.
     """
     name = type(network).__name__
-    nodes = find_supernet(network).space.reference_nodes
+    encoding = find_supernet(network).space.reference_encoding
     tolerance = _tolerance(example_input)
     for what in ("its supernet", "the network derived from its supernet"):
         try:
             with undisturbed(network):
-                tried = derive(network, nodes) if what.startswith("the") else network
+                tried = derive(network, encoding) if what.startswith("the") else network
             given = outputs_of(tried, example_input)
         except Exception as error:
             raise ValueError(

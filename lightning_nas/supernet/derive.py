@@ -37,15 +37,15 @@ def derive(module: ModuleT, architecture: Architecture | Sequence[int]) -> Modul
 
     Args:
         module: A supernet, or a module that holds one (a LightningModule); it is not changed.
-        architecture: A member of the supernet's space, or its nodes.
+        architecture: A member of the supernet's space, or its encoding.
 
     Raises:
         ValueError: `module` holds no supernet, the architecture is not in its space, or the weights or statistics that
             it inherits are not finite.
     """
     supernet = find_supernet(module)
-    nodes = supernet.space.encode(architecture) if isinstance(architecture, Architecture) else architecture
-    chosen = supernet.space.decode(nodes)
+    encoding = supernet.space.encode(architecture) if isinstance(architecture, Architecture) else architecture
+    chosen = supernet.space.decode(encoding)
     _, network = owner_of(supernet, module)
     timm_network = next((child for child in network.modules() if isinstance(child, EfficientNet)), None)
     # deepcopy takes what the memo holds as the copy of a module, so that each choice is replaced, never copied.
@@ -64,7 +64,7 @@ def derive(module: ModuleT, architecture: Architecture | Sequence[int]) -> Modul
             memo[id(elastic)] = _plain_norm(elastic, num_out)
     for place, end in supernet.ends.items():
         node, offered = supernet.space.stage_node(place)
-        num_out, num_in = offered[nodes[node]], end.conv.in_channels if place == STEM else in_width
+        num_out, num_in = offered[encoding[node]], end.conv.in_channels if place == STEM else in_width
         memo[id(end.conv)] = _plain_conv(end.conv, num_out, num_in, end.conv.kernel_size[0])
         memo[id(end.norm)] = _plain_norm(end.norm, num_out)
         if end.classifier is not None:

@@ -41,12 +41,12 @@ def option_errors(network: nn.Module, images: Tensor) -> list[Tensor]:
     """
     supernet = find_supernet(network)
     space = supernet.space
-    teacher = derive(network, space.reference_nodes)
+    teacher = derive(network, space.reference_encoding)
     paths = [path for path, _ in named_blocks(teacher)]
     num_fitted = round(FITTED_PART * len(images))
     fitted, judged = (_block_maps(teacher, paths, part) for part in (images[:num_fitted], images[num_fitted:]))
     errors = [torch.zeros(len(choice.options)) for choice in space.choices]
-    widths = space.reference_nodes[: len(space.multipliers)]
+    widths = space.reference_encoding[: len(space.multipliers)]
     for option in tqdm(range(max(map(len, errors))), desc="Trying options", leave=False):
         subnet = derive(network, (*widths, *(min(option, len(error) - 1) for error in errors)))
         for path, error in zip(paths, errors, strict=True):

@@ -32,7 +32,7 @@ def refit(subnet: nn.Module, teacher: nn.Module, images: Tensor) -> None:
     Args:
         subnet: Network that `derive` gave; changed in place.
         teacher: The network of the widest blocks, with the same channel order: `derive(supernet,
-            supernet.supernet.space.reference_nodes)`, before or after the search. It is not changed.
+            supernet.supernet.space.reference_encoding)`, before or after the search. It is not changed.
         images: Training images, shape (N, 3, H, W), normalised; some hundred.
 
     Raises:

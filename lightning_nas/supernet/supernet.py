@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 
 from torch import Tensor, nn
 
-from lightning_nas.space.spec import Architecture, SearchSpace
+from lightning_nas.space.spec import Architecture, Encoding, SearchSpace
 from lightning_nas.supernet.choice import ChoiceBlock
 from lightning_nas.supernet.elastic import ElasticBatchNorm2d
 from lightning_nas.supernet.ends import ElasticEnd
@@ -20,13 +20,13 @@ class Supernet(nn.Module):
     """Handle of a supernet, the submodule `network.supernet`: the space, and which architecture runs.
 
     The network keeps its class and its forward pass; this handle says which of its subnets runs. An architecture is
-    named by its nodes: one option index for each depth multiplier, then for each block (`SearchSpace.decode`). It has
-    no parameters of its own: who searches scores the options elsewhere, out of reach of what freezes or averages the
-    network's.
+    named by its encoding: one option index for each depth multiplier, then for each block (`SearchSpace.decode`).
+    The handle has no parameters: who searches scores the options elsewhere, out of reach of what freezes or averages
+    the network's.
 
     Attributes:
         space: What can be chosen.
-        nodes: The architecture that runs now.
+        encoding: The architecture that runs now.
     """
 
     def __init__(
@@ -38,9 +38,9 @@ class Supernet(nn.Module):
         self._blocks = tuple(blocks)
         self._tail = tail
         self._ends = dict(ends)
-        self.nodes: tuple[int, ...] = ()
+        self.encoding: Encoding = ()
         self._blocks[0].is_searched = False
-        self.activate(space.reference_nodes)
+        self.activate(space.reference_encoding)
 
     @property
     def blocks(self) -> tuple[ChoiceBlock, ...]:
@@ -65,20 +65,20 @@ class Supernet(nn.Module):
         return [child for part in parts for child in part.modules()]
 
     def activate(self, architecture: Sequence[int] | Architecture) -> None:
-        """Let the network run `architecture`, given as such or by its nodes.
+        """Let the network run `architecture`, given as such or as its encoding.
 
         Raises:
             ValueError: It is not in the space.
         """
-        nodes = self.space.encode(architecture) if isinstance(architecture, Architecture) else tuple(architecture)
-        chosen = self.space.decode(nodes)
+        encoding = self.space.encode(architecture) if isinstance(architecture, Architecture) else tuple(architecture)
+        chosen = self.space.decode(encoding)
         widths = [stage.width for stage in chosen.stages for _ in stage.blocks]
         for block, fixed, width in zip(self._blocks, chosen.blocks, widths, strict=True):
             block.active, block.out_width, block.mixture = fixed.option, width, None
         for place, end in self._ends.items():
             node, offered = self.space.stage_node(place)
-            end.run(offered[nodes[node]])
-        self.nodes = nodes
+            end.run(offered[encoding[node]])
+        self.encoding = encoding
 
     def mix(self, gates: Sequence[Tensor], shared: bool = False) -> None:
         """Let the network run the mixture of all options, until `activate` lets it run one architecture again.

@@ -151,7 +151,7 @@ def time_path(case, num_rounds):
     def alone(paths):
         return statistics.mean(plain_seconds(case.alone(supernet, path), batch) for path in paths)
 
-    steps = TimedSteps(batch, BURN_IN, EVERY, num_rounds, alone, lambda: supernet.supernet.nodes)
+    steps = TimedSteps(batch, BURN_IN, EVERY, num_rounds, alone, lambda: supernet.supernet.encoding)
     # A warm-up nearly as long as the training: the weights alone learn, on the paths that the callback takes then.
     search_steps(case, supernet, steps, warmup=0.99)
     return {

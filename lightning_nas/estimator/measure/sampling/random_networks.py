@@ -95,10 +95,10 @@ def subnets(lanes: int, seed: int, num_networks: int) -> Iterator[tuple[str, Net
     spaces = [SearchSpace.from_json(json.dumps(source["space"])).curate(lanes) for source in sources]
     for number in range(num_networks):
         index = number % len(spaces)
-        nodes = [rng.randrange(count) for count in spaces[index].node_sizes]
+        encoding = [rng.randrange(count) for count in spaces[index].node_sizes]
         source = sources[index]
         name = f"subnet {number} of {source['source']}@{source['size']}"
-        yield name, chain(subgraphs(spaces[index].decode(nodes)))
+        yield name, chain(subgraphs(spaces[index].decode(encoding)))
 
 
 def stock_networks(seed: int) -> Iterator[tuple[str, Network]]:
