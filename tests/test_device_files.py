@@ -12,7 +12,7 @@ from lightning_nas.estimator.device import Device, check_name
 from lightning_nas.estimator.estimator import Estimator
 from lightning_nas.estimator.files import MIN_ROWS, read_device
 from lightning_nas.estimator.measure.backend import BACKENDS
-from lightning_nas.estimator.measure.settings import SETTINGS
+from lightning_nas.estimator.measure.settings import SETTINGS, checked_settings, most_spread
 from lightning_nas.estimator.share import pack
 from lightning_nas.jobs import estimator_commands as command
 
@@ -128,3 +128,23 @@ def test_a_link_out_of_the_folder_of_a_device_is_not_copied(tmp_path, monkeypatc
     with pytest.raises(ValueError, match=r"array\.yaml leads out of the folder of its device"):
         built(recipe="estimator", output_dir=tmp_path / "run", seed=0, device=str(table))
     assert not (tmp_path / "run" / "array.yaml").exists()
+
+
+def test_settings_are_read_as_what_they_were_checked_for():
+    settings = checked_settings(
+        Device("cpu", "torch", 8, settings={"threads": 2, "window_ms": 5, "channels_last": True}), SETTINGS["torch"]
+    )
+    read = (
+        settings.text("clock"),
+        settings.count("threads"),
+        settings.number("window_ms"),
+        settings.is_on("channels_last"),
+    )
+    assert read == ("wall", 2, 5.0, True)
+    assert most_spread(Device("cpu", "torch", 8)) == 0.25
+    assert most_spread(Device("cpu", "torch", 8, settings={"max_spread": 1})) == 1.0
+
+
+@pytest.mark.parametrize("record", [{}, {"measured_by": None}])
+def test_a_record_may_say_nothing_of_what_measured(record):
+    assert Device("npu", "csv", 8, record=record).measured_by == {}
