@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 from lightning_nas.budget.budget import LATENCY, PARAMETERS, PEAK_ACTIVATIONS
 from lightning_nas.budget.limits import Limits
-from lightning_nas.estimator.estimator import Estimator
+from lightning_nas.estimator.cost_model import CostModel
 from lightning_nas.space.spec import Architecture
 
 __all__ = ["confirm", "excess", "is_kept_by_backend"]
@@ -28,7 +28,7 @@ def is_kept_by_backend(
     return measured_ms is None or measured_ms <= limits.figures[LATENCY]
 
 
-def confirm(limits: Limits, estimator: Estimator, architecture: Architecture) -> None:
+def confirm(limits: Limits, estimator: CostModel, architecture: Architecture) -> None:
     """Check that an architecture is within the budgets, by its own costs and not by the tables that a solver saw.
 
     Raises:
@@ -38,7 +38,7 @@ def confirm(limits: Limits, estimator: Estimator, architecture: Architecture) ->
         raise RuntimeError(f"The derived network has {over}.")
 
 
-def excess(limits: Limits, estimator: Estimator, architecture: Architecture) -> str:
+def excess(limits: Limits, estimator: CostModel, architecture: Architecture) -> str:
     """Return in words which cost of an architecture is over its budget; an empty text if none is.
 
     Args:

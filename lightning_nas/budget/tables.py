@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from lightning_nas.budget.budget import LATENCY, PARAMETERS, PEAK_ACTIVATIONS
 from lightning_nas.budget.cost_table import CostTable, cost_table
 from lightning_nas.budget.peak_table import PeakTable, peak_table
-from lightning_nas.estimator.estimator import Estimator
+from lightning_nas.estimator.cost_model import CostModel
 from lightning_nas.graph.subgraph import Subgraph
 from lightning_nas.space.spec import SearchSpace
 
@@ -46,7 +46,7 @@ class CostTables:
         return {**sums, PEAK_ACTIVATIONS: self.peak_activation_bytes.exact(encoding)}
 
 
-def cost_tables(space: SearchSpace, estimator: Estimator) -> CostTables:
+def cost_tables(space: SearchSpace, estimator: CostModel) -> CostTables:
     """Price a space: every part of every member, by few calls of the estimator.
 
     Args:

@@ -15,7 +15,7 @@ from lightning_nas.budget.confirm import confirm, excess, is_kept_by_backend
 from lightning_nas.budget.limits import Limits
 from lightning_nas.budget.removal import possible_options
 from lightning_nas.budget.sampling import draw_near
-from lightning_nas.estimator import Estimator
+from lightning_nas.estimator.cost_model import CostModel
 from lightning_nas.space.lanes import round_to_lanes
 from lightning_nas.space.spec import Architecture, Encoding, FixedBlock, SearchSpace, StageArchitecture
 from lightning_nas.supernet import derive, find_supernet, refit, sort_channels
@@ -37,7 +37,7 @@ _BAND = (0.95, 1.0)
 
 
 def comparison_architectures(
-    names: Sequence[Comparison], space: SearchSpace, estimator: Estimator, limits: Limits, seed: int
+    names: Sequence[Comparison], space: SearchSpace, estimator: CostModel, limits: Limits, seed: int
 ) -> dict[str, Architecture]:
     """Return by name the architectures that a search is compared with: those that keep its budgets.
 
@@ -71,7 +71,7 @@ def comparison_architectures(
     return found
 
 
-def fused_where_faster(architecture: Architecture, estimator: Estimator) -> Architecture:
+def fused_where_faster(architecture: Architecture, estimator: CostModel) -> Architecture:
     """Return the architecture with each inverted bottleneck fused where that makes the network faster."""
     for number, block in enumerate(architecture.blocks):
         if block.option.kind == "ibn":
@@ -106,7 +106,7 @@ def inherit(source: nn.Module, architecture: Architecture, images: Tensor) -> tu
 
 
 def _scaled(
-    start: Architecture, space: SearchSpace, estimator: Estimator, limits: Limits, lanes: int
+    start: Architecture, space: SearchSpace, estimator: CostModel, limits: Limits, lanes: int
 ) -> Architecture | None:
     """Return the widest network of one ratio that keeps the budgets, if any."""
     # Steps of equal widths are one network, which is looked at once.
@@ -138,7 +138,7 @@ def _fused_at(architecture: Architecture, number: int) -> Architecture:
     return replace(architecture, stages=tuple(stages))
 
 
-def _random(space: SearchSpace, estimator: Estimator, limits: Limits, seed: int) -> list[Architecture]:
+def _random(space: SearchSpace, estimator: CostModel, limits: Limits, seed: int) -> list[Architecture]:
     possible = possible_options(space.node_sizes, limits.costs, limits.forbidden)
     generator = torch.Generator().manual_seed(seed)
     if not limits.costs:

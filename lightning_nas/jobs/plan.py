@@ -13,7 +13,7 @@ from lightning.pytorch.loggers import Logger
 from torch import Tensor, nn
 
 from lightning_nas.budget.budget import Budget
-from lightning_nas.estimator import Estimator
+from lightning_nas.estimator import CostModel, Estimator
 from lightning_nas.io.numbers import check_number, check_seed
 from lightning_nas.jobs.comparisons import Comparison
 from lightning_nas.jobs.teacher import TaughtBy, check_taught_by
@@ -126,7 +126,7 @@ class Model(Generic[Data]):
     data: Data
     task: Callable[..., pl.LightningModule]
 
-    def space_of(self, network: nn.Module, example: Tensor, estimator: Estimator) -> SearchSpace:
+    def space_of(self, network: nn.Module, example: Tensor, estimator: CostModel) -> SearchSpace:
         """Return the search space around a network.
 
         Args:

@@ -13,7 +13,7 @@ import lightning.pytorch as pl
 from torch import Tensor, nn
 
 from lightning_nas.budget.tables import cost_tables
-from lightning_nas.estimator import Estimator
+from lightning_nas.estimator.cost_model import CostModel
 from lightning_nas.jobs.comparisons import inherit
 from lightning_nas.jobs.early import try_data, try_tasks, try_trainer
 from lightning_nas.jobs.inputs import data_name, inputs_and_outputs, network_settings
@@ -116,7 +116,7 @@ class Trainings:
         """The metric by which trials are compared."""
         return metric_of(self._task(self._sources[0]))
 
-    def settings(self, estimator: Estimator) -> tuple[Setting, ...]:
+    def settings(self, estimator: CostModel) -> tuple[Setting, ...]:
         """Return what can be chosen at each size of images in each variant.
 
         Args:

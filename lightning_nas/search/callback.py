@@ -13,6 +13,7 @@ from lightning_nas.budget.budget import LATENCY, Budget, resolve_budget
 from lightning_nas.budget.confirm import confirm
 from lightning_nas.budget.limits import warn_unserved
 from lightning_nas.budget.resolve import resolve_search
+from lightning_nas.estimator.cost_model import CostModel
 from lightning_nas.estimator.estimator import Estimator
 from lightning_nas.io.numbers import check_number
 from lightning_nas.search.derive_module import derive_subnet
@@ -49,7 +50,7 @@ class ArchitectureSearch(SearchHooks):
     `EarlyStopping` then compare different networks.
 
     Args:
-        estimator: What architectures cost: an `Estimator`, or the name of a shipped device.
+        estimator: The cost model of your device, such as an `Estimator`; or the name of a shipped device.
         budget: What the subnet may cost.
         latency: Short for `Budget(latency=...)`: milliseconds (8.0), or relative to the source network ("0.5x").
         training: How the supernet is trained: `Joint`, as above; or `Decoupled`: the whole fit trains weights, and at
@@ -75,7 +76,7 @@ class ArchitectureSearch(SearchHooks):
 
     def __init__(
         self,
-        estimator: Estimator | str = "ethos_u85_1024",
+        estimator: CostModel | str = "ethos_u85_1024",
         budget: Budget | None = None,
         *,
         latency: float | str | None = None,

@@ -17,7 +17,7 @@ from lightning_nas.budget.budget import Budget
 from lightning_nas.budget.limits import Limits
 from lightning_nas.budget.resolve import resolve_search
 from lightning_nas.budget.tables import warn_off_grid
-from lightning_nas.estimator.estimator import Estimator
+from lightning_nas.estimator.cost_model import CostModel
 from lightning_nas.search.describe import announcement, progress_line
 from lightning_nas.search.effort import num_values
 from lightning_nas.search.engine import Search
@@ -62,7 +62,7 @@ class SearchHooks(Callback):
 
     def __init__(
         self,
-        estimator: Estimator,
+        estimator: CostModel,
         budget: Budget,
         training: SupernetTraining,
         selection: Selection,

@@ -6,7 +6,7 @@ import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from lightning_nas.estimator.estimator import Estimator
+from lightning_nas.estimator.cost_model import CostModel
 from lightning_nas.search.effort import Effort, num_values, training_cost
 from lightning_nas.search.engine import Search
 from lightning_nas.search.inherited import InheritedLoss
@@ -56,7 +56,7 @@ def measure_start(
 
 def measure_end(
     search: Search,
-    estimator: Estimator,
+    estimator: CostModel,
     loss: InheritedLoss,
     selection: Selection,
     progress: Progress,

@@ -12,7 +12,7 @@ from typing_extensions import override
 from lightning_nas.budget.budget import Budget
 from lightning_nas.budget.resolve import resolve_search
 from lightning_nas.budget.tables import cost_tables
-from lightning_nas.estimator.estimator import Estimator
+from lightning_nas.estimator.cost_model import CostModel
 from lightning_nas.search.engine import Search
 from lightning_nas.search.quiet_loss import sampled_losses
 from lightning_nas.search.settings import Joint, SupernetTraining
@@ -44,7 +44,7 @@ class SearchModule(pl.LightningModule):
         self,
         network: nn.Module,
         criterion: Callable[[Tensor, Tensor], Tensor],
-        estimator: Estimator,
+        estimator: CostModel,
         latency: float | str,
         training: SupernetTraining | None = None,
         optimizer: Callable[[list[dict[str, object]]], torch.optim.Optimizer] = torch.optim.AdamW,

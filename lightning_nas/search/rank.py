@@ -7,7 +7,7 @@ from dataclasses import replace
 
 from lightning.pytorch.utilities import rank_zero_info
 
-from lightning_nas.estimator.estimator import Estimator
+from lightning_nas.estimator.cost_model import CostModel
 from lightning_nas.search.brief_training import train_briefly
 from lightning_nas.search.decoupled import learn_logits
 from lightning_nas.search.effort import Comparison, Effort, comparison
@@ -26,7 +26,7 @@ Observed = list[tuple[Encoding, float]]
 
 def rank(
     search: Search,
-    estimator: Estimator,
+    estimator: CostModel,
     loss: InheritedLoss,
     selection: Selection,
     observed: Observed,

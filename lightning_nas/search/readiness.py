@@ -16,7 +16,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from lightning_nas.budget.sampling import draw_any, draw_near
-from lightning_nas.estimator.estimator import Estimator
+from lightning_nas.estimator.cost_model import CostModel
 from lightning_nas.search.effort import Effort, affordable
 from lightning_nas.search.engine import Search
 from lightning_nas.search.inherited import InheritedLoss
@@ -122,7 +122,7 @@ class Readiness:
 
 def measure_readiness(
     search: Search,
-    estimator: Estimator,
+    estimator: CostModel,
     halves: Callable[[Encoding], Tensor],
     progress: float = float("nan"),
     anchors: int = ANCHORS,

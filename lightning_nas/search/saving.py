@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from lightning_nas.estimator.estimator import Estimator
+from lightning_nas.estimator.cost_model import CostModel
 from lightning_nas.io.writing import write_text, write_weights
 from lightning_nas.search.lightning_internals import uncompiled
 from lightning_nas.space.timm_strings import to_timm
@@ -21,7 +21,7 @@ __all__ = ["save_subnet"]
 
 
 def save_subnet(
-    folder: str | Path, subnet: nn.Module, searched: nn.Module, supernet: Supernet, estimator: Estimator
+    folder: str | Path, subnet: nn.Module, searched: nn.Module, supernet: Supernet, estimator: CostModel
 ) -> None:
     """Write ``architecture.json`` and ``subnet.safetensors``, each atomically.
 

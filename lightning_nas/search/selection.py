@@ -11,7 +11,7 @@ from tqdm import tqdm
 
 from lightning_nas.budget.evolution import evolve
 from lightning_nas.budget.sampling import draw_near
-from lightning_nas.estimator.estimator import Estimator
+from lightning_nas.estimator.cost_model import CostModel
 from lightning_nas.search.engine import Search
 from lightning_nas.search.option_scores import utilities
 from lightning_nas.search.settings import Selection
@@ -53,7 +53,7 @@ class Selected:
 
 def select(
     search: Search,
-    estimator: Estimator,
+    estimator: CostModel,
     loss: Callable[[Encoding], float],
     selection: Selection,
     observed: Sequence[tuple[Encoding, float]] = (),

@@ -8,7 +8,7 @@ import lightning.pytorch as pl
 
 from lightning_nas.budget.limits import Limits
 from lightning_nas.budget.tables import CostTables, cost_tables
-from lightning_nas.estimator.estimator import Estimator
+from lightning_nas.estimator.cost_model import CostModel
 from lightning_nas.search.describe import metrics
 from lightning_nas.search.engine import Search
 from lightning_nas.search.inherited import InheritedLoss
@@ -39,7 +39,7 @@ class SearchState:
         recent: The last training batches, for batch norm before a subnet is evaluated.
     """
 
-    def __init__(self, estimator: Estimator, selection: Selection) -> None:
+    def __init__(self, estimator: CostModel, selection: Selection) -> None:
         self._estimator, self._selection = estimator, selection
         self._priced: tuple[SearchSpace, CostTables] | None = None
         self.search: Search | None = None

@@ -9,7 +9,7 @@ from itertools import islice
 
 from lightning_nas.budget.confirm import is_kept_by_backend
 from lightning_nas.budget.solver import Limit
-from lightning_nas.estimator.estimator import Estimator
+from lightning_nas.estimator.cost_model import CostModel
 from lightning_nas.search.engine import Search
 from lightning_nas.space.spec import Encoding
 
@@ -20,7 +20,7 @@ log = logging.getLogger(__name__)
 ROUNDS = 3
 
 
-def verified_candidates(search: Search, estimator: Estimator, count: int) -> list[Encoding]:
+def verified_candidates(search: Search, estimator: CostModel, count: int) -> list[Encoding]:
     """Return up to `count` candidates whose whole networks are within the latency budget by the device's backend.
 
     An estimate is right on average, and the solver, which uses a budget up, finds where it is low: of networks at the
@@ -68,7 +68,7 @@ def verified_candidates(search: Search, estimator: Estimator, count: int) -> lis
     return [nearest]
 
 
-def first_verified(search: Search, estimator: Estimator, ordered: Sequence[Encoding], count: int) -> list[Encoding]:
+def first_verified(search: Search, estimator: CostModel, ordered: Sequence[Encoding], count: int) -> list[Encoding]:
     """Return the first networks within the latency budget by the device's backend; all if it is not installed.
 
     A measurement takes as long as some training steps: no more than are wanted are made.
@@ -85,7 +85,7 @@ def first_verified(search: Search, estimator: Estimator, ordered: Sequence[Encod
     return list(islice((encoding for encoding in ordered if is_verified(search, estimator, encoding)), count))
 
 
-def is_verified(search: Search, estimator: Estimator, encoding: Encoding) -> bool:
+def is_verified(search: Search, estimator: CostModel, encoding: Encoding) -> bool:
     """Return whether a network is within the latency budget by the device's backend; True if it is not installed."""
     return is_kept_by_backend(search.limits, estimator.verify_ms, search.supernet.space.decode(encoding))
 
