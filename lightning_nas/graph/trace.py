@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from typing import Literal
 
 from torch import Tensor, nn
 from torch._ops import OpOverload
-from torch.nn.modules import module as module_hooks
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from lightning_nas.graph.detector import without_detection
 from lightning_nas.graph.eval_mode import evaluating
 from lightning_nas.graph.fold import folded
+from lightning_nas.graph.module_paths import module_paths
 from lightning_nas.graph.network import IMAGE, Network, Operation
 from lightning_nas.graph.operators import ALIASES, layer_of, other_layer
+from lightning_nas.graph.tensors import tensors_in
 
 __all__ = ["Fallback", "UnknownOperatorError", "trace"]
 
@@ -48,10 +49,10 @@ def trace(model: nn.Module, example_input: Tensor, fallback: Fallback | None = N
     _, channels, height, width = image.shape
     with ExitStack() as stack:
         stack.enter_context(evaluating(model))
-        paths = stack.enter_context(_module_paths(model))
+        paths = stack.enter_context(module_paths(model))
         recorder = stack.enter_context(_Recorder(image, paths, fallback))
         result = _forward(without_detection(model), image, paths)
-    outputs = tuple(dict.fromkeys(recorder.number(tensor) for tensor in _tensors(result)))
+    outputs = tuple(dict.fromkeys(recorder.number(tensor) for tensor in tensors_in(result)))
     network = Network((height, width, channels), tuple(recorder.operations), outputs)
     network = folded(network) if fold else network
     if not any(operation.layer.macs for operation in network.operations):
@@ -68,29 +69,6 @@ def _forward(model: nn.Module, image: Tensor, paths: list[str]) -> object:
         # The hooks of a module that fails do not run, so its path is still the last.
         place = f" in module {paths[-1]!r}" if paths else ""
         raise ValueError(f"The network does not run on images of shape {tuple(image.shape)}{place}: {error}") from error
-
-
-@contextmanager
-def _module_paths(model: nn.Module) -> Iterator[list[str]]:
-    """Give a stack whose last entry is the path of the module that runs."""
-    names = {module: name for name, module in model.named_modules()}
-    running: list[str] = []
-
-    def enter(module: nn.Module, _: object) -> None:
-        running.append(names.get(module, running[-1] if running else ""))
-
-    def leave(module: nn.Module, *_: object) -> None:
-        running.pop()
-
-    handles = [
-        module_hooks.register_module_forward_pre_hook(enter),
-        module_hooks.register_module_forward_hook(leave),
-    ]
-    try:
-        yield running
-    finally:
-        for handle in handles:
-            handle.remove()
 
 
 class _Recorder(TorchDispatchMode):
@@ -115,7 +93,7 @@ class _Recorder(TorchDispatchMode):
         args: tuple[object, ...] = (),
         kwargs: Mapping[str, object] | None = None,
     ) -> object:
-        tracked = [tensor for tensor in _tensors(args) if id(tensor) in self.sources]
+        tracked = [tensor for tensor in tensors_in(args) if id(tensor) in self.sources]
         inputs = tuple(self.number(tensor) for tensor in tracked)
         result = func(*args, **(kwargs or {}))
         if tracked:
@@ -137,14 +115,5 @@ class _Recorder(TorchDispatchMode):
             layer = layer or other_layer(name, args, tracked, result)
             self.operations.append(Operation(layer, inputs, path))
             number = len(self.operations) - 1
-        for output in _tensors(result):
+        for output in tensors_in(result):
             self.sources[id(output)] = (output, number)
-
-
-def _tensors(values: object) -> list[Tensor]:
-    """Return the tensors in nested tuples, lists and dictionaries, in order."""
-    if isinstance(values, Tensor):
-        return [values]
-    if isinstance(values, Mapping):
-        values = list(values.values())
-    return [tensor for value in values for tensor in _tensors(value)] if isinstance(values, (list, tuple)) else []

@@ -1,0 +1,115 @@
+"""The check of width groups: narrower networks compute what the whole one does without the channels that they lack."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from lightning_nas.graph.eval_mode import evaluating
+from lightning_nas.graph.narrowing import masked, narrowed
+from lightning_nas.graph.tensors import tensors_in
+from lightning_nas.graph.width_groups import WidthGroups
+
+__all__ = ["checked_groups"]
+
+Run = Callable[[nn.Module, Tensor], object]
+
+_NUM_DRAWS = 3
+"""Of widths, odd ones among them: some faults do not show at every width."""
+
+_TOLERANCE = 1e-3
+
+
+def checked_groups(
+    model: nn.Module, example_input: Tensor, groups: WidthGroups, run: Run | None = None, seed: int = 0
+) -> WidthGroups:
+    """Return the groups with those frozen whose narrower networks do not compute what they should.
+
+    All open groups are narrowed at once, to random shares, several times. Where that is not right, halves of them are,
+    down to single groups, so that a few wrong ones among many are found in few runs.
+
+    Args:
+        model: The network; it is not changed.
+        example_input: One batch that it can run, shape (N, C, H, W).
+        groups: What `width_groups` found.
+        run: How it runs; by default ``model(example_input)``.
+        seed: Of the widths.
+    """
+    check = _Check(model, example_input, groups, run or _plain_run, np.random.default_rng(seed))
+    wrong = check.wrong(list(groups.open))
+    if sets := _sets([pair for pair in groups.twins if wrong.keys() & set(pair)]):
+        groups = groups.joined(sets)
+        check = replace(check, groups=groups)
+        wrong = check.wrong(list(groups.open))
+    frozen = [
+        replace(group, frozen=wrong[number]) if number in wrong else group for number, group in enumerate(groups.groups)
+    ]
+    return replace(groups, groups=tuple(frozen))
+
+
+def _sets(pairs: Sequence[tuple[int, int]]) -> list[list[int]]:
+    """Return the sets of numbers that pairs connect."""
+    sets: list[set[int]] = []
+    for pair in pairs:
+        touching = [known for known in sets if known & set(pair)]
+        sets = [known for known in sets if not known & set(pair)] + [set(pair).union(*touching)]
+    return [sorted(numbers) for numbers in sets]
+
+
+@dataclass
+class _Check:
+    model: nn.Module
+    example_input: Tensor
+    groups: WidthGroups
+    run: Run
+    generator: np.random.Generator
+
+    def wrong(self, numbers: Sequence[int]) -> dict[int, str]:
+        """Return the groups that are wrong, each with the reason."""
+        if not numbers or not (reason := self._fault(numbers)):
+            return {}
+        if len(numbers) == 1:
+            return {numbers[0]: reason}
+        half = len(numbers) // 2
+        found = self.wrong(numbers[:half]) | self.wrong(numbers[half:])
+        left = [number for number in numbers if number not in found]
+        # Groups that are right alone and wrong together, such as equal parts of a split.
+        return found | (dict.fromkeys(left, "its width depends on another's") if self._fault(left) else {})
+
+    def _fault(self, numbers: Sequence[int]) -> str:
+        """Return what goes wrong where groups are narrowed together; nothing where they are right."""
+        for _ in range(_NUM_DRAWS if numbers else 0):
+            widths = {number: self._draw(self.groups.groups[number].size) for number in numbers}
+            try:
+                given = self._outputs(narrowed(self.model, self.groups, widths))
+            except Exception as error:  # a network of wrong widths fails in any way
+                return f"a narrower network does not run: {str(error).splitlines()[0][:120]}"
+            if not _are_close(self._outputs(masked(self.model, self.groups, widths)), given):
+                return "a narrower network computes something else"
+        return ""
+
+    def _draw(self, size: int) -> int:
+        return int(self.generator.integers(max(1, size // 4), max(2, 3 * size // 4 + 1)))
+
+    def _outputs(self, model: nn.Module) -> list[Tensor]:
+        with evaluating(model):
+            return tensors_in(self.run(model, self.example_input))
+
+
+def _plain_run(model: nn.Module, images: Tensor) -> object:
+    return model(images)
+
+
+def _are_close(expected: Sequence[Tensor], given: Sequence[Tensor]) -> bool:
+    if [tensor.shape for tensor in expected] != [tensor.shape for tensor in given]:
+        return False
+    return all(_is_close(a.double(), b.double()) for a, b in zip(expected, given, strict=True))
+
+
+def _is_close(expected: Tensor, given: Tensor) -> bool:
+    scale = max(1.0, float(expected.abs().max())) if expected.numel() else 1.0
+    return torch.allclose(given, expected, rtol=_TOLERANCE, atol=_TOLERANCE * scale)
