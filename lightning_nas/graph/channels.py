@@ -24,6 +24,9 @@ class Channels:
         self._parent = np.empty(0, dtype=np.int64)
         self._frozen: dict[int, str] = {}
 
+    def __len__(self) -> int:
+        return len(self._parent)
+
     def fresh(self, count: int) -> Tensor:
         """Return labels of new channels, shape (count,)."""
         start = len(self._parent)

@@ -41,23 +41,10 @@ def checked_groups(
     """
     check = _Check(model, example_input, groups, run or _plain_run, np.random.default_rng(seed))
     wrong = check.wrong(list(groups.open))
-    if sets := _sets([pair for pair in groups.twins if wrong.keys() & set(pair)]):
-        groups = groups.joined(sets)
-        check = replace(check, groups=groups)
-        wrong = check.wrong(list(groups.open))
     frozen = [
         replace(group, frozen=wrong[number]) if number in wrong else group for number, group in enumerate(groups.groups)
     ]
     return replace(groups, groups=tuple(frozen))
-
-
-def _sets(pairs: Sequence[tuple[int, int]]) -> list[list[int]]:
-    """Return the sets of numbers that pairs connect."""
-    sets: list[set[int]] = []
-    for pair in pairs:
-        touching = [known for known in sets if known & set(pair)]
-        sets = [known for known in sets if not known & set(pair)] + [set(pair).union(*touching)]
-    return [sorted(numbers) for numbers in sets]
 
 
 @dataclass
@@ -77,7 +64,7 @@ class _Check:
         half = len(numbers) // 2
         found = self.wrong(numbers[:half]) | self.wrong(numbers[half:])
         left = [number for number in numbers if number not in found]
-        # Groups that are right alone and wrong together, such as equal parts of a split.
+        # Groups that are right alone and wrong together depend on each other.
         return found | (dict.fromkeys(left, "its width depends on another's") if self._fault(left) else {})
 
     def _fault(self, numbers: Sequence[int]) -> str:

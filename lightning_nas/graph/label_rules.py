@@ -22,7 +22,10 @@ def apply_rule(found: Labelling, call: Call) -> list[Tensor]:
         call: The operator as it ran.
     """
     rule = _RULES.get(call.name)
-    labels = rule(found, call) if rule else None
+    try:
+        labels = rule(found, call) if rule else None
+    except (RuntimeError, ValueError, IndexError, TypeError):  # a form of the operator that the rule does not know
+        labels = None
     return _opaque(found, call, f"the operator {call.name!r}") if labels is None else labels
 
 
@@ -64,9 +67,10 @@ def _move(found: Labelling, call: Call) -> Result:
         moved = call.func(*solid, **call.kwargs)
     parts = tensors_in(moved)
     if call.name in ("split", "unsafe_split", "chunk") and len({part.shape for part in parts}) == 1 < len(parts):
-        dim = call.args[2] if len(call.args) > 2 else call.kwargs.get("dim", 0)
-        if isinstance(dim, int):
-            found.splits.append([per_index(found.channels, part, dim) for part in parts])
+        # Code that splits a tensor into equal parts needs them to stay equal.
+        for part in parts[1:]:
+            found.channels.merge(parts[0], part)
+        parts = [found.channels.find(part) for part in parts]
     return parts
 
 
@@ -166,8 +170,10 @@ def _group_norm(found: Labelling, call: Call) -> Result:
     labels = call.labels[id(call.tracked[0])]
     row = per_index(found.channels, labels, 1)
     num_groups = call.args[6] if call.name == "native_group_norm" else call.args[1]
-    if num_groups != 1:
-        found.channels.freeze(row, f"groups of channels are normalised at {call.path!r}")
+    if isinstance(num_groups, int):
+        # The channels that are normalised together stay or go as a whole.
+        bundles = row.view(num_groups, -1)
+        found.channels.merge(bundles[:, :1].expand_as(bundles), bundles)
     _norm_slots(found, call, row)
     return [found.channels.find(labels), *(_none(output) for output in call.outputs[1:])]
 

@@ -17,6 +17,7 @@ from torch._ops import OpOverload
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from lightning_nas.graph.channels import NO_CHANNEL, Channels
+from lightning_nas.graph.operation_log import OperationLog
 from lightning_nas.graph.tensors import tensors_in
 
 __all__ = ["MOVES", "Call", "Labeller", "Labelling", "ParameterView", "Slot"]
@@ -97,13 +98,11 @@ class Labelling:
         channels: The channels of the network.
         parameters: Views of parameters, by the identity of the tensor.
         slots: For each slot the label of each of its indices.
-        splits: Labels of the parts of a tensor that was split into equal ones, by index along the dimension.
     """
 
     channels: Channels = field(default_factory=Channels)
     parameters: dict[int, tuple[Tensor, ParameterView]] = field(default_factory=dict)
     slots: dict[Slot, Tensor] = field(default_factory=dict)
-    splits: list[list[Tensor]] = field(default_factory=list)
 
     def add_slot(self, tensor: Tensor, dim: int, labels: Tensor) -> bool:
         """Give a dimension of a parameter the labels of its indices; return whether the tensor is a parameter."""
@@ -166,11 +165,18 @@ class Labeller(TorchDispatchMode):
         image: Its input, whose elements belong to no channel.
         paths: A stack whose last entry is the path of the module that runs.
         rule: What an operator makes of labels.
+
+    Attributes:
+        found: The labels of parameters, and which channels are one.
+        log: The operations that ran.
+        rows: For each operation the labels of the channels of its first input and of its first output.
     """
 
     def __init__(self, model: nn.Module, image: Tensor, paths: Sequence[str], rule: Rule) -> None:
         super().__init__()
         self.found = Labelling()
+        self.log = OperationLog(image, "bytes")
+        self.rows: list[tuple[Tensor, Tensor]] = []
         self._paths, self._rule = paths, rule
         # Tensors are held, or a later one could get the identity of one that is gone.
         self._labels = {id(image): (image, torch.full((), NO_CHANNEL).expand(image.shape))}
@@ -199,6 +205,8 @@ class Labeller(TorchDispatchMode):
         kwargs = kwargs or {}
         tensors = tensors_in((*args, *kwargs.values()))
         known = {id(tensor): labels for tensor in tensors if (labels := self.labels_of(tensor)) is not None}
+        tracked = self.log.tracked(args)
+        inputs = [self.log.number(tensor) for tensor in tracked]
         result = func(*args, **kwargs)
         outputs = tensors_in(result)
         if not known:
@@ -209,6 +217,8 @@ class Labeller(TorchDispatchMode):
         call = Call(func, name.removesuffix("_"), args, kwargs, known, tensors, outputs, path)
         for output, labels in zip(outputs, self._rule(self.found, call), strict=True):
             self._labels[id(output)] = (output, labels)
+        if tracked and self.log.record(name, path, args, tracked, inputs, result):
+            self.rows.append((_channel_row(known[id(tracked[0])]), _channel_row(self._labels[id(outputs[0])][1])))
         return result
 
     def _follow_parameter(
@@ -235,6 +245,13 @@ class Labeller(TorchDispatchMode):
         else:
             return
         self.found.parameters[id(outputs[0])] = (outputs[0], shown)
+
+
+def _channel_row(labels: Tensor) -> Tensor:
+    """Return the labels of the channels of a tensor, as an accelerator sees them: see `operators`."""
+    if labels.ndim == 4:
+        return labels.movedim(1, 0).flatten(1).amax(dim=1)
+    return labels.flatten(0, 1).amax(dim=0) if labels.ndim == 3 else labels.reshape(-1)
 
 
 def _with(args: Sequence[object], tensor: Tensor, other: Tensor) -> list[object]:

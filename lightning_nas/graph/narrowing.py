@@ -89,6 +89,7 @@ def _follow(owner: nn.Module, attribute: str, whole: Tensor) -> None:
     elif isinstance(owner, nn.LayerNorm):
         owner.normalized_shape = tuple(weight.shape)
     elif isinstance(owner, nn.GroupNorm):
+        owner.num_groups = len(weight) // (len(whole) // owner.num_groups)
         owner.num_channels = len(weight)
     elif isinstance(owner, nn.PReLU):
         owner.num_parameters = len(weight)

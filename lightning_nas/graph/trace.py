@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
-from typing import Literal
 
 from torch import Tensor, nn
 from torch._ops import OpOverload
@@ -14,18 +13,10 @@ from lightning_nas.graph.detector import without_detection
 from lightning_nas.graph.eval_mode import evaluating
 from lightning_nas.graph.fold import folded
 from lightning_nas.graph.module_paths import module_paths
-from lightning_nas.graph.network import IMAGE, Network, Operation
-from lightning_nas.graph.operators import ALIASES, layer_of, other_layer
-from lightning_nas.graph.tensors import tensors_in
+from lightning_nas.graph.network import Network
+from lightning_nas.graph.operation_log import Fallback, OperationLog, UnknownOperatorError
 
 __all__ = ["Fallback", "UnknownOperatorError", "trace"]
-
-Fallback = Literal["bytes"]
-"""What to do about operators without a model: price them by the bytes that they move."""
-
-
-class UnknownOperatorError(ValueError):
-    """A network runs an operator that has no model."""
 
 
 def trace(model: nn.Module, example_input: Tensor, fallback: Fallback | None = None, fold: bool = True) -> Network:
@@ -47,13 +38,13 @@ def trace(model: nn.Module, example_input: Tensor, fallback: Fallback | None = N
         raise ValueError(f"`example_input` must have the shape NCHW; got {tuple(example_input.shape)}.")
     image = example_input[:1]
     _, channels, height, width = image.shape
+    log = OperationLog(image, fallback)
     with ExitStack() as stack:
         stack.enter_context(evaluating(model))
         paths = stack.enter_context(module_paths(model))
-        recorder = stack.enter_context(_Recorder(image, paths, fallback))
+        stack.enter_context(_Recorder(log, paths))
         result = _forward(without_detection(model), image, paths)
-    outputs = tuple(dict.fromkeys(recorder.number(tensor) for tensor in tensors_in(result)))
-    network = Network((height, width, channels), tuple(recorder.operations), outputs)
+    network = Network((height, width, channels), tuple(log.operations), log.outputs(result))
     network = folded(network) if fold else network
     if not any(operation.layer.macs for operation in network.operations):
         raise ValueError(f"{type(model).__name__} runs no convolution and no linear layer: there is nothing to price.")
@@ -72,19 +63,11 @@ def _forward(model: nn.Module, image: Tensor, paths: list[str]) -> object:
 
 
 class _Recorder(TorchDispatchMode):
-    """Records what happens to the image; what happens to weights alone is not the network's work."""
+    """Hands every operator that runs to a log."""
 
-    def __init__(self, image: Tensor, paths: Sequence[str], fallback: Fallback | None) -> None:
+    def __init__(self, log: OperationLog, paths: Sequence[str]) -> None:
         super().__init__()
-        self.operations: list[Operation] = []
-        self.paths = paths
-        self.fallback = fallback
-        # Tensors are held, or a later one could get the identity of one that is gone.
-        self.sources: dict[int, tuple[Tensor, int]] = {id(image): (image, IMAGE)}
-
-    def number(self, tensor: Tensor) -> int:
-        """Return the number of the operation that a tensor comes from."""
-        return self.sources[id(tensor)][1] if id(tensor) in self.sources else IMAGE
+        self._log, self._paths = log, paths
 
     def __torch_dispatch__(
         self,
@@ -93,27 +76,10 @@ class _Recorder(TorchDispatchMode):
         args: tuple[object, ...] = (),
         kwargs: Mapping[str, object] | None = None,
     ) -> object:
-        tracked = [tensor for tensor in tensors_in(args) if id(tensor) in self.sources]
-        inputs = tuple(self.number(tensor) for tensor in tracked)
+        tracked = self._log.tracked(args)
+        inputs = [self._log.number(tensor) for tensor in tracked]
         result = func(*args, **(kwargs or {}))
         if tracked:
-            self._record(func.overloadpacket.__name__, args, tracked, inputs, result)
+            path = self._paths[-1] if self._paths else ""
+            self._log.record(func.overloadpacket.__name__, path, args, tracked, inputs, result)
         return result
-
-    def _record(
-        self, name: str, args: tuple[object, ...], tracked: list[Tensor], inputs: tuple[int, ...], result: object
-    ) -> None:
-        number = inputs[0]
-        if name not in ALIASES:
-            path = self.paths[-1] if self.paths else ""
-            layer = layer_of(name, args, tracked, result)
-            if layer is None and self.fallback is None:
-                raise UnknownOperatorError(
-                    f"Module {path!r} runs the operator {name!r}, or a form of it, that has no cost model."
-                    f" HINT: `fallback='bytes'` prices such operators by the bytes that they move."
-                )
-            layer = layer or other_layer(name, args, tracked, result)
-            self.operations.append(Operation(layer, inputs, path))
-            number = len(self.operations) - 1
-        for output in tensors_in(result):
-            self.sources[id(output)] = (output, number)
