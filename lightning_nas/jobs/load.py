@@ -76,6 +76,7 @@ def load_subnet(run_dir: str | Path, model: nn.Module | None = None) -> nn.Modul
         network = whole.get_submodule(path)
     state = read_weights(files[1])
     with _of_module(folder, model):
+        # Of whatever weights the module has: this gives the subnet its modules, and the file gives all weights.
         supernet_with(network, architecture)
         subnet = derive(whole, architecture)
         subnet.load_state_dict(state)

@@ -58,6 +58,7 @@ def _number(most: float) -> Check:
 
 def _one_of(*values: object) -> Check:
     def check(value: object, name: str) -> object:
+        # By type as well: 1 equals True, and JSON tells them apart.
         if not any(type(value) is type(known) and value == known for known in values):
             raise ValueError(f"`{name}` must be one of {', '.join(map(repr, values))}; got {shown(value)}.")
         return value

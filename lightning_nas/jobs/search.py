@@ -131,11 +131,13 @@ class SearchJob:
         run, model, callback = self.run, self.model, self.callback
         run.begin_random()
         supernet = _sorted_supernet(self.source, self.example, self.space)
+        # Training changes the supernet, but candidates are derived from the source's weights, see `_best_refitted`.
         self.start, self.untrained = self.source, deepcopy(supernet)
         self.images = training_images(model.data, self.finetuning.num_calibration_batches)
         if num_images := self.searching.num_trial_images:
             with self._watch:
                 callback.errors = option_errors(self.untrained, self.images[:num_images])
+        # Out of the sorted supernet: maps are imitated channel by channel, so teacher and subnets need one order.
         self.teacher = derive(supernet, self.space.reference_encoding)
         module = self._taught(supernet, feature_modules=self._blocks(), **(self.searching.task or {}))
         with self.shared.alone():
@@ -144,6 +146,8 @@ class SearchJob:
             if callback.readiness:
                 log.info("Supernet: %s", callback.readiness)
             with self._watch:
+                # A shared supernet's checkpoint holds the candidates of the run that trained it, for its budget and its
+                # choices.
                 is_own = self.shared.claim("search", self._search_settings()) or callback.has_chosen
                 candidates = callback.candidates if is_own else callback.find(self.goal.budget)
                 self.candidates = candidates[: self.finetuning.num_refitted]
