@@ -52,5 +52,6 @@ def gates_score(search: Search, loss: Tensor, gradients: Sequence[Tensor]) -> Sc
     """
     if not search.rewards.is_usable(torch.cat([loss.detach().cpu().reshape(1), *gradients])):
         return None
+    # Linear in the logits, so that its gradient is the one that the mixture's backward pass gave.
     pairs = zip(search.logits, gradients, strict=True)
     return Score(torch.stack([(row * gradient).sum() for row, gradient in pairs]).sum())

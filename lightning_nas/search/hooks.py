@@ -149,6 +149,7 @@ class SearchHooks(Callback):
         if not progress.num_values and fit.loaders.validation is not None:
             num_batches = total * trainer.accumulate_grad_batches
             measure_start(search, fit, self.selection, progress, batch, num_batches)
+        # Where gradients are accumulated, several batches belong to one optimizer step, which is scored once.
         if search.is_due(step, total) and step != progress.scored_step:
             progress.scored_step = step
             self._pending = state.evaluator().score(search, batch, batch_idx, step / total)
@@ -215,6 +216,7 @@ class SearchHooks(Callback):
 
     @override
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        # The validated network ran on recalibrated statistics, but paths are trained on those of their batch.
         if self.state.search is not None:
             self.state.search.supernet.use_batch_statistics(True)
 

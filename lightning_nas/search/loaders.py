@@ -61,6 +61,8 @@ class Loaders:
         found = trainer.val_dataloaders
         validation = _single(_unread_loader(trainer) if found is None else found)
         limit = trainer.limit_val_batches
+        # Lightning takes a whole number for batches and a fraction for a part of the loader, whose length may be
+        # unknown: it is not asked for where all is read.
         if isinstance(limit, int) or validation is None:
             most = int(limit)
         else:
@@ -146,6 +148,7 @@ class UserFit:
                 try:
                     with self.trainer.precision_plugin.forward_context():
                         attached_loss(quiet, prepared(self.trainer, self.module, batch), 0)
+                # The step returns no loss of any batch, so that training batches would be no help.
                 except NoLossError:
                     raise
                 except Exception as error:
@@ -200,6 +203,7 @@ def _unread_loader(trainer: pl.Trainer) -> object:
 @contextmanager
 def _seeded(loaders: object) -> Iterator[None]:
     """Let the generators that loaders have of their own begin at a seed, and go on later where they were."""
+    # A loader and its sampler often share one, which is to be kept and put back once.
     found: dict[int, torch.Generator] = {}
     for loader in CombinedLoader(loaders).flattened:
         sampler = getattr(loader, "sampler", None)
