@@ -74,6 +74,7 @@ class Divergence(pl.Callback):
     ) -> None:
         loss = outputs.get("loss") if isinstance(outputs, Mapping) else outputs
         if isinstance(loss, Tensor) and loss.numel() == 1:
+            # Kept as a tensor: reading its value would wait for the device in each step.
             self._recent.append(loss.detach().float())
             if len(self._first) < _STEPS and math.isfinite(value := float(loss)) and value:
                 self._first.append(value)
