@@ -91,6 +91,7 @@ def usable_part(
     costs = first.table.sample_costs(samples)
     below = np.sort(costs[costs <= first.budget])
     members = math.prod(first.table.node_sizes)
+    # As many of the random members as stand for `wanted` ones of the space.
     needed = math.ceil(wanted / members * samples)
     if needed >= len(below) and members <= wanted * samples:
         return 0.0
@@ -142,6 +143,7 @@ class _Program:
         self.rows: list[tuple[NDArray[np.intp], NDArray[np.float64], float, float]] = []
         self.upper: dict[int, float] = {}
         for start, size in zip(self.starts, self.node_sizes, strict=False):
+            # Exactly one option of each node.
             self._add_row(np.arange(start, start + size), np.ones(size), 1.0, 1.0)
 
     def add_limit(self, limit: Limit) -> None:
@@ -173,6 +175,8 @@ class _Program:
         objective = np.zeros(self.num_variables)
         objective[: len(scores)] = -scores
         np.add.at(objective, columns, sign * values)
+        # HiGHS takes a row as kept within a tolerance; where the table says that it is not, the budget is asked for
+        # smaller.
         for slack in (0.0, 1e-6, 1e-5, 1e-4):
             encoding = self._run(objective, slack)
             if encoding is None or all(limit.table.exact(encoding) <= limit.budget for limit in limits):
@@ -184,6 +188,7 @@ class _Program:
         for column, bound in self.upper.items():
             upper[column] = bound
         integrality = np.zeros(self.num_variables)
+        # The indicators of combinations are whole where the options are, by their marginals, and cost no branching.
         integrality[: self.starts[-1]] = 1
         result = milp(
             objective,
@@ -195,6 +200,7 @@ class _Program:
         if result.x is None:
             return None
         spans = zip(self.starts[:-1], self.node_sizes, strict=True)
+        # Whole variables are whole only within a tolerance.
         return tuple(int(np.argmax(result.x[start : start + size])) for start, size in spans)
 
     def _constraints(self, slack: float) -> LinearConstraint:
