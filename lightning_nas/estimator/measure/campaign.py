@@ -107,6 +107,7 @@ def _header(path: Path) -> list[str]:
 
 def _lines(names: Sequence[str], rows: Mapping[Subgraph, Figures]) -> str:
     text = io.StringIO()
+    # By the table's own header: somebody's table may lack optional columns, or have others.
     writer = csv.DictWriter(text, names, restval="", extrasaction="ignore", lineterminator="\n")
     writer.writerows(_row(part, figures) for part, figures in rows.items())
     return text.getvalue()

@@ -152,6 +152,7 @@ class _Author:
         # Different in every channel, so that the compiler cannot merge them.
         scales = (0.002 * (1 + np.arange(layer.out_channels) / layer.out_channels)).astype(np.float32)
         weights = self.file.constant(np.resize(_pool(), shape), self.file.quantization(scales, axis))
+        # Biases have the scale of the input times that of the weights, as the specification wants it.
         bias = np.zeros(layer.out_channels, np.int32)
         return weights, self.file.constant(bias, self.file.quantization(scales * np.float32(_SCALE)))
 

@@ -59,6 +59,7 @@ def fastest_cycles(hardware: Hardware, layer: Workload) -> int:
     Raises:
         ValueError: It fits the memories in no way.
     """
+    # The first keeps the best of the mappings to the array, the second the best order of loops for each of them.
     stages = [MinimalLatencyStage, SpatialMappingGeneratorStage, MinimalLatencyStage, _Orders, CostModelStage]
     workload = WorkloadFactory([layer], hardware.mappings).create()
     search = WorkloadStage(stages, workload=workload, accelerator=hardware.accelerator)
