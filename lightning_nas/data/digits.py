@@ -108,6 +108,7 @@ class DigitScenes:
             raise ValueError(f"`split` must be one of {', '.join(get_args(Split))}; got {split!r}.")
         part = get_args(Split).index(split)
         # Which digits a split holds must not depend on which split is made, hence a stream of numbers of its own.
+        # Distances of 4 between seeds leave room for three splits, so that no two of any seeds share a stream.
         generator = torch.Generator().manual_seed(1 + part + 4 * self.seed)
         digits = torch.from_numpy(self._members(part)).repeat(self.scenes_per_digit)
         digits = digits[torch.randperm(len(digits), generator=generator)]
@@ -193,6 +194,7 @@ class DigitScenes:
         ink = _sample(glyphs, theta, self.image_size, "bicubic")
         # The scans count ink in 4x4 cells; between these bounds a smoothed count turns into a crisp stroke.
         edge = ((ink - 0.3) / 0.35).clamp(0, 1)
+        # A smooth step, whose edges are soft as those of ink on a photo.
         return edge * edge * (3 - 2 * edge)
 
 
