@@ -126,6 +126,7 @@ def _extreme(
 ) -> Encoding | None:
     program = _Program(table.node_sizes)
     for limit in limits:
+        # The extreme of a cost must not be kept away by a floor.
         program.add_limit(replace(limit, floor=0.0))
     for other in forbidden:
         program.forbid(other)
@@ -152,6 +153,7 @@ class _Program:
         # Scaled to the budget, since the solver's tolerances are absolute.
         rest = limit.budget - self._constant(limit.table)
         self._add_row(columns, values / limit.budget, -np.inf, rest / limit.budget)
+        # The floor, less the constant part and scaled as the cost is.
         if limit.floor > 0:
             self._add_row(columns, values / limit.budget, rest / limit.budget - 1 + limit.floor / limit.budget, np.inf)
 
@@ -195,6 +197,7 @@ class _Program:
             integrality=integrality,
             bounds=Bounds(np.zeros(self.num_variables), upper),
             constraints=self._constraints(slack),
+            # By default HiGHS stops at 1e-4, which need not be the best.
             options={"mip_rel_gap": 1e-6},
         )
         if result.x is None:

@@ -268,6 +268,7 @@ class Estimator:
         backend = available_backend(self.device)
         if backend is None:
             return None
+        # A module may change from one call to the next; an architecture cannot.
         if isinstance(network, Architecture) and network in self._verified:
             return self._verified[network]
         figures = backend.measure_network(_network(network, example_input, self.fallback))

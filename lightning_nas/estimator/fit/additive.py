@@ -245,6 +245,7 @@ def _fitted(
         try:
             factor = cho_factor(covariance(parameters), lower=True, overwrite_a=True)
         except LinAlgError:
+            # Nelder-Mead steps back from where the covariance is not positive definite.
             return 1e12
         return float(values @ cho_solve(factor, values) / 2 + np.log(np.diag(factor[0])).sum())
 
