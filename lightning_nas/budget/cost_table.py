@@ -180,6 +180,7 @@ def _tail_layouts(space: SearchSpace) -> Layouts:
             base[node] = option
         architecture = space.decode(base)
         tails[combination] = parts_of(architecture)[1 + len(architecture.blocks) :]
+    # Any combination tells how many parts there are: a tail has the same operators at all widths.
     return [_tail_layout(reading, {c: parts[n] for c, parts in tails.items()}) for n in range(len(tails[combination]))]
 
 

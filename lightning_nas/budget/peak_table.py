@@ -103,5 +103,6 @@ def _tail_factor(space: SearchSpace, waiting: frozenset[int]) -> Factor:
         architecture = space.decode(chosen)
         network = network_of(architecture)
         live = list(live_values(network, BRICKS))
+        # Steps of the blocks have factors of their own.
         peaks[options] = max(live[len(live) - len(architecture.tail.operations) :])
     return Factor(nodes, peaks)

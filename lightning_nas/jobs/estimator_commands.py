@@ -113,6 +113,7 @@ def plan_table(table: Path, seed: int, num_subgraphs: int) -> None:
         raise ValueError(f"{table} exists; it is not overwritten.")
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
+    # Up to the latency, which is to be filled in: memory is what compilers know.
     writer.writerow(COLUMNS[:-1])
     writer.writerows([*to_row(part, Figures(1))[:-2], ""] for part in plan_subgraphs(seed, num_subgraphs))
     write_text(table, text.getvalue())

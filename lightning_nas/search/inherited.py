@@ -158,6 +158,7 @@ class InheritedLoss:
         return quiet_copy(self._module, self._trainer, self._loss, self._supernet.searched)
 
     def _reduced(self, losses: Tensor) -> Tensor:
+        # All processes have to decide by the same figures.
         reduced: Tensor = self._trainer.strategy.reduce(losses, reduce_op="mean")
         return reduced
 

@@ -27,6 +27,7 @@ log = logging.getLogger(__name__)
 # Some thousand images at usual batch sizes: beyond, the comparison of candidates costs more than it tells.
 SELECTION_BATCHES = 32
 
+# In the study of this method 250 images gave the accuracy that 1000 gave, statistics of another subnet 24 points less.
 CALIBRATION_BATCHES = 8
 """Training batches that batch norm is recalibrated on before a subnet is evaluated."""
 
