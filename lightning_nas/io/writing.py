@@ -27,6 +27,7 @@ __all__ = [
 ]
 
 _PART = ".part"
+# A full disk, a used up quota, and a file beyond what its file system takes.
 _NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 

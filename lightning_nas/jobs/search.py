@@ -160,6 +160,7 @@ class SearchJob:
         self.run.begin_random()
         plan = self.finetuning
         with self.shared.alone():
+            # A copy, since the source itself is judged and teaches below.
             baseline = self._task(deepcopy(self.source), **(plan.task or {}))
             # A search that was not ready may have trained for longer than was planned; so does the baseline.
             length = self.searched.epochs + self.run.epochs.finetune

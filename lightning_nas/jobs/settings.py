@@ -26,6 +26,7 @@ _WORDS: dict[object, str] = {
     Path: "a path",
     NoneType: "null",
 }
+# `Union[int, str]` and `int | str` are of different types.
 _UNIONS = (Union, UnionType)
 _INTERPOLATION = re.compile(r"\$\{([\w.]+)\}")
 _JOB_PATH = re.compile(r"`(job\.[\w.]+)`")

@@ -253,6 +253,7 @@ class Trainings:
         """
         self.run.begin_random()
         phases, epochs = self._phases[0], self.epochs.search + self.epochs.finetune
+        # A copy, since the source itself is judged and teaches below.
         baseline = self._task(deepcopy(self._sources[0]), **self.finetune_task)
         trained = phases.fit("baseline", baseline, epochs, averaging=self.finetuning.averaging)
         source = self._task(deepcopy(self._sources[0]))

@@ -154,6 +154,7 @@ class Trial:
         except hopeless:
             self.refuse("diverged")
             raise
+        # Whatever it ends by, a stop included: another process may go on at once.
         except BaseException:
             with suppress(LostTrialError):
                 self.write(owner=None)

@@ -83,6 +83,7 @@ class SearchModule(pl.LightningModule):
 
     @override
     def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
+        # A scaler steps later, or not at all, as in `SearchHooks`.
         if self.trainer.scaler is None:
             self._sliced.narrow(optimizer)
 

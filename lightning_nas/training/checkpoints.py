@@ -129,6 +129,7 @@ def _damage(path: Path) -> str:
             if any(part.compress_size != part.file_size or part.compress_type for part in archive.infolist()):
                 return "its list of parts is damaged"
         found = _read(path)
+    # What the system refuses to read may be whole, and must not be replaced by a training that begins anew.
     except OSError:
         raise
     except Exception as error:  # a damaged file raises nearly anything

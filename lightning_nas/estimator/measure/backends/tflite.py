@@ -25,6 +25,7 @@ WEIGHT_SIGMA = 29.0  # in steps of int8
 
 _RELU6 = 3
 _SAME, _VALID = 0, 1
+# Of all tensors: additions and concatenations then need no rescaling, which those of real quantisers do.
 _SCALE = 0.05
 # Operators whose results TFLite wants on a scale of their own, and its zero point.
 _SCALES = {"sigmoid": (1 / 256, -128), "tanh": (1 / 128, 0)}

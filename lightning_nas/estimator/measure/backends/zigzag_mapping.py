@@ -95,6 +95,7 @@ class _Orders(Stage):
         for order in _orders(list(loops.items()) or [(given["layer"].layer_dims[0], 1)]):
             try:
                 mapping = MemoryAllocator(**given, ordering=order, mapping_type=_UNEVEN).run()
+            # This order fits no memory; another one may.
             except (MemoryHierarchyTooSmallException, MemoryTooSmallException):
                 continue
             below = self.list_of_callables[0](
