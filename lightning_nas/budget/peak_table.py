@@ -64,7 +64,7 @@ def peak_table(space: SearchSpace) -> PeakTable:
     for number, factor in enumerate(price_layouts(space, layouts, lambda parts: np.zeros(len(parts)))):
         block = number - 1  # the first part is the stem
         parts = layouts[number][1]
-        # An input that the tail reads later cannot be overwritten by what the block gives.
+        # An input that the tail reads, too, stays live to the end of the block.
         peaks = [part.peak_bytes(keeps_input=block - 1 in waiting) for part in parts]
         factor = Factor(factor.nodes, np.array(peaks, dtype=np.float64).reshape(factor.cost.shape))
         for other in sorted(waiting):

@@ -84,7 +84,7 @@ class BatchedImages(SeededBatches[tuple[Tensor, Tensor]]):
         if self.augment is not None:
             images = self.augment(images, torch.Generator().manual_seed(self.batch_seed(indices)))
         images = (images - self._mean).div_(self._std)
-        # Convolutions on the CPU are 20 to 45 % faster in this format.
+        # Training steps on the CPU took 20 to 45 % less time in this format.
         return images.contiguous(memory_format=torch.channels_last), self.labels[indices]
 
 

@@ -39,7 +39,7 @@ class Strategy:
     """
 
     num_samples: int = 2
-    # In some hundred architecture steps it lets logits move by 15 to 30 units, enough to decide.
+    # In 300 to 600 architecture steps it lets logits move by 15 to 30 units.
     lr: float = 0.05
     # As in TF-NAS (arXiv 2008.05314).
     beta1: float = 0.5

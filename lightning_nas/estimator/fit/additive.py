@@ -237,7 +237,7 @@ def _fitted(
     def covariance(parameters: np.ndarray) -> np.ndarray:
         matrix: np.ndarray = counts @ parts.covariance(parameters) @ counts.T
         matrix += _ONCE_VARIANCE * has_common
-        # Of a square matrix this is the diagonal.
+        # The diagonal, as a view that can be added to.
         matrix.flat[:: len(values) + 1] += _noise(parameters) / trust
         return matrix
 

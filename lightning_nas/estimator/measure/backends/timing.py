@@ -69,7 +69,6 @@ def timed(run: Callable[[int], float], timing: Timing, num_images: int = 1) -> F
         windows = np.array([run(count) / count for _ in range(timing.num_windows)])
         first, median, third = np.quantile(windows, [0.25, 0.5, 0.75]).tolist()
         spread = (third - first) / median
-        # Of all tries the calmest counts.
         if best is None or spread < best[1]:
             best = median, spread
         if spread <= _CALM:
