@@ -143,7 +143,10 @@ def _built(file: Path, data: JsonObject, architecture: Architecture) -> nn.Modul
     with _naming(file):
         task = data.get("task", "classification")
         if not isinstance(task, str) or task not in _BUILDERS:
-            raise ValueError(f"`task` must be one of {', '.join(_BUILDERS)}; got {shown(task)}.")
+            raise ValueError(
+                f"`task` must be one of {', '.join(_BUILDERS)}; got {shown(task)}. HINT: for a task of your own say how"
+                f" its network is made, as in `load_subnet({str(file.parent)!r}, model=my_network())`."
+            )
         options = {"num_classes": architecture.num_classes, **checked_options(data["network"], task)}
         try:
             with torch.device("meta"):  # which takes no memory, whatever is asked for

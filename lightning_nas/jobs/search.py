@@ -29,7 +29,7 @@ from lightning_nas.jobs.pictures import write_run_picture
 from lightning_nas.jobs.plan import FinetunePlan, Goal, Model, Run, SearchPlan
 from lightning_nas.jobs.record import Compared, Outcome, log_hints, summary, write_run
 from lightning_nas.jobs.search_data import SearchData, datamodule_of
-from lightning_nas.jobs.teacher import Teacher, better_teacher
+from lightning_nas.jobs.teacher import Teacher, better_teacher, is_teachable
 from lightning_nas.report.network_record import MetricRecord
 from lightning_nas.report.run_record import RunRecord
 from lightning_nas.report.search_record import ReadinessRecord, SearchRecord, SupernetRecord
@@ -94,6 +94,7 @@ class SearchJob:
         reach = format_reach(self.limits)
         log.info("Budgets and what the space of %.3g architectures can reach:\n%s", count, reach)
         self.others = comparison_architectures(finetune.comparisons, self.space, self.estimator, self.limits, run.seed)
+        self.is_teachable = is_teachable(model.task)
         prepare([model.data])
         training = self._training_settings()
         described = plain({**training, **self._search_settings(), **self._finetuning_settings()}, whole_paths=True)
@@ -305,7 +306,10 @@ class SearchJob:
         return self.model.task(network=network, num_classes=self.model.data.num_classes, **options)
 
     def _taught(self, network: nn.Module, **options: object) -> pl.LightningModule:
-        """Return the module of a network that the teacher teaches."""
+        """Return the module of a network that the teacher teaches; alone where the task takes no teacher."""
+        if not self.is_teachable:
+            alone = {name: value for name, value in options.items() if name not in ("teacher", "feature_modules")}
+            return self._task(network, **alone)
         return self._task(network, **{"teacher": self.teacher, **(self.finetuning.teaching or {}), **options})
 
     def _finetuned_module(self, network: nn.Module, teacher: nn.Module) -> pl.LightningModule:
