@@ -409,7 +409,7 @@ def rows(folders, search):
             {"input_size": space.input_size, "reference": space.reference},
         ),
         "space.spec.SearchSpace.curate": Row(space.curate, {"device": 0}, {}, {"device": "lanes"}),
-        "space.spec.SearchSpace.decode": Row(space.decode, {"nodes": -1}, {"nodes": space.reference_encoding}),
+        "space.spec.SearchSpace.decode": Row(space.decode, {"encoding": -1}, {"encoding": space.reference_encoding}),
         "space.options.SpaceOptions": Row(
             SpaceOptions,
             {**dict.fromkeys(("ratios", "widths", "stem_widths", "head_widths", "expansions", "kernels"), 0)},
@@ -424,7 +424,7 @@ def rows(folders, search):
             derive,
             {"architecture": -1},
             {"module": supernet, "architecture": space.reference_encoding},
-            {"architecture": "nodes"},
+            {"architecture": "encoding"},
         ),
         "supernet.stock.stock_network": Row(
             stock.stock_network,

@@ -27,6 +27,7 @@ def searched_options(space: SearchSpace, choices: Choices) -> list[list[int]]:
     """
     if choices not in get_args(Choices):
         raise ValueError(f"`choices` must be one of {', '.join(get_args(Choices))}; got {choices!r}.")
+    # Encodings have the nodes of widths first, then those of blocks.
     num_widths, count = len(space.multipliers), len(space.node_sizes)
     fixed = {"both": range(0), "kinds": range(num_widths), "widths": range(num_widths, count)}[choices]
     return [

@@ -49,6 +49,7 @@ def check_binding(found: Sequence[Limits]) -> None:
     Raises:
         ValueError: Every architecture keeps all of them; the message says what would bind.
     """
+    # Of several spaces a budget binds nothing only if it does so in the one with the most expensive members.
     bounds = [max(same, key=lambda bound: bound.maximum) for same in zip(*map(_bounds, found), strict=True)]
     idle = [bound for bound in bounds if bound.is_idle]
     if len(idle) == len(bounds):

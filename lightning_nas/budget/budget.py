@@ -50,6 +50,7 @@ class Budget:
         if not self.given:
             raise ValueError(f"A budget bounds at least one of {', '.join(_COSTS)}; got none.")
         for name, value in self.given.items():
+            # The source's cost is not known here; any number shows whether the form is valid.
             resolve_budget(value, 1.0, name)
 
     @property

@@ -97,6 +97,7 @@ class CostTable:
         total = wide[0].new_zeros(())
         for factor in self.factors:
             value = torch.from_numpy(factor.cost).to(total.device)
+            # From the last axis on, since `@` sums over that one.
             for node in reversed(factor.nodes):
                 value = value @ wide[node]
             total = total + value
@@ -179,6 +180,7 @@ def _tail_layouts(space: SearchSpace) -> Layouts:
             base[node] = option
         architecture = space.decode(base)
         tails[combination] = parts_of(architecture)[1 + len(architecture.blocks) :]
+    # Any combination tells how many parts there are: a tail has the same operators at all widths.
     return [_tail_layout(reading, {c: parts[n] for c, parts in tails.items()}) for n in range(len(tails[combination]))]
 
 
@@ -186,6 +188,7 @@ def _tail_layout(
     reading: Sequence[int], parts: dict[tuple[int, ...], Subgraph]
 ) -> tuple[tuple[int, ...], list[Subgraph]]:
     """Return nodes and subgraphs of one part, without the nodes that it does not depend on."""
+    # The greatest key has the last option of each node, and so says how many there are.
     last = max(parts)
     needed = [
         place
@@ -206,6 +209,7 @@ def _combinations(
     source: tuple[int | None, tuple[int, ...]], target: tuple[int | None, tuple[int, ...]]
 ) -> tuple[tuple[int, ...], list[tuple[int, int]]]:
     """Return the distinct nodes behind the widths in and out, and the width pairs over their options."""
+    # Within a stage one node decides both widths, so that only equal options meet.
     if source[0] is not None and source[0] == target[0]:
         return (source[0],), list(zip(source[1], target[1], strict=True))
     nodes = tuple(node for node in (source[0], target[0]) if node is not None)

@@ -50,6 +50,7 @@ def evolve(
         >>> next(iter(found.values()))
         -7.0
     """
+    # Seeded by the generator of the search, so that a resumed search evolves alike.
     rng = np.random.default_rng(int(torch.randint(2**31, (), generator=generator)))
     options = [np.flatnonzero(row) for row in possible]
     losses: dict[Encoding, float] = {}

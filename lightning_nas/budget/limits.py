@@ -95,6 +95,7 @@ class Limits:
     @property
     def trained(self) -> tuple[Limit, ...]:
         """The first limit, once for each latency that the training serves; paths are drawn near them."""
+        # `serves` needs a latency budget, which is always the first of the costs.
         others = [replace(limit, budget=budget) for limit in self.costs[:1] for budget in self.serves]
         return (*self.costs[:1], *others)
 

@@ -64,9 +64,11 @@ def peak_table(space: SearchSpace) -> PeakTable:
     for number, factor in enumerate(price_layouts(space, layouts, lambda parts: np.zeros(len(parts)))):
         block = number - 1  # the first part is the stem
         parts = layouts[number][1]
+        # An input that the tail reads, too, stays live to the end of the block.
         peaks = [part.peak_bytes(keeps_input=block - 1 in waiting) for part in parts]
         factor = Factor(factor.nodes, np.array(peaks, dtype=np.float64).reshape(factor.cost.shape))
         for other in sorted(waiting):
+            # The output right before this block is its input, which is counted already.
             if other < block - 1:
                 factor = _added(factor, *_waiting_bytes(space, other))
         factors.append(factor)
@@ -101,5 +103,6 @@ def _tail_factor(space: SearchSpace, waiting: frozenset[int]) -> Factor:
         architecture = space.decode(chosen)
         network = network_of(architecture)
         live = list(live_values(network, BRICKS))
+        # Steps of the blocks have factors of their own.
         peaks[options] = max(live[len(live) - len(architecture.tail.operations) :])
     return Factor(nodes, peaks)

@@ -72,6 +72,7 @@ def propose(
     # Should the compiler find the prior's best to be over, one near it stands by.
     if prior and (near := solve_in_band(prior, _less(limits), forbidden, use)):
         found[near] = None
+    # Noise finds some of them twice.
     for _ in range(2 * count):
         if len(found) >= count:
             break
@@ -87,5 +88,6 @@ def _less(limits: Sequence[Limit]) -> list[Limit]:
 
 
 def _gumbel(count: int, generator: torch.Generator) -> NDArray[np.float64]:
+    # The logarithm of 0 is no number to add to a score.
     uniform = torch.rand(count, generator=generator, dtype=torch.float64).clamp(min=1e-12)
     return (-(-uniform.log()).log()).numpy()

@@ -29,6 +29,7 @@ def possible_options(
     """
     seen = [np.zeros(size, dtype=bool) for size in node_sizes]
     while not all(row.all() for row in seen):
+        # A score of 1 for each option that was not seen yet.
         encoding = solve([(~row).astype(np.float64) for row in seen], limits, forbidden)
         if encoding is None or all(row[node] for row, node in zip(seen, encoding, strict=True)):
             break

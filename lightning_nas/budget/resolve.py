@@ -105,6 +105,7 @@ def _check_together(limits: Limits, tables: CostTables) -> None:
 
 def _lowest_peak(peaks: PeakTable, table: CostTable) -> float:
     levels = np.unique(np.concatenate([factor.cost.ravel() for factor in peaks.factors]))
+    # A peak is always the value of some cell, so that no level between them has to be tried.
     fits = [level for level in levels if cheapest(table, [peaks.over(level)]) is not None]
     constant = max((float(f.cost) for f in peaks.factors if not f.nodes), default=0.0)
     return max(fits[0], constant)

@@ -91,6 +91,7 @@ def usable_part(
     costs = first.table.sample_costs(samples)
     below = np.sort(costs[costs <= first.budget])
     members = math.prod(first.table.node_sizes)
+    # As many of the random members as stand for `wanted` ones of the space.
     needed = math.ceil(wanted / members * samples)
     if needed >= len(below) and members <= wanted * samples:
         return 0.0
@@ -125,6 +126,7 @@ def _extreme(
 ) -> Encoding | None:
     program = _Program(table.node_sizes)
     for limit in limits:
+        # The extreme of a cost must not be kept away by a floor.
         program.add_limit(replace(limit, floor=0.0))
     for other in forbidden:
         program.forbid(other)
@@ -142,6 +144,7 @@ class _Program:
         self.rows: list[tuple[NDArray[np.intp], NDArray[np.float64], float, float]] = []
         self.upper: dict[int, float] = {}
         for start, size in zip(self.starts, self.node_sizes, strict=False):
+            # Exactly one option of each node.
             self._add_row(np.arange(start, start + size), np.ones(size), 1.0, 1.0)
 
     def add_limit(self, limit: Limit) -> None:
@@ -150,6 +153,7 @@ class _Program:
         # Scaled to the budget, since the solver's tolerances are absolute.
         rest = limit.budget - self._constant(limit.table)
         self._add_row(columns, values / limit.budget, -np.inf, rest / limit.budget)
+        # The floor, less the constant part and scaled as the cost is.
         if limit.floor > 0:
             self._add_row(columns, values / limit.budget, rest / limit.budget - 1 + limit.floor / limit.budget, np.inf)
 
@@ -173,6 +177,8 @@ class _Program:
         objective = np.zeros(self.num_variables)
         objective[: len(scores)] = -scores
         np.add.at(objective, columns, sign * values)
+        # HiGHS takes a row as kept within a tolerance; where the table says that it is not, the budget is asked for
+        # smaller.
         for slack in (0.0, 1e-6, 1e-5, 1e-4):
             encoding = self._run(objective, slack)
             if encoding is None or all(limit.table.exact(encoding) <= limit.budget for limit in limits):
@@ -184,17 +190,20 @@ class _Program:
         for column, bound in self.upper.items():
             upper[column] = bound
         integrality = np.zeros(self.num_variables)
+        # The indicators of combinations are whole where the options are, by their marginals, and cost no branching.
         integrality[: self.starts[-1]] = 1
         result = milp(
             objective,
             integrality=integrality,
             bounds=Bounds(np.zeros(self.num_variables), upper),
             constraints=self._constraints(slack),
+            # By default HiGHS stops at 1e-4, which need not be the best.
             options={"mip_rel_gap": 1e-6},
         )
         if result.x is None:
             return None
         spans = zip(self.starts[:-1], self.node_sizes, strict=True)
+        # Whole variables are whole only within a tolerance.
         return tuple(int(np.argmax(result.x[start : start + size])) for start, size in spans)
 
     def _constraints(self, slack: float) -> LinearConstraint:

@@ -59,7 +59,9 @@ def cost_tables(space: SearchSpace, estimator: CostModel) -> CostTables:
 def warn_off_grid(space: SearchSpace, lanes: int) -> None:
     """Warn, once, of widths, but the source's own, that do not fill the lanes of the device."""
     off = {
-        multiplier: {w for row in multiplier.widths[:-1] for w in row if w % lanes} for multiplier in space.multipliers
+        # The last row has the source's own widths.
+        multiplier: {w for row in multiplier.widths[:-1] for w in row if w % lanes}
+        for multiplier in space.multipliers
     }
     named = "; ".join(f"{sorted(widths)} of {multiplier}" for multiplier, widths in off.items() if widths)
     if named:

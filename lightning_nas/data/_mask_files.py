@@ -93,6 +93,7 @@ def _decode(pair: Pair, size: Size, mask_size: Size, table: NDArray[np.uint8]) -
         file.draft("RGB", (2 * max(size), 2 * max(size)))
         turned = file if pair.as_stored else ImageOps.exif_transpose(file)
         image = rgb(turned).resize(size[::-1], Image.Resampling.BILINEAR)
+    # Ids are names, which cannot be averaged.
     mask = Image.fromarray(table[_ids(pair.mask)]).resize(mask_size[::-1], Image.Resampling.NEAREST)
     return torch.from_numpy(np.array(image)).permute(2, 0, 1), torch.from_numpy(np.array(mask))
 

@@ -97,6 +97,7 @@ class AnalyticArray:
         return 1e3 * max(array_s, _bytes_moved(layer) / self.dram_bytes_per_s)
 
     def _cycles(self, layer: Layer) -> int:
+        # A pool has no sum over input channels.
         if layer.operator in _POOLS:
             return _ceil(layer.out_channels, self.lanes) * _pool_macs(layer)
         if not layer.macs:

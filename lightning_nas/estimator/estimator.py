@@ -79,6 +79,7 @@ class Estimator:
         self._is_exact = exact
         self._regressor = regressor
         self._cache: Path | None = None
+        # A function in place of the regressor, so that nothing is fitted while all parts are measured ones.
         self._prices = Prices(device, self.measurements, self.networks, lambda: self.regressor, exact, fallback)
         self._verified: dict[Architecture, Figures] = {}
 
@@ -201,12 +202,14 @@ class Estimator:
         total_ms = float(self.predict_ms(subgraphs).sum())
         counts = Counter(piece for part in subgraphs for piece in self._prices.pieces(part))
         guessed = [piece for piece in counts if not self._prices.is_looked_up(piece)]
+        # What networks have in common may have a negative share, see `Additive`.
         half = self.device.spread * abs(total_ms)
         if guessed and not self.measurements and self.device.backend != ANALYTIC:
             process_half = self.regressor.half_width_ms(list(counts.elements()), level)
             half = math.hypot(half, self.device.correction * process_half)
         elif guessed:
             latency_ms = np.array([counts[piece] for piece in guessed]) * self._prices.predict_ms(guessed)
+            # The quantiles are of logarithms. Errors of different parts are independent, so that their squares add up.
             half = math.hypot(half, *(latency_ms * np.expm1(self._errors.widths_of(guessed, level))))
         return max(total_ms - half, 0.0), max(total_ms + half, 0.0)
 
@@ -265,6 +268,7 @@ class Estimator:
         backend = available_backend(self.device)
         if backend is None:
             return None
+        # A module may change from one call to the next; an architecture cannot.
         if isinstance(network, Architecture) and network in self._verified:
             return self._verified[network]
         figures = backend.measure_network(_network(network, example_input, self.fallback))

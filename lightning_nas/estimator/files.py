@@ -48,6 +48,7 @@ def read_device(path: Path) -> Device:
     """
     try:
         data = read_json(path)
+        # Taken out, since the rest are the arguments of `Device`.
         if data.pop("format") != FORMAT:
             raise ValueError(f"its format is not {FORMAT}")
         device = Device(**data, folder=path.parent)

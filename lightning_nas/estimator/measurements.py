@@ -113,6 +113,7 @@ def read_measurements(path: Path) -> Measurements:
             twice; the message names the line, the value and what would be valid.
     """
     try:
+        # Spreadsheets put a mark in front of UTF-8, which would be part of the first column's name.
         with path.open(encoding="utf-8-sig") as file:
             rows = csv.reader(file, skipinitialspace=True)
             names = [name.strip().lower() for name in next(rows, [])]

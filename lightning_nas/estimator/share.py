@@ -89,6 +89,7 @@ def unpacked(path: Path) -> Iterator[Path]:
 def _read(path: Path) -> tuple[str, dict[str, bytes]]:
     with zipfile.ZipFile(path) as archive:
         members = {member.filename: member for member in archive.infolist()}
+        # An archive may hold a name twice, of which readers would take either.
         if len(members) != len(archive.infolist()) or sum(member.file_size for member in members.values()) > _MAX_BYTES:
             raise ValueError(f"its members are there twice, or larger than {_MAX_BYTES} bytes.")
         listed = parse_json(_member(archive, _LIST), _LIST)

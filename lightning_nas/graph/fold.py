@@ -44,6 +44,7 @@ class _Folder:
         place, variant = self.places[source], operation.layer.form.variant if operation.layer.form else ""
         if place != IMAGE and self.uses[source] == 1:
             before = self.kept[place]
+            # A norm behind an activation cannot be folded into what comes before that.
             if variant == "batch_norm" and before.layer.operator in _LINEAR and not before.is_bounded:
                 return place
             if variant in _BOUNDS and not before.is_bounded and before.layer.operator not in ("activation", "other"):

@@ -68,6 +68,7 @@ def _homes(network: Network, uses: dict[int, int], layout: Layout) -> dict[int, 
     if not layout.in_place:
         return homes
     for number, operation in enumerate(network.operations):
+        # Memory is shared only with an input whose last reader this is, and never with the image.
         kept = [i for i in operation.inputs if i != IMAGE and uses[i] == number]
         if operation.layer.operator in _BY_VALUE:
             same = [i for i in kept if network.shape(i) == network.shape(number)]

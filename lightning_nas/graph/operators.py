@@ -52,6 +52,7 @@ def layer_of(name: str, args: Arguments, inputs: Sequence[Tensor], output: objec
         output: Its result.
     """
     result = output[0] if isinstance(output, tuple) else output
+    # Names of operators that run in place end with an underscore.
     maker = _MAKERS.get(name.removesuffix("_"))
     return maker(args, inputs, result) if maker and isinstance(result, Tensor) else None
 
@@ -86,6 +87,7 @@ def _is_dense(form: Form, groups: int, multiplied: bool) -> bool:
 
 def _convolution(args: Arguments, inputs: Sequence[Tensor], output: Tensor) -> Layer | None:
     image, weight, _, stride, _, dilation, transposed, _, groups = args
+    # A convolution whose filter depends on the image has no weights of its own.
     if image.ndim != 4 or len(set(dilation)) != 1 or inputs[0] is not image:
         return None
     step = tuple(stride)
@@ -143,6 +145,7 @@ def _adaptive_pool(args: Arguments, inputs: Sequence[Tensor], output: Tensor) ->
     if size == (1, 1):
         return Layer("pool", *_hwc(image), image.shape[1])
     window = image.shape[2] // size[0], image.shape[3] // size[1]
+    # Windows of unlike sizes are no single pool.
     if _size(image) != (window[0] * size[0], window[1] * size[1]):
         return None
     return Layer("avg_pool", *_hwc(image), image.shape[1], form=Form(size, window, window))
@@ -151,6 +154,7 @@ def _adaptive_pool(args: Arguments, inputs: Sequence[Tensor], output: Tensor) ->
 def _pool(operator: Operator) -> Callable[[Arguments, Sequence[Tensor], Tensor], Layer | None]:
     def make(args: Arguments, inputs: Sequence[Tensor], output: Tensor) -> Layer | None:
         image = args[0]
+        # A dilated pool has no model.
         if operator == "max_pool" and len(args) > 4 and set(args[4]) != {1}:
             return None
         window = _pair(args[1])
@@ -181,6 +185,7 @@ def _linear(args: Arguments, inputs: Sequence[Tensor], output: Tensor) -> Layer 
 
 def _padding(args: Arguments, inputs: Sequence[Tensor], output: Tensor) -> Layer | None:
     image, amounts = args[0], args[1]
+    # Only what convolutions and pools could do: of rows and columns, by zeros or by what is never the largest.
     if image.ndim != 4 or any(amounts[4:]) or (len(args) > 2 and args[2] not in (0, float("-inf"))):
         return None
     return Layer("other", *_hwc(image), image.shape[1], form=Form(_size(output), variant="pad"))

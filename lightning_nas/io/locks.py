@@ -63,6 +63,7 @@ def alone(lock: Path, what: str, is_waiting: bool = False) -> Iterator[None]:
         _say_who(lock)
         yield
     finally:
+        # Before the lock is released, or this would remove the name of the next holder.
         _holder_file(lock).unlink(missing_ok=True)
         held.release()
 

@@ -118,6 +118,7 @@ def check_seed(seed: object) -> None:
 
 def _plain(value: object) -> object:
     """Return scalars of NumPy and PyTorch as Python's own, and anything else as it is."""
+    # Only of those without a dimension: an array of one value is a list, and no number.
     item = getattr(value, "item", None) if getattr(value, "ndim", None) == 0 else None
     return value if item is None else item()
 

@@ -24,6 +24,7 @@ def host_name() -> str:
 def is_dead(pid: int) -> bool:
     """Return whether a process of this machine has ended."""
     try:
+        # Signal 0 is not sent: the system says only whether there is such a process.
         os.kill(pid, 0)
     except ProcessLookupError:
         return True

@@ -48,6 +48,7 @@ def read_json(path: Path, finite: bool = True) -> Any:
         ValueError: It is no JSON, or nested too deep; the message names the file.
     """
     try:
+        # Editors of Windows put a mark in front of UTF-8, which JSON does not know.
         text = path.read_bytes().decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise ValueError(f"'{path}' must be JSON; it is no text in UTF-8: {error}.") from error

@@ -27,6 +27,7 @@ __all__ = [
 ]
 
 _PART = ".part"
+# A full disk, a used up quota, and a file beyond what its file system takes.
 _NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
@@ -66,6 +67,7 @@ def write_bytes(path: Path, data: bytes | memoryview, keep: Path | None = None) 
     Raises:
         UnwritableError: There is no room, or no right to write there.
     """
+    # Named after the process, so that two that write the same file never share one; see `remove_parts`.
     part = path.with_name(f"{path.name}.{_host_digest()}-{os.getpid()}{_PART}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -115,6 +117,7 @@ def appending(path: Path) -> Iterator[Callable[[str], None]]:
     """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
+        # Without a buffer, so that what was half written is in the file and can be cut off again.
         file = path.open("ab", buffering=0)
     except OSError as error:
         raise UnwritableError(path, error, 0) from error

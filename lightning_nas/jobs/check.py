@@ -76,11 +76,13 @@ def _task_problems(module: pl.LightningModule, batch: object) -> Iterator[str]:
         yield f"`network` must be the module that is searched; got {getattr(module, 'network', None)!r}."
         return
     for step in ("training_step", "validation_step", "test_step"):
+        # Lightning defines every step, so that `hasattr` would find those that the user has not written.
         if getattr(type(module), step) is getattr(pl.LightningModule, step):
             yield f"`{step}` is missing."
     try:
         with quiet_copy(module) as quiet:
             loss = task_loss(quiet, batch, 0)
+    # A step of the user's may raise anything; it is named with the other problems.
     except Exception as error:
         yield f"`training_step` fails on the batch: {type(error).__name__}: {error}"
         return

@@ -33,8 +33,10 @@ __all__ = ["run_recipe"]
 
 log = logging.getLogger("lightning_nas")
 
+# Errors that are told in a sentence. Libraries raise the general ones for bugs too, see `_is_bug`.
 USER_ERRORS = (ValueError, TypeError, OSError, MisconfigurationException, ImportError, RuntimeError)
 PLAIN = ("-h", "--help", "--hydra-help", "--version", "--info", "-c", "--cfg", "-sc", "--shell-completion")
+# Recipes of these are not among those of the package, which `_check` composes by name.
 USER_FOLDERS = ("-cd", "--config-dir", "-cp", "--config-path")
 
 
@@ -107,6 +109,7 @@ def _job(config: DictConfig) -> object:
     logging.raiseExceptions = False
     # Lightning's own remarks (devices, tips) would stand between the lines of the job.
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
+    # A note of a library to its own maintainers, which users can do nothing about.
     warnings.filterwarnings("ignore", message=r".*isinstance\(treespec, LeafSpec\).*")
     hydra_config = HydraConfig.get()
     finished = Path(hydra_config.runtime.output_dir) / ".hydra" / "finished.json"
@@ -173,6 +176,7 @@ def _check(name: str, arguments: Sequence[str]) -> None:
 
 
 def _cause(error: BaseException) -> BaseException:
+    # Hydra wraps an error once for each nested `_target_`; what the user did wrong is in the innermost.
     while isinstance(error, InstantiationException) and error.__cause__ is not None:
         error = error.__cause__
     return error
@@ -189,6 +193,7 @@ def _is_bug(error: BaseException) -> bool:
 
 def _is_users(error: BaseException) -> bool:
     """Return whether an error is reported to the user as a sentence, without a traceback."""
+    # Whoever debugs wants the traceback.
     return isinstance(error, USER_ERRORS) and not _is_bug(error) and not log.isEnabledFor(logging.DEBUG)
 
 
@@ -206,6 +211,7 @@ def _remove_if_unused(run_dir: Path) -> None:
     """Remove a run directory in which nothing but Hydra's own files was written."""
     left = [path for path in run_dir.iterdir() if path.name != ".hydra" and path.suffix != ".log"]
     if not left:
+        # Hydra's log file in this folder is still open.
         logging.shutdown()
         shutil.rmtree(run_dir)
 

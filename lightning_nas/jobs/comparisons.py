@@ -30,7 +30,9 @@ blocks fused where the estimator says that it pays, widths scaled by one ratio a
 log = logging.getLogger(__name__)
 
 NUM_RANDOM = 3
+# Ratios are half a percent apart.
 _STEPS = 200
+# A backend takes about a second for a network, and these are only compared with.
 _MAX_MEASURED = 16
 # Random subnets use the budget up, too, or they would be compared at less latency.
 _BAND = (0.95, 1.0)
@@ -99,6 +101,7 @@ def inherit(source: nn.Module, architecture: Architecture, images: Tensor) -> tu
     """
     supernet = supernet_with(deepcopy(source), architecture)
     sort_channels(supernet)
+    # Out of the sorted supernet, so that teacher and subnet have their channels in one order.
     teacher = derive(supernet, find_supernet(supernet).space.reference_encoding)
     subnet = derive(supernet, architecture)
     refit(subnet, teacher, images)
@@ -117,6 +120,7 @@ def _scaled(
 def _with_ratio(start: Architecture, space: SearchSpace, ratio: float, lanes: int) -> Architecture:
     # Whole channels are no widths that anybody would take: MobileNet's multipliers round to 8, too.
     def scaled(width: int) -> int:
+        # Rounding up must not make a layer wider than the source's.
         return min(width, round_to_lanes(width * ratio, max(lanes, 8)))
 
     stem, head = (part and replace(part, width=scaled(part.width)) for part in (start.stem, start.head))
@@ -147,6 +151,7 @@ def _random(space: SearchSpace, estimator: CostModel, limits: Limits, seed: int)
     limit = limits.costs[0]
     found: dict[Encoding, None] = {}
     over: set[Encoding] = set()  # by the device's backend, which takes a second to say so
+    # Draws keep the first budget only: they may repeat, or be over one of the others.
     for _ in range(100 * NUM_RANDOM):
         encoding = draw_near(limit.table, limit.budget, _BAND, generator, possible)
         if not limits.allows(encoding) or encoding in found or encoding in over:

@@ -60,6 +60,7 @@ def try_trainer(
         ValueError: A setting is not valid, or the Trainer reads no batch of a split that is needed.
     """
     callbacks = [] if averaging is None else [_made("averaging", averaging)]
+    # Without a logger, which might write files already.
     made = _made("trainer", trainer, max_epochs=1, callbacks=callbacks, logger=False)
     for split in splits:
         if not getattr(made, f"limit_{split}_batches"):

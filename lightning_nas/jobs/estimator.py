@@ -124,6 +124,7 @@ class EstimatorJob:
 
     def judged(self) -> Verdict:
         """Fit the table, find out how far the fit is off, and correct it."""
+        # `load` takes the lanes and the granularity from this file.
         self.device.save(self.table.with_suffix(".json"))
         log.info("Fit and error")
         estimator = Estimator.load(self.table)

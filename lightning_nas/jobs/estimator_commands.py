@@ -65,7 +65,11 @@ def main(arguments: Sequence[str]) -> None:
     parser = argparse.ArgumentParser("lightning-nas estimator", description=__doc__, formatter_class=form)
     parser.add_argument("command", choices=("plan", "measure", "lanes", "granularity", "error", "memory"))
     parser.add_argument("device", help="name of a device of the package, or the path of a .csv table")
-    parser.add_argument("--num-subgraphs", type=int, help="how many to plan (300) or measure (10000, timed 300)")
+    parser.add_argument(
+        "--num-subgraphs",
+        type=int,
+        help="random parts to plan (300) or to measure besides stock ones (10000, timed 300)",
+    )
     parser.add_argument("--num-networks", type=int, help="subnets to judge by (200), networks to plan memory of (150)")
     parser.add_argument("--seed", type=int, default=0, help="of the sampled subgraphs")
     parser.add_argument("--lanes", type=int, help="channels that a device of your own processes together (8)")
@@ -113,6 +117,7 @@ def plan_table(table: Path, seed: int, num_subgraphs: int) -> None:
         raise ValueError(f"{table} exists; it is not overwritten.")
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
+    # Up to the latency, which is to be filled in: memory is what compilers know.
     writer.writerow(COLUMNS[:-1])
     writer.writerows([*to_row(part, Figures(1))[:-2], ""] for part in plan_subgraphs(seed, num_subgraphs))
     write_text(table, text.getvalue())

@@ -76,6 +76,7 @@ def load_subnet(run_dir: str | Path, model: nn.Module | None = None) -> nn.Modul
         network = whole.get_submodule(path)
     state = read_weights(files[1])
     with _of_module(folder, model):
+        # Of whatever weights the module has: this gives the subnet its modules, and the file gives all weights.
         supernet_with(network, architecture)
         subnet = derive(whole, architecture)
         subnet.load_state_dict(state)
@@ -142,7 +143,10 @@ def _built(file: Path, data: JsonObject, architecture: Architecture) -> nn.Modul
     with _naming(file):
         task = data.get("task", "classification")
         if not isinstance(task, str) or task not in _BUILDERS:
-            raise ValueError(f"`task` must be one of {', '.join(_BUILDERS)}; got {shown(task)}.")
+            raise ValueError(
+                f"`task` must be one of {', '.join(_BUILDERS)}; got {shown(task)}. HINT: for a task of your own say how"
+                f" its network is made, as in `load_subnet({str(file.parent)!r}, model=my_network())`."
+            )
         options = {"num_classes": architecture.num_classes, **checked_options(data["network"], task)}
         try:
             with torch.device("meta"):  # which takes no memory, whatever is asked for

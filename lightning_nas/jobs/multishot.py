@@ -93,6 +93,8 @@ class MultishotJob:
         self.trainings = Trainings(run, model, search, finetune)
         settings = self.trainings.settings(self.estimator)
         targets = targets_of(settings, self.budgets, search.search.floor)
+        # A backend takes about a second for a network, and proposals, finalists and the last choice ask for the same
+        # ones again.
         joint_space = JointSpace(settings, len(self.trainings.variants), targets, cache(self.estimator.verify_ms))
         _log_reach(joint_space)
         self.trainings.data.prepare()
@@ -134,6 +136,7 @@ class MultishotJob:
 
     def train_baseline(self) -> None:
         """Train the source on, for as long as a trial and its fine-tuning, once finalists keep the budgets."""
+        # Of several processes of a study the first trains all that follows; the others wait, and find its checkpoints.
         with self.trainings.alone():
             joint_space, results = self.study.joint_space, self.study.results()
             count = self.searching.finalists
@@ -146,6 +149,7 @@ class MultishotJob:
     def finetune(self) -> None:
         """Fine-tune the finalists of each budget."""
         with self.trainings.alone():
+            # A trial may be a finalist of several budgets; it is fine-tuned once.
             self.trained_on = dict.fromkeys(chain.from_iterable(self.finalists))
             self.finetuned = {
                 best.number: self.trainings.finetune(self.study.joint_space, best.genes, best.number)
@@ -209,6 +213,7 @@ class MultishotJob:
         run, search, finetuning = self.run, self.searching.search, self.finetuning
         spaces = "".join(setting.space.to_json() for setting in joint_space.settings)
         teaching = {"all": self.model.task, "search": self.searching.task, "teaching": finetuning.teaching}
+        # Without whole paths: machines that share a study in a database keep data in different folders.
         described: dict[str, object] = plain(
             {
                 "device": described_device(self.goal.device),
@@ -234,6 +239,7 @@ def _budgets(budget: Budget, latencies: Sequence[float | str]) -> dict[str, Budg
     """Return the budgets by label, one for each latency."""
     budgets = {}
     for value in latencies or (budget.latency,):
+        # Labels become names of folders, so that a bare number has to say its unit.
         number = re.fullmatch(r"[\d.]+", str(value))
         label = "budget" if value is None else f"{value}ms" if number else str(value).replace(" ", "")
         if label in budgets:
@@ -249,9 +255,11 @@ def _search_record(totals: Mapping[str, float], num_finetuned: int) -> SearchRec
 
 
 def _check(search: Evolution, epochs: Epochs, num_budgets: int) -> None:
+    # A rung at the last epoch would have nothing left to stop.
     late = [rung for rung in search.rungs if rung >= epochs.search]
     if late:
         raise ValueError(f"`rungs` must be before the end of a trial, `epochs.search` = {epochs.search}; got {late}.")
+    # Budgets take turns, so with fewer trials one would get none.
     if search.trials < num_budgets:
         raise ValueError(f"`trials` must be at least the number of budgets, {num_budgets}; got {search.trials}.")
 
@@ -294,11 +302,14 @@ def _run_trial(study: Study, trial: Trial, trainings: Trainings) -> None:
             trial.finish(rungs.value, rungs.epochs, rungs.is_stopped, figures)
     except DivergedError as error:
         log.warning("Trial %d is no result. %s", number, error)
+        # A diverged trial is left to nobody, see `Trial.training`, so nothing goes on from its checkpoint.
         trainings.forget(number)
         return
     except LostTrialError as error:
+        # Its checkpoint stays: the process that took the trial over goes on from it.
         log.warning("Trial %d is dropped. %s", number, error)
         return
+    # Only complete trials can be fine-tuned, see `best_trials`.
     if rungs.is_stopped:
         trainings.forget(number)
     target = joint_space.targets[trial.target]

@@ -6,9 +6,8 @@ import re
 from collections.abc import Callable, Mapping
 from typing import get_args
 
-import timm
-
 from lightning_nas.io.reading import listed, number, only, shown, whole
+from lightning_nas.supernet.stock import is_stock_name
 from lightning_nas.tasks.detector import HEADS
 from lightning_nas.tasks.segmenter import HeadName
 
@@ -58,6 +57,7 @@ def _number(most: float) -> Check:
 
 def _one_of(*values: object) -> Check:
     def check(value: object, name: str) -> object:
+        # By type as well: 1 equals True, and JSON tells them apart.
         if not any(type(value) is type(known) and value == known for known in values):
             raise ValueError(f"`{name}` must be one of {', '.join(map(repr, values))}; got {shown(value)}.")
         return value
@@ -68,7 +68,7 @@ def _one_of(*values: object) -> Check:
 def _network_name(value: object, name: str) -> str:
     # timm names weights behind a point; they are not loaded.
     plain = value.partition(".")[0] if isinstance(value, str) and _NAME.fullmatch(value) else ""
-    if value != "mobilenet_v2" and plain not in timm.list_models(module="efficientnet"):
+    if not (isinstance(value, str) and is_stock_name(plain)):
         raise ValueError(
             f"`{name}` must be mobilenet_v2 (torchvision) or a network of timm's EfficientNet class; got"
             f" {shown(value)}."

@@ -294,6 +294,7 @@ def _block_costs(estimator: Estimator, architecture: Architecture) -> list[Block
 def _shares(latency_ms: NDArray[np.float64]) -> NDArray[np.float64]:
     """Return latencies of the same sum of which none is negative, as what networks have in common may be."""
     positive = np.maximum(latency_ms, 0)
+    # The bound only avoids 0 / 0 where no latency is positive.
     shares: NDArray[np.float64] = positive * max(latency_ms.sum(), 0) / max(positive.sum(), 1e-12)
     return shares
 
@@ -304,10 +305,12 @@ def _block_cost(part: Subgraph, latency_ms: float) -> BlockCost:
         name=part.path,
         kind=kind,
         in_width=part.in_channels,
+        # The width of a head is that of its convolution; its outputs are the classes.
         out_width=part.hidden_channels if part.kind == "head" else part.out_channels,
         expansion=part.hidden_channels / part.in_channels if part.kind in ("ibn", "fused") else 1.0,
         kernel=part.kernel,
         stride=part.stride,
+        # Convolutions are padded, so that an odd size is rounded up.
         resolution=(math.ceil(part.height / part.stride), math.ceil(part.width / part.stride)),
         latency_ms=float(latency_ms),
     )

@@ -29,7 +29,7 @@ from lightning_nas.jobs.pictures import write_run_picture
 from lightning_nas.jobs.plan import FinetunePlan, Goal, Model, Run, SearchPlan
 from lightning_nas.jobs.record import Compared, Outcome, log_hints, summary, write_run
 from lightning_nas.jobs.search_data import SearchData, datamodule_of
-from lightning_nas.jobs.teacher import Teacher, better_teacher
+from lightning_nas.jobs.teacher import Teacher, better_teacher, is_teachable
 from lightning_nas.report.network_record import MetricRecord
 from lightning_nas.report.run_record import RunRecord
 from lightning_nas.report.search_record import ReadinessRecord, SearchRecord, SupernetRecord
@@ -94,6 +94,7 @@ class SearchJob:
         reach = format_reach(self.limits)
         log.info("Budgets and what the space of %.3g architectures can reach:\n%s", count, reach)
         self.others = comparison_architectures(finetune.comparisons, self.space, self.estimator, self.limits, run.seed)
+        self.is_teachable = is_teachable(model.task)
         prepare([model.data])
         training = self._training_settings()
         described = plain({**training, **self._search_settings(), **self._finetuning_settings()}, whole_paths=True)
@@ -131,11 +132,13 @@ class SearchJob:
         run, model, callback = self.run, self.model, self.callback
         run.begin_random()
         supernet = _sorted_supernet(self.source, self.example, self.space)
+        # Training changes the supernet, but candidates are derived from the source's weights, see `_best_refitted`.
         self.start, self.untrained = self.source, deepcopy(supernet)
         self.images = training_images(model.data, self.finetuning.num_calibration_batches)
         if num_images := self.searching.num_trial_images:
             with self._watch:
                 callback.errors = option_errors(self.untrained, self.images[:num_images])
+        # Out of the sorted supernet: maps are imitated channel by channel, so teacher and subnets need one order.
         self.teacher = derive(supernet, self.space.reference_encoding)
         module = self._taught(supernet, feature_modules=self._blocks(), **(self.searching.task or {}))
         with self.shared.alone():
@@ -144,6 +147,8 @@ class SearchJob:
             if callback.readiness:
                 log.info("Supernet: %s", callback.readiness)
             with self._watch:
+                # A shared supernet's checkpoint holds the candidates of the run that trained it, for its budget and its
+                # choices.
                 is_own = self.shared.claim("search", self._search_settings()) or callback.has_chosen
                 candidates = callback.candidates if is_own else callback.find(self.goal.budget)
                 self.candidates = candidates[: self.finetuning.num_refitted]
@@ -156,6 +161,7 @@ class SearchJob:
         self.run.begin_random()
         plan = self.finetuning
         with self.shared.alone():
+            # A copy, since the source itself is judged and teaches below.
             baseline = self._task(deepcopy(self.source), **(plan.task or {}))
             # A search that was not ready may have trained for longer than was planned; so does the baseline.
             length = self.searched.epochs + self.run.epochs.finetune
@@ -300,7 +306,10 @@ class SearchJob:
         return self.model.task(network=network, num_classes=self.model.data.num_classes, **options)
 
     def _taught(self, network: nn.Module, **options: object) -> pl.LightningModule:
-        """Return the module of a network that the teacher teaches."""
+        """Return the module of a network that the teacher teaches; alone where the task takes no teacher."""
+        if not self.is_teachable:
+            alone = {name: value for name, value in options.items() if name not in ("teacher", "feature_modules")}
+            return self._task(network, **alone)
         return self._task(network, **{"teacher": self.teacher, **(self.finetuning.teaching or {}), **options})
 
     def _finetuned_module(self, network: nn.Module, teacher: nn.Module) -> pl.LightningModule:

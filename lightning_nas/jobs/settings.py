@@ -26,6 +26,7 @@ _WORDS: dict[object, str] = {
     Path: "a path",
     NoneType: "null",
 }
+# `Union[int, str]` and `int | str` are of different types.
 _UNIONS = (Union, UnionType)
 _INTERPOLATION = re.compile(r"\$\{([\w.]+)\}")
 _JOB_PATH = re.compile(r"`(job\.[\w.]+)`")
@@ -85,6 +86,7 @@ def check_settings(config: object, path: str = "") -> None:
         return
     given = {str(key): value for key, value in config.items() if key not in _HYDRA}
     if isinstance(config.get(_TARGET), str):
+        # What another `_target_` makes is no object yet: it is checked by its own arguments, in the loop below.
         made = {key for key, value in given.items() if isinstance(value, dict) and _TARGET in value}
         check_arguments(get_object(config[_TARGET]), {key: given[key] for key in given.keys() - made}, path)
     for key, value in given.items():
@@ -115,6 +117,7 @@ def check_arguments(function: Callable[..., object], arguments: Mapping[str, obj
     prefix = f"{path}." if path else ""
     try:
         parameters = inspect.signature(function).parameters
+        # Hints of a class are those of its attributes, which are its arguments only in a dataclass.
         is_plain = not inspect.isclass(function) or is_dataclass(function)
         hints = get_type_hints(function if is_plain else function.__init__)
     except (NameError, TypeError, ValueError, AttributeError):
@@ -136,6 +139,7 @@ def _fits(value: object, hint: object) -> bool:
     origin, inner = get_origin(hint), get_args(hint)
     if origin in _UNIONS:
         return any(_fits(value, item) for item in inner)
+    # To Python True is 1, so that truth values are told from numbers by their type, here and below.
     if origin is Literal:
         return any(value == item and type(value) is type(item) for item in inner)
     if hint is float:

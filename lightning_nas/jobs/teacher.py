@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import inspect
 import logging
 import math
+from collections.abc import Callable
 from typing import Literal, get_args
 
 import lightning.pytorch as pl
@@ -11,7 +13,7 @@ import lightning.pytorch as pl
 from lightning_nas.tasks.metric import metric_of
 from lightning_nas.training.phases import Phases
 
-__all__ = ["TaughtBy", "Teacher", "better_teacher", "check_taught_by"]
+__all__ = ["TaughtBy", "Teacher", "better_teacher", "check_taught_by", "is_teachable"]
 
 log = logging.getLogger(__name__)
 
@@ -24,6 +26,26 @@ def check_taught_by(taught_by: str) -> None:
     """Raise a ValueError where a setting is none of `TaughtBy`."""
     if taught_by not in get_args(TaughtBy):
         raise ValueError(f"`taught_by` must be one of {', '.join(get_args(TaughtBy))}; got {taught_by!r}.")
+
+
+def is_teachable(task: Callable[..., pl.LightningModule]) -> bool:
+    """Return whether a task takes a teacher: its argument `teacher`, and with it `feature_modules`.
+
+    Args:
+        task: What makes the task's module, such as its class.
+
+    Raises:
+        ValueError: It takes a teacher, and not the names of the modules whose maps are to be imitated.
+    """
+    try:
+        parameters = inspect.signature(task).parameters
+    except (TypeError, ValueError):  # of a class in C, which says nothing
+        return False
+    takes_any = any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values())
+    missing = [name for name in ("teacher", "feature_modules") if name not in parameters and not takes_any]
+    if missing == ["feature_modules"]:
+        raise ValueError("A task that takes `teacher` must take `feature_modules`, the names of modules, too.")
+    return not missing
 
 
 def better_teacher(

@@ -152,6 +152,7 @@ class Trainings:
         """
         run, model = self.run, self.model
         made_by = run.trainer, run.logger
+        # All write to one folder, where a trial is known by its number; they differ in the size of the images.
         self._phases = [
             Phases(run.folder, *made_by, datamodule_of(module), run.seed, fingerprint, is_shared=True)
             for module in self.data.modules
@@ -183,6 +184,7 @@ class Trainings:
         """
         images = self.data.calibration(0)[:num_images]
         found = []
+        # Settings are sorted by size, so the first ones are those of the first size in each variant.
         for source, setting in zip(self._sources, joint_space.settings, strict=False):
             supernet = supernet_from(deepcopy(source), images[:1], setting.space)
             sort_channels(supernet)
@@ -229,6 +231,7 @@ class Trainings:
             else:
                 taught(network=network, **self.search_task).load_state_dict(trained.weights)
                 steps = trained.steps
+        # A trial that had to be trained again has drawn more numbers by now.
         self.run.begin_random()
         module = taught(network=network, **self.finetune_task)
         phases = self._phases[genes[0]]
@@ -250,6 +253,7 @@ class Trainings:
         """
         self.run.begin_random()
         phases, epochs = self._phases[0], self.epochs.search + self.epochs.finetune
+        # A copy, since the source itself is judged and teaches below.
         baseline = self._task(deepcopy(self._sources[0]), **self.finetune_task)
         trained = phases.fit("baseline", baseline, epochs, averaging=self.finetuning.averaging)
         source = self._task(deepcopy(self._sources[0]))
@@ -272,6 +276,7 @@ class Trainings:
         checkpoint = self._checkpoint(number).load()
         if checkpoint is None:
             return None
+        # Lightning keeps the state of a callback under the name of its class.
         is_whole = checkpoint["callbacks"][Rungs.__qualname__]["epochs"] == self.epochs.search
         return _TrainedTrial(checkpoint["state_dict"], checkpoint["global_step"]) if is_whole else None
 
@@ -281,6 +286,7 @@ class Trainings:
         """Return the network of the genes, with weights of its variant's among `sources`, and what makes its module."""
         architecture, source = joint_space.decode(genes), sources[genes[1]]
         if not self.has_source and self.teacher_name == "source":
+            # Nothing is inherited: weights of an untrained source are neither worth sorting nor worth imitating.
             return derive(supernet_with(deepcopy(source), architecture), architecture), self._task
         network, teacher = inherit(source, architecture, self.data.calibration(genes[0]))
         if not self.teaching:

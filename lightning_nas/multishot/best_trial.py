@@ -27,6 +27,7 @@ def best_trials(results: Sequence[Result], joint_space: JointSpace, target: Targ
         The trials; none where none is within the budgets.
     """
     within = [r for r in results if r.is_complete and joint_space.is_within(r.genes, target, floored=False)]
+    # Of equal ones the earlier trial comes first, so that all processes choose the same.
     within.sort(key=lambda r: (joint_space.is_within(r.genes, target), r.score, -r.number), reverse=True)
     best: dict[int, Result] = {}
     for result in within:

@@ -96,6 +96,7 @@ def _drawn(
         yield from _likeliest(joint_space, target)
     within = [result for result in results if joint_space.is_within(result.genes, target, floored=False)]
     pool = list(results) if evolution.sampler == "nsga2" else within
+    # The targets share the first population.
     if pool and num_started >= math.ceil(evolution.population / len(joint_space.targets)):
         options = [np.arange(size) for size in joint_space.gene_sizes]
         for _ in range(_ATTEMPTS):

@@ -54,9 +54,11 @@ class Rungs(pl.Callback):
                 f"Trials are compared by {self.key!r}, which {type(pl_module).__name__} does not log; it logs {logged}."
                 f" HINT: `self.log({self.key!r}, ...)` in `validation_step`, and validation data after each epoch."
             )
+        # Lightning validates before this hook, so that the metric is that of the epoch that ends.
         self.value = float(trainer.callback_metrics[self.key])
         self.epochs = trainer.current_epoch + 1
         is_continued = self.report is None or self.report(self.epochs, self.value)
+        # After the last epoch there is nothing to stop, and the trial is complete.
         if not is_continued and self.epochs < (trainer.max_epochs or 0):
             self.is_stopped = trainer.should_stop = True
 

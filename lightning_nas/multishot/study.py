@@ -76,6 +76,7 @@ class Study:
                 return trial
         while True:
             trials = self._trials()
+            # What was enqueued, by any process, is started before more is proposed.
             waiting = any(trial.state.name == "WAITING" for trial in trials)
             if not waiting and (len(self._counted(trials)) >= self.settings.trials or not self._enqueue_next(trials)):
                 return None
@@ -106,6 +107,7 @@ class Study:
         }
 
     def _trials(self) -> list[FrozenTrial]:
+        # They are only read, and copies of all trials would be made again and again.
         return self._study.get_trials(deepcopy=False)
 
     def _running(self) -> list[FrozenTrial]:
@@ -140,6 +142,7 @@ class Study:
     def _enqueue_next(self, trials: Sequence[FrozenTrial]) -> bool:
         """Propose for the target with the fewest trials; return whether there was anything to propose."""
         drawn = [trial for trial in trials if not _is_abandoned(trial)]
+        # By the number of proposals, so that a study that was interrupted goes on to draw what it would have drawn.
         rng = np.random.default_rng((self.seed, len(drawn)))
         started = [TrialRecord.of(trial).target for trial in self._counted(trials)]
         seen = {TrialRecord.of(trial).genes or () for trial in drawn}
@@ -178,6 +181,7 @@ class Study:
         """Start a trial that was enqueued; None where it is one too many, or another process has just started it."""
         asked = self._study.ask(self._distributions)
         trial = Trial(self._study, asked, self._number(asked), self.settings, self._larger_is_better)
+        # Optuna numbers the trials of all processes: of two that saw room for one more, the later number gives it back.
         before = [other for other in self._counted(self._trials()) if other.number < asked.number]
         genes = TrialRecord.of(asked).genes
         try:

@@ -66,6 +66,7 @@ def open_study(storage: str | Path, directions: Sequence[str], record: Mapping[s
             f"The study {str(storage)!r} cannot be read and written: {reason}. HINT: storage=PATH, a journal file of"
             " Optuna's or a new one, or the URL of a database."
         ) from error
+    # As it reads back, where tuples are lists.
     wanted = json.loads(json.dumps(record))
     known = study.user_attrs.get(_RECORD)
     if known is None and not study.get_trials(deepcopy=False):
@@ -110,6 +111,7 @@ def _drop_torn_line(path: Path) -> None:
     try:
         with path.open("r+b") as file:
             content = file.read()
+            # A file of something else must not be cut.
             if content and not content.startswith(b"{"):
                 raise ValueError("it is no journal of Optuna's")
             if not content.endswith(b"\n"):

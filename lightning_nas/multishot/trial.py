@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 __all__ = ["LostTrialError", "Trial"]
 
+# Signs of life within the time after which a process is taken for dead, so that single ones may be late.
 _BEATS = 10
 
 
@@ -87,6 +88,7 @@ class Trial:
         Raises:
             LostTrialError: Another process trains it by now.
         """
+        # Optuna takes no intermediate values where there are several objectives.
         if len(self._study.directions) == 1 and math.isfinite(value):
             with _losing():
                 self._asked.report(value, epoch)
@@ -95,6 +97,7 @@ class Trial:
         if epoch not in self._settings.rungs:
             return True
         rungs = {**self._record.rungs, epoch: value}
+        # Keys of a JSON object are text.
         self.write(rungs={str(reached): then for reached, then in rungs.items()})
         return is_promoted(value, self._others(epoch), self._settings.eta, self._larger_is_better)
 
@@ -120,6 +123,7 @@ class Trial:
             else:
                 latency_ms = self._record.latency_ms
                 assert latency_ms is not None, "it was enqueued with the genes"
+                # A study of NSGA-II has latency as its second objective, that of evolution has the metric alone.
                 self._study.tell(self._asked, [value, latency_ms][: len(self._study.directions)])
 
     def refuse(self, reason: str) -> None:
@@ -150,6 +154,7 @@ class Trial:
         except hopeless:
             self.refuse("diverged")
             raise
+        # Whatever it ends by, a stop included: another process may go on at once.
         except BaseException:
             with suppress(LostTrialError):
                 self.write(owner=None)
@@ -171,5 +176,6 @@ def _losing() -> Iterator[None]:
     """Say of a trial that was ended elsewhere that it was lost."""
     try:
         yield
+    # Of a trial that has ended, `tell` raises the one and writing an attribute the other.
     except (load_optuna().exceptions.UpdateFinishedTrialError, ValueError) as error:
         raise LostTrialError(f"Another process took the trial over: {error}") from error

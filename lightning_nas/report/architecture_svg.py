@@ -122,6 +122,7 @@ def _legend(kinds: set[BlockKind], has_baseline: bool) -> list[str]:
     items, x = [], 16.0
     for name, css in entries:
         items += [rect(x, 41, 12, 12, css, 2), text(x + 18, 51, name, "dim")]
+        # Characters of this text are about so wide.
         x += 6.4 * len(name) + 38
     return items
 
@@ -160,6 +161,7 @@ def _row(
 def _column(
     block: BlockCost, ghost: BlockCost | None, centre: float, floor: float, scale: float, total: float
 ) -> list[str]:
+    # A block that costs next to nothing still has to be seen.
     height = max(block.latency_ms * scale, 1.5)
     share = block.latency_ms / total if total else 0.0
     tip = (

@@ -260,6 +260,7 @@ def _granularity(record: Mapping[str, float] | None) -> str:
 
 
 def _share(value: float) -> str:
+    # Three digits in all, whatever the value.
     return f"{100 * value:.2f} %" if value < 0.0995 else f"{100 * value:.0f} %"
 
 

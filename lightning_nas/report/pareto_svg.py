@@ -73,6 +73,7 @@ def pareto_front(marks: Sequence[Mark], larger_is_better: bool = True) -> list[M
     front: list[Mark] = []
     sign = 1.0 if larger_is_better else -1.0
     means = [mark for mark in _drawable(marks) if not mark.is_single]
+    # Of equal latencies the best comes first, so that the others do not get onto the front.
     for mark in sorted(means, key=lambda mark: (mark.x, -sign * mark.y)):
         if not front or sign * mark.y > sign * front[-1].y:
             front.append(mark)
@@ -150,6 +151,7 @@ def _shape(x: float, y: float, series: str, radius: float, mark: Mark | None = N
     look = ' fill-opacity="0.5" stroke="none" style="stroke:none"' if mark and mark.is_single else ""
     if shape == "circle" or (mark and mark.is_single):
         return f'<circle class="{css}"{look} cx="{x:.1f}" cy="{y:.1f}" r="{radius:g}">{tip}</circle>'
+    # So that all shapes look equally large.
     half = 0.88 * radius if shape == "square" else 1.1 * radius
     sides = {"x0": x - half, "x1": x + half, "y0": y - half, "y1": y + half, "x": x, "y": y}
     rounded = {name: f"{value:.1f}" for name, value in sides.items()}

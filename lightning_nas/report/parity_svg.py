@@ -135,4 +135,5 @@ def _count(series: Mapping[str, Sequence[tuple[float, float]]]) -> int:
 
 def _thinned(points: Sequence[tuple[float, float]], limit: float) -> Sequence[tuple[float, float]]:
     count = max(1, round(limit))
+    # The same points each time, so that a page of the same figures is the same.
     return points if len(points) <= count else random.Random(0).sample(list(points), count)

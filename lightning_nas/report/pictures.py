@@ -257,6 +257,7 @@ def _painted(grey: Tensor, labels: Tensor, colors: Sequence[Color]) -> Tensor:
 
 def _palette(num_classes: int) -> list[Color]:
     """Return a dark colour for the background, then hues that are far from those before them."""
+    # Steps of the golden ratio keep each hue far from all that came before it.
     hues = [colorsys.hsv_to_rgb(0.618034 * n % 1, *_TONES[n % len(_TONES)]) for n in range(num_classes - 1)]
     return [_BACKGROUND, *((round(255 * red), round(255 * green), round(255 * blue)) for red, green, blue in hues)]
 

@@ -67,6 +67,7 @@ class _Axis:
     @property
     def ticks(self) -> list[float]:
         step = _step(self.high - self.low)
+        # A tick at the very end of an axis must survive rounding.
         first = math.ceil(self.low / step - 1e-9)
         return [number * step for number in range(first, math.floor(self.high / step + 1e-9) + 1)]
 
@@ -234,6 +235,7 @@ def _cycle(count: int) -> list[str]:
 
 def _thin(points: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
     stride = max(1, math.ceil(len(points) / MAX_POINTS))
+    # The last point stays in any case: it says where a curve ended.
     kept = list(points[::stride])
     return kept if not points or kept[-1] == points[-1] else [*kept, points[-1]]
 
@@ -257,4 +259,5 @@ def _step(span: float) -> float:
 
 
 def _clean(value: float) -> float:
+    # Multiples of a step such as 0.1 are off in their last digits.
     return float(f"{value:.6g}")

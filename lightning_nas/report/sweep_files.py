@@ -93,6 +93,7 @@ def _overrides(job: Path) -> dict[str, str]:
         raise ValueError(f"'{path}' must be a list of overrides; got {type(found).__name__}.")
     items = OmegaConf.to_container(found, resolve=False)
     parts = (str(item).partition("=") for item in (items if isinstance(items, list) else ()))
+    # Hydra's +key and ++key are of the same setting as key.
     return {key.lstrip("+"): value for key, _, value in parts}
 
 

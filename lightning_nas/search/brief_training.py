@@ -47,6 +47,7 @@ def train_briefly(
             torch.manual_seed(0)
             subnet = derive_subnet(fit, fit.module, encoding, CALIBRATION_BATCHES)
             _fit(fit, subnet, selection.brief_epochs)
+        # A Trainer leaves its module on the CPU.
         losses[encoding] = _loss(fit, subnet.to(fit.module.device), held_out)
     tried = sorted(losses, key=lambda encoding: losses[encoding])
     return [*tried, *ranked[len(tried) :]]
@@ -57,6 +58,7 @@ def _fit(fit: UserFit, subnet: pl.LightningModule, epochs: int) -> None:
     device = trainer.strategy.root_device
     lightning_log = logging.getLogger("lightning.pytorch")
     level = lightning_log.level
+    # Every short Trainer would list the devices again.
     lightning_log.setLevel(logging.WARNING)
     try:
         short = pl.Trainer(

@@ -159,6 +159,7 @@ class ArchitectureSearch(SearchHooks):
         asked = _one_budget(budget, latency).completed(self.budget)
         limits = resolve_search(asked, space, state.tables(space), choices=self.choices)
         warn_unserved(trained.limits, limits)
+        # A search of its own, with copies of the logits: asking changes nothing of the trained one.
         search = Search(trained.supernet, limits, self.training, self.errors, trained.logits)
         ranked = state.rank(search, state.evaluator(held_out=True))
         state.promised |= dict.fromkeys(ranked, limits)

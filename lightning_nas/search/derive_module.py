@@ -37,6 +37,7 @@ def derive_subnet(fit: UserFit, wanted: ModuleT, encoding: Encoding, num_batches
         raise ValueError(f"This {type(original).__name__} is not part of the module that was searched.")
     derived = derive(fit.module, encoding)
     norms = [child for child in derived.modules() if isinstance(child, nn.BatchNorm2d)]
+    # The norms keep what they are given here; all else that a step changes is put back.
     with evaluating(derived), quiet_copy(derived, fit.trainer, fit.loss, norms) as quiet:
         batches = enumerate(fit.training_batches(num_batches))
         with fit.trainer.precision_plugin.forward_context():

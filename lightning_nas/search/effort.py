@@ -85,6 +85,7 @@ def comparison(cost: float | None, wanted: Effort, calibration_size: float, held
     least = Effort(1, 1, 1)
     first = affordable(cost, wanted, calibration_size, held_out_size, least)
     each = wanted.num_calibration * calibration_size + wanted.num_held_out * held_out_size
+    # Half of the cost goes to finalists, if that is enough for two of them to be told apart.
     num_finalists = 0 if cost is None or first == wanted else int(cost / 2 / each)
     if cost is None or num_finalists < 2:
         return Comparison(first)

@@ -98,6 +98,7 @@ class Search:
         self.rewards = Rewards(limits.costs, training.strategy)
         sizes = supernet.space.node_sizes
         given = [torch.zeros(size) for size in sizes] if logits is None else logits
+        # Copies, since `find` begins from the logits of another search.
         self.logits = [nn.Parameter(row.detach().clone()) for row in given]
         self.possible = possible_options(sizes, limits.costs, limits.forbidden)
         self.use = usable_part(limits.costs, training.budget_use, limits.forbidden) if limits.costs else 0.0
@@ -148,6 +149,7 @@ class Search:
         first, *others = self.paths(step, total_steps)
         self.supernet.activate(first)
         if self.training.paths == "mixture":
+            # The weights learn in this step; the logits have steps of their own.
             self.mix([gate.detach() for gate in self.gates(step / total_steps)])
         return others
 
@@ -189,6 +191,7 @@ class Search:
             samples: Architectures drawn by `draw`.
             losses: Their losses on one batch, shape (num_samples,), without gradient.
         """
+        # `SearchModule` asks for it within the Trainer's autocast, and the logits learn in float32.
         with torch.autocast("cpu", enabled=False):
             return self.rewards.surrogate(self.probabilities(), samples, losses.detach().float().cpu())
 
@@ -298,4 +301,5 @@ def _softmax(logits: Sequence[Tensor], possible: Sequence[NDArray[np.bool_]]) ->
 
 
 def _logs(probabilities: Sequence[Tensor]) -> list[NDArray[np.float64]]:
+    # Options that no architecture within the budgets has are at 0, and the solver needs finite scores.
     return [p.detach().clamp(min=1e-12).log().double().numpy() for p in probabilities]

@@ -47,6 +47,7 @@ def gates_of(
 
 
 def _gumbel_softmax(row: Tensor, tau: float, generator: torch.Generator) -> Tensor:
+    # Both logarithms below stay finite; much nearer to 1, float32 would round to 1.
     uniform = torch.rand(len(row), generator=generator).clamp(1e-9, 1 - 1e-6).to(row)
     # What no architecture within the budgets has stays at exactly zero.
     logs = torch.where(row > 0, row.clamp(min=1e-30).log(), -torch.inf)

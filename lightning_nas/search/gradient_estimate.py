@@ -34,6 +34,7 @@ def sampled_score(search: Search, losses: Callable[[list[Encoding]], Tensor]) ->
         search: The search.
         losses: Evaluates architectures on one batch, shape (num_samples,), without gradient.
     """
+    # All on one batch: losses differed three times as much between batches as between architectures.
     samples = [search.draw() for _ in range(search.training.strategy.num_samples)]
     values = losses(samples)
     if not search.rewards.is_usable(values):
@@ -52,5 +53,6 @@ def gates_score(search: Search, loss: Tensor, gradients: Sequence[Tensor]) -> Sc
     """
     if not search.rewards.is_usable(torch.cat([loss.detach().cpu().reshape(1), *gradients])):
         return None
+    # Linear in the logits, so that its gradient is the one that the mixture's backward pass gave.
     pairs = zip(search.logits, gradients, strict=True)
     return Score(torch.stack([(row * gradient).sum() for row, gradient in pairs]).sum())

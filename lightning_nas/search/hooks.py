@@ -115,9 +115,13 @@ class SearchHooks(Callback):
     @override
     def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         search = self.state.started()
+        # Not in `setup`: only now has the strategy wrapped the module.
         refuse_unaware(trainer, self.training)
+        # As the user gave it: `extend` raises what the Trainer has.
         self._max_epochs = trainer.max_epochs
         strategy = self.training.strategy
+        # Not a group of the user's optimizer: schedules fail on groups that come after them, and Lightning takes no
+        # second one.
         self._optimizer = torch.optim.Adam(search.logits, strategy.lr, (strategy.beta1, 0.999))
         self._sliced = SlicedStep(pl_module)
         self._sliced.attach(trainer.optimizers)
@@ -149,6 +153,7 @@ class SearchHooks(Callback):
         if not progress.num_values and fit.loaders.validation is not None:
             num_batches = total * trainer.accumulate_grad_batches
             measure_start(search, fit, self.selection, progress, batch, num_batches)
+        # Where gradients are accumulated, several batches belong to one optimizer step, which is scored once.
         if search.is_due(step, total) and step != progress.scored_step:
             progress.scored_step = step
             self._pending = state.evaluator().score(search, batch, batch_idx, step / total)
@@ -172,6 +177,8 @@ class SearchHooks(Callback):
             self._sliced.narrow(optimizer)
         if self._pending is None or self._optimizer is None:
             return
+        # In this hook the penalty counts once a step, whatever is accumulated, scaled or clipped, and no loss is
+        # touched.
         self.state.started().update(self._optimizer, self._pending.surrogate)
         self.state.progress.observed += self._pending.observed
         self._pending = None
@@ -215,6 +222,7 @@ class SearchHooks(Callback):
 
     @override
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        # The validated network ran on recalibrated statistics, but paths are trained on those of their batch.
         if self.state.search is not None:
             self.state.search.supernet.use_batch_statistics(True)
 

@@ -150,7 +150,7 @@ class InheritedLoss:
                 return torch.tensor(torch.nan, device=quiet.device), [torch.zeros_like(row) for row in logits]
             gradients = torch.autograd.grad(loss, logits, allow_unused=True)
         found = [torch.zeros_like(row) if g is None else g for row, g in zip(logits, gradients, strict=True)]
-        # Processes exchange what is on their device; the logits are beside the CPU.
+        # Processes exchange what is on their device; the logits are on the CPU.
         means = [self._reduced(gradient.to(quiet.device)).cpu() for gradient in found]
         return self._reduced(loss.detach().float()), means
 
@@ -158,6 +158,7 @@ class InheritedLoss:
         return quiet_copy(self._module, self._trainer, self._loss, self._supernet.searched)
 
     def _reduced(self, losses: Tensor) -> Tensor:
+        # All processes have to decide by the same figures.
         reduced: Tensor = self._trainer.strategy.reduce(losses, reduce_op="mean")
         return reduced
 

@@ -27,6 +27,7 @@ log = logging.getLogger(__name__)
 # Some thousand images at usual batch sizes: beyond, the comparison of candidates costs more than it tells.
 SELECTION_BATCHES = 32
 
+# In the study of this method 250 images gave the accuracy that 1000 gave, statistics of another subnet 24 points less.
 CALIBRATION_BATCHES = 8
 """Training batches that batch norm is recalibrated on before a subnet is evaluated."""
 
@@ -61,6 +62,8 @@ class Loaders:
         found = trainer.val_dataloaders
         validation = _single(_unread_loader(trainer) if found is None else found)
         limit = trainer.limit_val_batches
+        # Lightning takes a whole number for batches and a fraction for a part of the loader, whose length may be
+        # unknown: it is not asked for where all is read.
         if isinstance(limit, int) or validation is None:
             most = int(limit)
         else:
@@ -146,6 +149,7 @@ class UserFit:
                 try:
                     with self.trainer.precision_plugin.forward_context():
                         attached_loss(quiet, prepared(self.trainer, self.module, batch), 0)
+                # The step returns no loss of any batch, so that training batches would be no help.
                 except NoLossError:
                     raise
                 except Exception as error:
@@ -200,6 +204,7 @@ def _unread_loader(trainer: pl.Trainer) -> object:
 @contextmanager
 def _seeded(loaders: object) -> Iterator[None]:
     """Let the generators that loaders have of their own begin at a seed, and go on later where they were."""
+    # A loader and its sampler often share one, which is to be kept and put back once.
     found: dict[int, torch.Generator] = {}
     for loader in CombinedLoader(loaders).flattened:
         sampler = getattr(loader, "sampler", None)

@@ -73,6 +73,7 @@ class SearchModule(pl.LightningModule):
         step, total = self.global_step, int(self.trainer.estimated_stepping_batches)
         self._searched = self.search.is_due(step, total)
         objective = self._objective(images, targets) if self._searched else 0.0
+        # After the comparison, which leaves the last architecture that it drew active.
         self.search.supernet.activate(self.search.path(step, total))
         return self.criterion(self.network(images), targets) + objective
 
@@ -82,6 +83,7 @@ class SearchModule(pl.LightningModule):
 
     @override
     def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
+        # A scaler steps later, or not at all, as in `SearchHooks`.
         if self.trainer.scaler is None:
             self._sliced.narrow(optimizer)
 

@@ -40,4 +40,5 @@ def utilities(
     inputs = np.zeros((len(columns), starts[-1]))
     np.put_along_axis(inputs, columns, 1.0, axis=1)
     fitted = RidgeCV(_PENALTIES).fit(inputs, -np.asarray(advantages, dtype=np.float64))
+    # Each architecture has one option of every node, so only differences within a node mean anything.
     return [row - row.mean() for row in np.split(fitted.coef_.astype(np.float64), starts[1:-1])]

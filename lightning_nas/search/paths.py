@@ -78,6 +78,7 @@ class TrainingPaths:
         """
         if turn == 0:
             return self._decks["widest"].deal()
+        # Once the logits learn, the widest alone stays in the rotation: weights must not drift to narrow networks.
         if turn == 2 and not learnt:
             return self._decks["narrowest"].deal()
         return self._random(learnt, draw)

@@ -72,5 +72,6 @@ def entropy(probabilities: Sequence[Tensor]) -> Tensor:
     open_choices = [p for p in probabilities if len(p) > 1]
     if not open_choices:
         return torch.zeros(())
+    # Options of probability 0 add nothing, and their logarithm would be no number.
     parts = [-(p * p.clamp(min=1e-12).log()).sum() / torch.log(torch.tensor(float(len(p)))) for p in open_choices]
     return torch.stack(parts).mean()

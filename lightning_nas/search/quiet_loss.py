@@ -70,6 +70,7 @@ def _quiet_copy(
         resting = [_Resting(optimizer) for optimizer in quiet.trainer.optimizers]
         own["optimizers"] = lambda *_, **__: resting[0] if len(resting) == 1 else resting
         schedules = [_Resting(config.scheduler) for config in quiet.trainer.lr_scheduler_configs]
+        # As Lightning's own methods, which return one object as it is and several in a list.
         own["lr_schedulers"] = lambda: next(iter(schedules), None) if len(schedules) < 2 else schedules
         own |= dict.fromkeys(["manual_backward", "clip_gradients", "toggle_optimizer", "untoggle_optimizer"], _drop)
     for name, method in own.items():
@@ -82,6 +83,7 @@ class _Resting:
 
     def __init__(self, original: object) -> None:
         self._original = original
+        # The optimizer that Lightning's wrapper holds has this name, and its steps must rest as well.
         self.optimizer = self
 
     def __getattr__(self, name: str) -> object:
@@ -118,6 +120,7 @@ def attached_loss(quiet: pl.LightningModule, batch: object, batch_idx: int) -> T
         NoLossError: The step gives none. Steps that optimize by themselves need not, and then nothing can be compared.
     """
     step = quiet.training_step
+    # Lightning, too, passes the number only to a step that takes it.
     takes_number = is_param_in_hook_signature(step, "batch_idx", min_args=2)
     output = step(batch, batch_idx) if takes_number else step(batch)
     loss = output.get("loss") if isinstance(output, dict) else output

@@ -239,6 +239,7 @@ def _anchors(search: Search, count: int) -> list[Encoding]:
     if not search.limits.costs:
         return [draw_any(search.possible, generator) for _ in range(count)]
     limit, band = search.limits.costs[0], _BAND
+    # More than are wanted, since small spaces give the same ones again.
     drawn = (draw_near(limit.table, limit.budget, band, generator, search.possible) for _ in range(4 * count))
     return list(dict.fromkeys(drawn))[:count]
 

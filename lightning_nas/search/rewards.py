@@ -74,6 +74,7 @@ class Rewards:
         values = losses + _ABSOLUTE_WEIGHT * losses.new_tensor(deviations)
         mean = float(values.mean())
         before = mean if self.running_mean is None else self.running_mean
+        # A baseline that holds these losses would bias the gradient: `before` is of earlier batches.
         self.running_mean = _BASELINE_MEMORY * before + (1 - _BASELINE_MEMORY) * mean
         scores = torch.stack([log_probability(probabilities, encoding) for encoding in samples])
         return ((values - before) * scores).mean()

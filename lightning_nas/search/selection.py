@@ -22,6 +22,7 @@ __all__ = ["MIN_OBSERVED", "Selected", "select"]
 
 log = logging.getLogger(__name__)
 
+# Scores that were fitted to 40 losses ranked others by tau 0.10, to 100 by 0.25, in the study of this method.
 MIN_OBSERVED = 64
 """Fewer sampled losses say little of single options."""
 

@@ -94,7 +94,9 @@ class Joint(SupernetTraining):
         every: Optimizer steps from one architecture step to the next.
     """
 
+    # As TuNAS (arXiv 2008.06120) does.
     warmup: float = 0.25
+    # Then a step costs 0.5 to 0.8 of one of the largest network, see `tests/benchmarks/search_step.md`.
     every: int = 8
 
     def __post_init__(self) -> None:

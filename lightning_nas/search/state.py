@@ -88,6 +88,7 @@ class SearchState:
 
     def follow(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
         """Keep the fit that runs now, and the loaders that are read after it."""
+        # Lightning may load validation data only when it first validates.
         if self.fit is None or self.fit.trainer is not trainer or self.fit.lacks_validation(trainer):
             fit = UserFit(trainer, module, Loaders.of(trainer), self._selection.loss)
             self.fit = fit.with_comparable_batches()

@@ -39,8 +39,12 @@ class Strategy:
     """
 
     num_samples: int = 2
+    # In 300 to 600 architecture steps it lets logits move by 15 to 30 units.
     lr: float = 0.05
+    # As in TF-NAS (arXiv 2008.05314).
     beta1: float = 0.5
+    # Both are free of scale, since the excess is relative. In the study of this method they held expected latencies
+    # within 3 % of three budgets; a logarithm or a barrier in their place ran off to the smallest network.
     rho: float = 5.0
     eta: float = 0.05
     gradient: ClassVar[Gradient] = "none"

@@ -45,6 +45,7 @@ def untraced(module: nn.Module, trainer: pl.Trainer | None = None, kept: Collect
         kept: Submodules that keep what the body gave them.
     """
     left_alone = {id(child) for child in kept}
+    # The objects are held as well, since the id of one that was freed is given to another.
     seen: dict[int, object] = {}
     restore = [
         step
@@ -59,6 +60,7 @@ def untraced(module: nn.Module, trainer: pl.Trainer | None = None, kept: Collect
             trainer.loggers = [DummyLogger() for _ in loggers]
             stack.callback(setattr, trainer, "loggers", loggers)
         stack.callback(_run_all, restore)
+        # After the attributes were noted, so that putting these back removes the two.
         if hasattr(module, "log_dict"):
             for name in ("log", "log_dict"):
                 setattr(module, name, _drop)

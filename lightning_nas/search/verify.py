@@ -51,6 +51,7 @@ def verified_candidates(search: Search, estimator: CostModel, count: int) -> lis
             break
         # Where some are within, what half of all would be; where none is, what the least underestimated would be.
         factors = sorted(ms / latency.table.exact(encoding) for encoding, ms in found.items())
+        # Always less than before, or the solver would propose the same networks again.
         lower = min(0.99 * asked, latency.budget / factors[len(factors) // 2 if kept else 0])
         if lower < search.limits.reaches[limits.index(latency)].minimum:
             break

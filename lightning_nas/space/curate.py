@@ -29,6 +29,7 @@ def curated_widths(full: int, ratios: Sequence[float], lanes: int) -> tuple[int,
     """
     check_number("full", full, whole=True, least=1)
     check_numbers("ratios", ratios, above=0, most=1)
+    # Rounding up must not pass the full width.
     return tuple(sorted({full, *(min(full, round_to_lanes(full * ratio, lanes)) for ratio in ratios)}))
 
 

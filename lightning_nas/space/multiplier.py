@@ -33,6 +33,7 @@ class DepthMultiplier:
             check_numbers("widths", row, whole=True, least=1)
         if not self.widths or any(len(row) != len(self.stages) for row in self.widths):
             raise ValueError(f"Each option must give one width for each stage of {self.stages}; got {self.widths}.")
+        # Equal options would be one network with two logits, drawn twice as often as the others.
         if len(set(self.widths)) != len(self.widths):
             raise ValueError(f"Width options must differ (two that round to the same are one); got {self.widths}.")
 

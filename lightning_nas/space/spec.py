@@ -342,6 +342,7 @@ class SearchSpace:
             ValueError: It has another number of indices than the space has nodes, or one is out of range.
         """
         if len(encoding) != len(self.node_sizes) or any(
+            # Integers of NumPy and PyTorch are indices as well.
             not (hasattr(node, "__index__") and 0 <= node < size)
             for node, size in zip(encoding, self.node_sizes, strict=False)
         ):

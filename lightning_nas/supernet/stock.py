@@ -14,7 +14,7 @@ from torchvision.models import MobileNet_V2_Weights, get_model
 
 from lightning_nas.io.numbers import check_number
 
-__all__ = ["read_weights", "stock_network"]
+__all__ = ["is_stock_name", "read_weights", "stock_network"]
 
 _RATES = ("dropout", "drop_rate", "drop_path_rate")
 
@@ -58,6 +58,17 @@ def stock_network(name: str, num_classes: int, weights: str | Path | None = None
     if file is not None:
         _load(network, read_weights(file), str(file))
     return network.to(memory_format=torch.channels_last)
+
+
+def is_stock_name(name: str) -> bool:
+    """Return whether a name is that of a stock network whose blocks `supernet_from` converts.
+
+    Example::
+
+        >>> is_stock_name("mobilenet_v2"), is_stock_name("mobilenetv2_050"), is_stock_name("resnet18")
+        (True, True, False)
+    """
+    return name == "mobilenet_v2" or name in timm.list_models(module="efficientnet")
 
 
 def _check_options(options: Mapping[str, object]) -> None:

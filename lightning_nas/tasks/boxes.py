@@ -73,6 +73,7 @@ def pick(scores: Tensor, boxes: Tensor, size: tuple[int, int], threshold: float,
     check_number("iou", iou, least=0, most=1)
     places, labels = torch.where(scores > threshold)
     found = scores[places, labels]
+    # Suppression compares all pairs, so that it gets the surest only.
     order = found.argsort(descending=True)[: 10 * _MOST]
     places, labels, found = places[order], labels[order], found[order]
     clipped = clip_boxes_to_image(boxes[places], size)

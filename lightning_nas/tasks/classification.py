@@ -103,6 +103,7 @@ class Classification(L.LightningModule):
     @override
     def training_step(self, batch: tuple[Tensor, Tensor], batch_index: int) -> Tensor:
         images, targets = batch
+        # Compared subnets run this step in evaluation mode, on images as they are.
         if self.training and self.mixup:
             images, targets = mix(images, targets, self.num_classes, self.mixup, seed=self.global_step)
         with self.teacher.watching(self.network) as taught:
@@ -143,6 +144,7 @@ class Classification(L.LightningModule):
     def _evaluate(self, split: str, accuracy: MulticlassAccuracy, batch: tuple[Tensor, Tensor]) -> None:
         images, labels = batch
         logits = self._logits(images)
+        # A metric adds up over processes by itself; the loss has to be told to.
         accuracy(logits, labels)
         self.log(f"{split}_loss", functional.cross_entropy(logits, labels), batch_size=len(labels), sync_dist=True)
         self.log(f"{split}_acc", accuracy, prog_bar=True, batch_size=len(labels))

@@ -154,6 +154,7 @@ class Detection(L.LightningModule):
         precision.update([one for one, _ in scaled], [true for _, true in scaled])
 
     def _report(self, split: str, precision: MeanAveragePrecision) -> None:
+        # Several figures are logged of one metric, so that Lightning does not see it, and does not reset it either.
         figures = precision.compute()
         precision.reset()
         # It is -1 where no image has a box.

@@ -71,6 +71,7 @@ def feature_maps(network: nn.Module, names: Sequence[str] = ()) -> Iterator[list
     def keep_last(module: nn.Module, inputs: object, output: object) -> None:
         # A child that pools gives a map of one pixel: the one before it says more.
         if isinstance(output, Tensor) and output.ndim == 4 and (output.shape[-2:].numel() > 1 or not last):
+            # In place, so that the list that the hook knows stays the one that is read.
             last[:] = [output]
 
     handles = [child.register_forward_hook(keep_last) for child in network.children()]

@@ -19,6 +19,7 @@ __all__ = ["FCOSHead"]
 _REACH = 8.0
 # Of the improved FCOS: places within so many strides of a box's middle belong to it.
 _RADIUS = 1.5
+# Scores begin at this probability, or the many empty places would decide the first steps (RetinaNet, arXiv 1708.02002).
 _PRIOR = 0.01
 # The least score by which a detection counts, and a teacher's box is imitated.
 _SURE = 0.05
@@ -96,6 +97,7 @@ class FCOSHead(nn.Module):
         labels, boxes = torch.stack([label for label, _ in wanted]), torch.stack([box for _, box in wanted])
         positive = labels >= 0
         count = positive.sum().clamp(min=1).float()
+        # -1 stands for no object, which `one_hot` does not take; what it makes of these places is set to zero.
         classes = functional.one_hot(labels.clamp(min=0), self.num_classes).float() * positive[..., None]
         scores, sides, middles = flat.split([self.num_classes, 4, 1], dim=2)
         focal = (
@@ -107,6 +109,7 @@ class FCOSHead(nn.Module):
         giou = generalized_box_iou_loss(found, boxes[positive], reduction="none")
         return {
             "focal": focal,
+            # As in FCOS, boxes count by how central their places are.
             "giou": (giou * centre).sum() / centre.sum().clamp(min=1e-6),
             "centre": functional.binary_cross_entropy_with_logits(middles[positive][:, 0], centre, reduction="sum")
             / count,
@@ -164,6 +167,7 @@ class FCOSHead(nn.Module):
             height, width = output.shape[-2:]
             rows = (torch.arange(height, device=output.device) + 0.5) * stride
             columns = (torch.arange(width, device=output.device) + 0.5) * stride
+            # Rows come first in a map, but x in a point.
             grid = torch.stack(torch.meshgrid(rows, columns, indexing="ij")[::-1], dim=-1).view(-1, 2)
             points.append(grid)
             strides.append(torch.full_like(grid[:, :1], float(stride)))
@@ -201,6 +205,7 @@ def _assign(
     middle = (boxes[:, :2] + boxes[:, 2:]) / 2
     near = (points[:, None] - middle[None]).abs().amax(dim=2) < _RADIUS * strides
     farthest = sides.amax(dim=2)
+    # The finest level has no lower bound and the coarsest no upper one, so that every object suits one.
     low = torch.where(strides == min(all_strides), torch.zeros_like(strides), _REACH * strides / 2)
     high = torch.where(strides == max(all_strides), torch.full_like(strides, torch.inf), _REACH * strides)
     suits = (farthest >= low) & (farthest < high)

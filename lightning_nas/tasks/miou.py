@@ -48,6 +48,7 @@ class MeanIoU(Metric):
     def update(self, predicted: Tensor, masks: Tensor) -> None:
         """Count the pixels of predicted classes and of masks, both of shape (N, H, W)."""
         labelled = masks != IGNORE
+        # One number for each pair of classes, so that one count gives the whole table.
         pairs = masks[labelled] * self.num_classes + predicted[labelled]
         self.confusion += torch.bincount(pairs, minlength=self.num_classes**2).view(self.num_classes, -1)
 

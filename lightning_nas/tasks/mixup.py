@@ -30,6 +30,7 @@ def mix(images: Tensor, labels: Tensor, num_classes: int, alpha: float, seed: in
         >>> targets.sum(dim=1)
         tensor([1., 1.])
     """
+    # NumPy's, since PyTorch's Beta distribution takes no generator.
     generator = np.random.default_rng(seed)
     drawn = generator.beta(alpha, alpha, len(images))
     share = torch.as_tensor(np.maximum(drawn, 1 - drawn), dtype=images.dtype, device=images.device)

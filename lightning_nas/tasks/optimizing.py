@@ -88,6 +88,7 @@ def _cosine(optimizer: torch.optim.Optimizer, num_steps: int, warmup_fraction: f
 
     def factor(step: int) -> float:
         if step < num_warmup:
+            # No step has a rate of 0, and the highest one comes right after the warm-up.
             return (step + 1) / (num_warmup + 1)
         progress = (step - num_warmup) / max(1, num_steps - num_warmup)
         return 0.5 * (1 + math.cos(math.pi * min(1.0, progress)))

@@ -103,6 +103,7 @@ class Segmentation(L.LightningModule):
         self.cutmix = cutmix
         self.teacher: Teacher[Tensor] = Teacher(teacher, feature_weight, feature_modules)
         weights = None if class_weights is None else torch.tensor(class_weights)
+        # A setting: checkpoints have it among the hyperparameters.
         self.register_buffer("class_weights", weights, persistent=False)
         self.val_iou = MeanIoU(num_classes)
         self.test_iou = MeanIoU(num_classes)
@@ -115,6 +116,7 @@ class Segmentation(L.LightningModule):
     @override
     def training_step(self, batch: Batch, batch_index: int) -> Tensor:
         images, masks = batch
+        # Compared subnets run this step in evaluation mode, on images as they are.
         if self.training and self.cutmix:
             images, masks = paste(images, masks, self.cutmix, seed=self.global_step)
         with self.teacher.watching(self.network) as taught:
@@ -181,6 +183,7 @@ def mask_loss(
         >>> mask_loss(logits, torch.full((1, 4, 4), 255)).item()
         0.0
     """
+    # PyTorch's own mean would be 0 / 0 where no pixel is labelled.
     total = functional.cross_entropy(
         _resized(logits, masks),
         masks,

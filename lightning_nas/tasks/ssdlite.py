@@ -85,7 +85,9 @@ class SSDLiteHead(nn.Module):
         negative = ~positive & ~torch.stack([_crowded(anchors, crowds["boxes"]) for _, crowds in parts])
         count = positive.sum().clamp(min=1)
         each = functional.cross_entropy(scores.transpose(1, 2), labels, reduction="none")
+        # Sorted twice, which gives each anchor its rank.
         hardest = each.detach().masked_fill(~negative, -math.inf).argsort(dim=1, descending=True).argsort(dim=1)
+        # An image without objects teaches by some negatives, too.
         most = (_NEGATIVES * positive.sum(dim=1, keepdim=True)).clamp(min=_NEGATIVES)
         kept = positive | (negative & (hardest < most))
         regression = functional.smooth_l1_loss(corrections[positive], wanted[positive], reduction="sum")
@@ -184,6 +186,7 @@ def _match(anchors: Tensor, boxes: Tensor, labels: Tensor) -> tuple[Tensor, Tens
     overlap = box_iou(boxes, box_convert(anchors, "cxcywh", "xyxy"))
     best, which = overlap.max(dim=0)
     favourite = overlap.argmax(dim=1)
+    # Each object gets the anchor that fits it best, however little that overlaps.
     best[favourite], which[favourite] = 1.0, torch.arange(len(boxes), device=boxes.device)
     wanted = box_convert(boxes, "xyxy", "cxcywh")[which]
     middles = (wanted[:, :2] - anchors[:, :2]) / anchors[:, 2:]
@@ -206,5 +209,6 @@ def _decoded(anchors: Tensor, corrections: Tensor) -> Tensor:
     """Return the boxes (N, anchors, 4), xyxy in pixels."""
     scaled = corrections * corrections.new_tensor(_VARIANCES)
     middles = anchors[:, :2] + scaled[..., :2] * anchors[:, 2:]
+    # A start of training that overflows would be lost.
     sizes = anchors[:, 2:] * scaled[..., 2:].clamp(max=4.0).exp()
     return torch.cat([middles - sizes / 2, middles + sizes / 2], dim=-1)

@@ -50,6 +50,7 @@ class Teacher(Generic[Outputs]):
 
     def to(self, device: torch.device) -> None:
         """Move the teacher, if there is one, to a device."""
+        # Lightning moves the submodules of a module, and the teacher is none.
         if self.network is not None:
             self.network.to(device)
 

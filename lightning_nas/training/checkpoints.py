@@ -63,6 +63,7 @@ class CheckpointFile:
         if whole[0] == self.before:
             if torn:
                 log.warning("%s cannot be read: this training goes on from the state before.", torn)
+            # One process renames for all; before any training there are no ranks.
             if not getattr(rank_zero_only, "rank", 0):
                 os.replace(self.before, self.path)
         return self.path
@@ -124,9 +125,11 @@ def _damage(path: Path) -> str:
         with zipfile.ZipFile(path) as archive:
             if (bad := archive.testzip()) is not None:
                 return f"{bad} has another checksum"
+            # PyTorch stores parts as they are, so that a list which says otherwise is wrong.
             if any(part.compress_size != part.file_size or part.compress_type for part in archive.infolist()):
                 return "its list of parts is damaged"
         found = _read(path)
+    # What the system refuses to read may be whole, and must not be replaced by a training that begins anew.
     except OSError:
         raise
     except Exception as error:  # a damaged file raises nearly anything

@@ -74,7 +74,9 @@ class Divergence(pl.Callback):
     ) -> None:
         loss = outputs.get("loss") if isinstance(outputs, Mapping) else outputs
         if isinstance(loss, Tensor) and loss.numel() == 1:
+            # Kept as a tensor: reading its value would wait for the device in each step.
             self._recent.append(loss.detach().float())
+            # A detector's batch without objects may have a loss of 0, which is no start to compare with.
             if len(self._first) < _STEPS and math.isfinite(value := float(loss)) and value:
                 self._first.append(value)
         if (batch_idx + 1) % _CHECK_EVERY == 0:

@@ -142,6 +142,7 @@ def keep_fingerprint(run_dir: Path, file: str, settings: Mapping[str, object], i
                 raise ValueError(f"'{path}' must hold an object; got {type(known).__name__}.")
         except ValueError as error:
             raise ValueError(f"{error} HINT: remove it if the settings are as they were.") from error
+        # Compared as it reads back, where tuples are lists.
         if differing := difference_text(known, json.loads(json.dumps(wanted))):
             raise ValueError(
                 f"{run_dir} holds a run of other settings: {differing}. HINT: continue it with its own, which are in"

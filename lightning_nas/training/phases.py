@@ -118,6 +118,7 @@ class KeepLast(Checkpoint):
     @override
     def load_state_dict(self, state_dict: CheckpointState) -> None:
         self.seconds = state_dict["seconds"]
+        # Checkpoints of earlier versions do not say it.
         self._has_ended = state_dict.get("has_ended", True)
 
 
@@ -198,12 +199,15 @@ class Phases:
         logger = self.make_logger(save_dir=self.run_dir, name="logs", version=name)
         trainer = self.make_trainer(
             max_epochs=epochs,
+            # Seeds come first, see `EpochSeeds`; what has diverged ends before its state is saved, which is last.
             callbacks=[EpochSeeds(self.seed), KeepStopping(), divergence, *callbacks, *averages, keep],
             logger=logger,
             default_root_dir=self.run_dir,
         )
+        # A plugin or a strategy that writes checkpoints in its own way keeps to that.
         if type(trainer.strategy.checkpoint_io) is TorchCheckpointIO:
             trainer.strategy.checkpoint_io = WholeCheckpointIO()
+        # `weights_only`: loading a checkpoint runs no code that it holds.
         trainer.fit(module, datamodule=self.data, ckpt_path=file.readable(), weights_only=True)
         return Fit(trainer, keep.seconds, trainer.global_step, trainer.current_epoch)
 

@@ -18,6 +18,7 @@ __all__ = ["EpochSeeds", "begin_random"]
 
 def begin_random(seed: int, epoch: int = 0, part: int = 0) -> None:
     """Seed the generators of PyTorch, NumPy and Python for a part of an epoch."""
+    # Mixed rather than added: seed + epoch would give neighbouring seeds the same epochs.
     value = int(np.random.SeedSequence((seed, epoch, part)).generate_state(1)[0])
     random.seed(value)
     np.random.seed(value)

@@ -35,6 +35,7 @@ class Stopped(KeyboardInterrupt):
     def __init__(self, signum: int) -> None:
         super().__init__(signum)
         self.name = signal.Signals(signum).name
+        # As shells report a process that a signal has ended.
         self.exit_code = 128 + signum
 
 

@@ -65,14 +65,17 @@ class Additive:
             np.add.at(counts[row], [number[part] for part in parts], 1)
         amount, inputs = amounts(types), _inputs(types)
         center, spread = standardised(inputs)
+        # This column says whether a part is of those that networks have once: it stays 0 or 1, see `_is_once`.
         center[0], spread[0] = 0, 1
         scale, amount_scale = float(latency_ms.std()) or float(latency_ms.mean()), amount.mean(axis=0) + 1e-12
         points = np.concatenate([amount / amount_scale, (inputs - center) / spread], axis=1)
+        # Parts that all networks have equally often are never told apart; they share one sum.
         varying = np.ptp(counts, axis=0) > 0
         if not varying.any():
             raise ValueError("Networks that all are the same say nothing about what they are made of.")
         num_common = counts[0, ~varying].sum()
         mean_ms = float(latency_ms.mean())
+        # More threads than free cores make small matrices slower.
         with threadpool_limits(1, "blas"):
             parameters, inverse, trust = _fitted(
                 points[varying], counts[:, varying], latency_ms / scale, num_common > 0
@@ -220,6 +223,7 @@ def _widths(
     """
     variance = 1 / np.diag(inverse)
     expected = np.maximum(variance - noise / trust, 0) + noise * relative**2
+    # Leave-one-out errors in closed form, without another fit.
     off = np.abs(weights * variance) / np.sqrt(expected)
     return np.array([quantile(off, level) for level in LEVELS])
 
@@ -233,6 +237,7 @@ def _fitted(
     def covariance(parameters: np.ndarray) -> np.ndarray:
         matrix: np.ndarray = counts @ parts.covariance(parameters) @ counts.T
         matrix += _ONCE_VARIANCE * has_common
+        # The diagonal, as a view that can be added to.
         matrix.flat[:: len(values) + 1] += _noise(parameters) / trust
         return matrix
 
@@ -240,6 +245,7 @@ def _fitted(
         try:
             factor = cho_factor(covariance(parameters), lower=True, overwrite_a=True)
         except LinAlgError:
+            # Nelder-Mead steps back from where the covariance is not positive definite.
             return 1e12
         return float(values @ cho_solve(factor, values) / 2 + np.log(np.diag(factor[0])).sum())
 
@@ -248,11 +254,14 @@ def _fitted(
         options = {"maxfev": 60 if number else 200, "fatol": 0.05}
         parameters = minimize(loss, parameters, method="Nelder-Mead", options=options).x
         inverse: np.ndarray = np.linalg.inv(covariance(parameters))
+        # What this round's inverse was made with; the next one is for the next round.
         counted = trust
         # What each network is off by when the others predict it.
         left_out = inverse @ values / np.diag(inverse)
+        # The median of absolute values, times this, is the standard deviation of a normal distribution.
         deviation = 1.4826 * float(np.median(np.abs(left_out)))
         if deviation > 0:
             distance = left_out / deviation * np.where(left_out > 0, _LONGER, 1.0)
+            # Weights of Student's distribution, as iteratively reweighted least squares takes them, but never above 1.
             trust = np.minimum(1, (_FREEDOM + 1) / (_FREEDOM + distance**2))
     return parameters, inverse, counted

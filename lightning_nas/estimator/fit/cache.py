@@ -21,6 +21,7 @@ _log = logging.getLogger(__name__)
 def cache_path(table: Path) -> Path:
     """Return where the regressor of a table is kept: a name for its content and for what fitted it."""
     key = hashlib.sha256(table.read_bytes())
+    # Another release of these may fit other trees to the same table.
     key.update(f"{VERSION} {importlib.metadata.version('scikit-learn')} {np.__version__}".encode())
     return cache_folder() / f"{table.stem}-{key.hexdigest()[:16]}.npz"
 

@@ -24,7 +24,9 @@ def distances(first: np.ndarray, second: np.ndarray) -> np.ndarray:
         >>> distances(np.array([[0.0, 0.0]]), np.array([[3.0, 4.0], [0.0, 1.0]]))
         array([[5., 1.]])
     """
+    # A product of matrices in place of all differences, which would take features times as much memory.
     squared = (first**2).sum(axis=1)[:, None] + (second**2).sum(axis=1) - 2 * first @ second.T
+    # Rounding can make squares of nearly equal rows negative.
     values: np.ndarray = np.sqrt(np.maximum(squared, 0))
     return values
 

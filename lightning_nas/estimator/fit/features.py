@@ -124,6 +124,7 @@ def _weights(subgraphs: Sequence[Subgraph]) -> np.ndarray:
     kind, _, _, inner, hidden, outer, kernel, _, _ = _columns(subgraphs).T
     dense = _where(kind, "ibn", inner * hidden) + _where(kind, "stem conv fused head", inner * hidden * kernel**2)
     last = _where(kind, "ibn ds fused head classifier", hidden * outer) + _where(kind, "linear", inner * outer)
+    # The 1 keeps ratios by weights finite for pools.
     return 1 + dense + last + _where(kind, "ibn ds depthwise", hidden * kernel**2)
 
 
@@ -141,5 +142,6 @@ def _stack(*values: np.ndarray) -> np.ndarray:
 
 
 def _log(values: np.ndarray) -> np.ndarray:
+    # Amounts may be 0.
     logarithms: np.ndarray = np.log(values + 1)
     return logarithms

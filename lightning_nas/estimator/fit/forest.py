@@ -173,6 +173,7 @@ def _levels(nodes: np.ndarray, starts: np.ndarray, test_of: _Places) -> tuple[li
     is_leaf = nodes["is_leaf"] != 0
     leaves = np.flatnonzero(is_leaf)
     counts = np.bincount(tree_of[leaves], minlength=len(starts))
+    # A power of two, so that `_numbers` can halve it.
     num_slots = 1 << int(counts.max() - 1).bit_length()
     slot_of = np.zeros(len(nodes), np.int64)
     slot_of[leaves] = np.arange(len(leaves)) - np.repeat(np.cumsum(counts) - counts, counts)

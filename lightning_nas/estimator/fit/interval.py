@@ -114,5 +114,6 @@ def level_number(level: float) -> int:
 
 def quantile(errors: np.ndarray, level: float) -> float:
     """Return the conformal quantile of errors: a new one is below it with the probability of the level."""
+    # Not level * count: the rank among the errors and the new one, as split conformal prediction has it.
     rank = min(len(errors), int(np.ceil((len(errors) + 1) * level)))
     return float(np.partition(errors, rank - 1)[rank - 1])

@@ -107,6 +107,7 @@ class Regressor:
 
     def save(self, path: Path) -> None:
         """Write the arrays to an npz file, whole or not at all."""
+        # A number rather than a name: files hold arrays of numbers alone.
         arrays = {"choice": np.array((*_CHOICES, _ADDITIVE).index(self.choice))}
         models = (("trees", self.trees), ("smooth", self.smooth), (_ADDITIVE, self.additive), ("errors", self.errors))
         for name, model in models:

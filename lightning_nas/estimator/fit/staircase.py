@@ -93,6 +93,7 @@ class Curve:
 
         It is that of their differences, in which even growth is nothing; they have three times the variance.
         """
+        # The median of absolute values, times 1.4826, is the standard deviation of a normal distribution.
         return 1.4826 * float(np.median(np.abs(np.diff(self.rises)))) / 3**0.5
 
 
@@ -262,6 +263,7 @@ def _has_share(curves: Sequence[Curve], period: int) -> bool:
 
 
 def _num_multiples(curve: Curve, period: int) -> int:
+    # The step after a multiple shows one channel later, so the last channel of a curve is none to step after.
     return (curve.channels[-1] - 1) // period - (curve.channels[0] - 1) // period
 
 

@@ -86,6 +86,7 @@ def fit_spread(total_ms: np.ndarray, half_ms: np.ndarray, true_ms: np.ndarray) -
         half_ms: Half width of the interval that its predicted parts alone make.
         true_ms: What each took.
     """
+    # Intervals add the squares of spread and half width, see `Estimator.total_interval_ms`; solved for the spread.
     needed = np.sort(np.sqrt(np.maximum((true_ms - total_ms) ** 2 - half_ms**2, 0)) / total_ms)
     rank = min(len(needed), int(np.ceil((len(needed) + 1) * LEVEL)))
     return float(needed[rank - 1])

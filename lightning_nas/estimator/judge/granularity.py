@@ -48,6 +48,7 @@ def best_granularity(
         one = replace(device, is_split=is_split, correction=1.0)
         path = table if is_split == device.is_split else scratch_table(device, backend, name, folder)
         rows = measure(one, parts, path, open_backend(one))
+        # Both are fitted to the same subgraphs, whatever else the table holds.
         wanted = {piece for part in parts for piece in ((part, *part.operators) if is_split else (part,))}
         estimator = Estimator(one, {part: row for part, row in rows.items() if part in wanted})
         predicted_ms = np.array([estimator.predict_ms(split(network)).sum() for network in networks])

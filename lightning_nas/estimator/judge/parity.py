@@ -65,6 +65,7 @@ class PredictionPairs:
     def by_size(self) -> dict[str, dict[str, float]]:
         """Return the error figures by measured latency, in five groups of equal size."""
         edges = np.quantile(self.true_ms, np.linspace(0, 1, _NUM_SIZES + 1))
+        # The largest latency is the last edge itself, behind which there is no group.
         place = np.clip(np.searchsorted(edges, self.true_ms, side="right") - 1, 0, _NUM_SIZES - 1)
         names = [f"{low:.3g} to {high:.3g} ms" for low, high in pairwise(edges.tolist())]
         chosen = {name: place == number for number, name in enumerate(names)}

@@ -35,6 +35,7 @@ def peak_error(device: Device, num_networks: int = 150) -> dict[str, float]:
     """
     check_number("num_networks", num_networks, whole=True, least=1)
     backend = open_backend(device)
+    # Of the backends, only compilers that plan memory have this method.
     if not hasattr(backend, "peak_bytes"):
         raise ValueError(f"Backend {device.backend!r} of device {device.name!r} plans no memory to compare with.")
     rng = random.Random(JUDGING)

@@ -102,6 +102,7 @@ def _backend_or_reason(device: Device) -> tuple[Backend | None, str]:
         # Devices are shared without the files that only their backends need.
         return None, f"{device.name} cannot be measured here: {error}"
     here = backend.versions().get("processor")
+    # What counts or simulates names no processor, and so is never of another machine.
     there = device.measured_by.get("processor", here)
     if here != there:
         return None, f"{device.name} cannot be measured here: it is {there}, and this machine is {here}."

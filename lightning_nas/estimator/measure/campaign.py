@@ -61,6 +61,7 @@ def _measure(
         with appending(path) as append:
             for rows in _measured(backend, missing, known, device.name):
                 calm = {part: figures for part, figures in rows.items() if (figures.spread or 0) <= limit}
+                # Subgraphs share operators, of which each is to be there once.
                 new = {part: figures for part, figures in calm.items() if part not in known}
                 append(_lines(names, new))
                 known.update(new)
@@ -107,6 +108,7 @@ def _header(path: Path) -> list[str]:
 
 def _lines(names: Sequence[str], rows: Mapping[Subgraph, Figures]) -> str:
     text = io.StringIO()
+    # By the table's own header: somebody's table may lack optional columns, or have others.
     writer = csv.DictWriter(text, names, restval="", extrasaction="ignore", lineterminator="\n")
     writer.writerows(_row(part, figures) for part, figures in rows.items())
     return text.getvalue()

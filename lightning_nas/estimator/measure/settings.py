@@ -177,6 +177,7 @@ def _checked(device: Device, name: str, valid: object) -> object:
         else device.settings.get(name, choices[0] if choices else valid)
     )
     if choices:
+        # By type as well, since True equals 1.
         if not any(value is choice or (type(value) is type(choice) and value == choice) for choice in choices):
             raise ValueError(
                 f"`{name}` of device {device.name!r} must be one of {', '.join(map(str, choices))}; got {value!r}."

@@ -55,6 +55,7 @@ def _measured(
                     figures = known[digest] = backend.measure_network(network)
                 except UnsupportedError:
                     continue
+                # A float's `repr` reads back as the same float.
                 append(f"{digest},{figures.latency_ms!r},{figures.sram_bytes}\n")
     return known
 

@@ -47,6 +47,7 @@ class File:
         from flatbuffers import Builder
 
         self.builder: Builder = Builder(1 << 20)
+        # TFLite wants an empty first buffer, which tensors without values refer to.
         self.buffers = [_table(self.builder, 3, [])]
         self.tensors: list[int] = []
         self.operators: list[int] = []
@@ -92,6 +93,7 @@ class File:
         """Return the file with the given input and output tensors."""
         builder = self.builder
         codes = [
+            # The field of one byte is for old readers; codes that are larger stand in the last one only.
             _table(builder, 4, [(0, "Int8", min(code, 127)), (2, "Int32", version), (3, "Int32", code)])
             for code, _, _, version in _OPERATORS.values()
         ]
@@ -125,6 +127,7 @@ def _ints(builder: Builder, values: Sequence[int]) -> int:
 
 def _offsets(builder: Builder, offsets: Sequence[int]) -> int:
     builder.StartVector(4, len(offsets), 4)
+    # A builder writes vectors from their end.
     for offset in reversed(offsets):
         builder.PrependUOffsetTRelative(offset)
     vector: int = builder.EndVector()

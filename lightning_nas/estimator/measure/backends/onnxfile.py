@@ -106,6 +106,7 @@ class _Author:
             code = "Mul"
         constants, attributes = self._constants(layer, code, len(inputs)), _attributes(layer, code)
         if code == "Resize":
+            # Between input and sizes, Resize has places for a region and for scales, which stay empty.
             inputs.append("")
         result = self._node(code, [*inputs, *constants], name, **attributes)
         height, width, channels = layer.out_shape
@@ -176,6 +177,7 @@ class _Author:
         scales = np.full(shape[axis], _WEIGHT_SCALE, np.float32)
         kernel = self._dequantized(self._constant(weights), (scales, np.zeros(len(scales), np.int8)), axis)
         biases = self._constant(np.zeros(layer.out_channels, np.int32))
+        # Biases have the scale of the input times that of the weights, as int8 runtimes add them to the sums.
         scales = np.full(layer.out_channels, _WEIGHT_SCALE * _USUAL[0], np.float32)
         return [kernel, self._dequantized(biases, (scales, np.zeros(len(scales), np.int32)), 0)]
 
@@ -198,6 +200,7 @@ class _Author:
         from onnx import numpy_helper
 
         name = f"constant{len(self.constants)}"
+        # `ascontiguousarray` gives a scalar a dimension.
         self.constants.append(numpy_helper.from_array(np.ascontiguousarray(values).reshape(values.shape), name))
         return name
 

@@ -72,5 +72,6 @@ def _padding(size: int, out: int, window: int, step: int, dilation: int) -> tupl
     # What frameworks add, where that results in the size that was seen.
     if (size + 2 * half - span) // step + 1 == out:
         return half, half
+    # As TensorFlow pads: what is odd comes behind.
     missing = max(0, (out - 1) * step + span - size)
     return missing // 2, missing - missing // 2

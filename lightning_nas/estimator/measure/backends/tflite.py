@@ -25,6 +25,7 @@ WEIGHT_SIGMA = 29.0  # in steps of int8
 
 _RELU6 = 3
 _SAME, _VALID = 0, 1
+# Of all tensors: additions and concatenations then need no rescaling, which those of real quantisers do.
 _SCALE = 0.05
 # Operators whose results TFLite wants on a scale of their own, and its zero point.
 _SCALES = {"sigmoid": (1 / 256, -128), "tanh": (1 / 128, 0)}
@@ -152,6 +153,7 @@ class _Author:
         # Different in every channel, so that the compiler cannot merge them.
         scales = (0.002 * (1 + np.arange(layer.out_channels) / layer.out_channels)).astype(np.float32)
         weights = self.file.constant(np.resize(_pool(), shape), self.file.quantization(scales, axis))
+        # Biases have the scale of the input times that of the weights, as the specification wants it.
         bias = np.zeros(layer.out_channels, np.int32)
         return weights, self.file.constant(bias, self.file.quantization(scales * np.float32(_SCALE)))
 

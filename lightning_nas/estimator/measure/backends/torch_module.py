@@ -139,6 +139,7 @@ def _as(tensor: Tensor, shape: tuple[int, int, int]) -> Tensor:
 
 def _convolution(layer: Layer) -> tuple[nn.Module, nn.Module]:
     (top, bottom), (left, right) = paddings(layer)
+    # `nn.Conv2d` pads both sides alike; anything else takes a step of its own.
     even = top == bottom and left == right
     groups = layer.form.groups if layer.form is not None else 1
     step = layer.form.step if layer.form is not None else (layer.stride, layer.stride)
@@ -161,6 +162,7 @@ def _transposed(layer: Layer) -> tuple[nn.Module, nn.Module]:
         (size - 1) * step + (window - 1) * form.dilation + 1 - out
         for size, step, window, out in zip(sizes, form.step, form.window, form.out_size, strict=True)
     ]
+    # Padding cuts both sides alike; what that takes too much is added again on one side.
     rows, columns = (-(-max(0, value) // 2) for value in cut)
     return nn.Identity(), nn.ConvTranspose2d(
         layer.in_channels,

@@ -83,6 +83,8 @@ class Measure:
 
     def __init__(self, device: Device) -> None:
         try:
+            # Internal to Vela, hence the exact version in the extra: a block takes milliseconds so, and more than a
+            # second by the command line.
             from ethosu import regor
         except ImportError as error:
             raise ImportError(

@@ -139,6 +139,7 @@ def _cycles_of(path: Path, layer: Layer) -> int:
     return _cycles(_read_once(path), layer)
 
 
+# A process prices many layers, all on one hardware.
 @lru_cache(maxsize=1)
 def _read_once(path: Path) -> Hardware:
     return _read(path)

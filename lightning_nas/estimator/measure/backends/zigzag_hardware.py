@@ -49,6 +49,7 @@ def read_hardware(path: Path) -> Hardware:
     if problems := list(_problems(data)):
         raise ValueError(f"{path} does not describe hardware: {'; '.join(problems)}.")
     try:
+        # Past its validators ZigZag has no errors of its own: it raises what a wrong value runs into.
         return Hardware(AcceleratorFactory(_normalised(data)).create(), _mappings(data))
     except (AssertionError, AttributeError, LookupError, TypeError, ValueError, ArithmeticError) as error:
         raise ValueError(f"{path} does not describe hardware: {type(error).__name__}: {error}.") from error

@@ -59,6 +59,7 @@ def fastest_cycles(hardware: Hardware, layer: Workload) -> int:
     Raises:
         ValueError: It fits the memories in no way.
     """
+    # The first keeps the best of the mappings to the array, the second the best order of loops for each of them.
     stages = [MinimalLatencyStage, SpatialMappingGeneratorStage, MinimalLatencyStage, _Orders, CostModelStage]
     workload = WorkloadFactory([layer], hardware.mappings).create()
     search = WorkloadStage(stages, workload=workload, accelerator=hardware.accelerator)
@@ -94,6 +95,7 @@ class _Orders(Stage):
         for order in _orders(list(loops.items()) or [(given["layer"].layer_dims[0], 1)]):
             try:
                 mapping = MemoryAllocator(**given, ordering=order, mapping_type=_UNEVEN).run()
+            # This order fits no memory; another one may.
             except (MemoryHierarchyTooSmallException, MemoryTooSmallException):
                 continue
             below = self.list_of_callables[0](
