@@ -10,6 +10,7 @@ from torch import nn
 from torch.nn import functional
 from torch.nn.modules.batchnorm import _BatchNorm
 from torchvision.models import detection, segmentation
+from torchvision.models.detection import FasterRCNN
 from torchvision.models.detection.anchor_utils import AnchorGenerator
 from torchvision.models.detection.backbone_utils import _mobilenet_extractor
 
@@ -29,7 +30,13 @@ TIMM = (
 # What is slow to convert or to run: for the table, not for each run of the tests.
 SLOW = frozenset(
     (
-        *("torchvision/convnext_tiny", "torchvision/densenet121", "torchvision/googlenet", "torchvision/resnet50"),
+        *(
+            "detection/fasterrcnn_mobilenet_v3_large_320_fpn",
+            "torchvision/convnext_tiny",
+            "torchvision/densenet121",
+            "torchvision/googlenet",
+            "torchvision/resnet50",
+        ),
         *("torchvision/efficientnet_v2_s", "torchvision/vgg11_bn", "torchvision/shufflenet_v2_x1_0"),
         *("timm/edgenext_xx_small", "timm/efficientvit_b0", "timm/fastvit_t8", "timm/fbnetv3_b", "timm/ghostnet_100"),
         *("timm/mixnet_s", "timm/rexnet_100", "timm/tf_efficientnetv2_b0", "torchvision/regnet_y_400mf"),
@@ -268,8 +275,19 @@ ZOO: dict[str, Callable[[], nn.Module]] = {
     "own/timm_pyramid": TimmPyramid,
     "smp/unet_mobilenet_v2": lambda: _of_segmentation_models("Unet", "mobilenet_v2"),
     "smp/unet_timm_mobilenetv2_100": lambda: _of_segmentation_models("Unet", "tu-mobilenetv2_100"),
-    "smp/fpn_efficientnet_lite0": lambda: _of_segmentation_models("FPN", "timm-tf_efficientnet_lite0"),
+    "smp/fpn_efficientnet_lite0": lambda: _of_segmentation_models("FPN", "tu-tf_efficientnet_lite0"),
 }
+
+
+class _OneImage(nn.Module):
+    """A detector that takes a list of images, run on a batch of one."""
+
+    def __init__(self, detector: nn.Module) -> None:
+        super().__init__()
+        self.detector = detector
+
+    def forward(self, images):
+        return self.detector([images[0]])
 
 
 def is_available(name: str) -> bool:
@@ -284,6 +302,7 @@ def build(name: str, seed: int = 0) -> tuple[nn.Module, torch.Tensor]:
     """
     torch.manual_seed(seed)
     network = without_detection(ZOO[name]())
+    network = _OneImage(network) if isinstance(network, FasterRCNN) else network
     generator = torch.Generator().manual_seed(seed + 1)
     with torch.no_grad():
         for module in network.modules():

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
 
@@ -20,13 +20,11 @@ from lightning_nas.graph.width_groups import WidthGroups, groups_of
 
 __all__ = ["ChannelCount", "ElasticNetwork", "elastic_network"]
 
-Run = Callable[[nn.Module, Tensor], object]
-
 _BY_OUTPUT = ("add", "mul", "concat", "activation", "norm")
 """Operators whose input channels a `Layer` counts as those of their output."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class ChannelCount:
     """The channels of a tensor, as a function of the widths of groups.
 
@@ -47,7 +45,7 @@ class ChannelCount:
         return self.constant + int(sum(kept))
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class ElasticNetwork:
     """A network whose widths can be chosen, as data.
 
@@ -79,13 +77,12 @@ class ElasticNetwork:
         return replace(self.network, operations=operations)
 
 
-def elastic_network(model: nn.Module, example_input: Tensor, run: Run | None = None) -> ElasticNetwork:
+def elastic_network(model: nn.Module, example_input: Tensor) -> ElasticNetwork:
     """Return a network as data, with its width groups, from one run in evaluation mode.
 
     Args:
         model: The network.
         example_input: One batch that it can run, shape (N, C, H, W); one image of it runs.
-        run: How it runs; by default ``model(example_input)``.
 
     Example::
 
@@ -97,7 +94,7 @@ def elastic_network(model: nn.Module, example_input: Tensor, run: Run | None = N
     """
     image = example_input[:1]
     with evaluating(model), module_paths(model) as paths, Labeller(model, image, paths, apply_rule) as labeller:
-        result = model(image) if run is None else run(model, image)
+        result = model(image)
     groups, find = groups_of(labeller, result), labeller.found.channels.find
     rows = tuple((find(source).numpy(), find(output).numpy()) for source, output in labeller.rows)
     _, channels, height, width = image.shape

@@ -14,10 +14,10 @@ from lightning_nas.graph.fold import folded
 from lightning_nas.graph.layer import Form
 from lightning_nas.graph.subgraph import Subgraph
 
-__all__ = ["ElasticPart", "elastic_parts"]
+__all__ = ["ElasticPart", "cut_alike", "elastic_parts"]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class ElasticPart:
     """A subgraph at full width, and how its sizes follow the groups that it reads and writes.
 
@@ -50,7 +50,7 @@ def elastic_parts(network: ElasticNetwork) -> list[ElasticPart]:
         network: The network, with its groups.
 
     Raises:
-        ValueError: A network of another width is cut otherwise.
+        ValueError: A network of another width is cut otherwise, see `cut_alike`.
 
     Example::
 
@@ -60,7 +60,7 @@ def elastic_parts(network: ElasticNetwork) -> list[ElasticPart]:
         >>> net = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Conv2d(8, 16, 3), nn.ReLU(), nn.Conv2d(16, 4, 1))
         >>> parts = elastic_parts(elastic_network(net, torch.zeros(1, 3, 16, 16)))
         >>> [sorted(part.gains) for part in parts], parts[1].at({0: 6, 1: 12}).in_channels
-        ([[0], [0, 1]], 6)
+        ([[0], [0, 1], [1]], 6)
     """
     whole = _cut(network, {})
     gains: list[dict[int, NDArray[np.int64]]] = [{} for _ in whole]
@@ -68,7 +68,7 @@ def elastic_parts(network: ElasticNetwork) -> list[ElasticPart]:
     for number, size in sizes.items():
         step = size - size // 2
         narrower = _cut(network, {number: size // 2})
-        if [_form_of(part) for part in narrower] != [_form_of(part) for part in whole]:
+        if not _are_alike(whole, narrower):
             raise ValueError(
                 f"At another width of {network.groups.groups[number].name!r} the network is cut into other parts."
             )
@@ -82,6 +82,25 @@ def elastic_parts(network: ElasticNetwork) -> list[ElasticPart]:
         ElasticPart(part, found, {number: sizes[number] for number in found})
         for part, found in zip(whole, gains, strict=True)
     ]
+
+
+def cut_alike(network: ElasticNetwork) -> ElasticNetwork:
+    """Return the network with those groups frozen whose half width is cut into other parts.
+
+    A convolution of two groups is a dense one at half of its width, and may be fused with what follows.
+
+    Args:
+        network: The network, with its groups.
+    """
+    whole, groups = _cut(network, {}), list(network.groups.groups)
+    for number in network.groups.open:
+        if not _are_alike(whole, _cut(network, {number: groups[number].size // 2})):
+            groups[number] = replace(groups[number], frozen="the network is cut into other parts at other widths")
+    return replace(network, groups=replace(network.groups, groups=tuple(groups)))
+
+
+def _are_alike(parts: Sequence[Subgraph], others: Sequence[Subgraph]) -> bool:
+    return [_form_of(part) for part in parts] == [_form_of(part) for part in others]
 
 
 def _cut(network: ElasticNetwork, widths: Mapping[int, int]) -> list[Subgraph]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -16,17 +16,13 @@ from lightning_nas.graph.width_groups import WidthGroups
 
 __all__ = ["checked_groups"]
 
-Run = Callable[[nn.Module, Tensor], object]
-
 _NUM_DRAWS = 3
 """Of widths, odd ones among them: some faults do not show at every width."""
 
 _TOLERANCE = 1e-3
 
 
-def checked_groups(
-    model: nn.Module, example_input: Tensor, groups: WidthGroups, run: Run | None = None, seed: int = 0
-) -> WidthGroups:
+def checked_groups(model: nn.Module, example_input: Tensor, groups: WidthGroups, seed: int = 0) -> WidthGroups:
     """Return the groups with those frozen whose narrower networks do not compute what they should.
 
     All open groups are narrowed at once, to random shares, several times. Where that is not right, halves of them are,
@@ -36,10 +32,9 @@ def checked_groups(
         model: The network; it is not changed.
         example_input: One batch that it can run, shape (N, C, H, W).
         groups: What `width_groups` found.
-        run: How it runs; by default ``model(example_input)``.
         seed: Of the widths.
     """
-    check = _Check(model, example_input, groups, run or _plain_run, np.random.default_rng(seed))
+    check = _Check(model, example_input, groups, np.random.default_rng(seed))
     wrong = check.wrong(list(groups.open))
     frozen = [
         replace(group, frozen=wrong[number]) if number in wrong else group for number, group in enumerate(groups.groups)
@@ -52,7 +47,6 @@ class _Check:
     model: nn.Module
     example_input: Tensor
     groups: WidthGroups
-    run: Run
     generator: np.random.Generator
 
     def wrong(self, numbers: Sequence[int]) -> dict[int, str]:
@@ -84,11 +78,7 @@ class _Check:
 
     def _outputs(self, model: nn.Module) -> list[Tensor]:
         with evaluating(model):
-            return tensors_in(self.run(model, self.example_input))
-
-
-def _plain_run(model: nn.Module, images: Tensor) -> object:
-    return model(images)
+            return tensors_in(model(self.example_input))
 
 
 def _are_close(expected: Sequence[Tensor], given: Sequence[Tensor]) -> bool:

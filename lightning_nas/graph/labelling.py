@@ -249,6 +249,8 @@ class Labeller(TorchDispatchMode):
 
 def _channel_row(labels: Tensor) -> Tensor:
     """Return the labels of the channels of a tensor, as an accelerator sees them: see `operators`."""
+    if not labels.numel():  # such as the crops of a detector that has found nothing
+        return torch.full((labels.shape[1] if labels.ndim > 1 else 0,), NO_CHANNEL)
     if labels.ndim == 4:
         return labels.movedim(1, 0).flatten(1).amax(dim=1)
     return labels.flatten(0, 1).amax(dim=0) if labels.ndim == 3 else labels.reshape(-1)

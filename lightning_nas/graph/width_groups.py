@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -34,7 +34,7 @@ class WidthGroup:
     frozen: str = ""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class WidthGroups:
     """The width groups of a network.
 
@@ -76,19 +76,16 @@ class WidthGroups:
         return {slot for number in numbers for slot, _ in self.groups[number].slots}
 
 
-def width_groups(
-    model: nn.Module, example_input: Tensor, run: Callable[[nn.Module, Tensor], object] | None = None
-) -> WidthGroups:
+def width_groups(model: nn.Module, example_input: Tensor) -> WidthGroups:
     """Return the width groups of a network.
 
     The network runs once, in evaluation mode and without gradients, on labels of its channels. What an operator does
     to channels is known for those that convolutional networks are made of; any other freezes the groups that it reads.
-    That the groups are right is shown by running narrower networks: see `check_groups`.
+    That the groups are right is shown by running narrower networks: see `checked_groups`.
 
     Args:
         model: The network.
         example_input: One batch that it can run, shape (N, C, H, W).
-        run: How it runs; by default ``model(example_input)``.
 
     Raises:
         ValueError: The network does not run on such an input.
@@ -103,7 +100,7 @@ def width_groups(
         3: 4, 2 slots, it is an output of the network
     """
     with evaluating(model), module_paths(model) as paths, Labeller(model, example_input, paths, apply_rule) as labeller:
-        result = model(example_input) if run is None else run(model, example_input)
+        result = model(example_input)
     return groups_of(labeller, result)
 
 

@@ -1,0 +1,131 @@
+"""Width groups of any network: found, narrowed, and priced at every width."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+import zoo
+from torch import nn
+
+from lightning_nas.graph.decompose import decompose
+from lightning_nas.graph.elastic_network import elastic_network
+from lightning_nas.graph.elastic_parts import cut_alike, elastic_parts
+from lightning_nas.graph.eval_mode import evaluating
+from lightning_nas.graph.group_check import checked_groups
+from lightning_nas.graph.narrowing import masked, narrowed
+from lightning_nas.graph.trace import trace
+from lightning_nas.graph.width_groups import width_groups
+
+# Of each network the convolutions whose widths cannot be chosen, and why.
+FIXED = {
+    "detection/fasterrcnn_mobilenet_v3_large_320_fpn": "which crops it takes depends on all values",
+    "timm/edgenext_xx_small": "splits by sizes that the module names",
+    "timm/efficientvit_b0": "attention",
+    "timm/mixnet_s": "splits by sizes that the module names",
+    "timm/rexnet_100": "splits by sizes that the module names",
+    "torchvision/shufflenet_v2_x1_0": "channels are shuffled by sizes that the module names",
+    "smp/fpn_efficientnet_lite0": "maps that are summed in a loop of its own",
+}
+
+
+# Groups of channels that are one convolution's two groups.
+CUT_OTHERWISE = {"timm/mobilenet_edgetpu_v2_xs": 2}
+
+
+def drawn(groups, seed):
+    """Return random widths of all open groups, odd ones among them; a depthwise convolution of one channel is none."""
+    generator = np.random.default_rng(seed)
+    sizes = {number: groups.groups[number].size for number in groups.open}
+    return {number: int(generator.integers(min(2, size), size + 1)) for number, size in sizes.items()}
+
+
+def names():
+    for name in zoo.ZOO:
+        marks = [pytest.mark.slow] if name in zoo.SLOW else []
+        if not zoo.is_available(name):
+            marks.append(pytest.mark.skip(reason="needs pip install segmentation-models-pytorch"))
+        yield pytest.param(name, marks=marks)
+
+
+@pytest.mark.parametrize("name", [*names()])
+def test_a_network_at_other_widths_is_what_tracing_it_gives(name):
+    network, images = zoo.build(name)
+    elastic = elastic_network(network, images)
+    groups = checked_groups(network, images, elastic.groups)
+    if name not in FIXED:
+        assert groups.groups == elastic.groups.groups
+        convs = {f"{path}.weight" for path, module in network.named_modules() if isinstance(module, nn.Conv2d)}
+        assert convs <= {slot for slot, _ in groups.slots_of(groups.open)}
+    elastic = cut_alike(replace(elastic, groups=groups))
+    assert len(groups.open) - len(elastic.groups.open) == CUT_OTHERWISE.get(name, 0)
+    groups = elastic.groups
+    parts = elastic_parts(elastic)
+    for seed in range(2):
+        widths = drawn(groups, seed)
+        narrow = narrowed(network, groups, widths)
+        assert elastic.at(widths) == trace(narrow, images, "bytes", fold=False)
+        assert [part.at(widths) for part in parts] == decompose(narrow, images, "bytes")
+
+
+def test_channels_that_nobody_reads_are_those_that_a_narrower_network_lacks():
+    network, images = zoo.build("own/yolo")
+    groups = width_groups(network, images)
+    widths = drawn(groups, 0)
+    with evaluating(network):
+        whole = masked(network, groups, widths)(images)
+        assert torch.allclose(narrowed(network, groups, widths)(images), whole, atol=1e-4)
+        assert not torch.allclose(whole, network(images), atol=1e-2)
+    assert sum(p.numel() for p in narrowed(network, groups, widths).parameters()) < sum(
+        p.numel() for p in network.parameters()
+    )
+
+
+class Unknown(nn.Module):
+    """Two branches, of which one runs an operator that nothing is known of."""
+
+    def __init__(self):
+        super().__init__()
+        self.first, self.sorted, self.plain = nn.Conv2d(3, 8, 1), nn.Conv2d(8, 8, 1), nn.Conv2d(8, 8, 1)
+        self.out = nn.Conv2d(8, 2, 1)
+
+    def forward(self, x):
+        x = self.first(x)
+        return self.out(self.sorted(x).sort(dim=1).values) + self.out(self.plain(x))
+
+
+def test_what_cannot_be_followed_stays_as_it_is_and_says_why():
+    groups = width_groups(Unknown(), torch.rand(1, 3, 4, 4)).groups
+    reasons = {group.name: group.frozen for group in groups}
+    assert reasons["first"] == ""
+    assert "the operator 'sort' at '' cannot be followed" in reasons["sorted"]
+    assert reasons["out"] == "it is an output of the network"
+
+
+class Reversed(nn.Module):
+    """It says nothing wrong about its channels, and still computes with their number."""
+
+    def __init__(self):
+        super().__init__()
+        self.first, self.second = nn.Conv2d(3, 8, 1), nn.Conv2d(8, 2, 1)
+
+    def forward(self, x):
+        x = self.first(x)
+        return self.second(x * x.shape[1])
+
+
+def test_a_network_that_computes_otherwise_when_it_is_narrower_is_found_out():
+    network, images = Reversed(), torch.rand(1, 3, 4, 4)
+    groups = width_groups(network, images)
+    assert groups.open == (0,)
+    checked = checked_groups(network, images, groups)
+    assert checked.groups[0].frozen == "a narrower network computes something else"
+    assert not checked.open
+
+
+def test_equal_parts_of_a_split_and_groups_of_channels_stay_whole():
+    network, images = zoo.build("own/yolo")
+    sizes = {group.name: (group.size, dict(group.slots)) for group in width_groups(network, images).groups}
+    size, slots = sizes["stage2.1.split.0"]
+    assert size == 16  # of 32 channels: one of each half
+    assert slots["stage2.1.split.0.weight", 0] == 2
