@@ -1,4 +1,4 @@
-"""What each operator makes of labels: which channels go on, which merge, which end and which are frozen."""
+"""Rules of labels by operator: which channels go on, which merge, which end and which are frozen."""
 
 from __future__ import annotations
 
