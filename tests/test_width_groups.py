@@ -1,5 +1,6 @@
 """Width groups of any network: found, narrowed, and priced at every width."""
 
+from copy import deepcopy
 from dataclasses import replace
 
 import numpy as np
@@ -14,6 +15,7 @@ from lightning_nas.graph.elastic_parts import cut_alike, elastic_parts
 from lightning_nas.graph.eval_mode import evaluating
 from lightning_nas.graph.group_check import checked_groups
 from lightning_nas.graph.narrowing import masked, narrowed
+from lightning_nas.graph.residuals import residuals
 from lightning_nas.graph.trace import trace
 from lightning_nas.graph.width_groups import width_groups
 
@@ -129,3 +131,33 @@ def test_equal_parts_of_a_split_and_groups_of_channels_stay_whole():
     size, slots = sizes["stage2.1.split.0"]
     assert size == 16  # of 32 channels: one of each half
     assert slots["stage2.1.split.0.weight", 0] == 2
+
+
+def skipped(network, path):
+    """Return a copy of a network in which a module does nothing."""
+    copy = deepcopy(network)
+    copy.set_submodule(path, nn.Identity())
+    return copy
+
+
+@pytest.mark.parametrize(
+    ("name", "count"),
+    [
+        ("torchvision/mobilenet_v2", 10),
+        ("torchvision/resnet18", 5),
+        ("torchvision/efficientnet_b0", 9),
+        ("timm/mobilenetv4_conv_small", 10),
+        ("own/yolo", 4),
+        ("own/unet", 10),
+        ("own/vgg", 0),
+    ],
+)
+def test_modules_that_add_to_their_input_can_be_left_out(name, count):
+    network, images = zoo.build(name)
+    whole = trace(network, images, "bytes", fold=False)
+    found = residuals(network, images)
+    assert len(found) == count
+    for residual in found:
+        rest = trace(skipped(network, residual.path), images, "bytes", fold=False)
+        kept = [op for number, op in enumerate(whole.operations) if number not in residual.operations]
+        assert [op.layer for op in rest.operations] == [op.layer for op in kept]

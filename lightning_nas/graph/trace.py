@@ -16,7 +16,7 @@ from lightning_nas.graph.module_paths import module_paths
 from lightning_nas.graph.network import Network
 from lightning_nas.graph.operation_log import Fallback, OperationLog, UnknownOperatorError
 
-__all__ = ["Fallback", "UnknownOperatorError", "trace"]
+__all__ = ["Fallback", "Recorder", "UnknownOperatorError", "trace"]
 
 
 def trace(model: nn.Module, example_input: Tensor, fallback: Fallback | None = None, fold: bool = True) -> Network:
@@ -43,7 +43,7 @@ def trace(model: nn.Module, example_input: Tensor, fallback: Fallback | None = N
         stack.enter_context(evaluating(model))
         paths = stack.enter_context(module_paths(model))
         # Neither torch.fx nor torch.export: of 54 networks that were tried they took 48 and 53, a dispatch mode all.
-        stack.enter_context(_Recorder(log, paths))
+        stack.enter_context(Recorder(log, paths))
         result = _forward(without_detection(model), image, paths)
     network = Network((height, width, channels), tuple(log.operations), log.outputs(result))
     network = folded(network) if fold else network
@@ -63,7 +63,7 @@ def _forward(model: nn.Module, image: Tensor, paths: list[str]) -> object:
         raise ValueError(f"The network does not run on images of shape {tuple(image.shape)}{place}: {error}") from error
 
 
-class _Recorder(TorchDispatchMode):
+class Recorder(TorchDispatchMode):
     """Hands every operator that runs to a log."""
 
     def __init__(self, log: OperationLog, paths: Sequence[str]) -> None:

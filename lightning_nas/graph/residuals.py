@@ -1,0 +1,135 @@
+"""Residual modules: those that add a branch to their input, and can be left out of a network."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+from torch import Tensor, nn
+from torch.nn.modules import module as module_hooks
+
+from lightning_nas.graph.detector import without_detection
+from lightning_nas.graph.eval_mode import evaluating
+from lightning_nas.graph.module_paths import module_paths
+from lightning_nas.graph.network import IMAGE, Operation
+from lightning_nas.graph.operation_log import OperationLog
+from lightning_nas.graph.tensors import tensors_in
+from lightning_nas.graph.trace import Recorder
+
+__all__ = ["Residual", "residuals"]
+
+_IDEMPOTENT = ("relu", "clamp")
+"""Activations that change nothing where they run twice."""
+
+
+@dataclass(frozen=True)
+class Residual:
+    """A module whose output is its input plus a branch.
+
+    Attributes:
+        path: The module. An `nn.Identity` in its place leaves the branch out.
+        operations: Numbers of the operations that are gone then, as `trace` counts them without folding.
+    """
+
+    path: str
+    operations: range
+
+
+@dataclass(frozen=True)
+class _Call:
+    """A module as it ran: what it took and gave, by the operations that these come from, and what it ran."""
+
+    path: str
+    inputs: tuple[int, ...]
+    outputs: tuple[int, ...]
+    body: range
+
+
+def residuals(model: nn.Module, example_input: Tensor) -> tuple[Residual, ...]:
+    """Return the modules of a network that could be left out, in order of execution; of nested ones the innermost.
+
+    Such a module takes one tensor and returns one: the sum of its input and of a branch with a convolution, which may
+    pass an activation that its input has passed already. Nothing else is read or given by what it runs.
+
+    Args:
+        model: The network.
+        example_input: One batch that it can run, shape (N, C, H, W); one image of it runs.
+
+    Example::
+
+        >>> import torch
+        >>> from torchvision.models import mobilenet_v2
+        >>> [found.path for found in residuals(mobilenet_v2(), torch.zeros(1, 3, 64, 64))][:2]
+        ['features.3', 'features.5']
+    """
+    image = example_input[:1]
+    log, calls = OperationLog(image, "bytes"), list[_Call]()
+    whole = without_detection(model)
+    with evaluating(model), module_paths(model) as paths, _called(model, log, calls), Recorder(log, paths):
+        outputs = log.outputs(whole(image))
+    found = [call for call in calls if _is_residual(call, log.operations, outputs)]
+    counts = {call.path: sum(other.path == call.path for other in calls) for call in found}
+    innermost = [
+        call
+        for call in found
+        # A module that runs twice would be left out twice.
+        if counts[call.path] == 1 and not any(other.path.startswith(f"{call.path}.") for other in found)
+    ]
+    return tuple(Residual(call.path, call.body) for call in sorted(innermost, key=lambda call: call.body.start))
+
+
+@contextmanager
+def _called(model: nn.Module, log: OperationLog, calls: list[_Call]) -> Iterator[None]:
+    """Note each call of a module while a network runs."""
+    names = {module: name for name, module in model.named_modules() if name}
+    running: list[tuple[tuple[int, ...], int]] = []
+
+    def enter(module: nn.Module, inputs: tuple[object, ...]) -> None:
+        if module in names:
+            running.append((tuple(log.number(tensor) for tensor in tensors_in(inputs)), len(log.operations)))
+
+    def leave(module: nn.Module, _: object, output: object) -> None:
+        if module in names:
+            inputs, start = running.pop()
+            given = tuple(log.number(tensor) for tensor in tensors_in(output))
+            calls.append(_Call(names[module], inputs, given, range(start, len(log.operations))))
+
+    handles = [
+        module_hooks.register_module_forward_pre_hook(enter),
+        module_hooks.register_module_forward_hook(leave),
+    ]
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def _is_residual(call: _Call, operations: Sequence[Operation], outputs: Sequence[int]) -> bool:
+    if len(call.inputs) != 1 or len(call.outputs) != 1 or call.inputs[0] == IMAGE:
+        return False
+    (source,), (result,), body = call.inputs, call.outputs, call.body
+    last, variant = result, ""
+    if last in body and operations[last].layer.operator == "activation":
+        form = operations[last].layer.form
+        variant = form.variant if form else ""
+        last = operations[last].inputs[0]
+    if last not in body or operations[last].layer.operator != "add" or operations[last].layer.form is not None:
+        return False
+    if source not in operations[last].inputs or not any(operations[number].layer.macs for number in body):
+        return False
+    if variant and not (variant in _IDEMPOTENT and _last_activation(operations, source) == variant):
+        return False
+    reads_more = any(n not in body and n != source for number in body for n in operations[number].inputs)
+    readers = (number for number in range(len(operations)) if number not in body)
+    is_read = any(n in body and n != result for number in readers for n in operations[number].inputs)
+    return not (reads_more or is_read or any(n in body and n != result for n in outputs))
+
+
+def _last_activation(operations: Sequence[Operation], number: int) -> str:
+    """Return the activation that a tensor has passed; a maximum over several values has passed theirs."""
+    while number != IMAGE and operations[number].layer.operator == "max_pool":
+        number = operations[number].inputs[0]
+    layer = operations[number].layer
+    return layer.form.variant if number != IMAGE and layer.operator == "activation" and layer.form else ""
