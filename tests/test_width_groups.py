@@ -1,5 +1,6 @@
 """Width groups of any network: found, narrowed, and priced at every width."""
 
+from collections import Counter
 from copy import deepcopy
 from dataclasses import replace
 
@@ -9,6 +10,7 @@ import torch
 import zoo
 from torch import nn
 
+from lightning_nas.graph.blocks import blocks_of
 from lightning_nas.graph.decompose import decompose
 from lightning_nas.graph.elastic_network import elastic_network
 from lightning_nas.graph.elastic_parts import cut_alike, elastic_parts
@@ -161,3 +163,27 @@ def test_modules_that_add_to_their_input_can_be_left_out(name, count):
         rest = trace(skipped(network, residual.path), images, "bytes", fold=False)
         kept = [op for number, op in enumerate(whole.operations) if number not in residual.operations]
         assert [op.layer for op in rest.operations] == [op.layer for op in kept]
+
+
+@pytest.mark.parametrize(
+    ("name", "counts"),
+    [
+        ("torchvision/mobilenet_v2", {"ibn": 16}),
+        ("torchvision/mobilenet_v3_large", {"ibn": 14}),
+        ("torchvision/resnet18", {"basic": 8}),
+        ("segmentation/lraspp_mobilenet_v3_large", {"ibn": 14}),
+        ("detection/fcos_mobilenet_v2_fpn", {"ibn": 16}),
+        ("timm/efficientnet_b0", {"ibn": 15}),
+        ("timm/mobilenet_edgetpu_v2_xs", {"fused": 5, "ibn": 12}),
+        ("own/mobilenet", {"ibn": 16}),
+        ("own/yolo", {"basic": 8, "fused": 5}),
+    ],
+)
+def test_blocks_are_told_from_the_groups_alone(name, counts):
+    network, images = zoo.build(name)
+    found = blocks_of(network, elastic_network(network, images))
+    assert Counter(block.kind for block in found) == counts
+    for block in found:
+        assert not block.unfusable
+        assert isinstance(network.get_submodule(block.expand), nn.Conv2d)
+        assert (block.depthwise != "") == (block.kind == "ibn")

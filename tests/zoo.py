@@ -75,7 +75,7 @@ class OwnMobileNet(nn.Module):
         )
         layers = [nn.Sequential(*_unit(3, 32, 3, 2), nn.ReLU6(inplace=True))]
         width = 32
-        for expansion, out_width, count, stride in (*stages, (6, 320, 1, 1)):
+        for expansion, out_width, count, stride in stages:
             for number in range(count):
                 layers.append(InvertedResidual(width, out_width, stride if number == 0 else 1, expansion))
                 width = out_width
