@@ -109,6 +109,7 @@ EXEMPT = {
     "estimator.judge.granularity": "build_estimator has checked them",
     "estimator.judge.held_out": "judge has checked them",
     "estimator.fit.interval": "a level is one of a few, and so checked as a name",
+    "graph.blocks": "made by the tracer",
     "graph.channels": "made by the tracer",
     "graph.elastic": "of a network that was traced",
     "graph.group_check.checked_groups.seed": "of NumPy's generator, which checks it",
