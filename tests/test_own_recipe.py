@@ -67,6 +67,15 @@ def test_a_search_path_of_the_user_adds_to_that_of_the_package(folder):
     assert "_target_: my_task.MyTask" in done.stdout
 
 
+def test_a_group_of_the_user_is_found_before_that_of_the_package(folder):
+    (folder / "trainer").mkdir()
+    (folder / "trainer" / "default.yaml").write_text("max_steps: 5\n")
+    done = run(folder, *shown(), "--cfg", "job", "--package", "trainer")
+    assert done.returncode == 0, done.stderr
+    assert "max_steps: 5" in done.stdout
+    assert "accelerator" not in done.stdout
+
+
 def test_data_alone_can_be_replaced(folder):
     (folder / "mine.yaml").write_text(
         "defaults: [detection, override data: null, _self_]\ndata: {_target_: my_task.MyData}\n"

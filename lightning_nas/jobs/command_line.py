@@ -76,7 +76,9 @@ def find_groups() -> None:
 
 class _Groups(SearchPathPlugin):
     def manipulate_search_path(self, search_path: ConfigSearchPath) -> None:
-        # Behind all others, so that a user's group of the same name is found first.
+        # Hydra itself adds these folders behind ours; before, a user's group of the same name is found first.
+        for folder in _user_folders(sys.argv[1:]):
+            search_path.append("command-line", f"file://{folder}")
         search_path.append("lightning_nas", "pkg://lightning_nas.conf")
 
 
