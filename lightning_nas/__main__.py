@@ -14,6 +14,7 @@ _HELP = """\
 Neural architecture search for your chip, with your LightningModule and your Trainer.
 
   lightning-nas --config-name RECIPE [key=value ...]   run a recipe; -m sweeps over lists of values
+  lightning-nas --config-dir . --config-name FILE      run FILE.yaml of this folder; see docs/your-task.md
   lightning-nas estimator COMMAND DEVICE [options]     measure or judge a device; `lightning-nas estimator --help`
   lightning-nas report FOLDER                          compare the runs of a sweep
   lightning-nas --version
@@ -21,7 +22,7 @@ Neural architecture search for your chip, with your LightningModule and your Tra
 Recipes:
 {recipes}
 
-Begin with `lightning-nas --config-name digits latency=0.6x`: no download, a few minutes on two cores.
+Begin with `lightning-nas --config-name digits latency=0.6x`: no download, about five minutes on two cores.
 `lightning-nas --config-name RECIPE --cfg job` shows all settings of a recipe.
 """
 # What Hydra answers, which knows nothing of commands.

@@ -6,6 +6,7 @@ import torch
 from torch import nn
 from torch.nn import functional
 from torch.utils.data import DataLoader, TensorDataset
+from torchmetrics.classification import BinaryAccuracy
 
 from lightning_nas.data.digits import DigitsDataModule
 from lightning_nas.jobs.check import check_data, check_task
@@ -29,6 +30,9 @@ class Task(pl.LightningModule):
 
     def test_step(self, batch, batch_idx):
         self.log("test_acc", 0.5)
+
+    def configure_optimizers(self):
+        return torch.optim.SGD(self.parameters(), lr=0.1)
 
 
 class Data(pl.LightningDataModule):
@@ -65,7 +69,72 @@ def test_all_that_a_task_lacks_is_named():
     assert "`metric` must be a TaskMetric" in said
     assert "`validation_step` is missing" in said
     assert "`test_step` is missing" in said
+    assert "`configure_optimizers` is missing" in said
     assert "`training_step` fails on the batch: RuntimeError" in said
+
+
+def test_figures_that_are_not_logged_are_named():
+    class Silent(Task):
+        def validation_step(self, batch, batch_idx):
+            self.log_dict({"val_loss": 0.5, "val_f1": 0.5})
+
+        def test_step(self, batch, batch_idx):
+            """Log nothing."""
+
+    with pytest.raises(ValueError, match="Silent is not a task") as error:
+        check_task(Silent(), BATCH)
+    said = str(error.value)
+    assert "`validation_step` must log `val_acc`, which is what `metric` names; it logs `val_loss`, `val_f1`." in said
+    assert "`test_step` must log `test_acc`, which is what `metric` names; it logs nothing." in said
+
+
+def test_an_evaluation_that_fails_is_named():
+    class Failing(Task):
+        def test_step(self, batch, batch_idx):
+            raise KeyError("boxes")
+
+    with pytest.raises(ValueError, match="`test_step` fails on the batch: KeyError: 'boxes'"):
+        check_task(Failing(), BATCH)
+
+
+def test_a_figure_may_be_logged_at_the_end_of_the_epoch():
+    class AtTheEnd(Task):
+        def __init__(self):
+            super().__init__()
+            self.accuracy = BinaryAccuracy()
+
+        def validation_step(self, batch):
+            assert not self.training
+            self.accuracy.update(self.network(batch[0]).argmax(1), batch[1])
+
+        def on_validation_epoch_end(self):
+            self.log("val_acc", self.accuracy.compute())
+
+    task = AtTheEnd()
+    check_task(task, BATCH)
+    assert task.training
+    assert task.accuracy.update_count == 0
+    assert "log" not in vars(task)
+
+
+@pytest.mark.parametrize("wrong", [4, -1])
+def test_labels_out_of_range_are_named(wrong):
+    class Labelled(Data):
+        def val_dataloader(self):
+            return DataLoader(TensorDataset(BATCH[0], torch.tensor([0, 1, 1, wrong])), batch_size=2)
+
+    with pytest.raises(ValueError, match="Labelled does not fit") as error:
+        check_data(Labelled())
+    wanted = f"Labels of `val_dataloader` must be from 0 to 1, as `num_classes` is 2; got {wrong}."
+    assert str(error.value).splitlines()[1:] == [f"  {wanted}"]
+
+
+def test_targets_that_are_no_labels_are_left_alone():
+    class Regression(Data):
+        def train_dataloader(self):
+            return DataLoader(TensorDataset(BATCH[0], torch.full((4,), 7.5)), batch_size=2)
+
+    check_data(Regression())
 
 
 def test_a_task_without_a_network_is_refused():

@@ -13,6 +13,7 @@ from hydra.core.hydra_config import HydraConfig
 
 from lightning_nas import Architecture, Estimator, load_subnet
 from lightning_nas.__main__ import main
+from lightning_nas.jobs.command_line import find_groups
 from lightning_nas.jobs.recipes import recipes
 
 TINY = [
@@ -148,6 +149,7 @@ def test_bad_input_gets_one_message_and_leaves_nothing(tmp_path, arguments, mess
 def test_launchers_can_tell_the_folder_of_a_sweep_before_it_begins(recipe, monkeypatch):
     # That of submitit asks for it when Hydra has not yet said which settings are those of the job.
     monkeypatch.setattr(HydraConfig.instance(), "cfg", None)
+    find_groups()
     with initialize_config_module("lightning_nas.recipes", version_base=None):
         hydra = compose(recipe, return_hydra_config=True).hydra
     assert hydra.sweep.dir.startswith(f"multirun/{recipe}/20")

@@ -23,6 +23,7 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from lightning_nas import ArchitectureSearch
 from lightning_nas.__main__ import main
+from lightning_nas.jobs.command_line import find_groups
 from lightning_nas.jobs.recipes import recipes
 from lightning_nas.search import Decoupled
 from lightning_nas.supernet import derive, space_of, stock_network, supernet_from
@@ -150,6 +151,7 @@ def commands():
 
 def composed(recipe, overrides):
     """Compose a recipe with overrides; a sweep with each value of each list."""
+    find_groups()
     with hydra.initialize_config_module("lightning_nas.recipes", version_base="1.3"):
         parsed = OverridesParser.create().parse_overrides(overrides)
         plain = [override.input_line for override in parsed if not override.is_sweep_override()]
@@ -162,9 +164,11 @@ def composed(recipe, overrides):
         return [hydra.compose(recipe, overrides=[*plain, *one]) for one in ([[value] for value in swept] or [[]])]
 
 
-@pytest.mark.parametrize(
-    "words", [words for words in commands() if words[0] == "lightning-nas" and "--config-name" in words], ids=" ".join
-)
+# Files of a user's own, by --config-dir, are run in tests/test_own_recipe.py.
+SHIPPED = [words for words in commands() if {"--config-name", "--config-dir"} & {*words} == {"--config-name"}]
+
+
+@pytest.mark.parametrize("words", SHIPPED, ids=" ".join)
 def test_a_recipe_takes_the_overrides_that_are_shown(words):
     flags = [word for word in words[1:] if word.startswith("-")]
     assert set(flags) <= {"--config-name", "-m"}
@@ -196,7 +200,7 @@ def test_other_commands_are_known_and_extras_exist():
 
 
 def test_every_recipe_that_the_readme_names_exists():
-    named = set(re.findall(r"--config-name (\w+)", "".join(PAGES.values())))
+    named = set(re.findall(r"(?<!--config-dir \. )--config-name (\w+)", "".join(PAGES.values())))
     assert named <= set(recipes())
 
 

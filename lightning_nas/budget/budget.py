@@ -29,7 +29,7 @@ class Budget:
     `lightning_nas.budget.resolve.resolve` turns it into figures, against a search space and its cost tables.
 
     Attributes:
-        latency: Milliseconds (8.0), or a part of the source network's latency ("0.5x").
+        latency: Milliseconds (8.0 or "8ms"), or a part of the source network's latency ("0.5x").
         parameters: Bytes of int8 parameters (262144, "256KiB", "1MB"), or a part of the source network's ("0.5x").
         peak_activations: Largest sum of live int8 activations, in the same forms.
 

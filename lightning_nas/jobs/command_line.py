@@ -8,13 +8,16 @@ import os
 import shutil
 import sys
 import warnings
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import NoReturn
 
 import hydra
+from hydra.core.config_search_path import ConfigSearchPath
 from hydra.core.hydra_config import HydraConfig
+from hydra.core.plugins import Plugins
 from hydra.errors import HydraException, InstantiationException
+from hydra.plugins.search_path_plugin import SearchPathPlugin
 from hydra.types import RunMode
 from hydra.utils import instantiate
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
@@ -29,7 +32,7 @@ from lightning_nas.jobs.settings import check_recipe
 from lightning_nas.report.run_record import RunRecord
 from lightning_nas.training.stop import Stopped, requeue, stoppable
 
-__all__ = ["run_recipe"]
+__all__ = ["find_groups", "run_recipe"]
 
 log = logging.getLogger("lightning_nas")
 
@@ -46,6 +49,8 @@ def run_recipe(arguments: Sequence[str]) -> None:
     Args:
         arguments: The command line, which is also that of the process: Hydra reads that one.
     """
+    find_groups()
+    sys.path.extend(_user_folders(arguments))
     name = _config_name(arguments)
     if name is not None and not any(argument.split("=")[0] in (*PLAIN, *USER_FOLDERS) for argument in arguments):
         _check(name, arguments)
@@ -58,6 +63,23 @@ def run_recipe(arguments: Sequence[str]) -> None:
         if isinstance(error, HydraException | OSError) or _is_users(cause):
             _fail(_text(cause))
         raise
+
+
+def find_groups() -> None:
+    """Let Hydra find the package's groups of settings, such as ``job: search``, for the rest of the process.
+
+    Recipes do not set ``hydra.searchpath`` themselves: Hydra allows that in the primary config only, so a user's file
+    could not include such a recipe.
+    """
+    Plugins.instance().register(_Groups)
+
+
+class _Groups(SearchPathPlugin):
+    def manipulate_search_path(self, search_path: ConfigSearchPath) -> None:
+        # Hydra itself adds these folders behind ours; before, a user's group of the same name is found first.
+        for folder in _user_folders(sys.argv[1:]):
+            search_path.append("command-line", f"file://{folder}")
+        search_path.append("lightning_nas", "pkg://lightning_nas.conf")
 
 
 @hydra.main(version_base="1.3", config_path="pkg://lightning_nas.recipes", config_name=None)
@@ -147,18 +169,30 @@ def _can_share(config: DictConfig) -> bool:
 
 
 def _config_name(arguments: Sequence[str]) -> str | None:
+    return next(iter(_values(arguments, ("--config-name", "-cn"))), None)
+
+
+def _user_folders(arguments: Sequence[str]) -> list[str]:
+    """Return the folders of the user's recipes, from which Python can import the classes that these name."""
+    return [str(Path(folder).absolute()) for folder in _values(arguments, ("--config-dir", "-cd")) if folder]
+
+
+def _values(arguments: Sequence[str], keys: Collection[str]) -> list[str]:
+    """Return what a command line gives an option, behind "=" or as the next argument; "" where there is none."""
+    found = []
     for index, argument in enumerate(arguments):
         key, _, value = argument.partition("=")
-        if key in ("--config-name", "-cn"):
-            return value or (arguments[index + 1] if index + 1 < len(arguments) else "")
-    return None
+        if key in keys:
+            found.append(value or (arguments[index + 1] if index + 1 < len(arguments) else ""))
+    return found
 
 
 def _check(name: str, arguments: Sequence[str]) -> None:
     """Compose the recipe once, and exit with a message that names the valid keys where that fails."""
     known = recipes()
     if name.removesuffix(".yaml") not in known:
-        _fail(f"There is no recipe {name!r}; there are: {', '.join(known)}.")
+        hint = "HINT: for a file of yours in this folder, add `--config-dir .`."
+        _fail(f"There is no recipe {name!r}; there are: {', '.join(known)}. {hint}")
     if any(argument in ("-m", "--multirun") for argument in arguments):
         return  # sweeps hold lists of values, which only Hydra's sweeper takes apart
     skip = {arguments.index(a) + 1 for a in arguments if a in ("--config-name", "-cn")}
