@@ -314,5 +314,5 @@ def test_a_device_is_not_judged_by_less_without_being_told(tmp_path, monkeypatch
     monkeypatch.setitem(sys.modules, "ethosu", None)
     with pytest.raises(SystemExit):
         command(monkeypatch, "error", table)
-    assert "pip install 'lightning-nas[vela]'" in capsys.readouterr().err
+    assert "pip install 'ethos-u-vela==5.2.*' 'flatbuffers>=24'" in capsys.readouterr().err
     assert read_device(table.with_suffix(".json")).record["error"] == record["error"]
