@@ -37,7 +37,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     given = list(sys.argv[1:] if arguments is None else arguments)
     # Each command imports what it needs itself: help and version are there without PyTorch.
     if given[:1] == ["estimator"]:
-        from lightning_nas.jobs.estimator_commands import main as estimator
+        from lightning_nas.jobs.estimator_command_line import main as estimator
 
         estimator(given[1:])
     elif given[:1] == ["report"]:

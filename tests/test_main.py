@@ -13,6 +13,8 @@ from hydra.core.hydra_config import HydraConfig
 
 from lightning_nas import Architecture, Estimator, load_subnet
 from lightning_nas.__main__ import main
+from lightning_nas.estimator.measure import settings
+from lightning_nas.jobs.estimator_command_line import BACKENDS
 from lightning_nas.jobs.recipes import recipes
 
 TINY = [
@@ -160,6 +162,21 @@ def test_help_names_all_there_is_without_pytorch(arguments):
     done = subprocess.run([sys.executable, "-c", code, *arguments], capture_output=True, text=True, timeout=60)
     assert done.returncode == 0, done.stderr
     assert all(word in done.stdout for word in ("estimator COMMAND", "report FOLDER", "--version", "latency=0.6x"))
+
+
+@pytest.mark.parametrize(("name", "word"), [("estimator", "granularity"), ("report", "folder")])
+def test_help_of_a_command_is_there_without_pytorch(name, word):
+    code = (
+        "import sys\nfrom lightning_nas.__main__ import main\ntry: main(sys.argv[1:])\nexcept SystemExit as stopped:"
+        " assert stopped.code == 0\nassert 'torch' not in sys.modules"
+    )
+    done = subprocess.run([sys.executable, "-c", code, name, "--help"], capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stderr
+    assert word in done.stdout
+
+
+def test_the_parser_knows_all_backends():
+    assert BACKENDS == settings.BACKENDS
 
 
 def test_the_version_is_said(capsys):
