@@ -27,6 +27,7 @@ from typing import get_args
 from lightning_nas.graph.layer import MAX_SIZE, Form
 from lightning_nas.graph.subgraph import KINDS, Subgraph, SubgraphKind
 from lightning_nas.io.numbers import check_number
+from lightning_nas.io.units import counted
 
 __all__ = ["COLUMNS", "SPREAD", "Figures", "MeasuredNetwork", "Measurements", "read_measurements", "to_row"]
 
@@ -193,7 +194,7 @@ def _collect(path: Path, latency: str, rows: Iterator[tuple[int, Mapping[str, st
                 num_empty = 1 + sum(not other.get(latency) and not other.get("network") for _, other in rows)
                 raise ValueError(
                     f"{path.name}, line {line}: `{latency}` must be a positive, finite number; got"
-                    f" {values.get(latency)!r}. It is empty in {num_empty} {'row' if num_empty == 1 else 'rows'}."
+                    f" {values.get(latency)!r}. It is empty in {counted(num_empty, 'row')}."
                 )
             subgraphs[row.subgraph], lines[row.subgraph] = row.figures, line
     return Measurements(subgraphs, {name: _network(path, name, parts) for name, parts in networks.items()})
