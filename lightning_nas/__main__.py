@@ -6,6 +6,7 @@ import sys
 from collections.abc import Sequence
 from importlib.metadata import version
 
+from lightning_nas.jobs.near_misses import did_you_mean
 from lightning_nas.jobs.recipes import recipes
 
 __all__ = ["main"]
@@ -56,9 +57,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
         listed = "\n".join(f"  {name:<{width}}{text}" for name, text in known.items())
         sys.stdout.write(_HELP.format(recipes=listed))
     else:
+        commands = {"estimator": "estimator", "report": "report"}
+        hint = did_you_mean(given[0], {**commands, **{name: f"--config-name {name}" for name in recipes()}})
         sys.stderr.write(
             f"lightning-nas: There is no command {given[0]!r}; there are `estimator`, `report` and `--config-name"
-            " RECIPE`. `lightning-nas --help` says more.\n"
+            f" RECIPE`. {hint and f'{hint} '}`lightning-nas --help` says more.\n"
         )
         sys.exit(2)
 

@@ -119,8 +119,14 @@ BAD = [
         "Width 20 of stage 1 is not a multiple of the device's 16 lanes",
     ),
     (["--config-name", "digits", "network.name=resnet18"], "resnet18 does not take"),
-    (["--config-name", "classification", "network.name=resnet18"], "ResNet has no block"),
+    (["--config-name", "classification", "network.name=resnet18"], "No supported network was found in ResNet"),
     (["--config-name", "digits", "latencies=0.5x"], "latencies(.|\n)*Its keys are: .*latency"),
+    (["--config-name", "digits", "latncy=0.6x"], r"'latncy'\.\nDid you mean `latency`\?\nIts keys are: .*latency"),
+    (
+        ["--config-name", "digits", "network.wieghts=imagenet"],
+        r"Did you mean `network\.weights`\?\nThe keys of `network` are: ([a-z_]+, )*name, ([a-z_]+, )*weights",
+    ),
+    (["--config-name", "digits", "netwrok.name=x"], r"Did you mean `network`\?\nIts keys are: .*latency"),
     (["--config-name", "digits", "epochs.source=-1"], "`epochs.source` must be at least 0; got -1"),
     (["--config-name", "digits", "epochs.search=0"], "`epochs.search` must be at least 1; got 0"),
     (["--config-name", "multishot", "search.sampler=tpe"], "`search.sampler` must be one of evolution, nsga2; got"),
@@ -186,9 +192,15 @@ def test_the_version_is_said(capsys):
 
 
 def test_a_command_that_there_is_not_is_named(capsys):
+    for given, meant in (("digits", "--config-name digits"), ("digit", "--config-name digits"), ("reprot", "report")):
+        with pytest.raises(SystemExit, match="2"):
+            main([given, "latency=0.6x"])
+        error = capsys.readouterr().err
+        assert f"There is no command {given!r}; there are `estimator`, `report`" in error
+        assert f"Did you mean `{meant}`?" in error
     with pytest.raises(SystemExit, match="2"):
-        main(["digits"])
-    assert "There is no command 'digits'; there are `estimator`, `report`" in capsys.readouterr().err
+        main(["abacus"])
+    assert "Did you mean" not in capsys.readouterr().err
 
 
 def test_bad_input_to_a_process_of_its_own(tmp_path):
