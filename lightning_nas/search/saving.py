@@ -47,7 +47,9 @@ def save_subnet(
         raise ValueError(f"{_NOT_DERIVED} {error}") from error
     # Weights may be any, those of a fine-tuning say; what tells a module that was never searched is its cost.
     if over := estimated_excess(state.asked(supernet.space.encode(architecture)), estimator, architecture):
-        raise ValueError(f"{_NOT_DERIVED} It has {over}.")
+        raise ValueError(
+            f"{_NOT_DERIVED} It has {over}. HINT: where it was found for another budget, ask `find` for that one first."
+        )
     network = subnet.get_submodule(path)
     example = torch.zeros(1, *supernet.space.input_size).to(next(network.parameters()))
     outputs = outputs_of(network, example)
