@@ -6,6 +6,7 @@ import sys
 from collections.abc import Sequence
 from importlib.metadata import version
 
+from lightning_nas.jobs.near_misses import did_you_mean
 from lightning_nas.jobs.recipes import recipes
 
 __all__ = ["main"]
@@ -38,7 +39,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     given = list(sys.argv[1:] if arguments is None else arguments)
     # Each command imports what it needs itself: help and version are there without PyTorch.
     if given[:1] == ["estimator"]:
-        from lightning_nas.jobs.estimator_commands import main as estimator
+        from lightning_nas.jobs.estimator_command_line import main as estimator
 
         estimator(given[1:])
     elif given[:1] == ["report"]:
@@ -57,9 +58,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
         listed = "\n".join(f"  {name:<{width}}{text}" for name, text in known.items())
         sys.stdout.write(_HELP.format(recipes=listed))
     else:
+        commands = {"estimator": "estimator", "report": "report"}
+        hint = did_you_mean(given[0], {**commands, **{name: f"--config-name {name}" for name in recipes()}})
         sys.stderr.write(
             f"lightning-nas: There is no command {given[0]!r}; there are `estimator`, `report` and `--config-name"
-            " RECIPE`. `lightning-nas --help` says more.\n"
+            f" RECIPE`. {hint and f'{hint} '}`lightning-nas --help` says more.\n"
         )
         sys.exit(2)
 

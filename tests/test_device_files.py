@@ -14,7 +14,7 @@ from lightning_nas.estimator.files import MIN_ROWS, read_device
 from lightning_nas.estimator.measure.backend import BACKENDS
 from lightning_nas.estimator.measure.settings import SETTINGS, checked_settings, most_spread
 from lightning_nas.estimator.share import pack
-from lightning_nas.jobs import estimator_commands as command
+from lightning_nas.jobs import estimator_command_line as command
 
 HEADER = "kind,height,width,in_channels,hidden_channels,out_channels,kernel,stride,residual,latency_ms"
 ROWS = [f"conv,8,8,{width},,{width},3,1,0,{width * width * 1e-4}" for width in range(8, 16 + 8 * MIN_ROWS, 8)]

@@ -257,7 +257,7 @@ def test_settings_that_the_backend_refuses_are_said_before_any_work(tmp_path, se
 def test_a_backend_that_is_missing_says_what_to_install(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "ethosu", None)
     settings = {"accelerator": "EthosU55"}
-    with pytest.raises(ImportError, match=re.escape("pip install 'lightning-nas[vela]'")):
+    with pytest.raises(ImportError, match=re.escape("pip install 'ethos-u-vela==5.2.*' 'flatbuffers>=24'")):
         built(**options(tmp_path, device="my_u55", backend="vela", settings=settings))
     assert not (tmp_path / "run").exists()
 

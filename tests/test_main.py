@@ -13,7 +13,9 @@ from hydra.core.hydra_config import HydraConfig
 
 from lightning_nas import Architecture, Estimator, load_subnet
 from lightning_nas.__main__ import main
+from lightning_nas.estimator.measure import settings
 from lightning_nas.jobs.command_line import find_groups
+from lightning_nas.jobs.estimator_command_line import BACKENDS
 from lightning_nas.jobs.recipes import recipes
 
 TINY = [
@@ -83,7 +85,8 @@ def test_recipe_from_start_to_result(tmp_path, recipe):
     assert re.search(r"Data 'digit.*', 1[01] classes: .*0, 1, 2", done.stdout)
     taught_by = described.get("taught_by")
     assert taught_by in ("source", "baseline")
-    told = re.search(r"The (\w+) teaches the subnet; on validation images ([\d.e-]+), then ([\d.e-]+)", done.stdout)
+    said = r"The (\w+) teaches the subnet; on validation images the source has .* ([\d.e-]+), the baseline ([\d.e-]+)"
+    told = re.search(said, done.stdout)
     assert (told is not None) == (recipe in ("detection", "digits", "segmentation"))
     if told is not None:
         assert taught_by == told[1] == ("baseline" if float(told[3]) > float(told[2]) else "source")
@@ -117,8 +120,14 @@ BAD = [
         "Width 20 of stage 1 is not a multiple of the device's 16 lanes",
     ),
     (["--config-name", "digits", "network.name=resnet18"], "resnet18 does not take"),
-    (["--config-name", "classification", "network.name=resnet18"], "ResNet has no block"),
+    (["--config-name", "classification", "network.name=resnet18"], "No supported network was found in ResNet"),
     (["--config-name", "digits", "latencies=0.5x"], "latencies(.|\n)*Its keys are: .*latency"),
+    (["--config-name", "digits", "latncy=0.6x"], r"'latncy'\.\nDid you mean `latency`\?\nIts keys are: .*latency"),
+    (
+        ["--config-name", "digits", "network.wieghts=imagenet"],
+        r"Did you mean `network\.weights`\?\nThe keys of `network` are: ([a-z_]+, )*name, ([a-z_]+, )*weights",
+    ),
+    (["--config-name", "digits", "netwrok.name=x"], r"Did you mean `network`\?\nIts keys are: .*latency"),
     (["--config-name", "digits", "epochs.source=-1"], "`epochs.source` must be at least 0; got -1"),
     (["--config-name", "digits", "epochs.search=0"], "`epochs.search` must be at least 1; got 0"),
     (["--config-name", "multishot", "search.sampler=tpe"], "`search.sampler` must be one of evolution, nsga2; got"),
@@ -164,15 +173,36 @@ def test_help_names_all_there_is_without_pytorch(arguments):
     assert all(word in done.stdout for word in ("estimator COMMAND", "report FOLDER", "--version", "latency=0.6x"))
 
 
+@pytest.mark.parametrize(("name", "word"), [("estimator", "granularity"), ("report", "folder")])
+def test_help_of_a_command_is_there_without_pytorch(name, word):
+    code = (
+        "import sys\nfrom lightning_nas.__main__ import main\ntry: main(sys.argv[1:])\nexcept SystemExit as stopped:"
+        " assert stopped.code == 0\nassert 'torch' not in sys.modules"
+    )
+    done = subprocess.run([sys.executable, "-c", code, name, "--help"], capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stderr
+    assert word in done.stdout
+
+
+def test_the_parser_knows_all_backends():
+    assert BACKENDS == settings.BACKENDS
+
+
 def test_the_version_is_said(capsys):
     main(["--version"])
     assert capsys.readouterr().out == f"lightning-nas {version('lightning-nas')}\n"
 
 
 def test_a_command_that_there_is_not_is_named(capsys):
+    for given, meant in (("digits", "--config-name digits"), ("digit", "--config-name digits"), ("reprot", "report")):
+        with pytest.raises(SystemExit, match="2"):
+            main([given, "latency=0.6x"])
+        error = capsys.readouterr().err
+        assert f"There is no command {given!r}; there are `estimator`, `report`" in error
+        assert f"Did you mean `{meant}`?" in error
     with pytest.raises(SystemExit, match="2"):
-        main(["digits"])
-    assert "There is no command 'digits'; there are `estimator`, `report`" in capsys.readouterr().err
+        main(["abacus"])
+    assert "Did you mean" not in capsys.readouterr().err
 
 
 def test_bad_input_to_a_process_of_its_own(tmp_path):

@@ -179,7 +179,9 @@ def test_the_better_one_of_both_teaches_each_variant(tmp_path, caplog):
     )
     assert result["subnet"]["latency_ms"] <= result["budget"]["latency_ms"]
     (line,) = (text for text in caplog.messages if "teaches the subnet" in text)
-    name, before, after = re.match(r"The (\w+) teaches .* images (\S+), then (\S+)", line).groups()
+    name, before, after = re.match(
+        r"The (\w+) teaches .* images the source has .* (\S+), the baseline (\S+)", line
+    ).groups()
     assert name == json.loads((tmp_path / "run.json").read_text())["taught_by"]
     assert name == ("baseline" if float(after) > float(before) else "source")
 

@@ -19,7 +19,7 @@ from lightning_nas.estimator.measure.backend import open_backend
 from lightning_nas.estimator.measure.sampling.sample import plan_subgraphs
 from lightning_nas.estimator.measurements import COLUMNS, Figures, read_measurements, to_row
 from lightning_nas.graph.subgraph import Subgraph
-from lightning_nas.jobs.estimator_commands import main
+from lightning_nas.jobs.estimator_command_line import main
 
 HEADER = "kind,height,width,in_channels,hidden_channels,out_channels,kernel,stride,residual,latency_ms"
 ROWS = [f"conv,8,8,{width},,{width},3,1,0,{width * width * 1e-4}" for width in range(8, 8 + 8 * MIN_ROWS, 8)]
@@ -293,11 +293,19 @@ def test_plan_error_and_record_by_command(tmp_path, monkeypatch, capsys):
         main([*map(str, arguments)])
 
     command("plan", path, "--num-subgraphs", "40")
-    for arguments, message in ((("plan", path), "not overwritten"), (("error", path), "line 2: `latency_ms`")):
+    assert capsys.readouterr().out == (
+        f"40 rows written to {path}: fill in latency_ms, then `lightning-nas estimator error {path}`\n"
+    )
+    for arguments, message in (
+        (("plan", path), "not overwritten"),
+        (("error", path), "got ''. It is empty in 40 rows"),
+    ):
         with pytest.raises(SystemExit) as stopped:
             command(*arguments)
         assert stopped.value.code == 2
-        assert message in capsys.readouterr().err
+        error = capsys.readouterr().err
+        assert message in error
+    assert "line 2: `latency_ms` must be" in error
     planned = [line.split(",") for line in path.read_text().splitlines()]
     rows = [",".join([*values[:-1], f"{int(values[1]) * int(values[5]) * 1e-4}"]) for values in planned[1:]]
     write(tmp_path, *rows)

@@ -16,6 +16,7 @@ from torch.utils.data import DataLoader, IterableDataset
 from lightning_nas.tasks.metric import TaskMetric
 from lightning_nas.tasks.segmentation import Segmentation
 from lightning_nas.tasks.segmenter import segmenter
+from lightning_nas.training import csv_logger
 from lightning_nas.training.fingerprint import plain
 from lightning_nas.training.phases import Phases, _num_images, source_phases
 
@@ -199,3 +200,19 @@ def test_a_source_is_shared_by_runs_of_the_same_network_task_data_and_length(tmp
         folder(epochs=3),
     ]
     assert len({folder(), *others}) == 4
+
+
+def test_progress_bars_do_not_show_the_end_of_a_training_s_name(tmp_path):
+    logger = csv_logger.CSVLogger(tmp_path, "logs", "source")
+    shown = []
+
+    class Bar(pl.callbacks.ProgressBar):
+        def on_train_batch_end(self, trainer, module, *_):
+            shown.append(self.get_metrics(trainer, module))
+
+    trainer = pl.Trainer(logger=logger, callbacks=[Bar()], max_steps=1, accelerator="cpu", default_root_dir=tmp_path)
+    trainer.fit(BoringModel(), DataLoader(torch.randn(4, 32)))
+    assert shown
+    assert not any("v_num" in metrics for metrics in shown)
+    # Files are where they were.
+    assert list((tmp_path / "logs" / "source" / "checkpoints").glob("*.ckpt"))

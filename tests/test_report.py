@@ -2,7 +2,9 @@
 
 import json
 import re
+from dataclasses import replace
 from pathlib import Path
+from typing import get_args
 from xml.etree import ElementTree
 
 import pytest
@@ -10,6 +12,7 @@ import write
 from results_page import results_page
 
 from lightning_nas.budget.solver import Reach
+from lightning_nas.report.architecture_svg import BlockKind, architecture_svg
 from lightning_nas.report.fields import Fields
 from lightning_nas.report.run import BlockCost, Point, write_architecture_svg, write_report
 from lightning_nas.report.run_record import RunRecord
@@ -117,6 +120,32 @@ def test_picture_is_xml_with_a_bar_for_each_block(tmp_path: Path) -> None:
     assert len(tips) == len(SUBNET) + len(BASELINE)
     assert tips[-2] == "stages.1.0: fused, 16 to 16 channels, e4 k3 s2, output 12\u00d712 px, 0.5 ms (25.0%)"
     assert "a < b & c" in [element.text for element in root.iter("{http://www.w3.org/2000/svg}text")]
+
+
+def test_a_picture_of_its_own_has_literal_colours_of_the_light_theme(tmp_path: Path) -> None:
+    path = tmp_path / "architecture.svg"
+    write_architecture_svg(path, SUBNET, BASELINE)
+    image = path.read_text()
+    assert "var(" not in image
+    assert "@media" not in image
+    assert "svg.nas .page { fill:#ffffff; }" in image
+    page = write_report(tmp_path, make_record(make_result()), SUBNET, baseline_blocks=BASELINE).read_text()
+    # Within the page: viewers other than browsers know no variables, and browsers have both themes.
+    chart = page[page.index("<svg") : page.index("</svg>")]
+    assert "var(" not in chart
+    assert chart.index("svg.nas .page { fill:#ffffff; }") < chart.index("@media") < chart.index("{ fill:#141a22; }")
+
+
+def test_the_legend_of_all_kinds_ends_within_the_margin(tmp_path: Path) -> None:
+    kinds = [replace(SUBNET[0], kind=kind) for kind in get_args(BlockKind)]
+    root = ElementTree.fromstring(architecture_svg(kinds, kinds))
+    ends = {
+        # As wide as the widest of the fonts, DejaVu Sans.
+        float(element.get("x", "0")) + 7.2 * len(element.text or "")
+        for element in root.iter("{http://www.w3.org/2000/svg}text")
+        if element.get("y") == "51"
+    }
+    assert max(ends) <= float(root.get("width", "0")) - 16
 
 
 def test_bars_of_both_networks_have_one_scale(tmp_path: Path) -> None:

@@ -154,6 +154,8 @@ def test_what_no_subnet_is_of_is_refused(searched, tmp_path):
         load_subnet(tmp_path, model=MyModule())
     with pytest.raises(ValueError, match="`subnet` must be what this search's `derive` gave, fine-tuned or not"):
         searched.search.save(tmp_path, searched.module)
+    with pytest.raises(ValueError, match=r"fine-tuned or not: It has latency_ms=.*, over its budget"):
+        searched.search.save(tmp_path, MyModule())  # which was never searched
     with pytest.raises(ValueError, match=r"must be what `derive` gave: a MyModule, or its part 'model\.network'"):
         searched.search.save(tmp_path, nn.Linear(3, 3))
     with pytest.raises(RuntimeError, match="has not run"):

@@ -1,6 +1,7 @@
 """What a search decides at its turning points, against values that are worked out here."""
 
 import itertools
+import re
 from types import SimpleNamespace
 
 import numpy as np
@@ -15,7 +16,9 @@ from lightning_nas.budget.budget import Budget
 from lightning_nas.budget.cost_table import CostTable, Factor
 from lightning_nas.budget.evolution import evolve
 from lightning_nas.budget.solver import Limit, _Program, solve, usable_part
+from lightning_nas.io.units import bytes_text
 from lightning_nas.jobs import search as jobs
+from lightning_nas.search.describe import announcement, brief, metrics
 from lightning_nas.search.engine import Search
 from lightning_nas.search.frontier import frontier_subnets
 from lightning_nas.search.needed import needed_steps
@@ -176,3 +179,15 @@ def test_what_a_training_needs_is_said_and_what_falls_short_is_warned_of(superne
     (record,) = [record for record in caplog.records if said in record.getMessage()]
     assert record.levelname == "WARNING"
     assert record.getMessage().endswith(": too few to be sure of what it finds.")
+
+
+def test_what_is_searched_is_told_with_units(supernet):
+    estimator, budget = LinearEstimator(), Budget(latency="0.7x", parameters="0.9x")
+    limits = limits_of(supernet.supernet.space, estimator, budget, serves=("0.6x",))
+    search = Search(supernet.supernet, limits, training_of())
+    told = announcement(search)
+    assert f"The same training serves latencies of {limits.serves[0]:.5g} ms." in told
+    (row,) = (line for line in told.splitlines() if line.startswith("parameter_bytes"))
+    assert re.fullmatch(r"parameter_bytes( +[\d.]+ [KM]iB){5}", row)
+    least = f"parameter_bytes {bytes_text(metrics(search)['nas/parameter_bytes'])} of"
+    assert f"{least} {bytes_text(limits.figures['parameter_bytes'])} (multiplier" in brief(search)

@@ -1,5 +1,6 @@
 """Whether a supernet is ready: what is measured, what is said, and what is done about it."""
 
+import dataclasses
 import subprocess
 import sys
 
@@ -116,12 +117,18 @@ def test_each_way_of_not_being_ready_is_told(search, losses):
     assert said[losses] in reason
     search.num_trained[1][0] = 3
     assert "an option was trained in 3 steps only, of at least 100" in measured(search, halves, 3.0).reasons[0]
+    search.num_trained[1][0] = 1
+    assert "an option was trained in 1 step only, of at least 100" in measured(search, halves, 3.0).reasons[0]
 
 
 def test_without_a_second_batch_or_a_start_nothing_is_claimed(search):
     found = measure_readiness(search, LinearEstimator(), lambda n: torch.tensor([1.0 + worth(n), torch.nan]))
     assert found.reasons == []
-    assert str(found).count("nan") == 2
+    assert "nan" not in str(found)
+    assert "progress of subnets not measured (no finite losses" in str(found)
+    assert "rank stability not measured (it takes two batches" in str(found)
+    assert "rank by size not measured" in str(dataclasses.replace(found, size_bias=float("nan")))
+    assert str(dataclasses.replace(found, steps=1)).startswith("least trained option 1 step;")
 
 
 @pytest.mark.parametrize(

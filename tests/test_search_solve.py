@@ -1,4 +1,5 @@
 import itertools
+import re
 from dataclasses import replace
 
 import numpy as np
@@ -146,8 +147,22 @@ def test_contradictory_budgets_are_refused(space, table):
     tight = Budget(reach(table).minimum * 1.001, reach(parameters).minimum * 1.00001)
     with pytest.raises(ValueError, match="all budgets at once"):
         resolve(tight, space, tables)
-    with pytest.raises(ValueError, match="at least one of latency, parameters, peak_activations"):
+    with pytest.raises(ValueError, match=r"at least one of .*peak_activations, such as latency='0\.5x'"):
         Budget()
+
+
+@pytest.mark.parametrize("field", ["latency", "parameters", "peak_activations"])
+def test_a_budget_out_of_reach_names_one_that_can_be_met(space, table, field):
+    parameters = cost_table(space, lambda parts: np.array([float(p.parameter_bytes) for p in parts]))
+    tables = CostTables(table, parameters, peak_table(space))
+    for given in ("0.0001x", 1e-6):
+        with pytest.raises(ValueError, match=r"below what the space can reach: .* \(minimum\)") as refused:
+            resolve(Budget(**{field: given}), space, tables)
+        message = str(refused.value)
+        assert ("It was asked for as 0.0001x of the source." in message) == (given == "0.0001x")
+        named = re.search(r"HINT: ask for ([\d.]+)(x| ms| bytes) or more, or widen the space\.$", message)
+        least = named[1] + "x" if named[2] == "x" else float(named[1])
+        resolve(Budget(**{field: least}), space, tables)
 
 
 def test_a_budget_is_used_up_where_there_is_enough_to_choose_from():

@@ -285,7 +285,8 @@ def test_latencies_that_were_not_served_and_a_short_frontier_are_told(tmp_path, 
     assert "were trained for" not in caplog.text
     search.find(latency="0.95x")
     assert "HINT: name it in `serves`" in caplog.text
-    points = search.frontier(count=40)
+    with caplog.at_level("DEBUG", "lightning_nas"):
+        points = search.frontier(count=40)
     assert f"The frontier has {len(points)} subnets where 40 were asked for" in caplog.text
 
 

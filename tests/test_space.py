@@ -130,6 +130,15 @@ def test_impossible_parts_are_refused(make, message):
         make()
 
 
+def test_an_architecture_as_text_names_the_head_where_there_is_one(space):
+    architecture = space.decode((0,) * len(space.node_sizes))
+    ends = [f"stem {architecture.stem.width}", *(f"{stage.width}: " for stage in architecture.stages)]
+    assert str(architecture).startswith(" | ".join(ends[:2]))
+    assert str(architecture).endswith(f" | head {architecture.head.width}")
+    assert architecture.head.width < space.head.width
+    assert "head" not in str(dataclasses.replace(architecture, head=None))
+
+
 def test_json_is_plain(space):
     data = json.loads(space.to_json())
     assert data["stages"][1]["blocks"][0]["options"][0] == {"kind": "ibn", "expansion": 2, "kernel": 3}

@@ -192,8 +192,12 @@ def test_batch_statistics_leave_running_ones_alone(supernet, images):
 @pytest.mark.parametrize(
     ("network", "message"),
     [
-        (lambda: resnet18(), "ResNet has no block"),
-        (lambda: nn.Linear(3, 3), "Linear has no block"),
+        (lambda: resnet18(), r"No supported network was found in ResNet\. Supported are torchvision's"),
+        (
+            lambda: nn.ModuleDict({"a": mobilenet_v2(), "b": mobilenet_v2()}),
+            "ModuleDict holds 2 supported networks, at 'a', 'b'; one can be searched",
+        ),
+        (lambda: nn.Linear(3, 3), "No supported network was found in Linear"),
         (lambda: timm.create_model("efficientnet_b0"), "squeeze-and-excitation"),
         (lambda: timm.create_model("tf_efficientnet_lite0"), "symmetric padding"),
         (lambda: timm.create_model("mixnet_s"), "MixedConv2d"),

@@ -147,6 +147,6 @@ def test_a_subgraph_measured_whole_is_the_sum_of_its_operators(backend, estimato
 
 def test_missing_extra_says_how_to_get_it(monkeypatch, estimator):
     monkeypatch.setitem(__import__("sys").modules, "ethosu", None)
-    with pytest.raises(ImportError, match=re.escape("pip install 'lightning-nas[vela]'")):
+    with pytest.raises(ImportError, match=re.escape("pip install 'ethos-u-vela==5.2.*' 'flatbuffers>=24'")):
         open_backend(estimator.device)
     assert estimator.verify_ms(mobilenet()) is None

@@ -48,7 +48,7 @@ class Budget:
 
     def __post_init__(self) -> None:
         if not self.given:
-            raise ValueError(f"A budget bounds at least one of {', '.join(_COSTS)}; got none.")
+            raise ValueError(f"A budget bounds at least one of {', '.join(_COSTS)}, such as latency='0.5x'; got none.")
         for name, value in self.given.items():
             # The source's cost is not known here; any number shows whether the form is valid.
             resolve_budget(value, 1.0, name)

@@ -9,7 +9,7 @@ from lightning_nas.budget.limits import Limits
 from lightning_nas.estimator.cost_model import CostModel
 from lightning_nas.space.spec import Architecture
 
-__all__ = ["confirm", "excess", "is_kept_by_backend"]
+__all__ = ["confirm", "estimated_excess", "excess", "is_kept_by_backend"]
 
 
 def is_kept_by_backend(
@@ -46,13 +46,8 @@ def excess(limits: Limits, estimator: CostModel, architecture: Architecture) -> 
         estimator: Predicts its costs, and measures it whole if the device's backend is installed.
         architecture: The architecture, whose costs are not read from the table that a solver saw.
     """
-    memory = estimator.memory(architecture)
-    costs = {LATENCY: estimator.latency_ms(architecture), PARAMETERS: float(memory.parameter_bytes)}
-    costs[PEAK_ACTIVATIONS] = float(memory.peak_activation_bytes)
-    for name, budget in limits.figures.items():
-        # The table adds the same figures in another order.
-        if costs[name] > budget * (1 + 1e-9):
-            return f"{name}={costs[name]:.6g}, over its budget {budget:.6g}"
+    if over := estimated_excess(limits, estimator, architecture):
+        return over
     if is_kept_by_backend(limits, estimator.verify_ms, architecture):
         return ""
     measured_ms, budget = estimator.verify_ms(architecture), limits.figures[LATENCY]
@@ -60,3 +55,21 @@ def excess(limits: Limits, estimator: CostModel, architecture: Architecture) -> 
         f"latency_ms={measured_ms:.6g} by the backend of {estimator.device.name}, over its budget {budget:.6g}, which"
         " it keeps by the estimate. HINT: ask for a little less"
     )
+
+
+def estimated_excess(limits: Limits, estimator: CostModel, architecture: Architecture) -> str:
+    """Return in words which estimated cost of an architecture is over its budget; an empty text if none is.
+
+    Args:
+        limits: What it has to cost.
+        estimator: Predicts its costs; nothing is measured.
+        architecture: The architecture.
+    """
+    memory = estimator.memory(architecture)
+    costs = {LATENCY: estimator.latency_ms(architecture), PARAMETERS: float(memory.parameter_bytes)}
+    costs[PEAK_ACTIVATIONS] = float(memory.peak_activation_bytes)
+    for name, budget in limits.figures.items():
+        # The table adds the same figures in another order.
+        if costs[name] > budget * (1 + 1e-9):
+            return f"{name}={costs[name]:.6g}, over its budget {budget:.6g}"
+    return ""

@@ -12,7 +12,7 @@ from lightning_nas.budget.forbidden import Forbidden
 from lightning_nas.budget.peak_table import PeakTable
 from lightning_nas.budget.solver import Limit, Reach
 
-__all__ = ["Limits", "PeakLimit", "format_reach", "warn_unserved"]
+__all__ = ["Limits", "PeakLimit", "warn_unserved"]
 
 log = logging.getLogger(__name__)
 
@@ -128,12 +128,3 @@ def warn_unserved(trained: Limits, asked: Limits) -> None:
                 served[-1],
                 limit.budget,
             )
-
-
-def format_reach(limits: Limits) -> str:
-    """Return the feasibility table as text: for each limit the source, the budget and the space's reach."""
-    lines = [f"{'cost':<18}{'source':>12}{'budget':>12}{'minimum':>12}{'median':>12}{'maximum':>12}"]
-    for limit, span, reference in zip(limits.costs, limits.reaches, limits.references, strict=True):
-        figures = (reference, limit.budget, span.minimum, span.median, span.maximum)
-        lines.append(f"{limit.name:<18}" + "".join(f"{figure:>12.5g}" for figure in figures))
-    return "\n".join(lines)

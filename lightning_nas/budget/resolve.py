@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
@@ -85,22 +86,39 @@ def resolve(
             raise ValueError(
                 f"The budget {limit.name}={limit.budget:.6g} is below what the space can reach{alone}: "
                 f"{span.minimum:.6g} (minimum) to {span.maximum:.6g} (maximum)."
+                f"{_what_to_ask_for(budget.given[limit.name], limit.name, span.minimum, source[limit.name])}"
             )
     limits = Limits(costs, reaches, tuple(source[limit.name] for limit in costs), peak, fixed)
-    _check_together(limits, tables)
+    _check_together(limits, tables, budget.given)
     return limits
 
 
-def _check_together(limits: Limits, tables: CostTables) -> None:
-    table = tables.latency_ms
-    if limits.peak is not None and cheapest(table, limits.forbidden) is None:
+def _check_together(limits: Limits, tables: CostTables, given: Mapping[str, float | str]) -> None:
+    table, peak = tables.latency_ms, limits.peak
+    if peak is not None and cheapest(table, limits.forbidden) is None:
+        lowest = _lowest_peak(peak.table, table)
         raise ValueError(
-            f"The budget {PEAK_ACTIVATIONS}={limits.peak.budget:.6g} is below what the space can reach: "
-            f"{_lowest_peak(limits.peak.table, table):.6g} (minimum)."
+            f"The budget {PEAK_ACTIVATIONS}={peak.budget:.6g} is below what the space can reach: "
+            f"{lowest:.6g} (minimum)."
+            f"{_what_to_ask_for(given[PEAK_ACTIVATIONS], PEAK_ACTIVATIONS, lowest, peak.source)}"
         )
     if solve([np.zeros(n) for n in table.node_sizes], limits.costs, limits.forbidden) is None:
-        given = ", ".join(f"{limit.name}={limit.budget:.6g}" for limit in limits.costs)
-        raise ValueError(f"No architecture of the space meets all budgets at once: {given}. Each alone can be met.")
+        asked = ", ".join(f"{limit.name}={limit.budget:.6g}" for limit in limits.costs)
+        raise ValueError(f"No architecture of the space meets all budgets at once: {asked}. Each alone can be met.")
+
+
+def _what_to_ask_for(given: float | str, name: str, minimum: float, source: float) -> str:
+    """Return a sentence on a bound out of reach: how it was asked for, and what could be, in the same form."""
+    if str(given).strip().lower().endswith("x"):
+        # Rounded up, so that what is named can be met.
+        least = f"{math.ceil(100 * minimum / source) / 100:g}x"
+        asked = f" It was asked for as {str(given).strip()} of the source."
+    else:
+        asked = ""
+        unit = "ms" if name == LATENCY else "bytes"
+        digits = 3 - math.floor(math.log10(minimum)) if name == LATENCY else 0
+        least = f"{math.ceil(minimum * 10**digits) / 10**digits:.12g} {unit}"
+    return f"{asked} HINT: ask for {least} or more, or widen the space."
 
 
 def _lowest_peak(peaks: PeakTable, table: CostTable) -> float:

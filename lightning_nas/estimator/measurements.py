@@ -27,6 +27,7 @@ from typing import get_args
 from lightning_nas.graph.layer import MAX_SIZE, Form
 from lightning_nas.graph.subgraph import KINDS, Subgraph, SubgraphKind
 from lightning_nas.io.numbers import check_number
+from lightning_nas.io.units import counted
 
 __all__ = ["COLUMNS", "SPREAD", "Figures", "MeasuredNetwork", "Measurements", "read_measurements", "to_row"]
 
@@ -131,7 +132,7 @@ class _Row:
     line: int
     subgraph: Subgraph
     network: str
-    # None: empty, as a line of a network may be.
+    # None: empty, as a line of a network may be, and none of a subgraph.
     figures: Figures | None
 
 
@@ -188,7 +189,13 @@ def _collect(path: Path, latency: str, rows: Iterator[tuple[int, Mapping[str, st
                 " each subgraph must be there once. HINT: of repeated measurements, keep the median."
             )
         else:
-            assert row.figures is not None
+            if row.figures is None:
+                # Of those before, none is.
+                num_empty = 1 + sum(not other.get(latency) and not other.get("network") for _, other in rows)
+                raise ValueError(
+                    f"{path.name}, line {line}: `{latency}` must be a positive, finite number; got"
+                    f" {values.get(latency)!r}. It is empty in {counted(num_empty, 'row')}."
+                )
             subgraphs[row.subgraph], lines[row.subgraph] = row.figures, line
     return Measurements(subgraphs, {name: _network(path, name, parts) for name, parts in networks.items()})
 
@@ -231,7 +238,7 @@ def _read_row(row: Mapping[str, str], latency: str, line: int, place: str) -> _R
             residual=bool(shape["residual"]),
             form=Form.parse(form) if form else None,
         )
-        if network and not row.get(latency):
+        if not row.get(latency):
             return _Row(line, subgraph, network, None)
         return _Row(line, subgraph, network, _figures(latency, row))
     except ValueError as error:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-__all__ = ["bytes_text", "count_text"]
+__all__ = ["bytes_text", "count_text", "counted"]
 
 
 def bytes_text(count: float, decimals: int | None = None) -> str:
@@ -42,3 +42,18 @@ def count_text(count: float) -> str:
         if count >= size:
             return f"{count / size:.3g}{unit}"
     return f"{count:.0f}"
+
+
+def counted(count: int, noun: str) -> str:
+    """Return a count with its noun in the singular or in the plural.
+
+    Args:
+        count: The count.
+        noun: The noun in the singular, whose plural ends with an s.
+
+    Example::
+
+        >>> counted(1, "step"), counted(0, "step"), counted(2, "step")
+        ('1 step', '0 steps', '2 steps')
+    """
+    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"

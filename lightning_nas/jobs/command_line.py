@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+import re
 import shutil
 import sys
 import warnings
@@ -27,6 +28,7 @@ from omegaconf.errors import OmegaConfBaseException
 from lightning_nas.io.reading import JsonObject, read_json
 from lightning_nas.io.writing import write_text
 from lightning_nas.jobs.malloc import keep_freed_memory
+from lightning_nas.jobs.near_misses import key_hint
 from lightning_nas.jobs.recipes import recipes
 from lightning_nas.jobs.settings import check_recipe
 from lightning_nas.report.run_record import RunRecord
@@ -201,9 +203,12 @@ def _check(name: str, arguments: Sequence[str]) -> None:
         try:
             config = hydra.compose(name, overrides=overrides)
         except (HydraException, OmegaConfBaseException) as error:
-            keys = sorted(str(key) for key in hydra.compose(name))
+            settings = OmegaConf.to_container(hydra.compose(name))
+            assert isinstance(settings, dict), "a recipe is a dictionary"
             reason = str(error).strip().splitlines()[0]
-            _fail(f"Recipe {name!r} does not take these overrides: {reason}\nIts keys are: {', '.join(keys)}.")
+            unknown = re.match(r"Could not override '(.+)'", reason)
+            hint = key_hint(unknown[1] if unknown else "", {str(key): value for key, value in settings.items()})
+            _fail(f"Recipe {name!r} does not take these overrides: {reason}\n{hint}")
         missing = [str(key) for key in config if isinstance(key, str) and OmegaConf.is_missing(config, key)]
     if missing:
         _fail(f"Recipe {name!r} needs a value for {', '.join(missing)}.")

@@ -1,18 +1,4 @@
-"""The command `lightning-nas estimator`: measure devices, and judge their estimators.
-
-``lightning-nas estimator plan|measure|lanes|granularity|error|memory DEVICE``:
-
-``plan`` writes the subgraphs that are to be measured on a chip of your own, ``measure`` measures them where a backend
-can. ``lanes`` finds where latency steps with the channels, ``granularity`` whether operators or whole subgraphs predict
-networks best. ``error`` fits what was measured, corrects it by whole networks, says how far it is off on others, and
-records that beside the table. ``memory`` compares peak memory with the compiler's.
-
-A table of this machine, which should do nothing else meanwhile:
-
-    lightning-nas estimator measure my_cpu.csv --backend torch
-    lightning-nas estimator measure my_gpu.csv --backend torch --set device=cuda precision=fp16
-    lightning-nas estimator measure my_cpu.csv --backend onnxruntime --set precision=int8 threads=2
-"""
+"""Commands of `lightning-nas estimator`: what each does with a table and a device."""
 
 from __future__ import annotations
 
@@ -22,7 +8,6 @@ import dataclasses
 import datetime
 import io
 import json
-import logging
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -47,49 +32,34 @@ from lightning_nas.estimator.measure.whole import scratch_table
 from lightning_nas.estimator.measurements import COLUMNS, Figures, to_row
 from lightning_nas.io.writing import write_text
 from lightning_nas.jobs.estimator_steps import measured_staircase, new_device, rounded, save_record, staircase_record
-from lightning_nas.training.stop import Stopped, stoppable
 
-_log = logging.getLogger(__name__)
+__all__ = [
+    "compare_lanes",
+    "compare_memory",
+    "choose_granularity",
+    "judge_closed_form",
+    "judge_table",
+    "measure_table",
+    "measured_device",
+    "plan_table",
+    "run_command",
+]
 
 SIMULATED = "edge_tpu"
 """Device that closed forms are compared with: the settings of `analytic_array` are those of its array."""
 
 
-def main(arguments: Sequence[str]) -> None:
-    """Plan or measure a table, or judge what is estimated from it.
+def run_command(args: argparse.Namespace) -> None:
+    """Run the command that was given for a device.
 
     Args:
-        arguments: The command line behind ``lightning-nas estimator``.
+        args: The command line, as `estimator_command_line` parses it.
+
+    Raises:
+        ValueError: An option, a table or a device is not valid.
+        ImportError: The packages of the backend are not installed.
     """
-    form = argparse.RawDescriptionHelpFormatter
-    parser = argparse.ArgumentParser("lightning-nas estimator", description=__doc__, formatter_class=form)
-    parser.add_argument("command", choices=("plan", "measure", "lanes", "granularity", "error", "memory"))
-    parser.add_argument("device", help="name of a device of the package, or the path of a .csv table")
-    parser.add_argument(
-        "--num-subgraphs",
-        type=int,
-        help="random parts to plan (300) or to measure besides stock ones (10000, timed 300)",
-    )
-    parser.add_argument("--num-networks", type=int, help="subnets to judge by (200), networks to plan memory of (150)")
-    parser.add_argument("--seed", type=int, default=0, help="of the sampled subgraphs")
-    parser.add_argument("--lanes", type=int, help="channels that a device of your own processes together (8)")
-    parser.add_argument("--backend", choices=BACKENDS, help="what measures a device that has no .json file yet")
-    parser.add_argument("--set", nargs="+", default=[], metavar="NAME=VALUE", help="settings of that backend")
-    args = parser.parse_args(arguments)
-    logging.basicConfig(level=logging.INFO, format="%(message)s")
     table = Path(args.device) if args.device.endswith(".csv") else TARGETS / f"{args.device}.csv"
-    with stoppable() as came:
-        try:
-            _run(args, table)
-        except (OSError, ValueError, ImportError) as error:
-            parser.exit(2, f"{error}\n")
-        except Stopped:
-            _log.warning("Stopped by %s. What was measured is kept; to go on, repeat the command.", came[0].name)
-            parser.exit(came[0].exit_code)
-
-
-def _run(args: argparse.Namespace, table: Path) -> None:
-    """Run the command that was given for a table."""
     if args.command == "plan":
         plan_table(table, args.seed, args.num_subgraphs or 300)
     elif args.command == "measure":
@@ -108,7 +78,7 @@ def _run(args: argparse.Namespace, table: Path) -> None:
 
 
 def plan_table(table: Path, seed: int, num_subgraphs: int) -> None:
-    """Write a table of sampled subgraphs whose latency is empty, to be filled in.
+    """Write a table of sampled subgraphs whose latency is empty, and say that it is to be filled in.
 
     Raises:
         ValueError: The table exists.
@@ -119,8 +89,12 @@ def plan_table(table: Path, seed: int, num_subgraphs: int) -> None:
     writer = csv.writer(text, lineterminator="\n")
     # Up to the latency, which is to be filled in: memory is what compilers know.
     writer.writerow(COLUMNS[:-1])
-    writer.writerows([*to_row(part, Figures(1))[:-2], ""] for part in plan_subgraphs(seed, num_subgraphs))
+    rows = [[*to_row(part, Figures(1))[:-2], ""] for part in plan_subgraphs(seed, num_subgraphs)]
+    writer.writerows(rows)
     write_text(table, text.getvalue())
+    sys.stdout.write(
+        f"{len(rows)} rows written to {table}: fill in latency_ms, then `lightning-nas estimator error {table}`\n"
+    )
 
 
 def measured_device(table: Path, backend: str | None, settings: Sequence[str], lanes: int | None) -> Device:

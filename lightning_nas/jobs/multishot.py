@@ -14,7 +14,7 @@ from itertools import chain
 
 from lightning_nas.budget.budget import Budget
 from lightning_nas.budget.confirm import confirm
-from lightning_nas.budget.limits import Limits, format_reach
+from lightning_nas.budget.limits import Limits
 from lightning_nas.jobs.job import carry_out
 from lightning_nas.jobs.plan import Epochs, FinetunePlan, Goal, Model, MultishotPlan, Run
 from lightning_nas.jobs.record import Outcome, log_hints, summary, write_run
@@ -27,6 +27,7 @@ from lightning_nas.multishot.study import Study
 from lightning_nas.multishot.trial import LostTrialError, Trial
 from lightning_nas.report.run_record import RunRecord
 from lightning_nas.report.search_record import SearchRecord, TrialsRecord
+from lightning_nas.search.describe import format_reach
 from lightning_nas.tasks.metric import TaskMetric
 from lightning_nas.training.divergence import DivergedError
 from lightning_nas.training.fingerprint import described_device, described_network, described_trainer, plain

@@ -7,8 +7,6 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from lightning_nas.report.sweep import write_sweep_report
-
 __all__ = ["main"]
 
 
@@ -21,6 +19,9 @@ def main(arguments: Sequence[str]) -> None:
     parser = argparse.ArgumentParser("lightning-nas report", description="Compare the runs of a sweep.")
     parser.add_argument("folder", type=Path, help="multirun/RECIPE/DATE; it gets report.html and report.md")
     options = parser.parse_args(arguments)
+    # Imported here: help is there without PyTorch.
+    from lightning_nas.report.sweep import write_sweep_report
+
     try:
         sys.stdout.write(write_sweep_report(options.folder) + "\n")
     except (ValueError, OSError) as error:

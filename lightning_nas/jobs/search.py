@@ -19,7 +19,6 @@ from tqdm import tqdm
 
 from lightning_nas.budget.ablation import searched_options
 from lightning_nas.budget.confirm import confirm
-from lightning_nas.budget.limits import format_reach
 from lightning_nas.graph.eval_mode import evaluating
 from lightning_nas.jobs.comparisons import comparison_architectures, inherit
 from lightning_nas.jobs.early import try_data, try_tasks, try_trainer
@@ -34,6 +33,7 @@ from lightning_nas.report.network_record import MetricRecord
 from lightning_nas.report.run_record import RunRecord
 from lightning_nas.report.search_record import ReadinessRecord, SearchRecord, SupernetRecord
 from lightning_nas.search import Decoupled
+from lightning_nas.search.describe import format_reach
 from lightning_nas.search.quiet_loss import quiet_copy, task_loss
 from lightning_nas.space.spec import Architecture, SearchSpace
 from lightning_nas.supernet import derive, option_errors, refit, sort_channels, supernet_from

@@ -63,11 +63,19 @@ def better_teacher(
     if taught_by != "best":
         return taught_by
     before, after = (phases.validate(trainer, module) for module in (source, baseline))
-    better: Teacher = "baseline" if metric_of(baseline).is_better(after, than=before) else "source"
-    log.info("The %s teaches the subnet; on validation images %.4g, then %.4g", better, before, after)
+    metric = metric_of(baseline)
+    better: Teacher = "baseline" if metric.is_better(after, than=before) else "source"
     if math.isnan(after):
         log.warning(
             "The Trainer reads no validation images, so nothing tells whether source or baseline is better:"
             " the source teaches. HINT: set `taught_by`, or `trainer.limit_val_batches` to more than 0."
+        )
+    else:
+        log.info(
+            "The %s teaches the subnet; on validation images the source has %s %.4g, the baseline %.4g",
+            better,
+            metric.name,
+            before,
+            after,
         )
     return better

@@ -29,9 +29,7 @@ def load_optuna() -> ModuleType:
     try:
         import optuna
     except ImportError as error:
-        raise ImportError(
-            "A study of trials needs Optuna. HINT: install the extra: pip install 'lightning-nas[multishot]'."
-        ) from error
+        raise ImportError("A study of trials needs Optuna. HINT: pip install 'optuna>=4.5'.") from error
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     return optuna
 

@@ -99,7 +99,7 @@ def architecture_svg(blocks: Sequence[BlockCost], baseline: Sequence[BlockCost] 
         raise ValueError("`blocks` must hold at least one block; got none.")
     rows = [("Baseline", baseline, ()), ("Subnet", blocks, baseline)] if baseline else [("Network", blocks, ())]
     columns = max(len(blocks), len(baseline))
-    width = max(LEFT + COLUMN * columns + RIGHT, 760)
+    width = max(LEFT + COLUMN * columns + RIGHT, 776)
     height = TOP + ROW * len(rows) + 8
     scale = BAR_HEIGHT / max(max(block.latency_ms for block in (*blocks, *baseline)), 1e-12)
     body = [rect(0, 0, width, height, "page", 8), text(16, 26, title, "strong title")]
@@ -123,7 +123,7 @@ def _legend(kinds: set[BlockKind], has_baseline: bool) -> list[str]:
     for name, css in entries:
         items += [rect(x, 41, 12, 12, css, 2), text(x + 18, 51, name, "dim")]
         # Characters of this text are about so wide.
-        x += 6.4 * len(name) + 38
+        x += 6.4 * len(name) + 34
     return items
 
 

@@ -139,10 +139,7 @@ def _staircase(points: Sequence[tuple[float, float]], end: float) -> str:
     """Return the front: at each latency the best metric that any network reaches in it."""
     path = f"M{points[0][0]:.1f} {points[0][1]:.1f}"
     path += "".join(f"H{x:.1f}V{y:.1f}" for x, y in points[1:])
-    return f'<path class="front" style="{_FRONT_STYLE}" d="{path}H{end:g}"/>'
-
-
-_FRONT_STYLE = "fill:none;stroke:var(--ink);stroke-width:1.4;stroke-opacity:0.55"
+    return f'<path class="front" d="{path}H{end:g}"/>'
 
 
 def _shape(x: float, y: float, series: str, radius: float, mark: Mark | None = None) -> str:
@@ -173,7 +170,7 @@ def _legend(marks: Sequence[Mark], width: float) -> tuple[list[str], int]:
             x, row = 14.0, row + 1
         y = 38 + _ROW * row
         if name == _FRONT:
-            items.append(f'<path style="{_FRONT_STYLE}" d="M{x:g} {y}h12"/>')
+            items.append(f'<path class="front" d="M{x:g} {y}h12"/>')
         elif name in present:
             items.append(_shape(x + 6, y, name, _RADIUS))
         else:
@@ -200,7 +197,7 @@ def _labels(places: Sequence[tuple[float, float, Mark]], within: Box) -> list[st
                 items.append(text(round(box[0] + 1, 1), round(box[3] - 3, 1), mark.label, "small"))
                 break
     # A ground of its own, where the front passes behind.
-    return ['<g style="paint-order:stroke;stroke:var(--page);stroke-width:3px">', *items, "</g>"]
+    return ['<g class="halo">', *items, "</g>"]
 
 
 def _around(x: float, y: float, radius: float) -> Box:

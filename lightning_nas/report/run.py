@@ -15,7 +15,7 @@ from lightning_nas.report.page import figures as page_figures
 from lightning_nas.report.page import page, table, terms
 from lightning_nas.report.run_record import RunRecord
 from lightning_nas.report.search_record import SearchRecord
-from lightning_nas.report.svg import Point, line_chart, scatter_chart
+from lightning_nas.report.svg import Point, line_chart, scatter_chart, standalone
 from lightning_nas.report.text import budget_text, metric_text
 
 __all__ = [
@@ -107,7 +107,7 @@ def write_report(
 def write_architecture_svg(
     path: str | Path, blocks: Sequence[BlockCost], baseline_blocks: Sequence[BlockCost] = (), title: str = ""
 ) -> None:
-    """Write the picture of a network block by block as an SVG file.
+    """Write the picture of a network block by block as an SVG file, in the light theme.
 
     Args:
         path: File to write.
@@ -118,7 +118,7 @@ def write_architecture_svg(
     Raises:
         ValueError: There are no blocks.
     """
-    write_text(Path(path), architecture_svg(blocks, baseline_blocks, title))
+    write_text(Path(path), standalone(architecture_svg(blocks, baseline_blocks, title)))
 
 
 def _subtitle(record: RunRecord) -> str:

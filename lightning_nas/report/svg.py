@@ -6,29 +6,61 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
+from string import Template
 
-__all__ = ["PALETTE", "Point", "STYLE", "frame", "line_chart", "rect", "scatter_chart", "svg", "text"]
+__all__ = ["PALETTE", "Point", "STYLE", "frame", "line_chart", "rect", "scatter_chart", "standalone", "svg", "text"]
 
 PALETTE = ("c0", "c1", "c2", "c3")
 """Classes of the colours of series, in the order of use."""
 
-STYLE = """
-svg.nas { --ink:#1c2430; --dim:#5d6878; --rule:#d5dae1; --band:#f3f5f8; --page:#ffffff;
-  --c0:#2f6fd0; --c1:#d9680f; --c2:#1f8f78; --c3:#8a4fbf; --grey:#8b95a3; --budget:#c22f3d;
-  font-family:system-ui,-apple-system,'Segoe UI',Roboto,'Liberation Sans','DejaVu Sans',sans-serif; }
-@media (prefers-color-scheme: dark) { svg.nas { --ink:#e6eaf0; --dim:#9aa6b6; --rule:#3a4452; --band:#1d242e;
-  --page:#141a22; --c0:#6ba4f5; --c1:#f29a4f; --c2:#4fc4aa; --c3:#bd8cec; --grey:#7d8899; --budget:#f2717d; } }
-svg.nas text { fill:var(--ink); font-size:12px; } svg.nas text.dim { fill:var(--dim); }
-svg.nas text.small { font-size:10.5px; } svg.nas text.strong { font-weight:600; } svg.nas text.title { font-size:16px; }
-svg.nas .c0 { fill:var(--c0); stroke:var(--c0); } svg.nas .c1 { fill:var(--c1); stroke:var(--c1); }
-svg.nas .c2 { fill:var(--c2); stroke:var(--c2); } svg.nas .c3 { fill:var(--c3); stroke:var(--c3); }
-svg.nas .grey { fill:var(--grey); stroke:var(--grey); } svg.nas .page { fill:var(--page); }
-svg.nas .band { fill:var(--band); } svg.nas .bar { stroke:none; } svg.nas .line { fill:none; stroke-width:1.8; }
-svg.nas .rule { stroke:var(--rule); stroke-width:1; fill:none; }
-svg.nas .ghost { fill:none; stroke:var(--dim); stroke-width:1; stroke-dasharray:3 2.5; }
-svg.nas .budget { stroke:var(--budget); stroke-width:1.4; stroke-dasharray:5 3; fill:none; }
-svg.nas text.over { fill:var(--budget); }
+_LIGHT = {
+    "ink": "#1c2430",
+    "dim": "#5d6878",
+    "rule": "#d5dae1",
+    "band": "#f3f5f8",
+    "page": "#ffffff",
+    "c0": "#2f6fd0",
+    "c1": "#d9680f",
+    "c2": "#1f8f78",
+    "c3": "#8a4fbf",
+    "grey": "#8b95a3",
+    "budget": "#c22f3d",
+}
+_DARK = {
+    "ink": "#e6eaf0",
+    "dim": "#9aa6b6",
+    "rule": "#3a4452",
+    "band": "#1d242e",
+    "page": "#141a22",
+    "c0": "#6ba4f5",
+    "c1": "#f29a4f",
+    "c2": "#4fc4aa",
+    "c3": "#bd8cec",
+    "grey": "#7d8899",
+    "budget": "#f2717d",
+}
+_COLOURED = Template("""
+svg.nas text { fill:$ink; } svg.nas text.dim { fill:$dim; } svg.nas text.over { fill:$budget; }
+svg.nas .c0 { fill:$c0; stroke:$c0; } svg.nas .c1 { fill:$c1; stroke:$c1; }
+svg.nas .c2 { fill:$c2; stroke:$c2; } svg.nas .c3 { fill:$c3; stroke:$c3; }
+svg.nas .grey { fill:$grey; stroke:$grey; } svg.nas .page { fill:$page; } svg.nas .band { fill:$band; }
+svg.nas .rule { stroke:$rule; } svg.nas .ghost { stroke:$dim; } svg.nas .budget { stroke:$budget; }
+svg.nas .front { stroke:$ink; } svg.nas .halo { stroke:$page; }
+""")
+# Behind the colours, some of which it takes back.
+_SHAPES = """
+svg.nas { font-family:system-ui,-apple-system,'Segoe UI',Roboto,'Liberation Sans','DejaVu Sans',sans-serif; }
+svg.nas text { font-size:12px; } svg.nas text.small { font-size:10.5px; } svg.nas text.strong { font-weight:600; }
+svg.nas text.title { font-size:16px; } svg.nas .bar { stroke:none; } svg.nas .line { fill:none; stroke-width:1.8; }
+svg.nas .rule { stroke-width:1; fill:none; }
+svg.nas .ghost { fill:none; stroke-width:1; stroke-dasharray:3 2.5; }
+svg.nas .budget { stroke-width:1.4; stroke-dasharray:5 3; fill:none; }
+svg.nas .front { fill:none; stroke-width:1.4; stroke-opacity:0.55; }
+svg.nas .halo { paint-order:stroke; stroke-width:3px; }
 """
+_DARK_STYLE = f"@media (prefers-color-scheme: dark) {{{_COLOURED.substitute(_DARK)}}}"
+# Colours are literal: viewers other than browsers know no variables, and draw black where they meet one.
+STYLE = f"{_COLOURED.substitute(_LIGHT)}{_DARK_STYLE}{_SHAPES}"
 # Beyond it a curve has more points than the chart has pixels.
 MAX_POINTS = 300
 # Of the small text, on average.
@@ -79,6 +111,20 @@ def svg(width: float, height: float, body: Sequence[str], label: str) -> str:
         f'width="{width:g}" height="{height:g}" role="img" aria-label="{escape(label)}">'
     )
     return "\n".join([head, f"<style>{STYLE}</style>", *body, "</svg>\n"])
+
+
+def standalone(image: str) -> str:
+    """Return an SVG image for a file of its own: in the light theme, whatever that of the reader.
+
+    Args:
+        image: What `svg` returned.
+
+    Example::
+
+        >>> "@media" in standalone(svg(8, 8, [], "Empty"))
+        False
+    """
+    return image.replace(_DARK_STYLE, "")
 
 
 def text(x: float, y: float, content: str, css: str = "", anchor: str = "start", rotate: float = 0) -> str:

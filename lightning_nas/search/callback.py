@@ -233,11 +233,12 @@ class ArchitectureSearch(SearchHooks):
 
         Raises:
             RuntimeError: Before `fit`.
-            ValueError: `subnet` is no subnet of this search.
+            ValueError: `subnet` is no subnet of this search, or costs more than what was asked for.
         """
-        supernet, module = self.state.started().supernet, self.state.fitted().module
+        self.state.started()
+        module = self.state.fitted().module
         plain = self.derive(module) if subnet is None else subnet
-        save_subnet(folder, plain, module, supernet, self.estimator)
+        save_subnet(folder, plain, module, self.state, self.estimator)
 
 
 def _one_budget(budget: Budget | None, latency: float | str | None) -> Budget:

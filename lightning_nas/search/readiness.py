@@ -17,6 +17,7 @@ from tqdm import tqdm
 
 from lightning_nas.budget.sampling import draw_any, draw_near
 from lightning_nas.estimator.cost_model import CostModel
+from lightning_nas.io.units import counted
 from lightning_nas.search.effort import Effort, affordable
 from lightning_nas.search.engine import Search
 from lightning_nas.search.inherited import InheritedLoss
@@ -89,7 +90,7 @@ class Readiness:
         """Why the supernet is not ready; empty where it is."""
         found = []
         if self.steps < MIN_STEPS:
-            found.append(f"an option was trained in {self.steps} steps only, of at least {MIN_STEPS}")
+            found.append(f"an option was trained in {counted(self.steps, 'step')} only, of at least {MIN_STEPS}")
         if self.progress < MIN_PROGRESS:
             found.append(
                 f"subnets within the budget came {self.progress:.0%} of the way from where they began to the source"
@@ -113,10 +114,18 @@ class Readiness:
 
     def __str__(self) -> str:
         """Return the figures in a line."""
+        progress = "not measured (no finite losses from before and after the training)"
+        stability = "not measured (it takes two batches held out and two subnets)"
+        size_bias = "not measured (it takes two subnets of different losses and sizes)"
+        if not math.isnan(self.progress):
+            progress = f"{self.progress:.2f} of the way to the source network's loss"
+        if not math.isnan(self.stability):
+            stability = f"{self.stability:.2f}"
+        if not math.isnan(self.size_bias):
+            size_bias = f"{self.size_bias:+.2f}"
         return (
-            f"least trained option {self.steps} steps; progress of subnets {self.progress:.2f} of the way to the source"
-            f" network's loss;"
-            f" rank stability {self.stability:.2f}; rank by size {self.size_bias:+.2f}"
+            f"least trained option {counted(self.steps, 'step')}; progress of subnets {progress}; rank stability"
+            f" {stability}; rank by size {size_bias}"
         )
 
 

@@ -8,9 +8,11 @@ from pathlib import Path
 import torch
 from torch import nn
 
+from lightning_nas.budget.confirm import estimated_excess
 from lightning_nas.estimator.cost_model import CostModel
 from lightning_nas.io.writing import write_text, write_weights
 from lightning_nas.search.lightning_internals import uncompiled
+from lightning_nas.search.state import SearchState
 from lightning_nas.space.timm_strings import to_timm
 from lightning_nas.supernet.agreement import check_same, outputs_of
 from lightning_nas.supernet.derive import derive
@@ -19,9 +21,11 @@ from lightning_nas.supernet.supernet import Supernet, owner_of
 
 __all__ = ["save_subnet"]
 
+_NOT_DERIVED = "`subnet` must be what this search's `derive` gave, fine-tuned or not:"
+
 
 def save_subnet(
-    folder: str | Path, subnet: nn.Module, searched: nn.Module, supernet: Supernet, estimator: CostModel
+    folder: str | Path, subnet: nn.Module, searched: nn.Module, state: SearchState, estimator: CostModel
 ) -> None:
     """Write ``architecture.json`` and ``subnet.safetensors``, each atomically.
 
@@ -29,18 +33,23 @@ def save_subnet(
         folder: Where to; it is made if needed.
         subnet: What was derived of `searched`: all of it, or a part that holds the network.
         searched: The module that was searched.
-        supernet: Its supernet.
+        state: State of the search: its supernet, and the budgets that were asked for.
         estimator: What prices the subnet.
 
     Raises:
-        ValueError: `subnet` is no subnet of the search, or holds what is no tensor.
+        ValueError: `subnet` is no subnet of the search, costs more than what was asked for, or holds what is no tensor.
     """
-    subnet = uncompiled(subnet)
+    subnet, supernet = uncompiled(subnet), state.started().supernet
     path = _network_path(subnet, searched, supernet)
     try:
         architecture = architecture_of(subnet.get_submodule(path), supernet.space)
     except ValueError as error:
-        raise ValueError(f"`subnet` must be what this search's `derive` gave, fine-tuned or not: {error}") from error
+        raise ValueError(f"{_NOT_DERIVED} {error}") from error
+    # Weights may be any, those of a fine-tuning say; what tells a module that was never searched is its cost.
+    if over := estimated_excess(state.asked(supernet.space.encode(architecture)), estimator, architecture):
+        raise ValueError(
+            f"{_NOT_DERIVED} It has {over}. HINT: where it was found for another budget, ask `find` for that one first."
+        )
     network = subnet.get_submodule(path)
     example = torch.zeros(1, *supernet.space.input_size).to(next(network.parameters()))
     outputs = outputs_of(network, example)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
+from dataclasses import replace
 
 import lightning.pytorch as pl
 
@@ -85,6 +86,18 @@ class SearchState:
     def chosen(self) -> Encoding:
         """Return the best of the compared architectures; the most probable one before any were compared."""
         return self.progress.ranked[0] if self.progress.ranked else self.started().best()
+
+    def asked(self, encoding: Encoding) -> Limits:
+        """Return what an architecture may cost: what it was found for, else the most that the search serves.
+
+        Args:
+            encoding: The architecture.
+
+        Raises:
+            RuntimeError: Before `fit`.
+        """
+        limits = self.started().limits
+        return self.promised.get(encoding, replace(limits, costs=limits.loosest))
 
     def follow(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
         """Keep the fit that runs now, and the loaders that are read after it."""

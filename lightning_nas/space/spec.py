@@ -208,7 +208,8 @@ class Architecture:
 
     def __str__(self) -> str:
         stages = (f"{s.width}: " + ", ".join(str(block.option) for block in s.blocks) for s in self.stages)
-        return " | ".join([f"stem {self.stem.width}", *stages])
+        head = [] if self.head is None else [f"head {self.head.width}"]
+        return " | ".join([f"stem {self.stem.width}", *stages, *head])
 
 
 @dataclass(frozen=True)

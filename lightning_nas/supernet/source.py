@@ -132,11 +132,16 @@ def backbone_of(model: nn.Module) -> tuple[str, MobileNetV2 | EfficientNet]:
         ValueError: There is none, or more than one.
     """
     found = [(path, child) for path, child in model.named_modules() if isinstance(child, MobileNetV2 | EfficientNet)]
-    if len(found) != 1:
+    if not found:
         raise ValueError(
-            f"{type(model).__name__} has no block that can become a choice of IBN and fused-IBN, or several networks"
-            f" with such: supported is one of {SUPPORTED}, alone or as the backbone of something larger; it holds"
-            f" {len(found)}. HINT: for a LightningModule pass its network: `supernet_from(model.backbone, ...)`."
+            f"No supported network was found in {type(model).__name__}. Supported are {SUPPORTED}, alone or as the"
+            " backbone of something larger."
+        )
+    if len(found) > 1:
+        paths = ", ".join(repr(path) for path, _ in found)
+        raise ValueError(
+            f"{type(model).__name__} holds {len(found)} supported networks, at {paths}; one can be searched. HINT: of"
+            " a LightningModule pass the network: `supernet_from(model.backbone, ...)`."
         )
     path, backbone = found[0]
     return f"{path}." if path else "", backbone

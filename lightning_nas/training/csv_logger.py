@@ -72,12 +72,14 @@ class CSVLogger(Logger):
     @property
     @override
     def name(self) -> str:
-        return self._name
+        """Folder in the directory of all logs, the version's included."""
+        return f"{self._name}/{self._version}"
 
     @property
     @override
-    def version(self) -> str | int:
-        return self._version
+    def version(self) -> str:
+        """Nothing: progress bars would show the end of a name as ``v_num``."""
+        return ""
 
     @property
     @override

@@ -47,7 +47,7 @@ class Measure:
             import onnxruntime
         except ImportError as error:
             raise ImportError(
-                f"Device {device.name!r} is measured by ONNX Runtime: pip install 'lightning-nas[onnxruntime]'."
+                f"Device {device.name!r} is measured by ONNX Runtime: pip install 'onnx>=1.16' 'onnxruntime>=1.18'."
             ) from error
         self._onnx, self._runtime = onnx, onnxruntime
         self._precision, self._clock = settings.text("precision"), settings.text("clock")

@@ -88,7 +88,7 @@ class Measure:
             from ethosu import regor
         except ImportError as error:
             raise ImportError(
-                f"Device {device.name!r} is measured by Vela: pip install 'lightning-nas[vela]'."
+                f"Device {device.name!r} is measured by Vela: pip install 'ethos-u-vela==5.2.*' 'flatbuffers>=24'."
             ) from error
         settings = checked_settings(device, SETTINGS["vela"])
         # Feature maps would live in DRAM, and a part alone would pay for what stays in the cache in a network.

@@ -56,7 +56,7 @@ class Measure:
         except ImportError as error:
             raise ImportError(
                 f"Device {device.name!r} is measured by ZigZag (Python 3.11 or later): pip install"
-                f" 'lightning-nas[zigzag]'. {error}"
+                f" 'zigzag-dse==3.9.*' 'six>=1.16'. {error}"
             ) from error
         self._cycles: dict[Layer, int] = {}
 
