@@ -12,10 +12,12 @@ from torch import nn
 
 from lightning_nas.graph.blocks import blocks_of
 from lightning_nas.graph.decompose import decompose
+from lightning_nas.graph.elastic_memory import elastic_memory
 from lightning_nas.graph.elastic_network import elastic_network
 from lightning_nas.graph.elastic_parts import cut_alike, elastic_parts
 from lightning_nas.graph.eval_mode import evaluating
 from lightning_nas.graph.group_check import checked_groups
+from lightning_nas.graph.memory import network_memory
 from lightning_nas.graph.narrowing import masked, narrowed
 from lightning_nas.graph.residuals import residuals
 from lightning_nas.graph.trace import trace
@@ -64,12 +66,13 @@ def test_a_network_at_other_widths_is_what_tracing_it_gives(name):
     elastic = cut_alike(replace(elastic, groups=groups))
     assert len(groups.open) - len(elastic.groups.open) == CUT_OTHERWISE.get(name, 0)
     groups = elastic.groups
-    parts = elastic_parts(elastic)
+    parts, memory = elastic_parts(elastic), elastic_memory(elastic)
     for seed in range(2):
         widths = drawn(groups, seed)
         narrow = narrowed(network, groups, widths)
         assert elastic.at(widths) == trace(narrow, images, "bytes", fold=False)
         assert [part.at(widths) for part in parts] == decompose(narrow, images, "bytes")
+        assert memory.peak_values(widths) == network_memory(trace(narrow, images, "bytes")).peak_activation_bytes
 
 
 def test_channels_that_nobody_reads_are_those_that_a_narrower_network_lacks():

@@ -8,7 +8,16 @@ from dataclasses import dataclass
 from lightning_nas.graph.network import IMAGE, Network
 from lightning_nas.graph.sizes import NPU_BRICK, stored_values
 
-__all__ = ["BRICKS", "PLAIN", "Layout", "live_values", "peak_values"]
+__all__ = [
+    "BRICKS",
+    "PLAIN",
+    "Layout",
+    "live_blocks",
+    "live_values",
+    "memory_blocks",
+    "peak_values",
+    "stored_size",
+]
 
 
 @dataclass(frozen=True)
@@ -50,16 +59,31 @@ def peak_values(network: Network, layout: Layout) -> int:
 
 def live_values(network: Network, layout: Layout) -> Iterator[int]:
     """Yield for each operation how many values are live while it runs: its inputs, its output, and what waits."""
+    sizes = {
+        home: max(stored_size(network, number, layout) for number in members)
+        for home, members in memory_blocks(network, layout).items()
+    }
+    for step in live_blocks(network, layout):
+        yield sum(sizes[home] for home in step)
+
+
+def memory_blocks(network: Network, layout: Layout) -> dict[int, list[int]]:
+    """Return the blocks of memory of a network, by one of their tensors, each with all tensors that lie there."""
+    blocks: dict[int, list[int]] = {}
+    for number, home in _homes(network, network.last_uses(), layout).items():
+        blocks.setdefault(home, []).append(number)
+    return blocks
+
+
+def live_blocks(network: Network, layout: Layout) -> Iterator[list[int]]:
+    """Yield for each operation the blocks of memory that are in use while it runs, see `memory_blocks`."""
     uses = network.last_uses()
-    homes = _homes(network, uses, layout)
-    sizes: dict[int, int] = {}
-    spans: dict[int, tuple[int, int]] = {}
-    for number, home in homes.items():
-        start, end = spans.get(home, (number, number))
-        spans[home] = min(start, number), max(end, uses.get(number, number))
-        sizes[home] = max(sizes.get(home, 0), _size(network, number, layout))
+    spans = {
+        home: (min(members), max(max(number, uses.get(number, number)) for number in members))
+        for home, members in memory_blocks(network, layout).items()
+    }
     for step in range(len(network.operations)):
-        yield sum(sizes[home] for home, (start, end) in spans.items() if start <= step <= end)
+        yield [home for home, (start, end) in spans.items() if start <= step <= end]
 
 
 def _homes(network: Network, uses: dict[int, int], layout: Layout) -> dict[int, int]:
@@ -80,6 +104,7 @@ def _homes(network: Network, uses: dict[int, int], layout: Layout) -> dict[int, 
     return homes
 
 
-def _size(network: Network, number: int, layout: Layout) -> int:
+def stored_size(network: Network, number: int, layout: Layout) -> int:
+    """Return the values that a tensor takes in memory: that of an operation, or of the input."""
     brick = 1 if number == IMAGE or number in network.outputs else layout.brick
     return stored_values(network.shape(number), brick)
