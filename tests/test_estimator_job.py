@@ -24,6 +24,7 @@ from lightning_nas.estimator.share import unpacked
 from lightning_nas.graph.subgraph import Subgraph
 from lightning_nas.graph.trace import trace
 from lightning_nas.jobs import estimator as estimator_job
+from lightning_nas.jobs.estimator_command_line import main
 
 pytestmark = pytest.mark.usefixtures("few_trees")
 HEADER = "kind,height,width,in_channels,hidden_channels,out_channels,kernel,stride,residual,latency_ms"
@@ -273,3 +274,19 @@ def test_from_the_command_line(tmp_path):
     assert refused.returncode == 2
     assert "no device 'abacus'" in refused.stderr
     assert not (tmp_path / "outputs" / "estimator").exists() or not list((tmp_path / "outputs" / "estimator").iterdir())
+
+
+@pytest.mark.parametrize(
+    ("option", "message"),
+    [
+        ("--num-subgraphs=0", "`--num-subgraphs` must be at least 1; got 0"),
+        ("--num-networks=-1", "`--num-networks` must be at least 1; got -1"),
+        ("--lanes=0", "`--lanes` must be at least 1; got 0"),
+        ("--seed=-1", "`seed` must be between 0 and"),
+    ],
+)
+def test_numbers_of_a_command_are_checked_before_it_begins(tmp_path, option, message, capsys):
+    with pytest.raises(SystemExit, match="2"):
+        main(["memory", str(tmp_path / "own.csv"), option])
+    assert message in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())

@@ -270,7 +270,7 @@ def test_a_database_that_cannot_be_made(tmp_path, ground):
 
 def test_without_optuna_the_extra_is_named(tmp_path, ground, monkeypatch):
     monkeypatch.setitem(sys.modules, "optuna", None)
-    with pytest.raises(ImportError, match=r"pip install 'lightning-nas\[multishot\]'"):
+    with pytest.raises(ImportError, match=r"pip install 'optuna>=4\.5'"):
         open_(tmp_path / "study.journal", ground)
 
 

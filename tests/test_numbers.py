@@ -75,6 +75,7 @@ from lightning_nas.training import csv_logger
 EXEMPT = {
     "budget.": "of a Budget, which checks itself, and of tables that the package made",
     "io.": "checks others' numbers",
+    "jobs.estimator_commands": "run_command has checked them",
     "jobs.early": "tries what is given",
     "jobs.inputs": "FinetunePlan has checked it",
     "jobs.record": "a result",

@@ -30,6 +30,7 @@ from lightning_nas.estimator.measure.device_table import measure_device
 from lightning_nas.estimator.measure.sampling.sample import plan_subgraphs
 from lightning_nas.estimator.measure.whole import scratch_table
 from lightning_nas.estimator.measurements import COLUMNS, Figures, to_row
+from lightning_nas.io.numbers import check_number, check_seed
 from lightning_nas.io.writing import write_text
 from lightning_nas.jobs.estimator_steps import measured_staircase, new_device, rounded, save_record, staircase_record
 
@@ -59,6 +60,12 @@ def run_command(args: argparse.Namespace) -> None:
         ValueError: An option, a table or a device is not valid.
         ImportError: The packages of the backend are not installed.
     """
+    check_seed(args.seed)
+    # None is the default of each command.
+    least = {"num_subgraphs": 1, "num_networks": 0 if args.command == "error" else 1, "lanes": 1}
+    for name, smallest in least.items():
+        if (value := getattr(args, name)) is not None:
+            check_number(f"--{name.replace('_', '-')}", value, whole=True, least=smallest)
     table = Path(args.device) if args.device.endswith(".csv") else TARGETS / f"{args.device}.csv"
     if args.command == "plan":
         plan_table(table, args.seed, args.num_subgraphs or 300)
