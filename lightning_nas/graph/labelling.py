@@ -218,7 +218,9 @@ class Labeller(TorchDispatchMode):
         for output, labels in zip(outputs, self._rule(self.found, call), strict=True):
             self._labels[id(output)] = (output, labels)
         if tracked and self.log.record(name, path, args, tracked, inputs, result):
-            self.rows.append((_channel_row(known[id(tracked[0])]), _channel_row(self._labels[id(outputs[0])][1])))
+            is_linear = self.log.operations[-1].layer.operator == "linear"
+            first, result_labels = known[id(tracked[0])], self._labels[id(outputs[0])][1]
+            self.rows.append((_channel_row(first, is_linear), _channel_row(result_labels, is_linear)))
         return result
 
     def _follow_parameter(
@@ -247,8 +249,10 @@ class Labeller(TorchDispatchMode):
         self.found.parameters[id(outputs[0])] = (outputs[0], shown)
 
 
-def _channel_row(labels: Tensor) -> Tensor:
+def _channel_row(labels: Tensor, is_linear: bool) -> Tensor:
     """Return the labels of the channels of a tensor, as an accelerator sees them: see `operators`."""
+    if is_linear:
+        return labels.flatten(0, -2).amax(dim=0)
     if not labels.numel():  # such as the crops of a detector that has found nothing
         return torch.full((labels.shape[1] if labels.ndim > 1 else 0,), NO_CHANNEL)
     if labels.ndim == 4:
