@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from copy import deepcopy
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -133,13 +134,37 @@ def _elastic_class(plain: type[nn.Module], attributes: tuple[str, ...]) -> type[
 
 def _read(attribute: str) -> Callable[[nn.Module], Tensor]:
     def read(module: nn.Module) -> Tensor:
-        part = _whole(module, attribute)
-        for dim, count, index in _chosen(module).cuts.get(attribute, ()):
-            part = part.narrow(dim, 0, count) if index is None else part.index_select(dim, index)
-        # Products of matrices are rounded by their layout: a copy computes what the plain network does, bit by bit.
-        return part.contiguous() if part.ndim > 1 else part
+        part, cuts = _whole(module, attribute), _chosen(module).cuts.get(attribute, ())
+        if part.ndim > 1 and any(index is None for _, _, index in cuts):
+            counts = {dim: count for dim, count, index in cuts if index is None}
+            part = _Leading.apply(part, tuple(slice(counts.get(dim)) for dim in range(part.ndim)))
+        for dim, count, index in cuts:
+            if index is not None:
+                part = part.index_select(dim, index)
+            elif part.ndim == 1:
+                part = part.narrow(0, 0, count)  # a view, so that a norm tracks the statistics of the channels that run
+        return part
 
     return read
+
+
+class _Leading(torch.autograd.Function):
+    """The leading part of a weight along several dimensions, as one operation.
+
+    It is a copy: products of matrices are rounded by their layout, and so the network computes what the plain one does,
+    bit by bit. A slice a dimension would fill a tensor for each in the backward pass.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, whole: Tensor, region: tuple[slice, ...]) -> Tensor:
+        ctx.region, ctx.shape = region, whole.shape
+        return whole[region].contiguous()
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
+        whole = gradients[0].new_zeros(ctx.shape)
+        whole[ctx.region] = gradients[0]
+        return whole, None
 
 
 def _chosen(module: nn.Module) -> _Chosen:
