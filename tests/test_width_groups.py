@@ -1,8 +1,11 @@
 """Width groups of any network: found, narrowed, and priced at every width."""
 
+import importlib.util
+import json
 from collections import Counter
 from copy import deepcopy
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -190,3 +193,16 @@ def test_blocks_are_told_from_the_groups_alone(name, counts):
         assert not block.unfusable
         assert isinstance(network.get_submodule(block.expand), nn.Conv2d)
         assert (block.depthwise != "") == (block.kind == "ibn")
+
+
+def test_the_page_of_networks_is_what_its_record_says():
+    path = Path(__file__).parent / "benchmarks" / "networks.py"
+    spec = importlib.util.spec_from_file_location("networks", path)
+    networks = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(networks)
+    rows = json.loads(path.with_suffix(".json").read_text(encoding="utf-8"))
+    assert networks.page(rows) == path.with_suffix(".md").read_text(encoding="utf-8")
+    assert rows.keys() == zoo.ZOO.keys()
+    assert rows.keys() >= FIXED.keys()
+    whole = {name for name, row in rows.items() if row["convolutions"] == row["of_convolutions"]}
+    assert rows.keys() - whole <= FIXED.keys()

@@ -100,7 +100,8 @@ def page(rows):
     fixed = {name: row["reasons"] for name, row in sorted(rows.items()) if row["reasons"]}
     lines += ["", "What stays as it is, and why:", ""]
     for name, reasons in fixed.items():
-        shown = "; ".join(f"{count}x {reason.replace('|', '/')[:110]}" for reason, count in list(reasons.items())[:3])
+        commonest = sorted(reasons.items(), key=lambda pair: (-pair[1], pair[0]))
+        shown = "; ".join(f"{count}x {reason.replace('|', '/')[:110]}" for reason, count in commonest[:3])
         lines.append(f"* {name}: {shown}" + ("; ..." if len(reasons) > 3 else ""))
     return HEAD + "\n".join(lines) + "\n"
 
