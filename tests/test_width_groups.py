@@ -33,6 +33,7 @@ FIXED = {
     "timm/efficientvit_b0": "attention",
     "timm/mixnet_s": "splits by sizes that the module names",
     "timm/rexnet_100": "splits by sizes that the module names",
+    "torchvision/convnext_tiny": "means over channels",
     "torchvision/shufflenet_v2_x1_0": "channels are shuffled by sizes that the module names",
     "smp/fpn_efficientnet_lite0": "maps that are summed in a loop of its own",
 }
