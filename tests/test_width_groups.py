@@ -50,9 +50,19 @@ def drawn(groups, seed):
     return {number: int(generator.integers(min(2, size), size + 1)) for number, size in sizes.items()}
 
 
+# Networks that are traced, and not priced at other widths.
+UNPRICED = {
+    "detection/fasterrcnn_mobilenet_v3_large_320_fpn": "crops of objects that a network of random weights does not find",
+    "timm/edgenext_xx_small": "the tracer takes channels that are last for another dimension",
+    "torchvision/convnext_tiny": "the tracer takes channels that are last for another dimension",
+}
+
+
 def names():
     for name in zoo.ZOO:
         marks = [pytest.mark.slow] if name in zoo.SLOW else []
+        if name in UNPRICED:
+            marks.append(pytest.mark.xfail(reason=UNPRICED[name], raises=ValueError, strict=True))
         if not zoo.is_available(name):
             marks.append(pytest.mark.skip(reason="needs pip install segmentation-models-pytorch"))
         yield pytest.param(name, marks=marks)
