@@ -52,7 +52,7 @@ def drawn(groups, seed):
 
 # Networks that are traced, and not priced at other widths.
 UNPRICED = {
-    "detection/fasterrcnn_mobilenet_v3_large_320_fpn": "crops of objects that a network of random weights does not find",
+    "detection/fasterrcnn_mobilenet_v3_large_320_fpn": "crops of objects that random weights do not find",
     "timm/edgenext_xx_small": "the tracer takes channels that are last for another dimension",
     "torchvision/convnext_tiny": "the tracer takes channels that are last for another dimension",
 }
