@@ -5,41 +5,24 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 from typing import ClassVar
 
 from torch import Tensor
 
 from lightning_nas.data._base import SplitDataModule
-from lightning_nas.data._contents import SplitContents
 from lightning_nas.data._mask_data import MaskedImages
-from lightning_nas.data._preprocessing import Preprocessing
 from lightning_nas.data._splits import Split
-from lightning_nas.data.digits import AUGMENT, NUM_CLASSES, DigitScenes, Scenes
+from lightning_nas.data.digits import AUGMENT, NUM_CLASSES, DigitScenes, DigitSet, Scenes
 from lightning_nas.data.loading import Loading
 
 __all__ = ["DigitMasksDataModule"]
 
 
 @dataclass(frozen=True)
-class MaskedDigits:
-    """Digit scenes and their masks, as an `ImageSet`.
+class MaskedDigits(DigitSet):
+    """Digit scenes and their masks, as an `ImageSet`."""
 
-    Attributes:
-        scenes: Makes the scenes.
-    """
-
-    scenes: DigitScenes
-    title: ClassVar[str] = "Digit scenes"
     class_names: ClassVar[tuple[str, ...]] = ("background", *(str(digit) for digit in range(NUM_CLASSES)))
-    contents: ClassVar[dict[Split, SplitContents]] = {}
-    paths: ClassVar[dict[Split, tuple[Path, ...]]] = {}
-    has_test: ClassVar[bool] = True
-
-    @property
-    def preprocessing(self) -> Preprocessing:
-        """Preprocessing of an image before the network."""
-        return Preprocessing((self.scenes.image_size, self.scenes.image_size))
 
     def load(self, split: Split) -> MaskedImages:
         """Return the images and masks of a split."""

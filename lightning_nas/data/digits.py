@@ -200,8 +200,8 @@ class DigitScenes:
 
 
 @dataclass(frozen=True)
-class DigitImages:
-    """Scenes of one digit each, as an `ImageSet` for a classifier.
+class DigitSet:
+    """Digit scenes as what an `ImageSet` says of itself, whatever is learnt from them.
 
     Attributes:
         scenes: Makes the scenes.
@@ -209,7 +209,6 @@ class DigitImages:
 
     scenes: DigitScenes
     title: ClassVar[str] = "Digit scenes"
-    class_names: ClassVar[tuple[str, ...]] = tuple(str(digit) for digit in range(NUM_CLASSES))
     contents: ClassVar[dict[Split, SplitContents]] = {}
     paths: ClassVar[dict[Split, tuple[Path, ...]]] = {}
     has_test: ClassVar[bool] = True
@@ -218,6 +217,13 @@ class DigitImages:
     def preprocessing(self) -> Preprocessing:
         """Preprocessing of an image before the network."""
         return Preprocessing((self.scenes.image_size, self.scenes.image_size))
+
+
+@dataclass(frozen=True)
+class DigitImages(DigitSet):
+    """Scenes of one digit each, as an `ImageSet` for a classifier."""
+
+    class_names: ClassVar[tuple[str, ...]] = tuple(str(digit) for digit in range(NUM_CLASSES))
 
     def load(self, split: Split) -> BatchedImages:
         """Return the images and labels of a split."""
