@@ -2,7 +2,6 @@
 
 import io
 
-import numpy as np
 import pytest
 import torch
 import zoo
@@ -26,12 +25,6 @@ def outputs(network, images):
         return [tensor.clone() for tensor in tensors_in(network(images))]
 
 
-def drawn(groups, seed):
-    generator = np.random.default_rng(seed)
-    sizes = {number: groups.groups[number].size for number in groups.open}
-    return {number: int(generator.integers(min(2, size), size + 1)) for number, size in sizes.items()}
-
-
 @pytest.mark.parametrize("name", NETWORKS)
 def test_the_network_at_some_widths_is_the_plain_one_bit_by_bit(name):
     network, images = zoo.build(name)
@@ -43,7 +36,7 @@ def test_the_network_at_some_widths_is_the_plain_one_bit_by_bit(name):
     assert list(network.state_dict()) == keys
     assert all(isinstance(module, classes[path]) for path, module in network.named_modules())
     for seed in range(3):
-        widths = drawn(leaves.groups, seed)
+        widths = zoo.drawn(leaves.groups, seed)
         leaves.set_widths(widths)
         plain = leaves.derive(widths)
         assert {path: type(module) for path, module in plain.named_modules()} == classes
@@ -66,7 +59,7 @@ def test_only_what_was_chosen_learns():
 def test_a_derived_network_is_exported_and_saved_whole():
     network, images = zoo.build("own/yolo")
     leaves = elastic_leaves(network, width_groups(network, images))
-    plain = leaves.derive(drawn(leaves.groups, 0)).eval()
+    plain = leaves.derive(zoo.drawn(leaves.groups, 0)).eval()
     program = torch.export.export(plain, (images,))
     assert torch.allclose(program.module()(images), plain(images), atol=1e-5)
     torch.save(plain, io.BytesIO())

@@ -7,7 +7,6 @@ from copy import deepcopy
 from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 import zoo
@@ -43,13 +42,6 @@ FIXED = {
 CUT_OTHERWISE = {"timm/mobilenet_edgetpu_v2_xs": 2}
 
 
-def drawn(groups, seed):
-    """Return random widths of all open groups, odd ones among them; a depthwise convolution of one channel is none."""
-    generator = np.random.default_rng(seed)
-    sizes = {number: groups.groups[number].size for number in groups.open}
-    return {number: int(generator.integers(min(2, size), size + 1)) for number, size in sizes.items()}
-
-
 # Networks that are traced, and not priced at other widths.
 UNPRICED = {
     "detection/fasterrcnn_mobilenet_v3_large_320_fpn": "crops of objects that random weights do not find",
@@ -82,7 +74,7 @@ def test_a_network_at_other_widths_is_what_tracing_it_gives(name):
     groups = elastic.groups
     parts, memory = elastic_parts(elastic), elastic_memory(elastic)
     for seed in range(2):
-        widths = drawn(groups, seed)
+        widths = zoo.drawn(groups, seed)
         narrow = narrowed(network, groups, widths)
         assert elastic.at(widths) == trace(narrow, images, "bytes", fold=False)
         assert [part.at(widths) for part in parts] == decompose(narrow, images, "bytes")
@@ -92,7 +84,7 @@ def test_a_network_at_other_widths_is_what_tracing_it_gives(name):
 def test_channels_that_nobody_reads_are_those_that_a_narrower_network_lacks():
     network, images = zoo.build("own/yolo")
     groups = width_groups(network, images)
-    widths = drawn(groups, 0)
+    widths = zoo.drawn(groups, 0)
     with evaluating(network):
         whole = masked(network, groups, widths)(images)
         assert torch.allclose(narrowed(network, groups, widths)(images), whole, atol=1e-4)
@@ -217,3 +209,26 @@ def test_the_page_of_networks_is_what_its_record_says():
     assert rows.keys() >= FIXED.keys()
     whole = {name for name, row in rows.items() if row["convolutions"] == row["of_convolutions"]}
     assert rows.keys() - whole <= FIXED.keys()
+
+
+class Functional(nn.Module):
+    """An inverted bottleneck whose activation is a function, which cannot be left out."""
+
+    def __init__(self, activation):
+        super().__init__()
+        self.stem, self.expand = nn.Conv2d(3, 4, 3, padding=1), nn.Conv2d(4, 16, 1)
+        self.depthwise = nn.Conv2d(16, 16, 3, padding=1, groups=16)
+        self.project, self.activation = nn.Conv2d(16, 4, 1), activation
+
+    def forward(self, x):
+        x = self.activation(self.expand(self.stem(x)))
+        return self.project(self.activation(self.depthwise(x)))
+
+
+@pytest.mark.parametrize(("activation", "reason"), [(torch.relu, ""), (nn.functional.silu, "is a function")])
+def test_a_block_says_why_it_cannot_be_fused(activation, reason):
+    network = Functional(activation)
+    found = blocks_of(network, elastic_network(network, torch.rand(1, 3, 8, 8)))
+    (block,) = (block for block in found if block.kind == "ibn")
+    assert bool(block.unfusable) == bool(reason)
+    assert reason in block.unfusable

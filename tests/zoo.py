@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from importlib.util import find_spec
 
+import numpy as np
 import timm
 import torch
 import torchvision
@@ -314,3 +315,10 @@ def build(name: str, seed: int = 0) -> tuple[nn.Module, torch.Tensor]:
                     module.bias.normal_(0, 0.1, generator=generator)
     size = 320 if "320" in name else 224 if name.startswith("detection") else 64
     return network.eval(), torch.rand(1, 3, size, size, generator=generator)
+
+
+def drawn(groups, seed: int) -> dict[int, int]:
+    """Return random widths of all open groups, odd ones among them; a depthwise convolution of one channel is none."""
+    generator = np.random.default_rng(seed)
+    sizes = {number: groups.groups[number].size for number in groups.open}
+    return {number: int(generator.integers(min(2, size), size + 1)) for number, size in sizes.items()}

@@ -15,7 +15,7 @@ from lightning_nas.graph.subgraph import Subgraph
 from lightning_nas.space.network import block_subgraph, head_subgraph, parts_of, stem_subgraph
 from lightning_nas.space.spec import SearchSpace, out_size
 
-__all__ = ["CostTable", "Factor", "Layouts", "cost_table", "price_layouts", "space_layouts"]
+__all__ = ["CostTable", "Factor", "Layouts", "Price", "cost_table", "price_layouts", "space_layouts"]
 
 Price = Callable[[Sequence[Subgraph]], NDArray[np.float64]]
 """Costs of subgraphs, one figure each; `Estimator.predict_ms` is one."""

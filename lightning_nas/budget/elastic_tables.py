@@ -3,20 +3,18 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
-from lightning_nas.budget.cost_table import CostTable, Factor
+from lightning_nas.budget.cost_table import CostTable, Factor, Price
 from lightning_nas.graph.elastic_memory import ElasticMemory
 from lightning_nas.graph.elastic_parts import ElasticPart
 from lightning_nas.graph.subgraph import Subgraph
 
 __all__ = ["WidthNode", "part_table", "step_tables", "widths_at"]
-
-Price = Callable[[Sequence[Subgraph]], NDArray[np.float64]]
 
 
 @dataclass(frozen=True)

@@ -8,6 +8,7 @@ from typing import Literal
 from torch import nn
 
 from lightning_nas.graph.elastic_network import ElasticNetwork
+from lightning_nas.graph.layer import BOUNDS
 from lightning_nas.graph.network import Operation
 
 __all__ = ["Block", "BlockKind", "blocks_of"]
@@ -15,8 +16,6 @@ __all__ = ["Block", "BlockKind", "blocks_of"]
 BlockKind = Literal["ibn", "fused", "basic"]
 """``ibn``: a dense 1x1 convolution, a depthwise one, a dense 1x1; ``fused``: a dense KxK convolution, a dense 1x1;
 ``basic``: two dense KxK convolutions, as in ResNet's basic block."""
-
-_IDEMPOTENT = ("relu", "clamp")
 
 
 @dataclass(frozen=True)
@@ -139,14 +138,14 @@ class _Finder:
                 activation, reason = self._activation(operation)
             else:
                 break
-        if norm and len(self._calls[norm]) > 2:
+        if norm and sum(self._operations[n].layer.operator == "norm" for n in self._calls[norm]) > 1:
             reason = f"the norm {norm!r} runs in several places"
         return norm, activation, reason
 
     def _activation(self, operation: Operation) -> tuple[str, str]:
         """Return the path of an activation's module, empty for a function; and why it cannot be left out, if so."""
         form = operation.layer.form
-        may_run_twice = form is not None and form.variant in _IDEMPOTENT
+        may_run_twice = form is not None and form.variant in BOUNDS
         module = self._modules.get(operation.path)
         is_leaf = module is not None and not any(True for _ in module.children())
         is_own = is_leaf and not isinstance(module, nn.Conv2d) and len(self._calls[operation.path]) == 1

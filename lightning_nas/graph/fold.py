@@ -5,13 +5,12 @@ from __future__ import annotations
 import dataclasses
 from collections import Counter
 
-from lightning_nas.graph.layer import Form, Layer
+from lightning_nas.graph.layer import BOUNDS, Form, Layer
 from lightning_nas.graph.network import IMAGE, Network, Operation
 from lightning_nas.graph.operators import plain
 
 __all__ = ["folded"]
 
-_BOUNDS = ("relu", "clamp")
 _LINEAR = ("conv", "depthwise", "linear", "transposed_conv")
 _PADDED = ("conv", "depthwise", "avg_pool", "max_pool")
 
@@ -47,7 +46,7 @@ class _Folder:
             # A norm behind an activation cannot be folded into what comes before that.
             if variant == "batch_norm" and before.layer.operator in _LINEAR and not before.is_bounded:
                 return place
-            if variant in _BOUNDS and not before.is_bounded and before.layer.operator not in ("activation", "other"):
+            if variant in BOUNDS and not before.is_bounded and before.layer.operator not in ("activation", "other"):
                 self.kept[place] = dataclasses.replace(before, is_bounded=True)
                 return place
         layer = operation.layer

@@ -8,7 +8,7 @@ from typing import Literal
 
 from lightning_nas.graph.sizes import out_size
 
-__all__ = ["MAX_SIZE", "Form", "Layer", "Operator"]
+__all__ = ["BOUNDS", "MAX_SIZE", "Form", "Layer", "Operator"]
 
 Operator = Literal[
     "conv",
@@ -30,6 +30,9 @@ Operator = Literal[
 those who ask for an estimate by the bytes that it moves."""
 
 _WEIGHTLESS = ("add", "pool", "mul", "concat", "avg_pool", "max_pool", "resize", "activation", "other")
+
+BOUNDS = ("relu", "clamp")
+"""Activations that only bound values: compilers fold them, and they change nothing where they run twice."""
 
 MAX_SIZE = 2**30
 """Of what a table says of an operator: no tensor has as many rows, columns or channels."""

@@ -7,20 +7,17 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 
 from torch import Tensor, nn
-from torch.nn.modules import module as module_hooks
 
 from lightning_nas.graph.detector import without_detection
 from lightning_nas.graph.eval_mode import evaluating
-from lightning_nas.graph.module_paths import module_paths
+from lightning_nas.graph.layer import BOUNDS
+from lightning_nas.graph.module_paths import module_paths, watching
 from lightning_nas.graph.network import IMAGE, Operation
 from lightning_nas.graph.operation_log import OperationLog
 from lightning_nas.graph.tensors import tensors_in
 from lightning_nas.graph.trace import Recorder
 
 __all__ = ["Residual", "residuals"]
-
-_IDEMPOTENT = ("relu", "clamp")
-"""Activations that change nothing where they run twice."""
 
 
 @dataclass(frozen=True)
@@ -95,15 +92,8 @@ def _called(model: nn.Module, log: OperationLog, calls: list[_Call]) -> Iterator
             given = tuple(log.number(tensor) for tensor in tensors_in(output))
             calls.append(_Call(names[module], inputs, given, range(start, len(log.operations))))
 
-    handles = [
-        module_hooks.register_module_forward_pre_hook(enter),
-        module_hooks.register_module_forward_hook(leave),
-    ]
-    try:
+    with watching(enter, leave):
         yield
-    finally:
-        for handle in handles:
-            handle.remove()
 
 
 def _is_residual(call: _Call, operations: Sequence[Operation], outputs: Sequence[int]) -> bool:
@@ -119,7 +109,7 @@ def _is_residual(call: _Call, operations: Sequence[Operation], outputs: Sequence
         return False
     if source not in operations[last].inputs or not any(operations[number].layer.macs for number in body):
         return False
-    if variant and not (variant in _IDEMPOTENT and _last_activation(operations, source) == variant):
+    if variant and not (variant in BOUNDS and _last_activation(operations, source) == variant):
         return False
     reads_more = any(n not in body and n != source for number in body for n in operations[number].inputs)
     readers = (number for number in range(len(operations)) if number not in body)

@@ -13,7 +13,6 @@ from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
 import torch
 from torch.nn.modules.conv import _ConvNd
 
@@ -77,9 +76,7 @@ def measured(name):
 
 
 def is_exact(network, images, elastic, parts, seed):
-    generator = np.random.default_rng(seed)
-    sizes = {number: elastic.groups.groups[number].size for number in elastic.groups.open}
-    widths = {number: int(generator.integers(min(2, size), size + 1)) for number, size in sizes.items()}
+    widths = zoo.drawn(elastic.groups, seed)
     return [part.at(widths) for part in parts] == decompose(narrowed(network, elastic.groups, widths), images, "bytes")
 
 
