@@ -10,9 +10,10 @@ from pathlib import Path
 from ablation_text import ablation_lines
 from fused_blocks import fused_cells, ranges
 
+from lightning_nas.io.reading import read_json
 from lightning_nas.io.units import bytes_text, count_text
 from lightning_nas.report.network_record import CostRecord, MetricRecord
-from lightning_nas.report.recorded import PRIVATE, RecordedRun, grouped, read_results, training_text
+from lightning_nas.report.recorded import PRIVATE, RecordedRun, grouped, read_run, training_text
 from lightning_nas.report.rivals import GROUP_HEAD, distinct, group_cells, rivals_table, verdicts
 from lightning_nas.report.search_record import TrialsRecord
 from lightning_nas.report.text import (
@@ -47,7 +48,7 @@ def results_page(folder: str | Path) -> str:
             picture that must not be shown.
     """
     folder = Path(folder)
-    runs = read_results(folder)
+    runs = _recorded_runs(folder)
     groups = grouped(runs)
     title = folder.name.replace("_", " ").capitalize()
     files = "file" if len(runs) == 1 else "files"
@@ -290,3 +291,27 @@ def _change(group: Group, figure: Figure) -> str:
 def _all_within(group: Group) -> str:
     num_within = sum(run.record.is_within_budget for run in group)
     return "yes" if num_within == len(group) else f"no ({num_within} of {len(group)})"
+
+
+def _recorded_runs(folder: Path) -> list[RecordedRun]:
+    """Return all recorded runs in `folder`, at any depth, by seed.
+
+    Raises:
+        ValueError: There is no result in the folder, or one of them is not in the form of ``result.json``.
+    """
+    runs = []
+    for path in sorted(folder.rglob("*.json")):
+        if path.name == "run.json":
+            continue
+        # A run's folder may hold its architecture.json as well.
+        if path.name != "result.json" and not _looks_like_result(path):
+            continue
+        runs.append(read_run(path))
+    if not runs:
+        raise ValueError(f"`folder` must hold a result.json; '{folder}' has none.")
+    return sorted(runs, key=lambda run: run.record.seed)
+
+
+def _looks_like_result(path: Path) -> bool:
+    data = read_json(path, finite=False)
+    return isinstance(data, dict) and "subnet" in data

@@ -6,7 +6,6 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from lightning_nas.io.reading import read_json
 from lightning_nas.report.architecture_record import ArchitectureRecord
 from lightning_nas.report.fields import Fields
 from lightning_nas.report.run_record import ProvenanceRecord, RunRecord
@@ -18,7 +17,6 @@ __all__ = [
     "RecordedRun",
     "group_key",
     "grouped",
-    "read_results",
     "read_run",
     "training_text",
 ]
@@ -72,25 +70,6 @@ def read_run(path: Path, overrides: Mapping[str, str] | None = None) -> Recorded
     return RecordedRun(path.parent, record, provenance, overrides or {}, architecture)
 
 
-def read_results(folder: Path) -> list[RecordedRun]:
-    """Return all recorded runs in `folder`, at any depth, by seed.
-
-    Raises:
-        ValueError: There is no result in the folder, or one of them is not in the form of ``result.json``.
-    """
-    runs = []
-    for path in sorted(folder.rglob("*.json")):
-        if path.name == "run.json":
-            continue
-        # A run's folder may hold its architecture.json as well.
-        if path.name != "result.json" and not _looks_like_result(path):
-            continue
-        runs.append(read_run(path))
-    if not runs:
-        raise ValueError(f"`folder` must hold a result.json; '{folder}' has none.")
-    return sorted(runs, key=lambda run: run.record.seed)
-
-
 def grouped(runs: Iterable[RecordedRun]) -> list[list[RecordedRun]]:
     """Return the runs that differ in nothing but their seed together, the largest budget first."""
     groups: dict[GroupKey, list[RecordedRun]] = {}
@@ -138,8 +117,3 @@ def _finetuned_epochs(provenance: ProvenanceRecord) -> int | None:
 def _beside(path: Path, name: str) -> Fields:
     file = path.with_name(name)
     return Fields.read(file) if file.exists() else Fields(file, {})
-
-
-def _looks_like_result(path: Path) -> bool:
-    data = read_json(path, finite=False)
-    return isinstance(data, dict) and "subnet" in data
