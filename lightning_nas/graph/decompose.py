@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TypeAlias
 
 from torch import Tensor, nn
 
@@ -10,7 +11,10 @@ from lightning_nas.graph.network import IMAGE, Network, Operation
 from lightning_nas.graph.subgraph import Subgraph, SubgraphKind
 from lightning_nas.graph.trace import Fallback, trace
 
-__all__ = ["decompose", "split"]
+__all__ = ["Run", "decompose", "runs_of", "split", "subgraph_of"]
+
+Run: TypeAlias = tuple[SubgraphKind | None, tuple[int, ...]]
+"""What some operations make, None for a single one that belongs to no block; and their numbers."""
 
 
 def decompose(model: nn.Module, example_input: Tensor, fallback: Fallback | None = None) -> list[Subgraph]:
@@ -46,7 +50,23 @@ def decompose(model: nn.Module, example_input: Tensor, fallback: Fallback | None
 
 def split(network: Network) -> list[Subgraph]:
     """Split a traced network into subgraphs, in order of execution."""
+    found = runs_of(network)
+    return [subgraph_of(kind, [network.operations[number] for number in numbers]) for kind, numbers in found]
+
+
+def runs_of(network: Network) -> list[Run]:
+    """Return the operations of each subgraph of a traced network, in order of execution."""
     return _Matcher(network).run()
+
+
+def subgraph_of(kind: SubgraphKind | None, operations: Sequence[Operation]) -> Subgraph:
+    """Return the subgraph of a run of operations.
+
+    Args:
+        kind: What they make, or None for a single operation that belongs to no block.
+        operations: The run.
+    """
+    return _subgraph(kind, operations) if kind else _single(operations[0])
 
 
 class _Matcher:
@@ -63,15 +83,14 @@ class _Matcher:
             self.consumers.setdefault(number, []).append(len(network.operations))
         self.taken: set[int] = set()
 
-    def run(self) -> list[Subgraph]:
-        parts = []
+    def run(self) -> list[Run]:
+        runs: list[Run] = []
         for number in range(len(self.operations)):
             if number not in self.taken:
                 kind, chain = self._match(number)
                 self.taken.update(chain)
-                run = [self.operations[index] for index in chain]
-                parts.append(_subgraph(kind, run) if kind else _single(run[0]))
-        return parts
+                runs.append((kind, tuple(chain)))
+        return runs
 
     def _match(self, start: int) -> tuple[SubgraphKind | None, list[int]]:
         chain = self._follow(start)

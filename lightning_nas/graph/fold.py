@@ -9,7 +9,7 @@ from lightning_nas.graph.layer import BOUNDS, Form, Layer
 from lightning_nas.graph.network import IMAGE, Network, Operation
 from lightning_nas.graph.operators import plain
 
-__all__ = ["folded"]
+__all__ = ["folded", "folded_with_numbers"]
 
 _LINEAR = ("conv", "depthwise", "linear", "transposed_conv")
 _PADDED = ("conv", "depthwise", "avg_pool", "max_pool")
@@ -20,6 +20,11 @@ def folded(network: Network) -> Network:
 
     Only what one operation alone reads is folded into where it comes from: another reader needs the value as it was.
     """
+    return folded_with_numbers(network)[0]
+
+
+def folded_with_numbers(network: Network) -> tuple[Network, tuple[int, ...]]:
+    """Return the folded network, and for each of its operations the number that it has in the network as it was."""
     return _Folder(network).run()
 
 
@@ -29,11 +34,14 @@ class _Folder:
         self.uses = Counter(number for operation in network.operations for number in operation.inputs)
         self.uses.update(network.outputs)
         self.kept: list[Operation] = []
+        self.numbers: list[int] = []
         self.places = {IMAGE: IMAGE}
 
-    def run(self) -> Network:
+    def run(self) -> tuple[Network, tuple[int, ...]]:
         for number, operation in enumerate(self.network.operations):
+            before = len(self.kept)
             self.places[number] = self._place(operation)
+            self.numbers += [number] * (len(self.kept) - before)
         outputs = tuple(self.places[number] for number in self.network.outputs)
         return self._without_unread(Network(self.network.image_shape, tuple(self.kept), outputs))
 
@@ -61,7 +69,7 @@ class _Folder:
         self.kept.append(dataclasses.replace(operation, layer=plain(layer), inputs=inputs))
         return len(self.kept) - 1
 
-    def _without_unread(self, network: Network) -> Network:
+    def _without_unread(self, network: Network) -> tuple[Network, tuple[int, ...]]:
         """Leave out padding that is folded into all that read it."""
         read = {number for operation in network.operations for number in operation.inputs} | set(network.outputs)
         kept = [n for n, operation in enumerate(network.operations) if n in read or not _is_padding(operation)]
@@ -70,7 +78,8 @@ class _Folder:
             dataclasses.replace(network.operations[n], inputs=tuple(places[i] for i in network.operations[n].inputs))
             for n in kept
         )
-        return Network(network.image_shape, operations, tuple(places[number] for number in network.outputs))
+        outputs = tuple(places[number] for number in network.outputs)
+        return Network(network.image_shape, operations, outputs), tuple(self.numbers[n] for n in kept)
 
 
 def _is_padding(operation: Operation) -> bool:

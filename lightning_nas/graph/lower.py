@@ -7,7 +7,7 @@ import dataclasses
 from lightning_nas.graph.layer import Form, Layer
 from lightning_nas.graph.network import IMAGE, Network, Operation
 
-__all__ = ["lowered"]
+__all__ = ["lowered", "lowered_with_numbers"]
 
 
 def lowered(network: Network) -> Network:
@@ -20,13 +20,22 @@ def lowered(network: Network) -> Network:
         >>> [(operation.layer.operator, operation.inputs) for operation in lowered(network).operations]
         [('activation', (-1,)), ('mul', (-1, 0))]
     """
+    return lowered_with_numbers(network)[0]
+
+
+def lowered_with_numbers(network: Network) -> tuple[Network, tuple[int, ...]]:
+    """Return the lowered network, and for each of its operations the number of the one that it is a part of."""
     operations: list[Operation] = []
+    numbers: list[int] = []
     places = {IMAGE: IMAGE}
     for number, operation in enumerate(network.operations):
         operation = dataclasses.replace(operation, inputs=tuple(places[source] for source in operation.inputs))
-        operations.extend(_lowered(operation, len(operations)))
+        parts = _lowered(operation, len(operations))
+        operations.extend(parts)
+        numbers += [number] * len(parts)
         places[number] = len(operations) - 1
-    return Network(network.image_shape, tuple(operations), tuple(places[number] for number in network.outputs))
+    outputs = tuple(places[number] for number in network.outputs)
+    return Network(network.image_shape, tuple(operations), outputs), tuple(numbers)
 
 
 def _lowered(operation: Operation, number: int) -> tuple[Operation, ...]:

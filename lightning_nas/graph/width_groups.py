@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -54,6 +54,12 @@ class WidthGroups:
     def open(self) -> tuple[int, ...]:
         """Numbers of the groups whose widths can be chosen."""
         return tuple(n for n, group in enumerate(self.groups) if not group.frozen and group.size > 1)
+
+    def freezing(self, reasons: Mapping[int, str]) -> WidthGroups:
+        """Return the groups with further ones that keep their widths, by number with the reason."""
+        found = enumerate(self.groups)
+        groups = tuple(replace(group, frozen=group.frozen or reasons.get(number, "")) for number, group in found)
+        return replace(self, groups=groups)
 
     def kept(self, slot: Slot, widths: Mapping[int, int]) -> NDArray[np.int64]:
         """Return the indices of a slot that stay.
