@@ -13,7 +13,7 @@ from lightning_nas.graph.network import Operation
 
 __all__ = ["Block", "BlockKind", "blocks_of"]
 
-BlockKind = Literal["ibn", "fused", "basic"]
+BlockKind = Literal["ibn", "fused", "ds", "basic"]
 """``ibn``: a dense 1x1 convolution, a depthwise one, a dense 1x1; ``fused``: a dense KxK convolution, a dense 1x1;
 ``basic``: two dense KxK convolutions, as in ResNet's basic block."""
 
@@ -43,6 +43,10 @@ class Block:
     norm: str = ""
     activation: str = ""
     unfusable: str = ""
+    expand_norm: str = ""
+    expand_activation: str = ""
+    project_norm: str = ""
+    module: str = ""
 
 
 def blocks_of(model: nn.Module, network: ElasticNetwork) -> tuple[Block, ...]:
@@ -66,7 +70,7 @@ def blocks_of(model: nn.Module, network: ElasticNetwork) -> tuple[Block, ...]:
         (16, 'ibn', 'features.2.conv.0.0', 'features.2.conv.1.2')
     """
     finder = _Finder(model, network)
-    return tuple(block for number in network.groups.open if (block := finder.block(number)) is not None)
+    return tuple(block for number in network.open if (block := finder.block(number)) is not None)
 
 
 class _Finder:
@@ -106,7 +110,7 @@ class _Finder:
 
         Convolutions on single pixels are left out. One that has other channels, too, makes the group part of no block.
         """
-        size = self._network.groups.groups[group].size
+        size = self._network.sizes[group]
         writers, depthwise, readers = [], [], []
         for number, (operation, (source, result)) in enumerate(
             zip(self._operations, self._network.counts, strict=True)
@@ -114,11 +118,11 @@ class _Finder:
             layer = operation.layer
             if layer.operator not in ("conv", "depthwise", "transposed_conv", "linear") or _is_on_pixel(operation):
                 continue
-            if layer.operator == "depthwise" and group in result.ranks:
+            if layer.operator == "depthwise" and group in result.groups:
                 depthwise.append(number)
-            elif group in result.ranks:
+            elif group in result.groups:
                 writers.append(number)
-            elif group in source.ranks:
+            elif group in source.groups:
                 readers.append(number)
         whole = all(self._operations[n].layer.out_channels == size for n in (*writers, *depthwise))
         whole &= all(self._operations[n].layer.in_channels == size for n in readers)

@@ -1,78 +1,77 @@
-"""`ElasticMemory`: what is live at each step of a network, as a function of the widths of its groups."""
+"""`ElasticStep`: what is live at a step of a network, as a function of few widths and choices."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 
-from lightning_nas.graph.elastic_network import ElasticNetwork
-from lightning_nas.graph.fold import folded
+from lightning_nas.graph.elastic_network import ChannelCount, ElasticNetwork, Key
+from lightning_nas.graph.fold import folded_with_numbers
 from lightning_nas.graph.liveness import BRICKS, Layout, live_blocks, memory_blocks
-from lightning_nas.graph.lower import lowered
-from lightning_nas.graph.network import IMAGE, Network
+from lightning_nas.graph.lower import lowered_with_numbers
+from lightning_nas.graph.network import IMAGE
+from lightning_nas.graph.structures import Dependence, Structures, dependences
 
-__all__ = ["ElasticMemory", "ElasticTensor", "elastic_memory"]
+__all__ = ["ElasticStep", "ElasticTensor", "elastic_steps", "live_values_at"]
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, order=True)
 class ElasticTensor:
     """A tensor in memory, whose channels are an affine function of widths.
 
     Attributes:
         pixels: Rows times columns.
         brick: Channels are stored in multiples of it.
-        channels: Its channels at full width.
-        gains: For each group that it depends on, its channels for one channel of the group.
+        channels: Channels that belong to no group.
+        gains: Numbers of groups, each with the channels of the tensor for one channel of the group.
     """
 
     pixels: int
     brick: int
     channels: int
-    gains: Mapping[int, int]
+    gains: tuple[tuple[int, int], ...]
 
-    def values(self, missing: Mapping[int, int]) -> int:
-        """Return the values that it takes where so many channels of groups are left out."""
-        left_out = sum(gain * missing.get(group, 0) for group, gain in self.gains.items())
-        return self.pixels * -(-(self.channels - left_out) // self.brick) * self.brick
+    def values(self, widths: Sequence[int]) -> int:
+        """Return the values that it takes at the widths of all groups."""
+        channels = ChannelCount(self.channels, self.gains).at(widths)
+        return self.pixels * -(-channels // self.brick) * self.brick
 
 
-@dataclass(frozen=True, eq=False)
-class ElasticMemory:
-    """The live tensors of a network, step by step.
+Block = tuple[ElasticTensor, ...]
+"""Tensors that lie in one place of memory in turn: it takes the largest of them."""
+
+Blocks = tuple[Block, ...]
+"""The places of memory that are in use at once."""
+
+
+@dataclass(frozen=True)
+class ElasticStep:
+    """What is live at a step of a network.
 
     A limit on the peak is a limit on each step: a sum over the blocks of memory that are in use, each a function of the
     few groups that its tensors depend on.
 
     Attributes:
-        blocks: Blocks of memory, each with the tensors that lie there in turn: it takes the largest of them.
-        steps: For each step of the network, but those that another one implies, numbers of the blocks in use.
-        sizes: Full width of each group.
+        dependence: The choices that it depends on, and the blocks that are in use; None where the step is not run.
     """
 
-    blocks: tuple[tuple[ElasticTensor, ...], ...]
-    steps: tuple[tuple[int, ...], ...]
-    sizes: Mapping[int, int]
-
-    def groups_of(self, block: int) -> tuple[int, ...]:
-        """Return the groups that the size of a block depends on, ascending."""
-        return tuple(sorted({group for tensor in self.blocks[block] for group in tensor.gains}))
-
-    def peak_values(self, widths: Mapping[int, int]) -> int:
-        """Return the largest number of values that are live at once, at some widths; others are full.
-
-        Args:
-            widths: Channels that are kept of groups, by number.
-        """
-        missing = {group: self.sizes[group] - width for group, width in widths.items()}
-        held = [max(tensor.values(missing) for tensor in block) for block in self.blocks]
-        return max(sum(held[number] for number in step) for step in self.steps)
+    dependence: Dependence[Blocks]
 
 
-def elastic_memory(network: ElasticNetwork, layout: Layout = BRICKS) -> ElasticMemory:
-    """Return what is live at each step of a network, at any widths.
+def live_values_at(blocks: Blocks, widths: Sequence[int]) -> int:
+    """Return the values that blocks of memory take at the widths of all groups."""
+    return sum(max(tensor.values(widths) for tensor in block) for block in blocks)
+
+
+def elastic_steps(structures: Structures, layout: Layout = BRICKS) -> list[ElasticStep]:
+    """Return what is live at each step of a network, at any widths and with any alternatives.
+
+    Steps that hold no more than another one does are left out.
 
     Args:
-        network: The network, with its groups; at all widths it is folded into the same operations, see `cut_alike`.
+        structures: The network and its alternatives; at all widths it is folded alike, see `cut_alike`.
         layout: How the device stores activations.
 
     Example::
@@ -81,46 +80,56 @@ def elastic_memory(network: ElasticNetwork, layout: Layout = BRICKS) -> ElasticM
         >>> from torch import nn
         >>> from lightning_nas.graph.elastic_network import elastic_network
         >>> net = nn.Sequential(nn.Conv2d(3, 32, 1), nn.ReLU(), nn.Conv2d(32, 4, 1))
-        >>> memory = elastic_memory(elastic_network(net, torch.zeros(1, 3, 8, 8)))
-        >>> memory.peak_values({}), memory.peak_values({0: 16})
-        (2304, 1280)
+        >>> steps = elastic_steps(Structures(elastic_network(net, torch.zeros(1, 3, 8, 8)), ()))
+        >>> [max(live_values_at(step.dependence.values[()], widths) for step in steps) for widths in ((32, 4), (16, 4))]
+        [2304, 1280]
     """
-    whole = _run(network, {})
-    sizes = {number: network.groups.groups[number].size for number in network.groups.open}
-    numbers = range(IMAGE, len(whole.operations))
-    gains: dict[int, dict[int, int]] = {number: {} for number in numbers}
-    for group, size in sizes.items():
-        step = size - size // 2
-        narrower = _run(network, {group: size // 2})
-        for number in numbers:
-            if gain := (whole.shape(number)[2] - narrower.shape(number)[2]) // step:
-                gains[number][group] = gain
-    tensors = {number: _tensor(whole, number, layout, gains[number]) for number in numbers}
-    found = memory_blocks(whole, layout)
-    places = {home: place for place, home in enumerate(found)}
-    blocks = tuple(_distinct([tensors[number] for number in members]) for members in found.values())
-    steps = {tuple(sorted(places[home] for home in step)) for step in live_blocks(whole, layout)}
-    return ElasticMemory(blocks, tuple(sorted(_largest(steps))), sizes)
+    found = dependences(structures, partial(_live, layout=layout), lambda key: (key[0][0],))
+    return _largest([ElasticStep(found[key]) for key in sorted(found)])
 
 
-def _run(network: ElasticNetwork, widths: Mapping[int, int]) -> Network:
-    return lowered(folded(network.at(widths)))
+def _live(network: ElasticNetwork, layout: Layout) -> Mapping[tuple[Key, int], Blocks]:
+    """Return the blocks in use at each step, by its operation and its place among those that this is lowered to."""
+    plain, numbers = folded_with_numbers(network.network)
+    low, places = lowered_with_numbers(plain)
+    origins = [numbers[place] for place in places]
+
+    def tensor(number: int) -> ElasticTensor:
+        height, width, channels = low.shape(number)
+        # Input and outputs are handed over as they are.
+        brick = 1 if number == IMAGE or number in low.outputs else layout.brick
+        if number == IMAGE:
+            return ElasticTensor(height * width, brick, channels, ())
+        count = network.counts[origins[number]][1]
+        return ElasticTensor(height * width, brick, count.constant, count.gains)
+
+    found = memory_blocks(low, layout)
+    blocks = {home: tuple(sorted({tensor(number) for number in members})) for home, members in found.items()}
+    seen: Counter[Key] = Counter()
+    live = {}
+    for origin, step in zip(origins, live_blocks(low, layout), strict=True):
+        key = network.keys[origin]
+        live[key, seen[key]] = tuple(sorted(blocks[home] for home in step))
+        seen[key] += 1
+    return live
 
 
-def _tensor(network: Network, number: int, layout: Layout, gains: Mapping[int, int]) -> ElasticTensor:
-    height, width, channels = network.shape(number)
-    # Input and outputs are handed over as they are.
-    brick = 1 if number == IMAGE or number in network.outputs else layout.brick
-    return ElasticTensor(height * width, brick, channels, gains)
+def _largest(steps: Sequence[ElasticStep]) -> list[ElasticStep]:
+    """Return the steps that hold more than any other that depends on the same choices: a limit on these is one on all."""
+    distinct: dict[tuple[object, ...], ElasticStep] = {}
+    for step in steps:
+        values = step.dependence.values
+        distinct[(step.dependence.choices, tuple(sorted((k, v) for k, v in values.items() if v is not None)))] = step
+    kept = list(distinct.values())
+    return [step for step in kept if not any(_is_within(step, other) for other in kept if other is not step)]
 
 
-def _distinct(tensors: list[ElasticTensor]) -> tuple[ElasticTensor, ...]:
-    """Return the tensors of a block without those that are alike, as what works in place makes them."""
-    kinds = {(t.pixels, t.brick, t.channels, tuple(sorted(t.gains.items()))): t for t in tensors}
-    return tuple(kinds.values())
-
-
-def _largest(steps: set[tuple[int, ...]]) -> list[tuple[int, ...]]:
-    """Return the steps that hold more than any other holds: a limit on these is one on all."""
-    sets = {step: frozenset(step) for step in steps}
-    return [step for step, held in sets.items() if not any(held < other for other in sets.values())]
+def _is_within(step: ElasticStep, other: ElasticStep) -> bool:
+    """Return whether whatever a step holds, another one holds, too, and more."""
+    if other.dependence.choices and other.dependence.choices != step.dependence.choices:
+        return False
+    pairs = (
+        (blocks, other.dependence.values[() if not other.dependence.choices else chosen])
+        for chosen, blocks in step.dependence.values.items()
+    )
+    return all(blocks is None or (held is not None and Counter(blocks) < Counter(held)) for blocks, held in pairs)

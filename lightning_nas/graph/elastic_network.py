@@ -196,4 +196,3 @@ def _resized_form(layer: Layer, form: Form, num_in: int, num_out: int) -> Form:
         groups = num_in if groups == layer.in_channels else groups * num_out // layer.out_channels
     num_values = num_out if form.num_values == layer.out_channels else form.num_values
     return replace(form, groups=groups, num_values=num_values)
-

@@ -1,56 +1,68 @@
-"""`ElasticPart`: a priced part of a network, whose sizes are functions of the widths of few groups."""
+"""`ElasticPart`: a priced part of a network, whose sizes are functions of few widths, and which few choices have."""
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
-import numpy as np
-from numpy.typing import NDArray
-
-from lightning_nas.graph.decompose import split
-from lightning_nas.graph.elastic_network import ElasticNetwork
-from lightning_nas.graph.fold import folded
-from lightning_nas.graph.layer import Form
-from lightning_nas.graph.subgraph import Subgraph
+from lightning_nas.graph.decompose import runs_of, subgraph_of
+from lightning_nas.graph.elastic_network import Counts, ElasticNetwork, Key, resized
+from lightning_nas.graph.fold import folded, folded_with_numbers
+from lightning_nas.graph.layer import Layer
+from lightning_nas.graph.network import Operation
+from lightning_nas.graph.structures import Dependence, Structures, dependences
+from lightning_nas.graph.subgraph import Subgraph, SubgraphKind
 
 __all__ = ["ElasticPart", "cut_alike", "elastic_parts"]
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True)
+class _Place:
+    """A subgraph as it stands in a network: what it is made of, and which operations these are."""
+
+    kind: SubgraphKind | None
+    layers: tuple[tuple[Layer, Counts], ...]
+    keys: tuple[Key, ...]
+    path: str
+
+
+@dataclass(frozen=True)
 class ElasticPart:
-    """A subgraph at full width, and how its sizes follow the groups that it reads and writes.
+    """A subgraph at any widths, and the choices that have it.
 
     Attributes:
-        whole: The subgraph at full width.
-        gains: For each group that it depends on, what one channel of the group adds to the input, hidden and output
-            channels, to the groups of a convolution and to the values of constants, shape (5,).
-        sizes: Full width of each of these groups.
+        kind: What it is made of, or None for a single operator.
+        layers: Its layers at full width with their channels.
+        sizes: The full width of each group of the network.
+        path: Path of its first module.
+        dependence: The choices that it depends on, and whether their combinations have it (1) or not (None).
     """
 
-    whole: Subgraph
-    gains: Mapping[int, NDArray[np.int64]]
-    sizes: Mapping[int, int]
+    kind: SubgraphKind | None
+    layers: tuple[tuple[Layer, Counts], ...]
+    sizes: tuple[int, ...]
+    path: str
+    dependence: Dependence[int]
 
-    def at(self, widths: Mapping[int, int]) -> Subgraph:
-        """Return the subgraph at other widths; groups that are not named have their full width."""
-        values = _values(self.whole)
-        for group, gain in self.gains.items():
-            values = values - (self.sizes[group] - widths.get(group, self.sizes[group])) * gain
-        return _with_values(self.whole, values)
+    @property
+    def groups(self) -> tuple[int, ...]:
+        """Numbers of the groups that its sizes depend on, ascending."""
+        return tuple(sorted({group for _, counts in self.layers for count in counts for group, _ in count.gains}))
+
+    def at(self, widths: Sequence[int]) -> Subgraph:
+        """Return the subgraph at the widths of all groups."""
+        layers = (resized(layer, counts, widths, self.sizes) for layer, counts in self.layers)
+        return subgraph_of(self.kind, [Operation(layer, (), self.path) for layer in layers])
 
 
-def elastic_parts(network: ElasticNetwork) -> list[ElasticPart]:
-    """Cut a network into priced parts, in order of execution, each with the groups that its sizes depend on.
+def elastic_parts(structures: Structures) -> list[ElasticPart]:
+    """Cut a network into priced parts, in order of execution, and those of its alternatives.
 
-    The network is cut once at full width, and once more for each group at half of its width: sizes are affine in the
-    widths, so two points give them all.
+    The cost of a member is the sum over the parts that its choices have.
 
     Args:
-        network: The network, with its groups.
-
-    Raises:
-        ValueError: A network of another width is cut otherwise, see `cut_alike`.
+        structures: The network and its alternatives; at all widths it is cut into the same parts, see `cut_alike`.
 
     Example::
 
@@ -58,30 +70,14 @@ def elastic_parts(network: ElasticNetwork) -> list[ElasticPart]:
         >>> from torch import nn
         >>> from lightning_nas.graph.elastic_network import elastic_network
         >>> net = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Conv2d(8, 16, 3), nn.ReLU(), nn.Conv2d(16, 4, 1))
-        >>> parts = elastic_parts(elastic_network(net, torch.zeros(1, 3, 16, 16)))
-        >>> [sorted(part.gains) for part in parts], parts[1].at({0: 6, 1: 12}).in_channels
-        ([[0], [0, 1], [1]], 6)
+        >>> parts = elastic_parts(Structures(elastic_network(net, torch.zeros(1, 3, 16, 16)), ()))
+        >>> [part.groups for part in parts], parts[1].at((6, 12, 4)).in_channels
+        ([(0,), (0, 1), (1, 2)], 6)
     """
-    whole = _cut(network, {})
-    gains: list[dict[int, NDArray[np.int64]]] = [{} for _ in whole]
-    sizes = {number: network.groups.groups[number].size for number in network.groups.open}
-    for number, size in sizes.items():
-        step = size - size // 2
-        narrower = _cut(network, {number: size // 2})
-        if not _are_alike(whole, narrower):
-            raise ValueError(
-                f"At another width of {network.groups.groups[number].name!r} the network is cut into other parts."
-            )
-        for part, other, found in zip(whole, narrower, gains, strict=True):
-            gain, rest = np.divmod(_values(part) - _values(other), step)
-            if rest.any():
-                raise ValueError(f"Sizes of {part} are not affine in the width of group {number}.")
-            if gain.any():
-                found[number] = gain
-    return [
-        ElasticPart(part, found, {number: sizes[number] for number in found})
-        for part, found in zip(whole, gains, strict=True)
-    ]
+    found = dependences(structures, _places, lambda place: (number for number, _ in place.keys))
+    ordered = sorted(found, key=lambda place: place.keys)
+    sizes = structures.network.sizes
+    return [ElasticPart(place.kind, place.layers, sizes, place.path, found[place]) for place in ordered]
 
 
 def cut_alike(network: ElasticNetwork) -> ElasticNetwork:
@@ -92,34 +88,42 @@ def cut_alike(network: ElasticNetwork) -> ElasticNetwork:
     Args:
         network: The network, with its groups.
     """
-    whole, groups = _cut(network, {}), list(network.groups.groups)
-    for number in network.groups.open:
-        if not _are_alike(whole, _cut(network, {number: groups[number].size // 2})):
-            groups[number] = replace(groups[number], frozen="the network is cut into other parts at other widths")
-    return replace(network, groups=replace(network.groups, groups=tuple(groups)))
+    grouped = {
+        group
+        for operation, counts in zip(network.network.operations, network.counts, strict=True)
+        # What has no groups of its own is the same at all widths.
+        if operation.layer.operator == "conv" and operation.layer.form is not None and operation.layer.form.groups > 1
+        for count in counts
+        for group in count.groups
+    }
+    reasons = {}
+    whole = _forms(network, network.sizes)
+    for number in set(network.open) & grouped:
+        half = tuple(size // 2 if n == number else size for n, size in enumerate(network.sizes))
+        if _forms(network, half) != whole:
+            reasons[number] = "the network is cut into other parts at other widths"
+    return network.freezing(reasons)
 
 
-def _are_alike(parts: Sequence[Subgraph], others: Sequence[Subgraph]) -> bool:
-    return [_form_of(part) for part in parts] == [_form_of(part) for part in others]
+def _places(network: ElasticNetwork) -> Mapping[_Place, int]:
+    plain, numbers = folded_with_numbers(network.network)
+    found = {}
+    for kind, run in runs_of(plain):
+        layers = tuple((plain.operations[n].layer, network.counts[numbers[n]]) for n in run)
+        keys = tuple(network.keys[numbers[n]] for n in run)
+        found[_Place(kind, layers, keys, plain.operations[run[0]].path)] = 1
+    return found
 
 
-def _cut(network: ElasticNetwork, widths: Mapping[int, int]) -> list[Subgraph]:
-    return split(folded(network.at(widths)))
+def _forms(network: ElasticNetwork, widths: Sequence[int]) -> list[tuple[object, ...]]:
+    """Return what each part of a network is, whatever its channels."""
+    plain = folded(network.at(widths))
+    return [
+        (kind, *itertools.chain(*(_form(plain.operations[number].layer) for number in run)))
+        for kind, run in runs_of(plain)
+    ]
 
 
-def _form_of(part: Subgraph) -> tuple[object, ...]:
-    """Return what a part is, whatever its channels."""
-    form = part.form and replace(part.form, groups=1, num_values=0)
-    return part.kind, part.height, part.width, part.kernel, part.stride, part.residual, form
-
-
-def _values(part: Subgraph) -> NDArray[np.int64]:
-    form = part.form or Form((1, 1))
-    channels = (part.in_channels, part.hidden_channels, part.out_channels)
-    return np.array([*channels, form.groups, form.num_values], dtype=np.int64)
-
-
-def _with_values(part: Subgraph, values: Sequence[int] | NDArray[np.int64]) -> Subgraph:
-    inner, hidden, outer, groups, num_values = (int(value) for value in values)
-    form = part.form and replace(part.form, groups=groups, num_values=num_values)
-    return replace(part, in_channels=inner, hidden_channels=hidden, out_channels=outer, form=form)
+def _form(layer: Layer) -> tuple[object, ...]:
+    form = layer.form and replace(layer.form, groups=1, num_values=0)
+    return layer.operator, layer.height, layer.width, layer.kernel, layer.stride, form
