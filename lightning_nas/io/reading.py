@@ -26,7 +26,7 @@ __all__ = [
 JsonObject: TypeAlias = dict[str, Any]
 """An object of parsed JSON whose fields are not checked yet: who reads it checks them, see `reading`."""
 
-FORMAT = 1
+FORMAT = 2
 """Of the JSON files of spaces and architectures; one of another format is refused."""
 
 _WRONG_FORM = (TypeError, AttributeError, IndexError, OverflowError, RecursionError)

@@ -1,4 +1,4 @@
-"""Depth multipliers: ratios that scale the channels of stages, of the stem and of the head."""
+"""`DepthMultiplier`: ratios that scale the channels of width groups."""
 
 from __future__ import annotations
 
@@ -6,39 +6,35 @@ from dataclasses import dataclass
 
 from lightning_nas.io.numbers import check_numbers
 
-__all__ = ["HEAD", "STEM", "DepthMultiplier"]
-
-STEM = -1
-"""The first convolution, where the stages that a depth multiplier scales are named by their indices."""
-
-HEAD = -2
-"""The 1x1 convolution of a classifier in front of its pooling, where stages are named by their indices."""
+__all__ = ["DepthMultiplier"]
 
 
 @dataclass(frozen=True)
 class DepthMultiplier:
-    """One choice of a ratio that scales the *channels* of some stages together; the number of layers stays.
+    """One choice of a ratio that scales the *channels* of some width groups together; the number of layers stays.
 
     Attributes:
-        stages: Indices of the stages it scales, `STEM` and `HEAD` for these: one of them, or all (scope ``model``).
-        widths: One row an option, ascending: the width of each of those stages. The last row is the full width.
+        name: What it scales: the module that writes a group, a resolution, or the model.
+        groups: Numbers of the width groups that it scales.
+        widths: One row an option, ascending: the width of each of those groups. The last row is the full width.
+
+    Raises:
+        ValueError: The rows do not fit the groups, or two are equal.
     """
 
-    stages: tuple[int, ...]
+    name: str
+    groups: tuple[int, ...]
     widths: tuple[tuple[int, ...], ...]
 
     def __post_init__(self) -> None:
-        check_numbers("stages", self.stages, whole=True, least=HEAD)
+        check_numbers("groups", self.groups, whole=True, least=0)
         for row in self.widths:
             check_numbers("widths", row, whole=True, least=1)
-        if not self.widths or any(len(row) != len(self.stages) for row in self.widths):
-            raise ValueError(f"Each option must give one width for each stage of {self.stages}; got {self.widths}.")
+        if not self.widths or any(len(row) != len(self.groups) for row in self.widths):
+            raise ValueError(f"Each option must give one width for each group of {self.groups}; got {self.widths}.")
         # Equal options would be one network with two logits, drawn twice as often as the others.
         if len(set(self.widths)) != len(self.widths):
             raise ValueError(f"Width options must differ (two that round to the same are one); got {self.widths}.")
 
     def __str__(self) -> str:
-        numbers = [str(stage) for stage in self.stages if stage >= 0]
-        stages = f"stage{'s' if len(numbers) > 1 else ''} {', '.join(numbers)}"
-        ends = [name for place, name in ((STEM, "stem"), (HEAD, "head")) if place in self.stages]
-        return ", ".join([*([stages] if numbers else []), *ends])
+        return self.name

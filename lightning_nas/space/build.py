@@ -1,0 +1,213 @@
+"""Search spaces of networks: which widths can be chosen, and what each block can be."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+from lightning_nas.graph.blocks import Block
+from lightning_nas.graph.elastic_network import ChannelCount, ElasticNetwork
+from lightning_nas.io.numbers import check_number
+from lightning_nas.space.block_option import SKIP, BlockOption, Kind
+from lightning_nas.space.choice import Choice
+from lightning_nas.space.curate import curated_widths
+from lightning_nas.space.multiplier import DepthMultiplier
+from lightning_nas.space.options import SpaceOptions
+from lightning_nas.space.spec import LeftOut, SearchSpace
+
+__all__ = ["build_space"]
+
+_OWN = BlockOption("own")
+# A width that follows from more groups than these would make costs that depend on too many choices.
+_MAX_SOURCES = 2
+
+
+def build_space(
+    network: ElasticNetwork,
+    blocks: Sequence[Block],
+    residuals: Sequence[str],
+    lanes: int = 8,
+    options: SpaceOptions | None = None,
+) -> SearchSpace:
+    """Return the search space around a network.
+
+    The hidden width of a block follows from its option and its input width; all other widths have depth multipliers.
+
+    Args:
+        network: The network as data, with its width groups.
+        blocks: Its blocks, see `blocks_of`.
+        residuals: Paths of its residual modules, see `residuals`.
+        lanes: Parallelism factor of the device (`Estimator.lanes`).
+        options: What is offered; by default that of `SpaceOptions`.
+
+    Raises:
+        ValueError: The lanes are not positive, an explicit width is not valid, or a pattern matches nothing.
+    """
+    check_number("lanes", lanes, whole=True, least=1)
+    return _Builder(network, lanes, options or SpaceOptions()).space(blocks, residuals)
+
+
+@dataclass(frozen=True)
+class _Place:
+    """Where channels of a group are first written."""
+
+    order: int
+    rows: int
+    columns: int
+    unit: int  # channels of the tensor for one of the group
+
+
+class _Builder:
+    def __init__(self, network: ElasticNetwork, lanes: int, options: SpaceOptions) -> None:
+        self._network, self._lanes, self._options = network, lanes, options
+        self._places = _places(network)
+        self._numbers = {}
+        for number, operation in enumerate(network.network.operations):
+            self._numbers.setdefault(operation.path, number)
+        self._left_out: list[LeftOut] = []
+
+    def space(self, blocks: Sequence[Block], residuals: Sequence[str]) -> SearchSpace:
+        """Return the space."""
+        self._check_patterns(blocks, residuals)
+        choices = self._choices(blocks, residuals)
+        hidden = {choice.block.group for choice in choices if choice.block is not None and choice.size}
+        for width in self._network.widths:
+            if width.frozen:
+                self._left_out.append(LeftOut(width.name, "width", width.frozen))
+        admitted = self._options.admits
+        free = [g for g in self._network.open if g not in hidden and admitted(self._network.widths[g].name)]
+        # Those of blocks that are left out stay as they are.
+        free = [group for group in free if group in self._places]
+        return SearchSpace(self._network, self._multipliers(free), choices, tuple(self._left_out))
+
+    def _check_patterns(self, blocks: Sequence[Block], residuals: Sequence[str]) -> None:
+        options = self._options
+        paths = [*(w.name for w in self._network.widths), *map(_path, blocks), *residuals]
+        for name, patterns in (("only", options.only), ("except_", options.except_), ("widths", options.widths)):
+            for pattern in patterns:
+                if not any(SpaceOptions(only=[pattern]).admits(path) for path in paths):
+                    raise ValueError(
+                        f"The pattern {pattern!r} of `{name}` matches no width and no block; the first of"
+                        f" {len(paths)} paths are {', '.join(paths[:4])}."
+                    )
+
+    def _choices(self, blocks: Sequence[Block], residuals: Sequence[str]) -> tuple[Choice, ...]:
+        left = [path for path in residuals if "skip" in self._options.kinds and self._options.admits(path)]
+        found: list[Choice] = []
+        for block in blocks:
+            if not self._options.admits(_path(block)):
+                continue
+            # What holds this block alone is left out with it; others are choices of their own.
+            around = [
+                p for p in left if _is_inside(block, p) and not any(_is_inside(b, p) for b in blocks if b != block)
+            ]
+            choice = self._choice(block, around[0] if around else "")
+            if choice is not None:
+                left = [path for path in left if path not in around]
+                found.append(choice)
+        found += [Choice(path, (_OWN, SKIP), _OWN, residual=path) for path in left]
+        return tuple(sorted(found, key=self._order))
+
+    def _order(self, choice: Choice) -> int:
+        start = choice.block and (choice.block.expand or choice.block.depthwise)
+        if start:
+            return self._numbers[start]
+        return min(n for path, n in self._numbers.items() if path == choice.path or path.startswith(f"{choice.path}."))
+
+    def _choice(self, block: Block, residual: str) -> Choice | None:
+        kernel, columns = block.kernel
+        if kernel != columns or kernel % 2 == 0:
+            return None
+        kernels = sorted({kernel, *self._options.kernels})
+        skips = (SKIP,) if residual else ()
+        path = residual or block.module or _path(block)
+        if block.kind == "ds":
+            options = (*(BlockOption("ds", 1.0, size) for size in kernels), *skips)
+            return (
+                Choice(path, options, BlockOption("ds", 1.0, kernel), block, 0, residual=residual)
+                if len(options) > 1
+                else None
+            )
+        size = self._network.sizes[block.group]
+        inputs = self._network.counts[self._numbers[block.expand]][0]
+        if len(inputs.gains) > _MAX_SOURCES or any(group not in self._network.open for group in inputs.groups):
+            inputs = ChannelCount(inputs.at(self._network.sizes))
+        own = size / inputs.at(self._network.sizes)
+        kinds = self._kinds(block)
+        grid = (BlockOption(kind, e, k) for kind in kinds for e in self._expansions(own) for k in kernels)
+        options = tuple(dict.fromkeys([*grid, *skips]))
+        return Choice(path, options, BlockOption(block.kind, own, kernel), block, size, inputs, residual)
+
+    def _kinds(self, block: Block) -> list[Kind]:
+        offered: list[Kind] = [kind for kind in self._options.kinds if kind in ("ibn", "fused")]
+        if block.kind == "basic":
+            return [block.kind]
+        if block.unfusable and any(kind != block.kind for kind in offered):
+            self._left_out.append(LeftOut(_path(block), "block", block.unfusable))
+            return [block.kind]
+        return list(dict.fromkeys([*offered, block.kind]))
+
+    def _expansions(self, own: float) -> list[float]:
+        below = [expansion for expansion in self._options.expansions if expansion < own]
+        below = below or [own * ratio for ratio in self._options.ratios if ratio < 1]
+        return sorted({own, *below})
+
+    def _multipliers(self, groups: Sequence[int]) -> tuple[DepthMultiplier, ...]:
+        options, widths = self._options, self._network.widths
+        columns = {group: self._column(group) for group in groups}
+        if options.scope == "group":
+            found = (
+                DepthMultiplier(widths[g].name, (g,), tuple((w,) for w in column)) for g, column in columns.items()
+            )
+            return tuple(multiplier for multiplier in found if len(multiplier.widths) > 1)
+        tied: dict[str, list[int]] = {}
+        for group in groups:
+            place = self._places[group]
+            name = "model" if options.scope == "model" else f"stage {place.rows}x{place.columns}"
+            tied.setdefault(name, []).append(group)
+        found = (DepthMultiplier(name, tuple(members), self._rows(members)) for name, members in tied.items())
+        return tuple(multiplier for multiplier in found if len(multiplier.widths) > 1)
+
+    def _column(self, group: int) -> tuple[int, ...]:
+        """Return the widths that a group can have, ascending."""
+        width, explicit = self._network.widths[group], self._options.explicit(self._network.widths[group].name)
+        if explicit is None:
+            return self._aligned(group, self._options.ratios)
+        unit = self._places[group].unit
+        for offered in explicit:
+            if offered > width.size:
+                raise ValueError(f"Width {offered} of {width.name} must be above 0 and at most {width.size}.")
+            if offered * unit % self._lanes and offered != width.size:
+                valid = [w for w in range(1, width.size) if w * unit % self._lanes == 0]
+                raise ValueError(
+                    f"Width {offered} of {width.name} is not a multiple of the device's {self._lanes} lanes; valid are "
+                    f"{', '.join(map(str, valid[:12]))} and the full width {width.size}."
+                )
+        return tuple(sorted({*explicit, width.size}))
+
+    def _aligned(self, group: int, ratios: Iterable[float]) -> tuple[int, ...]:
+        """Return widths of a group whose channels fill the lanes."""
+        size, unit = self._network.sizes[group], self._places[group].unit
+        channels = curated_widths(size * unit, tuple(ratios), self._lanes)
+        return tuple(sorted({-(-width // unit) for width in channels}))
+
+    def _rows(self, groups: Sequence[int]) -> tuple[tuple[int, ...], ...]:
+        rows = {tuple(self._aligned(group, (ratio,))[0] for group in groups) for ratio in self._options.ratios}
+        return tuple(sorted({*rows, tuple(self._network.sizes[group] for group in groups)}))
+
+
+def _places(network: ElasticNetwork) -> Mapping[int, _Place]:
+    found: dict[int, _Place] = {}
+    for number, (operation, (_, result)) in enumerate(zip(network.network.operations, network.counts, strict=True)):
+        rows, columns, _ = operation.layer.out_shape
+        for group, gain in result.gains:
+            found.setdefault(group, _Place(number, rows, columns, gain))
+    return found
+
+
+def _path(block: Block) -> str:
+    return block.expand or block.depthwise
+
+
+def _is_inside(block: Block, path: str) -> bool:
+    return _path(block).startswith(f"{path}.")
