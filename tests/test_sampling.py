@@ -7,7 +7,9 @@ import pytest
 
 from lightning_nas.estimator.measure.sampling.chain_networks import Block, chain_parts, sample_chain
 from lightning_nas.estimator.measure.sampling.random_blocks import sample_varied_subgraphs
+from lightning_nas.estimator.measure.sampling.random_networks import CORRECTING, JUDGING, subnets
 from lightning_nas.estimator.measure.sampling.sample import plan_subgraphs, sample_subgraphs
+from lightning_nas.graph.decompose import split
 
 
 def digest(parts):
@@ -28,6 +30,11 @@ def digest(parts):
 )
 def test_the_same_is_drawn_as_for_the_shipped_tables(draw, expected):
     assert digest(draw()) == expected
+
+
+@pytest.mark.parametrize(("seed", "expected"), [(JUDGING, "8451fe3b1f71c1e4"), (CORRECTING, "1c9d96a3bc39fc48")])
+def test_estimators_are_judged_and_corrected_by_the_same_subnets(seed, expected):
+    assert digest([part for _, network in subnets(16, seed, 6) for part in split(network)]) == expected
 
 
 def test_networks_are_drawn_one_after_the_other():
