@@ -9,7 +9,7 @@ from conftest import LinearEstimator, small_network
 
 from lightning_nas.estimator import CostModel, Estimator
 from lightning_nas.estimator.analytic import AnalyticArray
-from lightning_nas.space.network import subgraphs
+from lightning_nas.graph.decompose import decompose
 from lightning_nas.supernet import space_of
 
 METHODS = ("predict_ms", "latency_ms", "memory", "verify_ms")
@@ -22,10 +22,11 @@ def model(request):
 
 def test_the_protocol_is_fulfilled(model):
     assert isinstance(model, CostModel)
-    space = space_of(small_network(), torch.zeros(1, 3, 32, 32), lanes=model.lanes)
+    network, image = small_network(), torch.zeros(1, 3, 32, 32)
+    parts, space = decompose(network, image), space_of(network, image, lanes=model.lanes)
     architecture = space.decode(space.reference_encoding)
-    latencies_ms = model.predict_ms(subgraphs(architecture))
-    assert (latencies_ms.dtype, latencies_ms.shape) == (np.float64, (len(subgraphs(architecture)),))
+    latencies_ms = model.predict_ms(parts)
+    assert (latencies_ms.dtype, latencies_ms.shape) == (np.float64, (len(parts),))
     assert model.latency_ms(architecture) == latencies_ms.sum()
     memory = model.memory(architecture)
     assert memory.parameter_bytes > 0

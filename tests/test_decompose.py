@@ -4,33 +4,15 @@ import pytest
 import timm
 import torch
 import torchvision
+from chains import LITE, MOBILENET, mobilenet
 from timm.models._efficientnet_blocks import EdgeResidual
 from torch import nn
 
-from lightning_nas.estimator.measure.sampling.sample import sample_architecture
+from lightning_nas.estimator.measure.sampling.chain_networks import sample_chain
 from lightning_nas.graph.decompose import decompose, split
 from lightning_nas.graph.layer import Form
 from lightning_nas.graph.network import chain
 from lightning_nas.graph.subgraph import Subgraph
-from lightning_nas.space.network import subgraphs
-from lightning_nas.space.spec import Architecture, BlockOption, ConvSpec, FixedBlock, StageArchitecture
-
-MOBILENET = ((16, 1, 1), (24, 2, 2), (32, 3, 2), (64, 4, 2), (96, 3, 1), (160, 3, 2), (320, 1, 1))
-LITE = ((16, 1, 1), (24, 2, 2), (40, 2, 2), (80, 3, 2), (112, 3, 1), (192, 4, 2), (320, 1, 1))
-
-
-def architecture(stages, kernels=(3,) * 7, fused=(), size=64, num_classes=10, stem=32, head=1280):
-    chosen, number = [], 0
-    for index, (width, count, stride) in enumerate(stages):
-        blocks = []
-        for position in range(count):
-            kind = "ds" if index == 0 else "fused" if number in fused else "ibn"
-            option = BlockOption(kind, 1 if index == 0 else 6, kernels[index])
-            blocks.append(FixedBlock(option, 1 if position else stride))
-            number += 1
-        chosen.append(StageArchitecture(width, tuple(blocks)))
-    head_spec = ConvSpec(head, 1, 1) if head else None
-    return Architecture((3, size, size), ConvSpec(stem, 3, 2), tuple(chosen), head_spec, num_classes)
 
 
 def image(size=64, batch=1):
@@ -38,9 +20,9 @@ def image(size=64, batch=1):
 
 
 @pytest.mark.parametrize("size", [33, 64, 100])
-def test_torchvision_mobilenet_equals_its_architecture(size):
+def test_torchvision_mobilenet_equals_its_chain(size):
     model = torchvision.models.mobilenet_v2(num_classes=10)
-    assert decompose(model, image(size)) == subgraphs(architecture(MOBILENET, size=size))
+    assert decompose(model, image(size)) == mobilenet(size=size)
 
 
 def test_torchvision_with_fused_blocks():
@@ -57,7 +39,7 @@ def test_torchvision_with_fused_blocks():
         nn.Conv2d(24, 144, 3, 1, 1), nn.BatchNorm2d(144), nn.ReLU6(), nn.Conv2d(144, 24, 1), nn.BatchNorm2d(24)
     )
     parts = decompose(model, image())
-    assert parts == subgraphs(architecture(MOBILENET, fused=(1, 2)))
+    assert parts == mobilenet(fused=(1, 2))
     assert [part.path for part in parts[2:4]] == ["features.2.conv", "features.3"]
 
 
@@ -68,25 +50,25 @@ def test_timm_mobilenet(multiplier):
         stage[-1].conv_pwl.out_channels if i else stage[-1].conv_pw.out_channels for i, stage in enumerate(model.blocks)
     ]
     stages = [(width, count, stride) for width, (_, count, stride) in zip(widths, MOBILENET, strict=True)]
-    expected = architecture(stages, num_classes=5, stem=model.conv_stem.out_channels, head=model.conv_head.out_channels)
-    assert decompose(model, image()) == subgraphs(expected)
+    expected = mobilenet(stages, num_classes=5, stem=model.conv_stem.out_channels, head=model.conv_head.out_channels)
+    assert decompose(model, image()) == expected
 
 
 def test_timm_lite_with_fused_blocks():
     model = timm.create_model("efficientnet_lite0", num_classes=10)
     model.blocks[1][0] = EdgeResidual(16, 24, 3, 2, exp_ratio=6, act_layer=nn.ReLU6)
     model.blocks[1][1] = EdgeResidual(24, 24, 3, 1, exp_ratio=6, act_layer=nn.ReLU6)
-    expected = architecture(LITE, kernels=(3, 3, 5, 3, 5, 5, 3), fused=(1, 2))
+    expected = mobilenet(LITE, kernels=(3, 3, 5, 3, 5, 5, 3), fused=(1, 2))
     parts = decompose(model, image())
-    assert parts == subgraphs(expected)
+    assert parts == expected
     assert [part.path for part in parts[:4]] == ["conv_stem", "blocks.0.0", "blocks.1.0", "blocks.1.1"]
 
 
 def test_features_without_classifier():
     model = torchvision.models.mobilenet_v2().features
-    assert decompose(model, image()) == subgraphs(architecture(MOBILENET, num_classes=0))
+    assert decompose(model, image()) == mobilenet(num_classes=0)
     features = timm.create_model("mobilenetv2_100", features_only=True)
-    assert decompose(features, image()) == subgraphs(architecture(MOBILENET, num_classes=0, head=None))
+    assert decompose(features, image()) == mobilenet(num_classes=0, head=None)
 
 
 def test_own_module_with_functional_operators():
@@ -235,5 +217,5 @@ def test_input_must_be_images():
 def test_a_chain_is_split_into_what_it_was_made_of():
     rng = random.Random(0)
     for _ in range(20):
-        parts = subgraphs(sample_architecture(rng))
+        parts = sample_chain(rng)
         assert split(chain(parts)) == parts

@@ -1,11 +1,11 @@
 import dataclasses
 import logging
-import random
 
 import numpy as np
 import pytest
 import torch
 import torchvision
+from chains import block
 from conftest import VELA
 
 from lightning_nas.estimator.device import Device
@@ -19,14 +19,12 @@ from lightning_nas.estimator.judge.judge import judge
 from lightning_nas.estimator.measure.backend import open_backend
 from lightning_nas.estimator.measure.campaign import measure
 from lightning_nas.estimator.measure.sampling.random_blocks import sample_varied_subgraphs
-from lightning_nas.estimator.measure.sampling.sample import sample_architecture, sample_subgraphs
+from lightning_nas.estimator.measure.sampling.sample import sample_subgraphs
 from lightning_nas.estimator.measurements import COLUMNS, Figures, read_measurements, to_row
 from lightning_nas.graph.decompose import decompose
 from lightning_nas.graph.layer import Form
 from lightning_nas.graph.memory import Memory
 from lightning_nas.graph.subgraph import Subgraph
-from lightning_nas.space.network import block_subgraph, subgraphs
-from lightning_nas.space.spec import BlockOption
 
 HEADER = ",".join(COLUMNS)
 
@@ -66,10 +64,6 @@ class Counting:
         return {part: Figures((part.macs + 1) * 1e-6, part.in_channels) for part in subgraph.operators}
 
 
-def block(kind, size, in_width, out_width, stride, expansion=6):
-    return block_subgraph(BlockOption(kind, expansion, 3), stride, in_width, out_width, size, size)
-
-
 def test_fusing_pays_early_and_costs_late(estimator):
     early = estimator.predict_ms([block(kind, 112, 16, 24, 2) for kind in ("fused", "ibn")])
     late = estimator.predict_ms([block(kind, 7, 160, 160, 1) for kind in ("fused", "ibn")])
@@ -79,9 +73,9 @@ def test_fusing_pays_early_and_costs_late(estimator):
 
 
 def test_latency_is_the_sum_of_subgraphs_and_those_of_operators(estimator):
-    architecture = sample_architecture(random.Random(3))
-    parts = subgraphs(architecture)
-    total = estimator.latency_ms(architecture)
+    model, image = torchvision.models.mobilenet_v2(width_mult=0.75), torch.zeros(1, 3, 96, 96)
+    parts = decompose(model, image)
+    total = estimator.latency_ms(model, image)
     assert total == pytest.approx(estimator.predict_ms(parts).sum())
     assert total == pytest.approx(estimator.predict_ms([op for part in parts for op in part.operators]).sum())
 

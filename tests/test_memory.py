@@ -16,14 +16,13 @@ from lightning_nas.estimator.estimator import Estimator
 from lightning_nas.estimator.files import TARGETS, read_device
 from lightning_nas.estimator.judge import peak
 from lightning_nas.estimator.measure.backend import open_backend
-from lightning_nas.estimator.measure.sampling.sample import sample_architecture
+from lightning_nas.estimator.measure.sampling.chain_networks import sample_chain
 from lightning_nas.graph.decompose import decompose
 from lightning_nas.graph.liveness import BRICKS, PLAIN, Layout, live_values, peak_values
 from lightning_nas.graph.lower import lowered
 from lightning_nas.graph.memory import network_memory
 from lightning_nas.graph.network import chain
 from lightning_nas.graph.trace import trace
-from lightning_nas.space.network import subgraphs
 
 STOCK = {
     "mobilenet_v2": lambda: torchvision.models.mobilenet_v2(),
@@ -43,7 +42,7 @@ def network(name, size=96):
 
 def random_networks(count, seed=11):
     rng = random.Random(seed)
-    return [chain(subgraphs(sample_architecture(rng))) for _ in range(count)]
+    return [chain(sample_chain(rng)) for _ in range(count)]
 
 
 class Branches(nn.Module):
@@ -107,7 +106,7 @@ def test_liveness_over_a_chain_is_its_largest_block():
 
 def random_parts(count, seed):
     rng = random.Random(seed)
-    return [subgraphs(sample_architecture(rng)) for _ in range(count)]
+    return [sample_chain(rng) for _ in range(count)]
 
 
 @pytest.fixture(scope="module", params=["ethos_u55_128", "ethos_u85_1024"])

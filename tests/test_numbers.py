@@ -121,6 +121,7 @@ EXEMPT = {
     "graph.width_groups": "made by the tracer",
     "graph.liveness": "two layouts that the package has",
     "estimator.measure.backends.flatfile": "writes what the package made",
+    "estimator.measure.sampling.chain_networks": "drawn by sample_chain; subgraphs check themselves",
     "estimator.measure.sampling.random_networks": "judge has checked them",
     "estimator.measure.backends.onnxfile": "writes what the package made",
     "estimator.measure.sampling.sample.sample_subgraphs": "measure_device has checked them",

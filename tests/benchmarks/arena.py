@@ -24,12 +24,11 @@ import torchvision
 from tflite_micro.python.tflite_micro import runtime
 
 from lightning_nas.estimator.measure.backends.tflite import author
-from lightning_nas.estimator.measure.sampling.sample import sample_architecture
+from lightning_nas.estimator.measure.sampling.chain_networks import sample_chain
 from lightning_nas.graph.liveness import PLAIN, peak_values
 from lightning_nas.graph.lower import lowered
 from lightning_nas.graph.network import chain
 from lightning_nas.graph.trace import trace
-from lightning_nas.space.network import subgraphs
 
 RECORD = Path(__file__).with_suffix(".json")
 STOCK = ("mobilenet_v2", "mobilenet_v3_small", "mobilenet_v3_large", "mnasnet0_5", "resnet18", "squeezenet1_0")
@@ -79,7 +78,7 @@ def judge(networks):
 
 def random_networks(count, seed=2024):
     rng = random.Random(seed)
-    return {f"random {number}": chain(subgraphs(sample_architecture(rng))) for number in range(count)}
+    return {f"random {number}": chain(sample_chain(rng)) for number in range(count)}
 
 
 def stock_networks():

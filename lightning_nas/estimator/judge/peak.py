@@ -9,12 +9,11 @@ from tqdm import tqdm
 
 from lightning_nas.estimator.device import Device
 from lightning_nas.estimator.measure.backend import open_backend
+from lightning_nas.estimator.measure.sampling.chain_networks import sample_chain
 from lightning_nas.estimator.measure.sampling.random_networks import JUDGING
-from lightning_nas.estimator.measure.sampling.sample import sample_architecture
 from lightning_nas.graph.memory import network_memory
 from lightning_nas.graph.network import chain
 from lightning_nas.io.numbers import check_number
-from lightning_nas.space.network import subgraphs
 
 __all__ = ["format_peak", "peak_error"]
 
@@ -41,7 +40,7 @@ def peak_error(device: Device, num_networks: int = 150) -> dict[str, float]:
     rng = random.Random(JUDGING)
     peaks = []
     for _ in tqdm(range(num_networks), desc=f"Planning memory for {device.name}", unit="network"):
-        network = chain(subgraphs(sample_architecture(rng)))
+        network = chain(sample_chain(rng))
         peak = network_memory(network).peak_activation_bytes
         peaks.append((peak, backend.peak_bytes(network, buffering=False), backend.peak_bytes(network)))
     own, plain, default = np.array(peaks, dtype=np.float64).T

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import random
 
+from lightning_nas.graph.sizes import hidden_width, out_size
 from lightning_nas.graph.subgraph import Subgraph, SubgraphKind
-from lightning_nas.space.spec import hidden_width, out_size
 
 __all__ = ["sample_varied_subgraphs"]
 

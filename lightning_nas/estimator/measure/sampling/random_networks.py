@@ -12,9 +12,9 @@ import torch
 import torchvision
 from torch import nn
 
-from lightning_nas.graph.network import Network, chain
+from lightning_nas.graph.network import Network
 from lightning_nas.graph.trace import trace
-from lightning_nas.space.network import subgraphs
+from lightning_nas.space.network import network_of
 from lightning_nas.space.spec import SearchSpace
 
 __all__ = ["CORRECTING", "JUDGING", "stock_networks", "subnets"]
@@ -98,7 +98,7 @@ def subnets(lanes: int, seed: int, num_networks: int) -> Iterator[tuple[str, Net
         encoding = [rng.randrange(count) for count in spaces[index].node_sizes]
         source = sources[index]
         name = f"subnet {number} of {source['source']}@{source['size']}"
-        yield name, chain(subgraphs(spaces[index].decode(encoding)))
+        yield name, network_of(spaces[index].decode(encoding))
 
 
 def stock_networks(seed: int) -> Iterator[tuple[str, Network]]:
