@@ -10,4 +10,4 @@ from lightning_nas.estimator.measure.campaign import measure as measure
 from lightning_nas.graph.decompose import decompose as decompose
 from lightning_nas.graph.memory import Memory as Memory
 from lightning_nas.graph.subgraph import Subgraph as Subgraph
-from lightning_nas.space.network import subgraphs as subgraphs
+from lightning_nas.space.architecture import subgraphs as subgraphs

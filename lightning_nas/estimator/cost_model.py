@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from lightning_nas.graph.memory import Memory
 from lightning_nas.graph.subgraph import Subgraph
-from lightning_nas.space.spec import Architecture
+from lightning_nas.space.architecture import Architecture
 
 __all__ = ["CostModel", "Named"]
 

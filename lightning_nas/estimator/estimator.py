@@ -23,14 +23,14 @@ from lightning_nas.estimator.measurements import Figures, MeasuredNetwork, read_
 from lightning_nas.estimator.prices import Prices
 from lightning_nas.estimator.share import SUFFIX, unpacked
 from lightning_nas.graph.decompose import split
+from lightning_nas.graph.fold import folded
 from lightning_nas.graph.liveness import BRICKS, Layout
 from lightning_nas.graph.memory import Dtype, Memory, network_memory
 from lightning_nas.graph.network import Network
 from lightning_nas.graph.subgraph import Subgraph, SubgraphKind
 from lightning_nas.graph.trace import Fallback, trace
 from lightning_nas.io.numbers import check_number
-from lightning_nas.space.network import network_of, parts_of
-from lightning_nas.space.spec import Architecture
+from lightning_nas.space.architecture import Architecture
 
 __all__ = ["Estimator"]
 
@@ -313,13 +313,13 @@ def _parts(
     network: nn.Module | Architecture, example_input: Tensor | None, fallback: Fallback | None
 ) -> list[Subgraph]:
     if isinstance(network, Architecture):
-        return parts_of(network)
+        return list(network.subgraphs)
     return split(_network(network, example_input, fallback))
 
 
 def _network(network: nn.Module | Architecture, example_input: Tensor | None, fallback: Fallback | None) -> Network:
     if isinstance(network, Architecture):
-        return network_of(network)
+        return folded(network.network)
     if example_input is None:
         raise ValueError("A model needs an `example_input` (NCHW); only an architecture knows its own.")
     return trace(network, example_input, fallback)

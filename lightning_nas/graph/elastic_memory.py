@@ -115,7 +115,7 @@ def _live(network: ElasticNetwork, layout: Layout) -> Mapping[tuple[Key, int], B
 
 
 def _largest(steps: Sequence[ElasticStep]) -> list[ElasticStep]:
-    """Return the steps that hold more than any other that depends on the same choices: a limit on these is one on all."""
+    """Return the steps that hold more than any other of the same choices: a limit on these is one on all."""
     distinct: dict[tuple[object, ...], ElasticStep] = {}
     for step in steps:
         values = step.dependence.values

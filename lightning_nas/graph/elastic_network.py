@@ -183,9 +183,10 @@ def _count(groups: WidthGroups, row: NDArray[np.int64], partial: dict[int, str])
     gains = []
     for number in np.unique(numbers[numbers >= 0]).tolist():
         found = np.bincount(ranks[numbers == number], minlength=groups.groups[number].size)
-        if found.min() != found.max():
+        if found.min() == found.max():
+            gains.append((number, int(found.max())))
+        else:
             partial[number] = _PARTIAL
-        gains.append((number, int(found.max())))
     constant = len(row) - sum(gain * groups.groups[number].size for number, gain in gains)
     return ChannelCount(constant, tuple(gains))
 

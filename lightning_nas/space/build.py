@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from lightning_nas.graph.blocks import Block
 from lightning_nas.graph.elastic_network import ChannelCount, ElasticNetwork
+from lightning_nas.graph.sizes import hidden_width
 from lightning_nas.io.numbers import check_number
 from lightning_nas.space.block_option import SKIP, BlockOption, Kind
 from lightning_nas.space.choice import Choice
@@ -130,11 +131,14 @@ class _Builder:
             )
         size = self._network.sizes[block.group]
         inputs = self._network.counts[self._numbers[block.expand]][0]
+        if block.kind == "basic" and not inputs.gains:
+            return None  # the first convolution of a network
         if len(inputs.gains) > _MAX_SOURCES or any(group not in self._network.open for group in inputs.groups):
             inputs = ChannelCount(inputs.at(self._network.sizes))
-        own = size / inputs.at(self._network.sizes)
-        kinds = self._kinds(block)
-        grid = (BlockOption(kind, e, k) for kind in kinds for e in self._expansions(own) for k in kernels)
+        num_in = inputs.at(self._network.sizes)
+        own = size / num_in
+        kinds, expansions = self._kinds(block), self._expansions(own, num_in)
+        grid = (BlockOption(kind, e, k) for kind in kinds for e in expansions for k in kernels)
         options = tuple(dict.fromkeys([*grid, *skips]))
         return Choice(path, options, BlockOption(block.kind, own, kernel), block, size, inputs, residual)
 
@@ -147,10 +151,12 @@ class _Builder:
             return [block.kind]
         return list(dict.fromkeys([*offered, block.kind]))
 
-    def _expansions(self, own: float) -> list[float]:
+    def _expansions(self, own: float, num_in: int) -> list[float]:
         below = [expansion for expansion in self._options.expansions if expansion < own]
         below = below or [own * ratio for ratio in self._options.ratios if ratio < 1]
-        return sorted({own, *below})
+        # Of those that round to the same channels the largest is kept.
+        found = {hidden_width(num_in, expansion): expansion for expansion in sorted(below)}
+        return [*(e for width, e in sorted(found.items()) if width < round(own * num_in)), own]
 
     def _multipliers(self, groups: Sequence[int]) -> tuple[DepthMultiplier, ...]:
         options, widths = self._options, self._network.widths

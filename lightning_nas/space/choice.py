@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from lightning_nas.graph.block_edits import block_edit, residual_edit
 from lightning_nas.graph.blocks import Block
@@ -40,7 +40,7 @@ class Choice:
     own: BlockOption
     block: Block | None = None
     size: int = 0
-    inputs: ChannelCount = ChannelCount(0)
+    inputs: ChannelCount = field(default_factory=lambda: ChannelCount(0))
     residual: str = ""
 
     def __post_init__(self) -> None:
