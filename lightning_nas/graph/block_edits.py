@@ -66,7 +66,9 @@ class _Editor:
         expand, unit = self._unit(block.expand), self._unit(block.depthwise)
         source, result = self._network.counts[expand[0]][0], self._network.counts[expand[-1]][1]
         edit = self._chained(expand, self._spatial(unit, kernel, "conv", source, result))
-        paths = {block.norm, block.activation} - {""}
+        # A norm that applies its activation itself takes it along; without another one before it, it stays.
+        takes = block.expand_activation or block.activation.startswith(f"{block.norm}.")
+        paths = {block.norm, block.activation if takes else ""} - {""}
         behind = [n for n, operation in enumerate(self._operations) if operation.path in paths]
         gone = {number: self._operations[number].inputs[0] for number in (*unit, *behind)}
         return replace(edit, bypassed={**edit.bypassed, **gone})

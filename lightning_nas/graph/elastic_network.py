@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from lightning_nas.graph.detector import without_detection
 from lightning_nas.graph.eval_mode import evaluating
 from lightning_nas.graph.label_rules import apply_rule
 from lightning_nas.graph.labelling import Labeller
@@ -146,7 +147,7 @@ def read_network(model: nn.Module, example_input: Tensor) -> tuple[ElasticNetwor
     """
     image = example_input[:1]
     with evaluating(model), module_paths(model) as paths, Labeller(model, image, paths, apply_rule) as labeller:
-        result = model(image)
+        result = without_detection(model)(image)
     groups, find = groups_of(labeller, result), labeller.found.channels.find
     partial: dict[int, str] = {}
     counts = tuple(

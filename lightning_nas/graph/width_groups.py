@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from lightning_nas.graph.detector import without_detection
 from lightning_nas.graph.eval_mode import evaluating
 from lightning_nas.graph.label_rules import apply_rule
 from lightning_nas.graph.labelling import Labeller, Slot
@@ -106,7 +107,7 @@ def width_groups(model: nn.Module, example_input: Tensor) -> WidthGroups:
         3: 4, 2 slots, it is an output of the network
     """
     with evaluating(model), module_paths(model) as paths, Labeller(model, example_input, paths, apply_rule) as labeller:
-        result = model(example_input)
+        result = without_detection(model)(example_input)
     return groups_of(labeller, result)
 
 

@@ -93,18 +93,17 @@ class _Builder:
                     )
 
     def _choices(self, blocks: Sequence[Block], residuals: Sequence[str]) -> tuple[Choice, ...]:
-        left = [path for path in residuals if "skip" in self._options.kinds and self._options.admits(path)]
+        skipped = [path for path in residuals if "skip" in self._options.kinds and self._options.admits(path)]
+        left = list(skipped)
         found: list[Choice] = []
         for block in blocks:
             if not self._options.admits(_path(block)):
                 continue
             # What holds this block alone is left out with it; others are choices of their own.
-            around = [
-                p for p in left if _is_inside(block, p) and not any(_is_inside(b, p) for b in blocks if b != block)
-            ]
-            choice = self._choice(block, around[0] if around else "")
+            around = next((p for p in residuals if [b for b in blocks if _is_inside(b, p)] == [block]), "")
+            choice = self._choice(block, around or block.module or _path(block), around if around in skipped else "")
             if choice is not None:
-                left = [path for path in left if path not in around]
+                left = [path for path in left if path != around]
                 found.append(choice)
         found += [Choice(path, (_OWN, SKIP), _OWN, residual=path) for path in left]
         return tuple(sorted(found, key=self._order))
@@ -115,13 +114,12 @@ class _Builder:
             return self._numbers[start]
         return min(n for path, n in self._numbers.items() if path == choice.path or path.startswith(f"{choice.path}."))
 
-    def _choice(self, block: Block, residual: str) -> Choice | None:
+    def _choice(self, block: Block, path: str, residual: str) -> Choice | None:
         kernel, columns = block.kernel
         if kernel != columns or kernel % 2 == 0:
             return None
         kernels = sorted({kernel, *self._options.kernels})
         skips = (SKIP,) if residual else ()
-        path = residual or block.module or _path(block)
         if block.kind == "ds":
             options = (*(BlockOption("ds", 1.0, size) for size in kernels), *skips)
             return (

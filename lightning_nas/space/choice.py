@@ -50,6 +50,17 @@ class Choice:
             raise ValueError(f"The source's own option {self.own} must be among those of {self.path!r}.")
 
     @property
+    def module(self) -> str:
+        """Path of the module that runs the block and no other one, from its input to its output; empty for none."""
+        block = self.block
+        return "" if block is not None and self.path in (block.expand, block.depthwise) else self.path
+
+    @property
+    def output(self) -> str:
+        """Path of the module that gives what the block gives."""
+        return self.module or (self.block and (self.block.project_norm or self.block.project)) or self.path
+
+    @property
     def reference(self) -> int:
         """Number of the source's own option."""
         return self.options.index(self.own)

@@ -138,6 +138,11 @@ class SearchSpace:
         pairs = zip(self.choices, encoding[len(self.multipliers) :], strict=True)
         return [choice.options[number] for choice, number in pairs]
 
+    @property
+    def feature_modules(self) -> list[str]:
+        """Paths of the modules that give the feature maps behind its blocks, in order of execution."""
+        return list(dict.fromkeys(choice.output for choice in self.choices))
+
     def curate(self, device: HasLanes | int) -> SearchSpace:
         """Return the space with its widths rounded to the lanes of a device; those that become the same are one option.
 
@@ -188,6 +193,20 @@ class SearchSpace:
         """Return the width of each group of an architecture, by its number."""
         named = dict(architecture.widths)
         return tuple(named.get(width.name, width.size) for width in self.network.widths)
+
+    def options_of(self, architecture: Architecture) -> list[BlockOption]:
+        """Return the option of each block of an architecture; the source's own where it names none.
+
+        Raises:
+            ValueError: It has a block of a kind or kernel that is not offered.
+        """
+        named = dict(architecture.blocks)
+        options = [named.get(choice.path, choice.own) for choice in self.choices]
+        for choice, option in zip(self.choices, options, strict=True):
+            if (option.kind, option.kernel) not in choice.structures:
+                offered = ", ".join(map(str, choice.options))
+                raise ValueError(f"Block {choice.path!r} offers {offered}; got {option}.")
+        return options
 
     def encode(self, architecture: Architecture) -> Encoding:
         """Return the option index of each node; the inverse of `decode`.

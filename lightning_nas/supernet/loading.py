@@ -5,9 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from torch import Tensor, nn
-from typing_extensions import override
 
-__all__ = ["OTHER_SPACE", "OfOneSpace"]
+__all__ = ["OTHER_SPACE", "check_shapes"]
 
 OTHER_SPACE = (
     "The checkpoint is of another search space than the model's{where}. HINT: convert the same network with the same"
@@ -15,22 +14,27 @@ OTHER_SPACE = (
 )
 
 
-class OfOneSpace(nn.Module):
-    """Base class of modules whose parameters have the shapes of one search space."""
+def check_shapes(network: nn.Module, state_dict: Mapping[str, Tensor], prefix: str) -> None:
+    """Refuse weights of another search space than that of a supernet.
 
-    @override
-    def _load_from_state_dict(self, state_dict: Mapping[str, Tensor], prefix: str, *rest: object) -> None:
-        mine = dict(self.named_parameters())
-        # Buffers are of the same modules, and tell nothing more.
-        modules = {name.rpartition(".")[0] for name in mine}
-        theirs = {key.removeprefix(prefix): value for key, value in state_dict.items() if key.startswith(prefix)}
-        # Without any of its own they are of no supernet, and PyTorch tells best what is missing.
-        if mine.keys() & theirs.keys():
-            for name in [*mine, *(other for other in theirs if other.rpartition(".")[0] not in modules)]:
-                here, there = _shape(mine.get(name)), _shape(theirs.get(name))
-                if here != there:
-                    raise ValueError(OTHER_SPACE.format(where=f": `{prefix}{name}` is {there} there and {here} here"))
-        super()._load_from_state_dict(state_dict, prefix, *rest)
+    Args:
+        network: The supernet.
+        state_dict: The weights.
+        prefix: What their names begin with.
+
+    Raises:
+        ValueError: They have other shapes, lack some, or have some that the supernet does not have.
+    """
+    mine = dict(network.named_parameters())
+    # Buffers are of the same modules, and tell nothing more.
+    buffers = {name for name, _ in network.named_buffers()}
+    theirs = {key.removeprefix(prefix): value for key, value in state_dict.items() if key.startswith(prefix)}
+    # Without any of its own they are of no supernet, and PyTorch tells best what is missing.
+    if mine.keys() & theirs.keys():
+        for name in [*mine, *(other for other in theirs if other not in buffers)]:
+            here, there = _shape(mine.get(name)), _shape(theirs.get(name))
+            if here != there:
+                raise ValueError(OTHER_SPACE.format(where=f": `{prefix}{name}` is {there} there and {here} here"))
 
 
 def _shape(value: Tensor | None) -> str:

@@ -1,100 +1,174 @@
-"""`Mixture`: the weighted sum of all options of a block, for searches by a gradient through the choice."""
+"""`Mixing`: the weighted sum of all options of blocks and widths, for searches by a gradient through the choice."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
 
-from lightning_nas.space.spec import BlockOption, SearchSpace, hidden_width
-from lightning_nas.supernet.choice import ChoiceBlock
+from lightning_nas.graph.network import Network
+from lightning_nas.space.block_option import BlockOption
+from lightning_nas.space.choice import Choice
+from lightning_nas.space.spec import SearchSpace
+from lightning_nas.supernet.elastic_leaves import ElasticLeaves
+from lightning_nas.supernet.member import member_of
 
-__all__ = ["Mixture", "channel_weights", "mixtures"]
+__all__ = ["Mixing"]
+
+Used = Sequence[tuple[BlockOption, Tensor]]
+"""Options with their weights, those without a weight left out."""
 
 
-@dataclass(frozen=True)
-class Mixture:
-    """The weighted sum of a block's options, at the widest of the widths that have a weight.
+class Mixing:
+    """A network that runs all of its options, weighted, until `end`.
 
-    Widths are mixed by scaling each output channel by the weights of the widths that have it (FBNetV2, arXiv
-    2004.05565), so that they cost one run. A hidden width follows from the width that really comes in, which is the
-    widest here: a mixture cannot say that a narrower input would have made the hidden layer narrower.
+    The module of a block runs once for each option that has a weight. Widths are mixed by scaling each channel by the
+    weights of the widths that have it (FBNetV2, arXiv 2004.05565), so that they cost one run. A hidden width follows
+    from the width that really comes in, which is the widest here: a mixture cannot say that a narrower input would have
+    made the hidden layer narrower.
 
-    Attributes:
-        options: Weight of each option, shape (num_options,).
-        channels: Weight of each output channel, shape (out_width,).
+    Args:
+        space: What can be chosen.
+        leaves: The elastic modules of the network.
+        gates: For each node the weight of each option, differentiable.
         shared: Whether the expansions of a kind and kernel share one run.
+
+    Raises:
+        ValueError: A block that is mixed has no module of its own.
     """
 
-    options: Tensor
-    channels: Tensor
-    shared: bool
-
-    def __call__(self, block: ChoiceBlock, x: Tensor) -> Tensor:
-        """Return the mixture, shape (N, out_width, H / stride, W / stride), before the residual is added."""
+    def __init__(self, space: SearchSpace, leaves: ElasticLeaves, gates: Sequence[Tensor], shared: bool) -> None:
+        self._space, self._leaves, self._shared = space, leaves, shared
+        self._handles: list[RemovableHandle] = []
+        self._mixed: list[nn.Module] = []
+        count = len(space.multipliers)
         # A weight of exactly zero is that of an option that was not drawn, or that no budget allows.
-        used = [
-            (option, gate)
-            for option, gate in zip(block.options, self.options, strict=True)
-            if float(gate.detach()) != 0
-        ]
-        run = self._run_shared if self.shared else self._run_each
-        return run(block, x, used) * self.channels.view(-1, 1, 1).to(x.dtype)
+        self._options = [choice.options[int(gate.detach().argmax())] for choice, gate in self._pairs(gates)]
+        self._widths = list(space.network.sizes)
+        for multiplier, gate in zip(space.multipliers, gates[:count], strict=True):
+            self._mix_widths(multiplier.groups, multiplier.widths, gate)
+        for number, (choice, gate) in enumerate(self._pairs(gates)):
+            used = [(o, g) for o, g in zip(choice.options, gate, strict=True) if float(g.detach()) != 0]
+            if len(used) > 1:
+                self._mix_block(number, choice, used)
+        self._run(self._options)
 
-    def _run_each(self, block: ChoiceBlock, x: Tensor, used: Sequence[tuple[BlockOption, Tensor]]) -> Tensor:
-        width = len(self.channels)
-        outputs = [gate.to(x.dtype) * block.candidate(option.kind)(x, option, width) for option, gate in used]
-        return torch.stack(outputs).sum(0) if len(outputs) > 1 else outputs[0]
+    def end(self) -> None:
+        """Let every module run as itself again."""
+        for handle in self._handles:
+            handle.remove()
+        for module in self._mixed:
+            del vars(module)["forward"]
 
-    def _run_shared(self, block: ChoiceBlock, x: Tensor, used: Sequence[tuple[BlockOption, Tensor]]) -> Tensor:
-        """Run each kind and kernel once, at its largest expansion.
+    def _pairs(self, gates: Sequence[Tensor]) -> list[tuple[Choice, Tensor]]:
+        return list(zip(self._space.choices, gates[len(self._space.multipliers) :], strict=True))
+
+    def _run(self, options: Sequence[BlockOption]) -> None:
+        widths = self._space.with_hidden(self._widths, options)
+        self._leaves.run(*member_of(self._space, widths, options))
+
+    def _mix_widths(self, groups: Sequence[int], rows: Sequence[Sequence[int]], gate: Tensor) -> None:
+        used = [(g, row) for g, row in zip(gate, rows, strict=True) if float(g.detach()) != 0]
+        for column, group in enumerate(groups):
+            sizes = [row[column] for _, row in used]
+            self._widths[group] = max(sizes)
+            if len(used) > 1:
+                weights = _reaching([g for g, _ in used], sizes)
+                for path in _writers(self._space, group):
+                    module = self._leaves.model.get_submodule(path)
+                    self._handles.append(module.register_forward_hook(_scaled(weights)))
+
+    def _mix_block(self, number: int, choice: Choice, used: Used) -> None:
+        if not choice.module:
+            raise ValueError(
+                f"The block at {choice.path!r} is no module of its own, and its options cannot be mixed. HINT: a"
+                " strategy that trains single paths, such as Rloo."
+            )
+        module = self._leaves.model.get_submodule(choice.module)
+        plain: Callable[..., Tensor] = module.forward
+        run = self._run_shared if self._shared else self._run_each
+        vars(module)["forward"] = partial(run, number, used, plain)
+        self._mixed.append(module)
+
+    def _run_each(self, number: int, used: Used, plain: Callable[..., Tensor], *inputs: Tensor) -> Tensor:
+        """Return the sum of a block's options, each by itself."""
+        outputs = [gate.to(inputs[0].dtype) * self._as(number, option, plain, inputs) for option, gate in used]
+        return torch.stack(outputs).sum(0)
+
+    def _run_shared(self, number: int, used: Used, plain: Callable[..., Tensor], *inputs: Tensor) -> Tensor:
+        """Return the sum of a block's options, where each kind and kernel runs once, at its largest expansion.
 
         The projection is linear: scaled by the weights of the expansions that have it, a hidden channel contributes
         what it would to the sum of their outputs, up to the norm behind the projection.
         """
         outputs = []
+        choice = self._space.choices[number]
         for kind, kernel in dict.fromkeys((option.kind, option.kernel) for option, _ in used):
             alike = [(option, gate) for option, gate in used if (option.kind, option.kernel) == (kind, kernel)]
-            candidate = block.candidate(kind)
             largest = max((option for option, _ in alike), key=lambda option: option.expansion)
-            features = candidate.features(x, largest)
             total = torch.stack([gate for _, gate in alike]).sum()
-            sizes = [min(features.shape[1], hidden_width(x.shape[1], option.expansion)) for option, _ in alike]
-            hidden = _reaching([gate / total for _, gate in alike], sizes).view(-1, 1, 1).to(x.dtype)
-            projected = candidate.project_norm(candidate.project(features * hidden, len(self.channels)))
-            outputs.append(total.to(x.dtype) * projected)
+            handle = None
+            if choice.block is not None and len(alike) > 1:
+                sizes = [choice.hidden(option, self._widths, self._space.network.sizes) for option, _ in alike]
+                weights = _reaching([gate / total for _, gate in alike], sizes)
+                project = self._leaves.model.get_submodule(choice.block.project)
+                handle = project.register_forward_pre_hook(_scaled_input(weights))
+            outputs.append(total.to(inputs[0].dtype) * self._as(number, largest, plain, inputs))
+            if handle is not None:
+                handle.remove()
         return torch.stack(outputs).sum(0) if len(outputs) > 1 else outputs[0]
 
+    def _as(self, number: int, option: BlockOption, plain: Callable[..., Tensor], inputs: tuple[Tensor, ...]) -> Tensor:
+        """Return what a block gives as one of its options."""
+        if option.kind == "skip":
+            return inputs[0]
+        self._run([option if place == number else own for place, own in enumerate(self._options)])
+        return plain(*inputs)
 
-def mixtures(space: SearchSpace, gates: Sequence[Tensor], shared: bool) -> list[Mixture]:
-    """Return the mixture of each block.
 
-    Args:
-        space: What can be chosen.
-        gates: For each node the weight of each option, differentiable.
-        shared: Whether the expansions of a kind and kernel share one run.
-    """
+def _scaled(weights: Tensor) -> Callable[[nn.Module, object, Tensor], Tensor]:
+    def hook(module: nn.Module, inputs: object, output: Tensor) -> Tensor:
+        return output * _spread(weights, output)
+
+    return hook
+
+
+def _scaled_input(weights: Tensor) -> Callable[[nn.Module, tuple[Tensor, ...]], tuple[Tensor, ...]]:
+    def hook(module: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        return (inputs[0] * _spread(weights, inputs[0]), *inputs[1:])
+
+    return hook
+
+
+def _spread(weights: Tensor, values: Tensor) -> Tensor:
+    """Return weights of channels in the shape of a feature map or of features, repeated where they stand for several."""
+    repeats = values.shape[1] // len(weights)
+    return weights.repeat_interleave(repeats).view(-1, *[1] * (values.ndim - 2)).to(values.dtype)
+
+
+def _writers(space: SearchSpace, group: int) -> list[str]:
+    """Return the modules that give all channels of a group: norms, or convolutions that none follows."""
+    network, counts = space.network.network, space.network.counts
+    readers = _readers(network)
     found = []
-    blocks = iter(gates[len(space.multipliers) :])
-    for number, stage in enumerate(space.stages):
-        channels = channel_weights(space, gates, number)
-        found += [Mixture(next(blocks), channels, shared) for _ in stage.blocks]
+    for number, (operation, (_, result)) in enumerate(zip(network.operations, counts, strict=True)):
+        if operation.layer.operator not in ("conv", "transposed_conv", "linear") or result.groups != (group,):
+            continue
+        behind = readers.get(number, [])
+        norm = network.operations[behind[0]] if len(behind) == 1 else operation
+        found.append(norm.path if norm.layer.operator == "norm" else operation.path)
+    return list(dict.fromkeys(found))
+
+
+def _readers(network: Network) -> Mapping[int, list[int]]:
+    found: dict[int, list[int]] = {}
+    for number, operation in enumerate(network.operations):
+        for source in operation.inputs:
+            found.setdefault(source, []).append(number)
     return found
-
-
-def channel_weights(space: SearchSpace, gates: Sequence[Tensor], stage: int) -> Tensor:
-    """Return the weight of each channel of a stage, `STEM` or `HEAD`, shape (width,).
-
-    Args:
-        space: What can be chosen.
-        gates: As in `mixtures`.
-        stage: One whose width is searched.
-    """
-    node, widths = space.stage_node(stage)
-    used = [(gate, width) for gate, width in zip(gates[node], widths, strict=True) if float(gate.detach()) != 0]
-    return _reaching([gate for gate, _ in used], [width for _, width in used])
 
 
 def _reaching(gates: Sequence[Tensor], sizes: Sequence[int]) -> Tensor:

@@ -5,51 +5,38 @@ from __future__ import annotations
 from dataclasses import replace
 
 import torch
-from timm.models import EfficientNet
-from torch import nn
-from torchvision.models.mobilenetv2 import MobileNetV2
+from torch import Tensor, nn
 
+from lightning_nas.graph.width_groups import WidthGroup
+from lightning_nas.space.block_option import BlockOption
+from lightning_nas.space.choice import Choice
+from lightning_nas.space.multiplier import DepthMultiplier
 from lightning_nas.space.options import SpaceOptions
-from lightning_nas.space.spec import (
-    Architecture,
-    BlockOption,
-    Choice,
-    FixedBlock,
-    Kind,
-    SearchSpace,
-    StageArchitecture,
-    hidden_width,
-)
-from lightning_nas.supernet.convert import space_of, supernet_from
-from lightning_nas.supernet.source import ConvNorm, backbone_of, named_blocks
+from lightning_nas.space.read import space_of
+from lightning_nas.space.spec import Architecture, SearchSpace
+from lightning_nas.supernet.convert import supernet_from
+from lightning_nas.supernet.supernet import Supernet
 
-__all__ = ["architecture_of", "supernet_with"]
+__all__ = ["architecture_of", "space_with", "supernet_with"]
 
 
-def architecture_of(subnet: nn.Module, space: SearchSpace) -> Architecture:
+def architecture_of(subnet: nn.Module, supernet: Supernet) -> Architecture:
     """Return the architecture of a plain network that `derive` made of a supernet, by looking at its layers.
 
     Args:
-        subnet: The network, or a module that holds it.
-        space: The supernet's space.
+        subnet: The network.
+        supernet: The supernet.
 
     Raises:
-        ValueError: It is not in the space.
+        ValueError: It is not in the supernet's space.
     """
-    _, backbone = backbone_of(subnet)
-    blocks = [parts for _, parts in named_blocks(backbone)]
-    if len(blocks) != len(space.choices):
-        raise ValueError(f"A subnet of this space has {len(space.choices)} plain blocks; this one has {len(blocks)}.")
-    left = iter(blocks)
-    stages = []
-    for stage in space.stages:
-        found = [(next(left), choice) for choice in stage.blocks]
-        fixed = tuple(FixedBlock(_option(parts, choice), choice.stride) for parts, choice in found)
-        stages.append(StageArchitecture(found[-1][0][-1][0].out_channels, fixed))
-    stem = replace(space.stem, width=blocks[0][0][0].in_channels)
-    head = space.head and replace(space.head, width=_head(backbone).out_channels)
-    tail = space.tail_at([stage.width for stage in stages])
-    architecture = Architecture(space.input_size, stem, tuple(stages), head, space.num_classes, tail)
+    space = supernet.space
+    widths = list(space.network.sizes)
+    groups = supernet.leaves.groups.groups
+    for number in space.network.open:
+        widths[number] = _width(subnet, groups[number], widths[number])
+    options = [_option(subnet, choice, widths, space) for choice in space.choices]
+    architecture = space.member(widths, options)
     space.encode(architecture)
     return architecture
 
@@ -60,33 +47,87 @@ def supernet_with(network: nn.Module, architecture: Architecture) -> nn.Module:
     Raises:
         ValueError: The architecture is not of this network.
     """
-    options = [block.option for block in architecture.blocks]
     example = torch.zeros(1, *architecture.input_size).to(next(network.parameters()))
-    smallest = SpaceOptions(
-        expansions=[option.expansion for option in options],
-        kernels=[option.kernel for option in options],
-        widths=[[stage.width] for stage in architecture.stages],
-        stem_widths=[architecture.stem.width],
-        head_widths=[architecture.head.width] if architecture.head else None,
+    return supernet_from(network, example, space_with(network, example, architecture))
+
+
+def space_with(network: nn.Module, example_input: Tensor, architecture: Architecture) -> SearchSpace:
+    """Return the smallest space around a network that holds an architecture.
+
+    Args:
+        network: The network.
+        example_input: One batch that it can run, shape (N, C, H, W).
+        architecture: What it has to hold.
+
+    Raises:
+        ValueError: The architecture is not of this network.
+    """
+    named = dict(architecture.blocks)
+    kernels = sorted({option.kernel for option in named.values()} - {1})
+    options = SpaceOptions(kinds=("ibn", "fused", "skip"), kernels=kernels)
+    whole = space_of(network, example_input, lanes=1, options=options, check=False)
+    choices = tuple(_narrowed(choice, named[choice.path]) for choice in whole.choices if choice.path in named)
+    hidden = {choice.block.group for choice in choices if choice.block is not None and choice.size}
+    wanted = dict(architecture.widths)
+    known = whole.network.widths
+    closed = {n: "the architecture has no such width" for n, width in enumerate(known) if width.name not in wanted}
+    multipliers = tuple(
+        DepthMultiplier(known[n].name, (n,), tuple((w,) for w in sorted({wanted[known[n].name], known[n].size})))
+        for n in whole.network.open
+        if known[n].name in wanted and n not in hidden
     )
-    space = space_of(network, example, lanes=1, options=smallest)
-    return supernet_from(network, example, space)
+    space = SearchSpace(whole.network.freezing(closed), multipliers, choices)
+    space.encode(architecture)
+    return space
 
 
-def _option(parts: tuple[ConvNorm, ...], choice: Choice) -> BlockOption:
-    first, last = parts[0][0], parts[-1][0]
-    two: Kind = "fused" if first.groups == 1 else "ds"
-    kind, kernel = "ibn" if len(parts) == 3 else two, parts[-2][0].kernel_size[0]
+def _narrowed(choice: Choice, option: BlockOption) -> Choice:
+    if (option.kind, option.kernel) not in choice.structures:
+        offered = ", ".join(map(str, choice.options))
+        raise ValueError(f"Block {choice.path!r} can be {offered}; the architecture has {option}.")
+    return replace(choice, options=tuple(dict.fromkeys([choice.own, option])))
+
+
+def _width(subnet: nn.Module, group: WidthGroup, size: int) -> int:
+    """Return the width of a group, by a parameter that has the channels of no other one."""
+    for (name, dim), count in group.slots:
+        path, _, attribute = name.rpartition(".")
+        tensor = _tensor(subnet, path, attribute)
+        if (
+            tensor is not None
+            and tensor.ndim > dim
+            and tensor.shape[dim] % count == 0
+            and tensor.shape[dim] <= size * count
+        ):
+            return tensor.shape[dim] // count
+    return size
+
+
+def _tensor(subnet: nn.Module, path: str, attribute: str) -> Tensor | None:
+    try:
+        found = getattr(subnet.get_submodule(path), attribute, None)
+    except AttributeError:
+        return None
+    return found if isinstance(found, Tensor) else None
+
+
+def _option(subnet: nn.Module, choice: Choice, widths: list[int], space: SearchSpace) -> BlockOption:
+    """Return the option of a block that a plain network has; the widths of its inputs are known."""
+    if choice.residual and isinstance(subnet.get_submodule(choice.residual), nn.Identity):
+        return next(option for option in choice.options if option.kind == "skip")
+    if choice.block is None:
+        return choice.own
+    block = choice.block
+    kind, conv = choice.own.kind, subnet.get_submodule(block.depthwise or block.expand)
+    if block.depthwise and isinstance(conv, nn.Identity):
+        kind, conv = "fused", subnet.get_submodule(block.expand)
+    elif isinstance(conv, nn.Sequential):
+        kind, conv = "ibn", conv[-1]
+    if not isinstance(conv, nn.Conv2d):
+        raise ValueError(f"Block {choice.path!r} convolves by {type(conv).__name__}.")
     for option in choice.options:
-        hidden = first.in_channels if kind == "ds" else hidden_width(first.in_channels, option.expansion)
-        if (option.kind, option.kernel, hidden) == (kind, kernel, last.in_channels):
+        hidden = choice.hidden(option, widths, space.network.sizes)
+        if option.kind == kind and option.kernel == conv.kernel_size[0] and hidden == widths[block.group]:
             return option
-    found = f"{kind} k{kernel} with {last.in_channels} hidden channels on {first.in_channels}"
-    raise ValueError(f"A block is {found}; the space offers {', '.join(map(str, choice.options))}.")
-
-
-def _head(backbone: MobileNetV2 | EfficientNet) -> nn.Conv2d:
-    """Return the 1x1 convolution behind the blocks."""
-    found = backbone.features[-1][0] if isinstance(backbone, MobileNetV2) else backbone.conv_head
-    assert isinstance(found, nn.Conv2d)
-    return found
+    found = f"{kind} k{conv.kernel_size[0]} with {widths[block.group]} hidden channels"
+    raise ValueError(f"Block {choice.path!r} is {found}; the space offers {', '.join(map(str, choice.options))}.")

@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping, Sequence
 
+import torch
 from torch import Tensor, nn
+from typing_extensions import override
 
 from lightning_nas.space.spec import Architecture, Encoding, SearchSpace
-from lightning_nas.supernet.choice import ChoiceBlock
-from lightning_nas.supernet.elastic import ElasticBatchNorm2d
-from lightning_nas.supernet.ends import ElasticEnd
-from lightning_nas.supernet.mixture import channel_weights, mixtures
-from lightning_nas.supernet.tail import ElasticTail
+from lightning_nas.supernet.elastic_class import elastic_modules
+from lightning_nas.supernet.elastic_leaves import ElasticLeaves
+from lightning_nas.supernet.loading import check_shapes
+from lightning_nas.supernet.member import member_at
+from lightning_nas.supernet.mixture import Mixing
 
-__all__ = ["Supernet", "find_supernet", "owner_of"]
+__all__ = ["Supernet", "find_supernet", "forget_warning", "owner_of"]
+
+log = logging.getLogger(__name__)
 
 
 class Supernet(nn.Module):
@@ -26,43 +31,30 @@ class Supernet(nn.Module):
 
     Attributes:
         space: What can be chosen.
+        leaves: The elastic modules of the network.
         encoding: The architecture that runs now.
     """
 
-    def __init__(
-        self, space: SearchSpace, blocks: Sequence[ChoiceBlock], tail: ElasticTail, ends: Mapping[int, ElasticEnd]
-    ) -> None:
+    def __init__(self, space: SearchSpace, leaves: ElasticLeaves) -> None:
         super().__init__()
         self.space = space
-        # In tuples, not as submodules: they are the network's own, and would stand twice in its state_dict.
-        self._blocks = tuple(blocks)
-        self._tail = tail
-        self._ends = dict(ends)
+        self.leaves = leaves
         self.encoding: Encoding = ()
-        self._blocks[0].is_searched = False
+        self._mixing: Mixing | None = None
+        self._warning = _NoSearch()
+        self.first.register_forward_pre_hook(self._warning)
         self.activate(space.reference_encoding)
 
     @property
-    def blocks(self) -> tuple[ChoiceBlock, ...]:
-        """The choice blocks in order."""
-        return self._blocks
-
-    @property
-    def tail(self) -> ElasticTail:
-        """The modules behind the blocks that read any width: of a classifier the 1x1 convolution, and its norm."""
-        return self._tail
-
-    @property
-    def ends(self) -> Mapping[int, ElasticEnd]:
-        """The modules of stem and head, by `STEM` and `HEAD`, as far as their widths are searched."""
-        return self._ends
+    def first(self) -> nn.Module:
+        """The module that runs first of those that are elastic."""
+        paths = [operation.path for operation in self.space.network.network.operations]
+        return self.leaves.model.get_submodule(next(path for path in paths if path in self.leaves.named))
 
     @property
     def searched(self) -> list[nn.Module]:
         """All modules of which paths run slices, with what is in them, and this one."""
-        ends = (part for end in self._ends.values() for part in vars(end).values() if part is not None)
-        parts = (self, *self._blocks, *self._tail.modules.values(), *ends)
-        return [child for part in parts for child in part.modules()]
+        return [self, *(child for module in elastic_modules(self.leaves.model) for child in module.modules())]
 
     def activate(self, architecture: Sequence[int] | Architecture) -> None:
         """Let the network run `architecture`, given as such or as its encoding.
@@ -71,13 +63,8 @@ class Supernet(nn.Module):
             ValueError: It is not in the space.
         """
         encoding = self.space.encode(architecture) if isinstance(architecture, Architecture) else tuple(architecture)
-        chosen = self.space.decode(encoding)
-        widths = [stage.width for stage in chosen.stages for _ in stage.blocks]
-        for block, fixed, width in zip(self._blocks, chosen.blocks, widths, strict=True):
-            block.active, block.out_width, block.mixture = fixed.option, width, None
-        for place, end in self._ends.items():
-            node, offered = self.space.stage_node(place)
-            end.run(offered[encoding[node]])
+        self._unmix()
+        self.leaves.run(*member_at(self.space, encoding))
         self.encoding = encoding
 
     def mix(self, gates: Sequence[Tensor], shared: bool = False) -> None:
@@ -87,27 +74,55 @@ class Supernet(nn.Module):
             gates: For each node the weight of each option; what has a weight of zero is not run.
             shared: Whether the expansions of a kind share one run of their super-kernel (FBNetV2), or run each by
                 itself (DARTS).
+
+        Raises:
+            ValueError: A block has no module of its own, whose outputs could be mixed.
         """
-        device = next(self._blocks[0].parameters()).device
-        gates = [gate.to(device) for gate in gates]
-        for block, mixture in zip(self._blocks, mixtures(self.space, gates, shared), strict=True):
-            block.mixture = mixture
-        for place, end in self._ends.items():
-            channels = channel_weights(self.space, gates, place)
-            end.run(len(channels), channels)
+        self._unmix()
+        device = next(self.leaves.model.parameters()).device
+        self._mixing = Mixing(self.space, self.leaves, [gate.to(device) for gate in gates], shared)
 
     def use_batch_statistics(self, enabled: bool) -> None:
         """Set whether batch norm uses the statistics of the batch, as during a search, or running ones."""
-        self._blocks[0].is_searched = True  # who searches begins with this
-        ends = (end.norm for end in self._ends.values())
-        for module in (*ends, *self._blocks, *self._tail.modules.values()):
-            for norm in module.modules():
-                if isinstance(norm, ElasticBatchNorm2d):
-                    norm.batch_statistics = enabled
+        self._warning.is_due = False  # who searches begins with this
+        self.leaves.use_batch_statistics(enabled)
 
     def extra_repr(self) -> str:
         """Show the size of the space."""
-        return f"{len(self._blocks)} blocks, {self.space.num_architectures:.2g} architectures"
+        return str(self.space)
+
+    def _unmix(self) -> None:
+        if self._mixing is not None:
+            self._mixing.end()
+            self._mixing = None
+
+    @override
+    def _load_from_state_dict(self, state_dict: Mapping[str, Tensor], prefix: str, *rest: object) -> None:
+        check_shapes(self.leaves.model, state_dict, prefix.removesuffix("supernet."))
+        super()._load_from_state_dict(state_dict, prefix, *rest)
+
+
+class _NoSearch:
+    """A hook that warns, once, of a supernet that is trained without a search."""
+
+    def __init__(self) -> None:
+        self.is_due = True
+
+    def __call__(self, module: nn.Module, inputs: object) -> None:
+        if self.is_due and module.training and torch.is_grad_enabled():
+            self.is_due = False  # once is enough
+            log.warning(
+                "This supernet is trained without a search: only the one path that is active learns. HINT:"
+                " `Trainer(callbacks=[ArchitectureSearch(...)])`."
+            )
+
+
+def forget_warning(network: nn.Module) -> None:
+    """Take the warning of a training without a search from the modules of a copy that is no supernet any more."""
+    for module in network.modules():
+        for key, hook in list(module._forward_pre_hooks.items()):
+            if isinstance(hook, _NoSearch):
+                del module._forward_pre_hooks[key]
 
 
 def owner_of(supernet: Supernet, module: nn.Module) -> tuple[str, nn.Module]:
