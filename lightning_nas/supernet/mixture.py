@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 
 import torch
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
-from lightning_nas.graph.network import Network
+from lightning_nas.graph.writers import writers_of
 from lightning_nas.space.block_option import BlockOption
 from lightning_nas.space.choice import Choice
 from lightning_nas.space.spec import SearchSpace
@@ -44,6 +44,7 @@ class Mixing:
         self._space, self._leaves, self._shared = space, leaves, shared
         self._handles: list[RemovableHandle] = []
         self._mixed: list[nn.Module] = []
+        self._writers = writers_of(space.network)
         count = len(space.multipliers)
         # A weight of exactly zero is that of an option that was not drawn, or that no budget allows.
         self._options = [choice.options[int(gate.detach().argmax())] for choice, gate in self._pairs(gates)]
@@ -77,7 +78,7 @@ class Mixing:
             self._widths[group] = max(sizes)
             if len(used) > 1:
                 weights = _reaching([g for g, _ in used], sizes)
-                for path in _writers(self._space, group):
+                for path in self._writers.get(group, ()):
                     module = self._leaves.model.get_submodule(path)
                     self._handles.append(module.register_forward_hook(_scaled(weights)))
 
@@ -144,31 +145,9 @@ def _scaled_input(weights: Tensor) -> Callable[[nn.Module, tuple[Tensor, ...]], 
 
 
 def _spread(weights: Tensor, values: Tensor) -> Tensor:
-    """Return weights of channels in the shape of a feature map or of features, repeated where they stand for several."""
+    """Return weights of channels in the shape of what they scale, repeated where a weight stands for several."""
     repeats = values.shape[1] // len(weights)
     return weights.repeat_interleave(repeats).view(-1, *[1] * (values.ndim - 2)).to(values.dtype)
-
-
-def _writers(space: SearchSpace, group: int) -> list[str]:
-    """Return the modules that give all channels of a group: norms, or convolutions that none follows."""
-    network, counts = space.network.network, space.network.counts
-    readers = _readers(network)
-    found = []
-    for number, (operation, (_, result)) in enumerate(zip(network.operations, counts, strict=True)):
-        if operation.layer.operator not in ("conv", "transposed_conv", "linear") or result.groups != (group,):
-            continue
-        behind = readers.get(number, [])
-        norm = network.operations[behind[0]] if len(behind) == 1 else operation
-        found.append(norm.path if norm.layer.operator == "norm" else operation.path)
-    return list(dict.fromkeys(found))
-
-
-def _readers(network: Network) -> Mapping[int, list[int]]:
-    found: dict[int, list[int]] = {}
-    for number, operation in enumerate(network.operations):
-        for source in operation.inputs:
-            found.setdefault(source, []).append(number)
-    return found
 
 
 def _reaching(gates: Sequence[Tensor], sizes: Sequence[int]) -> Tensor:

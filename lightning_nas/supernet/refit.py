@@ -2,22 +2,35 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
+from torch.nn.modules.batchnorm import _BatchNorm
+from torch.utils.hooks import RemovableHandle
 
+from lightning_nas.graph.blocks import Block, blocks_of
+from lightning_nas.graph.elastic_network import read_network
 from lightning_nas.graph.eval_mode import evaluating
-from lightning_nas.supernet.source import ConvNorm, named_blocks
+from lightning_nas.graph.residuals import residuals
+from lightning_nas.supernet.least_squares import normalised, sampled_rows, solve
 
-__all__ = ["refit", "refit_block"]
+__all__ = ["FittedBlock", "fitted_blocks", "refit", "refit_block"]
 
-# Enough for a Gram matrix of a thousand channels; more positions cost time and change nothing.
-MAX_ROWS = 2**14
-# Of the mean square of the inputs. By the features of held-out images 0.1 was the best of 0.001 to 1.
-RIDGE = 0.1
+
+@dataclass(frozen=True)
+class FittedBlock:
+    """A block that can be fitted to that of a teacher.
+
+    Attributes:
+        block: Its convolutions.
+        residual: Path of the residual module that adds what it gives to its input; empty for none.
+    """
+
+    block: Block
+    residual: str = ""
 
 
 def refit(subnet: nn.Module, teacher: nn.Module, images: Tensor) -> None:
@@ -38,83 +51,139 @@ def refit(subnet: nn.Module, teacher: nn.Module, images: Tensor) -> None:
     Raises:
         ValueError: The two networks do not have the same blocks.
     """
-    students, teachers = dict(named_blocks(subnet)), dict(named_blocks(teacher))
-    if not students or students.keys() != teachers.keys():
+    blocks = fitted_blocks(teacher, images[:1])
+    missing = [f.block.project for f in blocks if not _has(subnet, f.block.project) and not _is_skipped(subnet, f)]
+    if missing:
         raise ValueError(
-            f"`subnet` and `teacher` must have the same blocks; got {len(students)} and {len(teachers)}: derive both "
-            f"from one supernet."
+            f"`subnet` and `teacher` must have the same blocks; `subnet` has none at {missing[0]!r}: derive both from"
+            " one supernet."
         )
     images = images.contiguous(memory_format=torch.channels_last)
-    with evaluating(teacher), _recording(teacher, students, teachers) as targets:
+    with evaluating(teacher), _recording(teacher, subnet, blocks) as targets:
         teacher(images)
-    norms = [module for module in subnet.modules() if isinstance(module, nn.BatchNorm2d)]
-    with evaluating(subnet), _single_pass(norms), _fitting(subnet, students, targets):
+    norms = [module for module in subnet.modules() if isinstance(module, _BatchNorm)]
+    with evaluating(subnet), _single_pass(norms), _fitting(subnet, blocks, targets):
         subnet(images)
 
 
-def refit_block(subnet: nn.Module, teacher: nn.Module, path: str, inputs: Tensor) -> None:
-    """Fit one block to the teacher's of the same name, as `refit` does, on the same inputs (N, C, H, W)."""
-    students, teachers = ({path: dict(named_blocks(network))[path]} for network in (subnet, teacher))
-    block = subnet.get_submodule(path)
-    with evaluating(teacher), _recording(teacher, students, teachers) as targets:
+def refit_block(subnet: nn.Module, teacher: nn.Module, path: str, block: FittedBlock, inputs: Tensor) -> None:
+    """Fit one block to the teacher's, as `refit` does, on the same inputs (N, C, H, W).
+
+    Args:
+        subnet: Network that `derive` gave; changed in place.
+        teacher: The network of the widest blocks, with the same channel order.
+        path: The module that runs the block and no other one.
+        block: The block.
+        inputs: What goes into it.
+    """
+    module = subnet.get_submodule(path)
+    with evaluating(teacher), _recording(teacher, subnet, [block]) as targets:
         teacher.get_submodule(path)(inputs)
-    norms = [module for module in block.modules() if isinstance(module, nn.BatchNorm2d)]
-    with evaluating(block), _single_pass(norms), _fitting(subnet, students, targets):
-        block(inputs)
+    norms = [child for child in module.modules() if isinstance(child, _BatchNorm)]
+    with evaluating(module), _single_pass(norms), _fitting(subnet, [block], targets):
+        module(inputs)
+
+
+def fitted_blocks(teacher: nn.Module, example_input: Tensor) -> list[FittedBlock]:
+    """Return the blocks of a network that can be fitted: those that give the channels of one width group in order.
+
+    Args:
+        teacher: The network.
+        example_input: One batch that it can run, shape (N, C, H, W).
+    """
+    network, _ = read_network(teacher, example_input)
+    written = {
+        operation.path: counts[1]
+        for operation, counts in zip(network.network.operations, network.counts, strict=True)
+        if operation.layer.operator == "conv"
+    }
+    found = []
+    around = [residual.path for residual in residuals(teacher, example_input)]
+    for block in blocks_of(teacher, network):
+        if len(written[block.project].gains) <= 1:
+            module = next((path for path in around if block.project.startswith(f"{path}.")), "")
+            found.append(FittedBlock(block, module))
+    # Of a residual module with several blocks, what the last one gives is added.
+    last = {fitted.residual: fitted for fitted in found}
+    return [f if last[f.residual] is f else replace(f, residual="") for f in found]
+
+
+@dataclass
+class _Target:
+    """What the teacher's block gives, by sampled positions.
+
+    Attributes:
+        output: What its projection's norm gives, shape (rows, C_out), and the residual input where that is added.
+        hidden: What its depthwise norm gives, where the subnet's block is fused.
+    """
+
+    output: Tensor
+    hidden: Tensor | None = None
 
 
 _Hook = Callable[[nn.Module, tuple[Tensor], Tensor], Tensor | None]
 
-Targets = dict[str, tuple[Tensor, Tensor | None]]
-"""For each block: rows of its output, and of its depthwise norm's output where the subnet's block is fused."""
-
 
 @contextmanager
-def _recording(
-    teacher: nn.Module, students: dict[str, tuple[ConvNorm, ...]], teachers: dict[str, tuple[ConvNorm, ...]]
-) -> Iterator[Targets]:
-    """Collect what the teacher's blocks give at sampled positions."""
-    outputs: dict[str, Tensor] = {}
-    hidden: dict[str, Tensor] = {}
-    handles = []
+def _recording(teacher: nn.Module, student: nn.Module, blocks: Sequence[FittedBlock]) -> Iterator[dict[str, _Target]]:
+    """Collect what the teacher's blocks give at sampled positions, by the path of their projection."""
+    rows: dict[str, Tensor] = {}
+    handles: list[RemovableHandle] = []
 
-    def keep(path: str, store: dict[str, Tensor], norm: nn.BatchNorm2d | None) -> _Hook:
+    def keep(key: str, norm: nn.Module | None) -> _Hook:
         def hook(module: nn.Module, inputs: tuple[Tensor], output: Tensor) -> None:
-            rows = _rows(output)
             # By hand, since timm's norms apply the activation too.
-            store[path] = rows if norm is None else _normalise(norm, rows)
+            rows[key] = normalised(norm, sampled_rows(output))
 
         return hook
 
-    for path, parts in teachers.items():
-        handles.append(teacher.get_submodule(path).register_forward_hook(keep(path, outputs, None)))
-        if _is_fused(students[path]) and not _is_fused(parts):
-            conv, norm = parts[-2]
-            handles.append(conv.register_forward_hook(keep(path, hidden, norm)))
-    targets: Targets = {}
+    def keep_input(key: str) -> Callable[[nn.Module, tuple[Tensor]], None]:
+        def hook(module: nn.Module, inputs: tuple[Tensor]) -> None:
+            rows[key] = sampled_rows(inputs[0])
+
+        return hook
+
+    for fitted in blocks:
+        block = fitted.block
+        project = teacher.get_submodule(block.project)
+        handles.append(project.register_forward_hook(keep(block.project, _module(teacher, block.project_norm))))
+        if fitted.residual:
+            module = teacher.get_submodule(fitted.residual)
+            handles.append(module.register_forward_pre_hook(keep_input(fitted.residual)))
+        if _is_fused(student, block):
+            depthwise = teacher.get_submodule(block.depthwise)
+            handles.append(depthwise.register_forward_hook(keep(block.depthwise, _module(teacher, block.norm))))
+    targets: dict[str, _Target] = {}
     try:
         yield targets
-        targets.update({path: (rows, hidden.get(path)) for path, rows in outputs.items()})
+        for fitted in blocks:
+            output = rows[fitted.block.project]
+            if fitted.residual:
+                output = output + rows[fitted.residual]
+            targets[fitted.block.project] = _Target(output, rows.get(fitted.block.depthwise))
     finally:
         for handle in handles:
             handle.remove()
 
 
 @contextmanager
-def _fitting(subnet: nn.Module, blocks: dict[str, tuple[ConvNorm, ...]], targets: Targets) -> Iterator[None]:
+def _fitting(subnet: nn.Module, blocks: Sequence[FittedBlock], targets: Mapping[str, _Target]) -> Iterator[None]:
     """Solve for each convolution when the forward pass reaches it, and go on with what it gives then."""
     handles = []
-    for path, parts in blocks.items():
-        block = subnet.get_submodule(path)
-        goal, hidden = targets[path]
-        goal = goal[:, : parts[-1][0].out_channels].clone()
-        if parts[0][0].in_channels == parts[-1][0].out_channels and _strides(parts) == 1:
-            handles.append(block.register_forward_pre_hook(_subtract_input(goal)))
-        if hidden is not None:
-            conv, norm = parts[0]
-            handles.append(conv.register_forward_hook(_solver(norm, hidden[:, : conv.out_channels])))
-        conv, norm = parts[-1]
-        handles.append(conv.register_forward_hook(_solver(norm, goal)))
+    for fitted in blocks:
+        if _is_skipped(subnet, fitted):
+            continue
+        block, target = fitted.block, targets[fitted.block.project]
+        conv = _conv(subnet, block.project)
+        goal = target.output[:, : conv.out_channels].clone()
+        if fitted.residual:
+            module = subnet.get_submodule(fitted.residual)
+            handles.append(module.register_forward_pre_hook(_subtract_input(goal)))
+        if target.hidden is not None:
+            first = _conv(subnet, block.expand)
+            hidden = target.hidden[:, : first.out_channels]
+            handles.append(first.register_forward_hook(_solver(_module(subnet, block.expand_norm), hidden)))
+        handles.append(conv.register_forward_hook(_solver(_module(subnet, block.project_norm), goal)))
     try:
         yield
     finally:
@@ -124,84 +193,49 @@ def _fitting(subnet: nn.Module, blocks: dict[str, tuple[ConvNorm, ...]], targets
 
 def _subtract_input(goal: Tensor) -> Callable[[nn.Module, tuple[Tensor]], None]:
     def hook(module: nn.Module, inputs: tuple[Tensor]) -> None:
-        goal.sub_(_rows(inputs[0]))
+        goal.sub_(sampled_rows(inputs[0]))
 
     return hook
 
 
-def _solver(norm: nn.BatchNorm2d, goal: Tensor) -> _Hook:
+def _solver(norm: nn.Module | None, goal: Tensor) -> _Hook:
     def hook(conv: nn.Module, inputs: tuple[Tensor], output: Tensor) -> Tensor:
         assert isinstance(conv, nn.Conv2d)
-        return _solve(conv, norm, inputs[0], output, goal)
+        return solve(conv, norm if isinstance(norm, _BatchNorm) else None, inputs[0], output, goal)
 
     return hook
 
 
-def _solve(conv: nn.Conv2d, norm: nn.BatchNorm2d, x: Tensor, before: Tensor, goal: Tensor) -> Tensor:
-    """Set `conv` and `norm` to the ridge regression of `goal`, shape (rows, C_out), on x; return the conv's output.
-
-    `before` is what the inherited weights give.
-
-    The ridge pulls towards the inherited weights: late blocks have more weights than the images have positions.
-    """
-    patches = _patches(x, conv)
-    patches -= patches.mean(0)
-    mean = goal.mean(0)
-    gram = (patches.T @ patches).double()
-    gram.diagonal().add_(RIDGE * gram.diagonal().mean().clamp(min=1e-12))
-    spread = (before.var((0, 2, 3), unbiased=False) + norm.eps).sqrt()
-    inherited = conv.weight.flatten(1) * (norm.weight / spread)[:, None]  # conv and norm in one
-    missing = goal - mean - patches @ inherited.T
-    weight = inherited + torch.linalg.solve(gram, (patches.T @ missing).double()).T.to(conv.weight)
-    # The filters keep their length, which in front of a norm decides only how fast they learn.
-    length = conv.weight.flatten(1).norm(dim=1)
-    factor = length / weight.norm(dim=1).clamp(min=1e-6 * float(length.mean()))
-    conv.weight.copy_((weight * factor[:, None]).view_as(conv.weight))
-    output = functional.conv2d(x, conv.weight, None, conv.stride, conv.padding)
-    var = output.var((0, 2, 3), unbiased=False)
-    norm.weight.copy_((var + norm.eps).sqrt() / factor)
-    norm.bias.copy_(mean)
-    return output
+def _module(network: nn.Module, path: str) -> nn.Module | None:
+    return network.get_submodule(path) if path else None
 
 
-def _patches(x: Tensor, conv: nn.Conv2d) -> Tensor:
-    """Return what each sampled output position reads, shape (rows, C_in * K * K)."""
-    size, stride, pad = conv.kernel_size[0], conv.stride[0], int(conv.padding[0])
-    padded = functional.pad(x, (pad, pad, pad, pad))
-    windows = padded.unfold(2, size, stride).unfold(3, size, stride)  # (N, C, H, W, K, K), a view
-    count, channels, height, width = windows.shape[:4]
-    picked = _positions(count * height * width, x.device)
-    image, place = picked // (height * width), picked % (height * width)
-    return windows[image, :, place // width, place % width].reshape(len(picked), channels * size * size)
+def _conv(network: nn.Module, path: str) -> nn.Conv2d:
+    conv = network.get_submodule(path)
+    assert isinstance(conv, nn.Conv2d)
+    return conv
 
 
-def _rows(values: Tensor) -> Tensor:
-    """Return the channels (rows, C) of a feature map (N, C, H, W) at the sampled positions."""
-    count, channels, height, width = values.shape
-    flat = values.permute(0, 2, 3, 1).reshape(-1, channels)
-    return flat[_positions(count * height * width, values.device)]
+def _has(network: nn.Module, path: str) -> bool:
+    try:
+        return isinstance(network.get_submodule(path), nn.Conv2d)
+    except AttributeError:
+        return False
 
 
-def _positions(count: int, device: torch.device) -> Tensor:
-    """Return spread positions that depend on the count alone."""
-    generator = torch.Generator().manual_seed(count)
-    return torch.randperm(count, generator=generator)[:MAX_ROWS].to(device)
+def _is_fused(network: nn.Module, block: Block) -> bool:
+    """Return whether a derived block is fused where the source's is not."""
+    if not block.depthwise or not _has(network, block.expand):
+        return False
+    return isinstance(network.get_submodule(block.depthwise), nn.Identity)
 
 
-def _normalise(norm: nn.BatchNorm2d, rows: Tensor) -> Tensor:
-    return functional.batch_norm(rows, norm.running_mean, norm.running_var, norm.weight, norm.bias, eps=norm.eps)
-
-
-def _is_fused(parts: tuple[ConvNorm, ...]) -> bool:
-    return len(parts) == 2 and parts[0][0].groups == 1
-
-
-def _strides(parts: tuple[ConvNorm, ...]) -> int:
-    return max(conv.stride[0] for conv, _ in parts)
+def _is_skipped(network: nn.Module, fitted: FittedBlock) -> bool:
+    return bool(fitted.residual) and isinstance(network.get_submodule(fitted.residual), nn.Identity)
 
 
 @contextmanager
-def _single_pass(norms: list[nn.BatchNorm2d]) -> Iterator[None]:
+def _single_pass(norms: list[_BatchNorm]) -> Iterator[None]:
     """Let batch norms normalise by the one batch to come, and keep its statistics."""
     momenta = [norm.momentum for norm in norms]
     for norm in norms:

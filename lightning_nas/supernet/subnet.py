@@ -7,7 +7,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor, nn
 
-from lightning_nas.graph.width_groups import WidthGroup
+from lightning_nas.graph.width_groups import WidthGroups
 from lightning_nas.space.block_option import BlockOption
 from lightning_nas.space.choice import Choice
 from lightning_nas.space.multiplier import DepthMultiplier
@@ -32,9 +32,8 @@ def architecture_of(subnet: nn.Module, supernet: Supernet) -> Architecture:
     """
     space = supernet.space
     widths = list(space.network.sizes)
-    groups = supernet.leaves.groups.groups
     for number in space.network.open:
-        widths[number] = _width(subnet, groups[number], widths[number])
+        widths[number] = _width(subnet, supernet.leaves.groups, number)
     options = [_option(subnet, choice, widths, space) for choice in space.choices]
     architecture = space.member(widths, options)
     space.encode(architecture)
@@ -88,18 +87,15 @@ def _narrowed(choice: Choice, option: BlockOption) -> Choice:
     return replace(choice, options=tuple(dict.fromkeys([choice.own, option])))
 
 
-def _width(subnet: nn.Module, group: WidthGroup, size: int) -> int:
+def _width(subnet: nn.Module, groups: WidthGroups, number: int) -> int:
     """Return the width of a group, by a parameter that has the channels of no other one."""
-    for (name, dim), count in group.slots:
-        path, _, attribute = name.rpartition(".")
-        tensor = _tensor(subnet, path, attribute)
-        if (
-            tensor is not None
-            and tensor.ndim > dim
-            and tensor.shape[dim] % count == 0
-            and tensor.shape[dim] <= size * count
-        ):
-            return tensor.shape[dim] // count
+    size = groups.groups[number].size
+    for (name, dim), count in groups.groups[number].slots:
+        if (groups.places(groups.slots[name, dim])[0] == number).all():
+            path, _, attribute = name.rpartition(".")
+            tensor = _tensor(subnet, path, attribute)
+            if tensor is not None and tensor.ndim > dim and tensor.shape[dim] % count == 0:
+                return tensor.shape[dim] // count
     return size
 
 
