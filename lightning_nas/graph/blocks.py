@@ -95,8 +95,8 @@ def blocks_of(model: nn.Module, network: ElasticNetwork) -> tuple[Block, ...]:
         >>> from lightning_nas.graph.elastic_network import elastic_network
         >>> net = mobilenet_v2()
         >>> found = blocks_of(net, elastic_network(net, torch.zeros(1, 3, 64, 64)))
-        >>> len(found), found[0].kind, found[0].expand, found[0].activation
-        (16, 'ibn', 'features.2.conv.0.0', 'features.2.conv.1.2')
+        >>> len(found), found[1].kind, found[1].expand, found[1].activation
+        (17, 'ibn', 'features.2.conv.0.0', 'features.2.conv.1.2')
     """
     finder = _Finder(model, network)
     return tuple(block for number in network.groups.open if (block := finder.block(number)) is not None)
