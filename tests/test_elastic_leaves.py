@@ -31,24 +31,24 @@ def test_the_network_at_some_widths_is_the_plain_one_bit_by_bit(name):
     before, keys = outputs(network, images), list(network.state_dict())
     classes = {path: type(module) for path, module in network.named_modules()}
     leaves = elastic_leaves(network, width_groups(network, images))
-    leaves.set_widths({})
+    leaves.run({})
     assert all(torch.equal(a, b) for a, b in zip(before, outputs(network, images), strict=True))
     assert list(network.state_dict()) == keys
     assert all(isinstance(module, classes[path]) for path, module in network.named_modules())
     for seed in range(3):
         widths = zoo.drawn(leaves.groups, seed)
-        leaves.set_widths(widths)
+        leaves.run(widths)
         plain = leaves.derive(widths)
         assert {path: type(module) for path, module in plain.named_modules()} == classes
         assert all(torch.equal(a, b) for a, b in zip(outputs(network, images), outputs(plain, images), strict=True))
-    leaves.set_widths({})
+    leaves.run({})
     assert all(torch.equal(a, b) for a, b in zip(before, outputs(network, images), strict=True))
 
 
 def test_only_what_was_chosen_learns():
     network, images = zoo.build("own/unet")
     leaves = elastic_leaves(network, width_groups(network, images))
-    leaves.set_widths({number: leaves.groups.groups[number].size // 2 for number in leaves.groups.open})
+    leaves.run({number: leaves.groups.groups[number].size // 2 for number in leaves.groups.open})
     network.train()
     network(torch.rand(2, 3, 64, 64)).square().mean().backward()
     whole = dict(network.named_parameters())["encoder.0.0.0.weight"].grad

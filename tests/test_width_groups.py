@@ -177,14 +177,14 @@ def test_modules_that_add_to_their_input_can_be_left_out(name, count):
 @pytest.mark.parametrize(
     ("name", "counts"),
     [
-        ("torchvision/mobilenet_v2", {"ibn": 16}),
+        ("torchvision/mobilenet_v2", {"ds": 1, "ibn": 16}),
         ("torchvision/mobilenet_v3_large", {"ibn": 14}),
         ("torchvision/resnet18", {"basic": 8}),
         ("segmentation/lraspp_mobilenet_v3_large", {"ibn": 14}),
-        ("detection/fcos_mobilenet_v2_fpn", {"ibn": 16}),
-        ("timm/efficientnet_b0", {"ibn": 15}),
+        ("detection/fcos_mobilenet_v2_fpn", {"ds": 1, "ibn": 16}),
+        ("timm/efficientnet_b0", {"ds": 1, "ibn": 15}),
         ("timm/mobilenet_edgetpu_v2_xs", {"fused": 5, "ibn": 12}),
-        ("own/mobilenet", {"ibn": 16}),
+        ("own/mobilenet", {"ds": 1, "ibn": 16}),
         ("own/yolo", {"basic": 8, "fused": 5}),
     ],
 )
@@ -193,9 +193,36 @@ def test_blocks_are_told_from_the_groups_alone(name, counts):
     found = blocks_of(network, elastic_network(network, images))
     assert Counter(block.kind for block in found) == counts
     for block in found:
-        assert not block.unfusable
-        assert isinstance(network.get_submodule(block.expand), nn.Conv2d)
-        assert (block.depthwise != "") == (block.kind == "ibn")
+        assert bool(block.unfusable) == (block.kind == "ds")
+        assert (block.expand == "") == (block.kind == "ds")
+        assert (block.depthwise != "") == (block.kind in ("ibn", "ds"))
+        for path in filter(None, (block.expand, block.depthwise, block.project)):
+            assert isinstance(network.get_submodule(path), nn.Conv2d)
+        for path in filter(None, (block.expand_norm, block.norm, block.project_norm)):
+            assert isinstance(network.get_submodule(path), nn.BatchNorm2d)
+
+
+@pytest.mark.parametrize(
+    ("name", "first", "last"),
+    [
+        ("torchvision/mobilenet_v2", ("ds", "features.1.conv"), ("ibn", "features.17.conv")),
+        ("timm/mobilenetv4_conv_small", ("basic", ""), ("ibn", "blocks.3.5")),
+        ("torchvision/resnet18", ("basic", "layer1.0"), ("basic", "layer4.1")),
+        ("timm/tf_efficientnet_lite0", ("ds", "blocks.0.0"), ("ibn", "blocks.6.0")),
+    ],
+)
+def test_a_block_names_the_module_that_runs_it_alone(name, first, last):
+    network, images = zoo.build(name)
+    found = blocks_of(network, elastic_network(network, images))
+    assert [(block.kind, block.module) for block in (found[0], found[-1])] == [first, last]
+
+
+def test_a_norm_that_applies_its_activation_holds_it():
+    network, images = zoo.build("timm/tf_efficientnet_lite0")
+    block = blocks_of(network, elastic_network(network, images))[-1]
+    assert (block.expand_norm, block.expand_activation) == ("blocks.6.0.bn1", "blocks.6.0.bn1.act")
+    assert (block.norm, block.activation) == ("blocks.6.0.bn2", "blocks.6.0.bn2.act")
+    assert block.project_norm == "blocks.6.0.bn3"
 
 
 def test_the_page_of_networks_is_what_its_record_says():

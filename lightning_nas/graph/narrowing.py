@@ -12,10 +12,9 @@ from torch.nn.modules.conv import _ConvNd
 
 from lightning_nas.graph.width_groups import WidthGroups
 
-__all__ = ["masked", "narrowed"]
+__all__ = ["masked", "narrow", "narrowed"]
 
 
-@torch.no_grad()
 def narrowed(model: nn.Module, groups: WidthGroups, widths: Mapping[int, int]) -> nn.Module:
     """Return a plain copy of a network at other widths: its own classes with smaller parameters.
 
@@ -32,12 +31,25 @@ def narrowed(model: nn.Module, groups: WidthGroups, widths: Mapping[int, int]) -
         Conv2d(6, 4, kernel_size=(1, 1), stride=(1, 1))
     """
     copy = deepcopy(model)
+    narrow(copy, groups, widths)
+    return copy
+
+
+@torch.no_grad()
+def narrow(model: nn.Module, groups: WidthGroups, widths: Mapping[int, int]) -> None:
+    """Cut the parameters of a network to other widths, in place, and what its modules say of their sizes.
+
+    Args:
+        model: The network.
+        groups: Its width groups.
+        widths: For groups, by number, how many of their leading channels are kept.
+    """
     cuts: dict[str, dict[int, Tensor]] = {}
     for name, dim in groups.slots_of(list(widths)):
         cuts.setdefault(name, {})[dim] = torch.from_numpy(groups.kept((name, dim), widths))
     for name, kept in cuts.items():
         path, _, attribute = name.rpartition(".")
-        owner = copy.get_submodule(path)
+        owner = model.get_submodule(path)
         whole = getattr(owner, attribute)
         part = whole.detach()
         for dim, index in kept.items():
@@ -47,7 +59,6 @@ def narrowed(model: nn.Module, groups: WidthGroups, widths: Mapping[int, int]) -
         else:
             setattr(owner, attribute, part.contiguous())
         _follow(owner, attribute, whole)
-    return copy
 
 
 @torch.no_grad()

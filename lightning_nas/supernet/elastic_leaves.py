@@ -2,199 +2,258 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from copy import deepcopy
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import dataclass
+from typing import cast
 
 import torch
-from torch import Tensor, nn
+from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.conv import _ConvNd
 
-from lightning_nas.graph.narrowing import narrowed
+from lightning_nas.graph.blocks import Block, BlockForm
+from lightning_nas.graph.narrowing import narrow
 from lightning_nas.graph.width_groups import WidthGroups
+from lightning_nas.supernet.alternates import Kernel, Offer, Run, offered, with_alternates
+from lightning_nas.supernet.elastic_class import (
+    IDENTITY,
+    Extent,
+    chosen_of,
+    elastic_modules,
+    make_elastic,
+    make_plain,
+)
+from lightning_nas.supernet.extents import Extents
 
 __all__ = ["ElasticLeaves", "elastic_leaves"]
 
-Cut = tuple[int, int, Tensor | None]
-"""A dimension, how many of its indices are kept, and which; None for the leading ones."""
-
-_CHOSEN = "_chosen"
-
-
-@dataclass
-class _Chosen:
-    """What a leaf runs on.
-
-    Attributes:
-        num_groups: Groups of a convolution or of a group norm at full width; 1 for other leaves.
-        cuts: For each elastic parameter or buffer how it is cut.
-    """
-
-    num_groups: int
-    cuts: dict[str, tuple[Cut, ...]] = field(default_factory=dict)
+_ATTRIBUTES = ("groups", "num_groups", "normalized_shape", "kernel_size", "padding", "_reversed_padding_repeated_twice")
 
 
 @dataclass(frozen=True, eq=False)
 class ElasticLeaves:
-    """The modules of a network that hold channels of its open groups, elastic.
+    """The modules of a network that hold channels of its open groups, elastic, and the forms of its blocks.
 
     Attributes:
-        model: The network; it runs at the widths that were set last.
-        groups: Its width groups.
-        tensors: For each elastic parameter or buffer the module that has it, by name.
+        model: The network; it runs as was set last.
+        groups: Its width groups, those of alternates included.
+        offers: The forms of the blocks that have several.
+        residuals: Paths of the modules that can be skipped.
+        extents: How many channels run.
+        counted: Modules that say of themselves how many channels run.
+        named: By path the modules that are elastic.
     """
 
     model: nn.Module
     groups: WidthGroups
-    tensors: Mapping[str, nn.Module]
+    offers: tuple[Offer, ...]
+    residuals: tuple[str, ...]
+    extents: Extents
+    counted: tuple[nn.Module, ...]
+    named: Mapping[str, nn.Module]
 
-    def set_widths(self, widths: Mapping[int, int]) -> None:
-        """Let the network run on the leading channels of groups; those that are not named are whole.
-
-        Args:
-            widths: By number of the group, how many of its channels are kept.
-        """
-        for name, owner in self.tensors.items():
-            attribute = name.rpartition(".")[2]
-            whole = _whole(owner, attribute)
-            chosen = _chosen(owner)
-            chosen.cuts[attribute] = self._cuts(name, whole, widths)
-            if attribute == "weight":
-                _set_counts(owner, whole, chosen.num_groups)
-
-    def derive(self, widths: Mapping[int, int]) -> nn.Module:
-        """Return a plain copy of the network at some widths: the user's classes, with smaller parameters.
+    def run(self, widths: Mapping[int, int], forms: Sequence[BlockForm] = (), skipped: Collection[str] = ()) -> None:
+        """Let the network run on the leading channels of groups, its blocks in some forms, without some residuals.
 
         Args:
-            widths: By number of the group, how many of its channels are kept.
+            widths: By number of the group, how many of its channels are kept; those that are not named are whole.
+            forms: The form of each block of `offers`; by default their own.
+            skipped: Paths of the modules of `residuals` that give back their input.
+
+        Raises:
+            ValueError: A form is not offered, or a module cannot be skipped.
         """
-        copy = deepcopy(self.model)
-        for name in self.tensors:
-            owner = copy.get_submodule(name.rpartition(".")[0])
-            if hasattr(owner, _CHOSEN):
-                num_groups = _chosen(owner).num_groups
-                delattr(owner, _CHOSEN)
-                owner.__class__ = type(owner).__bases__[0]
-                if isinstance(getattr(owner, "weight", None), Tensor):
-                    _set_counts(owner, _whole(owner, "weight"), num_groups)
-        return narrowed(copy, self.groups, widths)
+        runs = self._runs(forms, skipped)
+        self.extents.set(widths, next(self.model.parameters()).device)
+        for module in self.counted:
+            _set_counts(module)
+        for run in runs:
+            for path, name in run.names.items():
+                chosen_of(self.named[path]).runs = name
+            if run.kernel is not None:
+                _set_kernel(self.named[run.kernel.path], run.kernel)
+        for path in self.residuals:
+            chosen_of(self.named[path]).runs = IDENTITY if path in skipped else ""
 
-    def _cuts(self, name: str, whole: Tensor, widths: Mapping[int, int]) -> tuple[Cut, ...]:
-        cuts = []
-        for dim in range(whole.ndim):
-            if (name, dim) not in self.groups.slots:
-                continue
-            kept = torch.from_numpy(self.groups.kept((name, dim), widths))
-            if len(kept) < whole.shape[dim]:
-                is_leading = bool((kept == torch.arange(len(kept))).all())
-                cuts.append((dim, len(kept), None if is_leading else kept.to(whole.device)))
-        return tuple(cuts)
+    def use_batch_statistics(self, use: bool) -> None:
+        """Let all batch norms normalise by the batch, in evaluation too, and leave their running statistics alone.
+
+        Args:
+            use: Whether they do; if not, they work as they did in the network.
+        """
+        for module in elastic_modules(self.model):
+            if isinstance(module, _BatchNorm):
+                chosen_of(module).batch_statistics = use
+
+    def derive(
+        self,
+        widths: Mapping[int, int],
+        forms: Sequence[BlockForm] = (),
+        skipped: Collection[str] = (),
+        copy_of: nn.Module | None = None,
+    ) -> nn.Module:
+        """Return a plain copy of the network as it would `run`: the user's classes, with smaller parameters.
+
+        Args:
+            widths: As in `run`.
+            forms: As in `run`.
+            skipped: As in `run`.
+            copy_of: What to copy in place of the network; one that was made elastic in the same way.
+        """
+        copy = deepcopy(self.model if copy_of is None else copy_of)
+        self.strip(copy, widths, forms, skipped)
+        return copy
+
+    @torch.no_grad()
+    def strip(
+        self,
+        network: nn.Module,
+        widths: Mapping[int, int],
+        forms: Sequence[BlockForm] = (),
+        skipped: Collection[str] = (),
+    ) -> None:
+        """Make a copy of the network plain, in place, such as the one within a copy of a larger module.
+
+        Args:
+            network: A deep copy of the network; the leaves of the network itself stay elastic.
+            widths: As in `run`.
+            forms: As in `run`.
+            skipped: As in `run`.
+        """
+        runs = self._runs(forms, skipped)
+        for module in elastic_modules(network):
+            make_plain(module)
+        narrow(network, self.groups, widths)
+        placed: dict[nn.Module, nn.Module] = {}
+        for run in runs:
+            if run.kernel is not None:
+                _cut_kernel(network.get_submodule(run.kernel.path), run.kernel)
+            for path, name in run.names.items():
+                leaf = network.get_submodule(path)
+                if name:
+                    placed[leaf] = _identity(leaf) if name == IDENTITY else leaf.get_submodule(name)
+        for offer in self.offers:
+            for path, name in offer.alternates:
+                del network.get_submodule(path)._modules[name]
+        for path in skipped:
+            placed[network.get_submodule(path)] = _identity(network.get_submodule(path))
+        _place(network, placed)
+
+    def _runs(self, forms: Sequence[BlockForm], skipped: Collection[str]) -> list[Run]:
+        if unknown := set(skipped) - set(self.residuals):
+            raise ValueError(f"Only {list(self.residuals)} can be skipped; got {sorted(unknown)}.")
+        chosen = forms or [offer.own for offer in self.offers]
+        return [offer.run(form) for offer, form in zip(self.offers, chosen, strict=True)]
 
 
-def elastic_leaves(model: nn.Module, groups: WidthGroups) -> ElasticLeaves:
+def elastic_leaves(
+    model: nn.Module,
+    groups: WidthGroups,
+    offers: Sequence[tuple[Block, Sequence[BlockForm]]] = (),
+    residuals: Sequence[str] = (),
+) -> ElasticLeaves:
     """Make the leaves of a network elastic, in place: they keep their forward pass, parameters and names of these.
 
     Each gets a class that is derived from its own, in which an elastic parameter is read as the part that is chosen.
+    Where a block can be of another kind, some get submodules that run in their place. All batch norms become elastic.
+    The network computes what it did until something is chosen.
 
     Args:
         model: The network.
         groups: Its width groups; those that are frozen keep their width.
+        offers: Blocks, each with the forms that it can have; its own always is one.
+        residuals: Paths of modules that can be skipped.
+
+    Raises:
+        ValueError: The network is elastic already, or a block cannot have a form. It is unchanged then.
 
     Example::
 
         >>> from lightning_nas.graph.width_groups import width_groups
         >>> net = nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.ReLU(), nn.Conv2d(8, 4, 1))
         >>> leaves = elastic_leaves(net, width_groups(net, torch.zeros(1, 3, 8, 8)))
-        >>> leaves.set_widths({0: 6})
+        >>> leaves.run({0: 6})
         >>> net[:3](torch.zeros(1, 3, 8, 8)).shape[1], leaves.derive({0: 6})[3]
         (6, Conv2d(6, 4, kernel_size=(1, 1), stride=(1, 1)))
     """
-    names = sorted({name for name, _ in groups.slots_of(groups.open)})
-    tensors = {name: model.get_submodule(name.rpartition(".")[0]) for name in names}
-    attributes: dict[nn.Module, list[str]] = {}
-    for name, owner in tensors.items():
-        attributes.setdefault(owner, []).append(name.rpartition(".")[2])
-    for owner, found in attributes.items():
-        owner.__class__ = _elastic_class(type(owner), tuple(sorted(set(found))))
-        setattr(owner, _CHOSEN, _Chosen(_num_groups(owner)))
-    return ElasticLeaves(model, groups, tensors)
+    if elastic_modules(model):
+        raise ValueError("The network is elastic already. HINT: convert one that is not a supernet.")
+    found = offered(model, offers)
+    groups = with_alternates(groups, found)
+    extents = Extents(groups)
+    slots: dict[str, dict[str, list[tuple[int, Extent]]]] = {}
+    for name, dim in sorted(groups.slots_of(groups.open)):
+        path, _, attribute = name.rpartition(".")
+        slots.setdefault(path, {}).setdefault(attribute, []).append((dim, extents.of((name, dim))))
+    kernels = {run.kernel.path for offer in found for run in offer.runs.values() if run.kernel is not None}
+    norms = {path for path, module in model.named_modules() if isinstance(module, _BatchNorm)}
+    leaves = {path for offer in found for run in offer.runs.values() for path in run.names}
+    named = {path: model.get_submodule(path) for path in sorted({*slots, *kernels, *norms, *leaves, *residuals})}
+    for path, module in named.items():
+        _make_leaf(module, slots.get(path, {}), path in kernels)
+    counted = tuple(module for path, module in named.items() if "weight" in slots.get(path, {}) and _is_counted(module))
+    made = ElasticLeaves(model, groups, found, tuple(residuals), extents, counted, named)
+    made.run({})
+    return made
 
 
-_classes: dict[tuple[type[nn.Module], tuple[str, ...]], type[nn.Module]] = {}
+def _make_leaf(module: nn.Module, cuts: Mapping[str, Sequence[tuple[int, Extent]]], has_kernels: bool) -> None:
+    names = {*cuts, *(["weight"] if has_kernels else [])}
+    attributes = {name: vars(module)[name] for name in _ATTRIBUTES if name in vars(module)}
+    taps = module.kernel_size[0] if has_kernels and isinstance(module, nn.Conv2d) else 0
+    chosen = make_elastic(module, sorted(names))
+    chosen.attributes = attributes
+    chosen.extents = {name: tuple(found) for name, found in cuts.items()}
+    if taps:
+        chosen.kernel = Extent(taps, taps, is_centred=True)
+        chosen.extents["weight"] = (*chosen.extents.get("weight", ()), (2, chosen.kernel), (3, chosen.kernel))
 
 
-def _elastic_class(plain: type[nn.Module], attributes: tuple[str, ...]) -> type[nn.Module]:
-    """Return a class derived from one of modules, in which some parameters are read as their chosen part."""
-    key = plain, attributes
-    if key not in _classes:
-        _classes[key] = type(f"Elastic{plain.__name__}", (plain,), {name: property(_read(name)) for name in attributes})
-    return _classes[key]
+def _is_counted(module: nn.Module) -> bool:
+    is_grouped = isinstance(module, _ConvNd) and module.groups > 1 and not isinstance(module, nn.ConvTranspose2d)
+    return is_grouped or isinstance(module, (nn.GroupNorm, nn.LayerNorm))
 
 
-def _read(attribute: str) -> Callable[[nn.Module], Tensor]:
-    def read(module: nn.Module) -> Tensor:
-        part, cuts = _whole(module, attribute), _chosen(module).cuts.get(attribute, ())
-        if part.ndim > 1 and any(index is None for _, _, index in cuts):
-            counts = {dim: count for dim, count, index in cuts if index is None}
-            part = _Leading.apply(part, tuple(slice(counts.get(dim)) for dim in range(part.ndim)))
-        for dim, count, index in cuts:
-            if index is not None:
-                part = part.index_select(dim, index)
-            elif part.ndim == 1:
-                part = part.narrow(0, 0, count)  # a view, so that a norm tracks the statistics of the channels that run
-        return part
-
-    return read
-
-
-class _Leading(torch.autograd.Function):
-    """The leading part of a weight along several dimensions, as one operation.
-
-    It is a copy: products of matrices are rounded by their layout, and so the network computes what the plain one does,
-    bit by bit. A slice a dimension would fill a tensor for each in the backward pass.
-    """
-
-    @staticmethod
-    def forward(ctx: Any, whole: Tensor, region: tuple[slice, ...]) -> Tensor:
-        ctx.region, ctx.shape = region, whole.shape
-        return whole[region].contiguous()
-
-    @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
-        whole = gradients[0].new_zeros(ctx.shape)
-        whole[ctx.region] = gradients[0]
-        return whole, None
-
-
-def _chosen(module: nn.Module) -> _Chosen:
-    chosen = vars(module)[_CHOSEN]
-    assert isinstance(chosen, _Chosen)
-    return chosen
-
-
-def _whole(module: nn.Module, attribute: str) -> Tensor:
-    """Return a parameter or buffer as it is, whatever part of it is chosen."""
-    whole = nn.Module.__getattr__(module, attribute)
-    assert isinstance(whole, Tensor)
-    return whole
-
-
-def _num_groups(owner: nn.Module) -> int:
-    if isinstance(owner, _ConvNd):
-        return owner.groups
-    return owner.num_groups if isinstance(owner, nn.GroupNorm) else 1
-
-
-def _set_counts(owner: nn.Module, whole: Tensor, num_groups: int) -> None:
+def _set_counts(module: nn.Module) -> None:
     """Let what a module says of groups and sizes follow its weight."""
-    weight = owner.weight
-    assert isinstance(weight, Tensor)
+    chosen = chosen_of(module)
+    extents = chosen.extents["weight"]
+    if isinstance(module, nn.LayerNorm):
+        shape = list(cast(tuple[int, ...], chosen.attributes["normalized_shape"]))
+        for dim, extent in extents:
+            shape[dim] = extent.count
+        module.normalized_shape = tuple(shape)
+        return
     # What one group gives stays, so fewer channels are fewer groups.
-    kept = 1 if num_groups == 1 else len(weight) * num_groups // len(whole)
-    if isinstance(owner, _ConvNd) and not isinstance(owner, nn.ConvTranspose2d):
-        owner.groups = kept
-    elif isinstance(owner, nn.GroupNorm):
-        owner.num_groups = kept
-    elif isinstance(owner, nn.LayerNorm):
-        owner.normalized_shape = tuple(weight.shape)
+    name = "num_groups" if isinstance(module, nn.GroupNorm) else "groups"
+    for dim, extent in extents:
+        if dim == 0:
+            vars(module)[name] = extent.count * cast(int, chosen.attributes[name]) // extent.size
+
+
+def _set_kernel(module: nn.Module, kernel: Kernel) -> None:
+    extent = chosen_of(module).kernel
+    assert extent is not None
+    extent.count = kernel.size
+    vars(module).update(kernel.attributes)
+
+
+def _cut_kernel(module: nn.Module, kernel: Kernel) -> None:
+    assert isinstance(module, nn.Conv2d)
+    taps = Extent(module.weight.shape[2], kernel.size, is_centred=True).region
+    part = module.weight.detach()[:, :, taps, taps].contiguous()
+    module.weight = nn.Parameter(part, module.weight.requires_grad)
+    vars(module).update(kernel.attributes)
+
+
+def _identity(module: nn.Module) -> nn.Module:
+    return nn.Identity().train(module.training)
+
+
+def _place(network: nn.Module, placed: Mapping[nn.Module, nn.Module]) -> None:
+    """Put modules in the places of others, wherever these are registered."""
+    for owner in list(network.modules()):
+        for name, child in owner.named_children():
+            if child in placed:
+                owner._modules[name] = placed[child]
