@@ -23,16 +23,15 @@ from lightning_nas.estimator.measure.backend import UnsupportedError
 from lightning_nas.estimator.measure.campaign import measure
 from lightning_nas.estimator.measure.sampling import random_networks as networks
 from lightning_nas.estimator.measure.sampling import sample
+from lightning_nas.estimator.measure.sampling.chain_networks import Block, chain_parts
 from lightning_nas.estimator.measure.sampling.random_networks import CORRECTING, JUDGING, subnets
 from lightning_nas.estimator.measure.whole import measure_networks
 from lightning_nas.estimator.measurements import Figures
-from lightning_nas.graph.decompose import split
+from lightning_nas.graph.decompose import decompose, split
 from lightning_nas.graph.network import Network
 from lightning_nas.graph.subgraph import Subgraph
 from lightning_nas.graph.trace import trace
-from lightning_nas.space.options import SpaceOptions
-from lightning_nas.space.spec import SearchSpace
-from lightning_nas.supernet import space_of
+from lightning_nas.space.curate import curated_widths
 
 
 class Chip:
@@ -209,14 +208,25 @@ def test_enough_stock_networks_at_other_sizes_than_the_operators_in_tables():
     assert len({size for _, _, size in networks._STOCK[JUDGING]}) >= 5
 
 
-def test_spaces_are_those_around_stock_networks():
-    for source in json.loads(networks._SPACES.read_text()):
-        image = torch.zeros(1, 3, source["size"], source["size"])
-        options = {name: tuple(source[name]) for name in ("expansions", "kernels", "ratios")}
-        # What judges stays the same: these spaces were drawn before stem and head were searched.
-        ends = {"stem_widths": (), "head_widths": ()}
-        space = space_of(timm.create_model(source["source"]), image, lanes=1, options=SpaceOptions(**options, **ends))
-        assert SearchSpace.from_json(json.dumps(source["space"])) == space
+@pytest.mark.parametrize("source", json.loads(networks._SPACES.read_text()), ids=lambda s: f"{s['source']}@{s['size']}")
+def test_subnets_are_of_spaces_around_stock_networks(source):
+    space = source["space"]
+    own = decompose(timm.create_model(source["source"]), torch.zeros(1, 3, source["size"], source["size"]))
+    numbers = iter(space["reference"])
+    references = [[block["options"][next(numbers)] for block in stage["blocks"]] for stage in space["stages"]]
+    stages = []
+    for stage, multiplier, chosen in zip(space["stages"], space["multipliers"], references, strict=True):
+        full, strides = stage["width"], [block["stride"] for block in stage["blocks"]]
+        stages.append([Block(**o, stride=s, out_channels=full) for o, s in zip(chosen, strides, strict=True)])
+        assert [w for (w,) in multiplier["widths"]] == list(curated_widths(full, source["ratios"], 1))
+        for block, option in zip(stage["blocks"], chosen, strict=True):
+            kernels = {option["kernel"], *source["kernels"]}
+            kinds, expansions = (("ibn", "fused"), source["expansions"]) if option["kind"] == "ibn" else (("ds",), (1,))
+            grid = [tuple(o.values()) for o in block["options"]]
+            assert sorted(grid) == sorted(itertools.product(kinds, expansions, kernels))
+    stem = space["stem"]["width"], space["stem"]["stride"]
+    parts = chain_parts(space["input_size"], stem, stages, space["head"]["width"], space["num_classes"])
+    assert [(str(part), part.residual) for part in parts] == [(str(part), part.residual) for part in own]
 
 
 def test_subnets_fill_the_lanes():

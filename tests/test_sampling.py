@@ -32,9 +32,15 @@ def test_the_same_is_drawn_as_for_the_shipped_tables(draw, expected):
     assert digest(draw()) == expected
 
 
-@pytest.mark.parametrize(("seed", "expected"), [(JUDGING, "8451fe3b1f71c1e4"), (CORRECTING, "1c9d96a3bc39fc48")])
-def test_estimators_are_judged_and_corrected_by_the_same_subnets(seed, expected):
-    assert digest([part for _, network in subnets(16, seed, 6) for part in split(network)]) == expected
+@pytest.mark.parametrize(
+    ("seed", "expected", "text"),
+    [(JUDGING, "8451fe3b1f71c1e4", "219d0cdd14f3b092"), (CORRECTING, "1c9d96a3bc39fc48", "0171a0af2e077797")],
+)
+def test_estimators_are_judged_and_corrected_by_the_same_subnets(seed, expected, text):
+    found = list(subnets(16, seed, 12))
+    assert digest([part for _, network in found[:6] for part in split(network)]) == expected
+    # What was measured is found again by this text, see `measure_networks`.
+    assert hashlib.sha256("".join(name + repr(network) for name, network in found).encode()).hexdigest()[:16] == text
 
 
 def test_networks_are_drawn_one_after_the_other():

@@ -12,18 +12,20 @@ import torch
 import torchvision
 from torch import nn
 
-from lightning_nas.graph.network import Network
+from lightning_nas.estimator.measure.sampling.chain_networks import Block, chain_parts
+from lightning_nas.graph.network import Network, chain
+from lightning_nas.graph.subgraph import Subgraph
 from lightning_nas.graph.trace import trace
-from lightning_nas.space.network import network_of
-from lightning_nas.space.spec import SearchSpace
+from lightning_nas.io.reading import JsonObject
+from lightning_nas.space.lanes import round_to_lanes
 
 __all__ = ["CORRECTING", "JUDGING", "stock_networks", "subnets"]
 
 JUDGING, CORRECTING = 20_000, 30_000
 """Seeds of the networks that an estimator is judged by and is corrected by: no table is of one of them."""
 
-# Spaces that `space_of` makes around stock networks, with widths in steps of one channel, and what they are made from:
-# estimators know spaces, not supernets.
+# Chains around stock networks: for each stage the widths, in steps of one channel, that it can have, and for each block
+# its options. What judges stays the same, whatever spaces a search offers.
 _SPACES = Path(__file__).with_name("spaces.json")
 
 # Sizes differ from those at which the operators of stock networks are measured for tables.
@@ -92,13 +94,13 @@ def subnets(lanes: int, seed: int, num_networks: int) -> Iterator[tuple[str, Net
     """
     rng = random.Random(seed)
     sources = json.loads(_SPACES.read_text())
-    spaces = [SearchSpace.from_json(json.dumps(source["space"])).curate(lanes) for source in sources]
+    spaces = [source["space"] for source in sources]
+    widths = [_stage_widths(space, lanes) for space in spaces]
     for number in range(num_networks):
-        index = number % len(spaces)
-        encoding = [rng.randrange(count) for count in spaces[index].node_sizes]
+        index = number % len(sources)
         source = sources[index]
         name = f"subnet {number} of {source['source']}@{source['size']}"
-        yield name, network_of(spaces[index].decode(encoding))
+        yield name, chain(_sample_subnet(rng, spaces[index], widths[index]))
 
 
 def stock_networks(seed: int) -> Iterator[tuple[str, Network]]:
@@ -106,6 +108,26 @@ def stock_networks(seed: int) -> Iterator[tuple[str, Network]]:
     for name, width, size in _STOCK[seed]:
         network = trace(_model(name, width), torch.zeros(1, 3, size, size))
         yield f"{name.split('.')[-1]}{f' x{width:g}' if width != 1 else ''}@{size}", network
+
+
+def _stage_widths(space: JsonObject, lanes: int) -> list[list[int]]:
+    """Return for each stage the widths that it can have on a device, ascending; the full one is always among them."""
+    columns = [[width for (width,) in multiplier["widths"]] for multiplier in space["multipliers"]]
+    # Rounding up must not pass the full width, the last.
+    return [sorted({*(min(c[-1], round_to_lanes(width, lanes)) for width in c), c[-1]}) for c in columns]
+
+
+def _sample_subnet(rng: random.Random, space: JsonObject, stage_widths: list[list[int]]) -> list[Subgraph]:
+    # All widths are drawn before all blocks: another order of draws would give other networks.
+    widths = [column[rng.randrange(len(column))] for column in stage_widths]
+    stages = []
+    for width, stage in zip(widths, space["stages"], strict=True):
+        options = [block["options"][rng.randrange(len(block["options"]))] for block in stage["blocks"]]
+        strides = [block["stride"] for block in stage["blocks"]]
+        pairs = zip(options, strides, strict=True)
+        stages.append([Block(**option, stride=stride, out_channels=width) for option, stride in pairs])
+    stem = space["stem"]["width"], space["stem"]["stride"]
+    return chain_parts(space["input_size"], stem, stages, space["head"]["width"], space["num_classes"])
 
 
 def _model(name: str, width: float) -> nn.Module:
