@@ -1,7 +1,6 @@
-"""Supernets: elastic layers, conversion, derivation and refit, in plain PyTorch."""
+"""Supernets: elastic leaves, conversion, derivation and refit, in plain PyTorch."""
 
-from lightning_nas.supernet.choice import ChoiceBlock as ChoiceBlock
-from lightning_nas.supernet.convert import space_of as space_of
+from lightning_nas.space.read import space_of as space_of
 from lightning_nas.supernet.convert import supernet_from as supernet_from
 from lightning_nas.supernet.derive import derive as derive
 from lightning_nas.supernet.derive import recalibrate as recalibrate
