@@ -15,7 +15,7 @@ from lightning_nas import load_subnet
 from lightning_nas.jobs.network_options import checked_options
 from lightning_nas.space.spec import Architecture
 from lightning_nas.supernet import derive, space_of, stock_network, supernet_from
-from lightning_nas.supernet.stock import read_weights
+from lightning_nas.supernet.weights import read_weights
 from lightning_nas.tasks.detector import detector
 from lightning_nas.tasks.segmenter import segmenter
 

@@ -17,8 +17,8 @@ from lightning_nas.jobs.network_options import checked_options
 from lightning_nas.space.spec import Architecture
 from lightning_nas.supernet import derive, stock_network
 from lightning_nas.supernet.agreement import outputs_of
-from lightning_nas.supernet.stock import read_weights
 from lightning_nas.supernet.subnet import supernet_with
+from lightning_nas.supernet.weights import read_weights
 from lightning_nas.tasks.detector import detector
 from lightning_nas.tasks.segmenter import segmenter
 
