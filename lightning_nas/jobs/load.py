@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from copy import deepcopy
 from pathlib import Path
@@ -14,15 +14,14 @@ from torch import Tensor, nn
 
 from lightning_nas.io.reading import JsonObject, listed, number, read_json, shown
 from lightning_nas.jobs.network_options import checked_options
+from lightning_nas.jobs.networks import BUILDERS
 from lightning_nas.space.spec import Architecture
-from lightning_nas.supernet import stock_network
 from lightning_nas.supernet.agreement import outputs_of
 from lightning_nas.supernet.described_sizes import follow_sizes
 from lightning_nas.supernet.rebuilding import Rebuilding
-from lightning_nas.supernet.stock import read_weights
+from lightning_nas.supernet.stock import without_memory
 from lightning_nas.supernet.subnet_files import ARCHITECTURE_FILE, WEIGHTS_FILE
-from lightning_nas.tasks.detector import detector
-from lightning_nas.tasks.segmenter import segmenter
+from lightning_nas.supernet.weights import read_weights
 
 __all__ = ["load_subnet"]
 
@@ -30,13 +29,7 @@ __all__ = ["load_subnet"]
 _NORM_TOLERANCE = 1e-2
 # Of what a file says is loaded: a hundred times what the devices of this package run, 1 GiB of weights or activations.
 _MAX_PARAMETERS, _MAX_VALUES, _MAX_MACS = 2**28, 2**28, 2**40
-_MAX_OUTPUTS = 1000
-# What the networks of a task are made by; a run records their options.
-_BUILDERS: dict[str, Callable[..., nn.Module]] = {
-    "classification": stock_network,
-    "detection": detector,
-    "segmentation": segmenter,
-}
+_MAX_OUTPUTS, _MAX_SHOWN = 1000, 200
 
 
 def load_subnet(run_dir: str | Path, model: nn.Module | None = None) -> nn.Module:
@@ -143,9 +136,7 @@ def _check_outputs(folder: Path, whole: nn.Module, path: str, architecture: Arch
 def _excess_without_weights(network: nn.Module, size: tuple[int, int, int]) -> str:
     """Return what of a network is too large to be run, found without running it; empty where it cannot be found."""
     try:
-        bare = deepcopy(network).to("meta")
-        with torch.device("meta"):
-            return _excess(bare, size)
+        return _excess(deepcopy(network).to("meta"), size)
     except Exception:  # code that reads values
         return ""
 
@@ -158,20 +149,33 @@ def _built(file: Path, data: JsonObject, architecture: Architecture) -> nn.Modul
             f"{folder!r} holds a subnet of a module of one's own. HINT: say how it is made, as in"
             f" `load_subnet({folder!r}, model={name}(...))`."
         )
+    _refuse_callable(file, data["network"])
     with _naming(file):
         task = data.get("task", "classification")
-        if not isinstance(task, str) or task not in _BUILDERS:
+        if not isinstance(task, str) or task not in BUILDERS:
             raise ValueError(
-                f"`task` must be one of {', '.join(_BUILDERS)}; got {shown(task)}. HINT: for a task of your own say how"
+                f"`task` must be one of {', '.join(BUILDERS)}; got {shown(task)}. HINT: for a task of your own say how"
                 f" its network is made, as in `load_subnet({str(file.parent)!r}, model=my_network())`."
             )
         options = checked_options(data["network"], task)
         try:
-            with torch.device("meta"):  # which takes no memory, whatever is asked for
-                _check_size(_BUILDERS[task](**options), architecture.input_size)
-            return _BUILDERS[task](**options)
+            # Which takes no memory, whatever is asked for.
+            _check_size(without_memory(lambda: BUILDERS[task](**options)), architecture.input_size)
+            return BUILDERS[task](**options)
         except Exception as error:  # libraries raise what they like for options that do not go together
             raise ValueError(f"`network` describes none that can be built: {error}") from error
+
+
+def _refuse_callable(file: Path, options: object) -> None:
+    """Ask for the model where the network of a run was made by a callable of the user's, which is not called here."""
+    if not (isinstance(options, dict) and "_target_" in options):
+        return
+    name = shown(options["_target_"]).strip("'")
+    arguments = ", ".join(f"{key}={shown(value)}" for key, value in options.items() if key != "_target_")
+    raise ValueError(
+        f"{str(file.parent)!r} holds a subnet of the network that {name} makes, a callable of one's own. HINT: make it,"
+        f" as in `load_subnet({str(file.parent)!r}, model={name.rpartition('.')[2]}({arguments[:_MAX_SHOWN]}))`."
+    )
 
 
 def _check_size(network: nn.Module, input_size: tuple[int, int, int]) -> None:
@@ -194,7 +198,7 @@ def _excess(network: nn.Module, input_size: tuple[int, int, int]) -> str:
     for module in network.modules():
         module.register_forward_hook(add)
     with torch.no_grad():
-        network.eval()(torch.zeros(1, *input_size))
+        network.eval()(torch.zeros(1, *input_size, device="meta"))
     figures = (("parameters", count), ("values in a tensor", largest), ("multiply-accumulates", macs))
     for (what, figure), most in zip(figures, (_MAX_PARAMETERS, _MAX_VALUES, _MAX_MACS), strict=True):
         if figure > most:
