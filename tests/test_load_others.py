@@ -5,6 +5,7 @@ import os
 import pickle
 import re
 import socket
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -13,9 +14,10 @@ from safetensors.torch import save_file
 
 from lightning_nas import load_subnet
 from lightning_nas.jobs.network_options import checked_options
+from lightning_nas.jobs.networks import network_settings
 from lightning_nas.space.spec import Architecture
 from lightning_nas.supernet import derive, space_of, stock_network, supernet_from
-from lightning_nas.supernet.stock import read_weights
+from lightning_nas.supernet.weights import read_weights
 from lightning_nas.tasks.detector import detector
 from lightning_nas.tasks.segmenter import segmenter
 
@@ -111,6 +113,14 @@ TIMM = {"name": "mobilenetv2_050"}
         ({**SMALL, "inverted_residual_setting": [[1, 8, 10**6, 1]]}, "inverted_residual_setting, repeats"),
         ({**SMALL, "inverted_residual_setting": [[1, 8, 1, 1]] * 10**4}, "inverted_residual_setting"),
         ({**SMALL, "inverted_residual_setting": "abc"}, "inverted_residual_setting"),
+        ({"name": "resnet18", "pretrained_cfg": "evil"}, "pretrained_cfg"),
+        ({"name": "resnet18", "checkpoint_path": "evil.pth"}, "checkpoint_path"),
+        ({"name": "resnet18", "block": "os.system"}, "block"),
+        ({"name": "resnet18", "norm_layer": "../evil.pth"}, "norm_layer"),
+        ({"name": "resnet18", "layers": [10**9]}, "layers"),
+        ({"name": "torchvision/resnet18", "progress": True}, "progress"),
+        ({"name": "torchvision/../resnet18"}, "name"),
+        ({"name": "raft_small"}, "name"),
         ([], "network"),
     ],
 )
@@ -236,6 +246,30 @@ def test_cut_weights_are_one_sentence(tmp_path):
 def test_what_users_set_is_loaded_again(tmp_path, task, network):
     folder = saved(tmp_path / "run", network, task, size=64)
     assert load_subnet(folder)(torch.zeros(1, 3, 64, 64)) is not None
+
+
+@pytest.mark.parametrize(
+    "network",
+    [
+        {"name": "resnet18", "layers": [1, 1, 1, 1], "stem_type": "deep", "zero_init_last": False},
+        {"name": "torchvision/resnet18", "width_per_group": 32},
+        {"name": "mobilenetv4_conv_small", "drop_rate": 0.1},
+    ],
+)
+def test_options_of_any_family_are_those_of_its_class(network):
+    assert checked_options(network, "classification") == network
+    backbone = {"backbone": network["name"], **{key: value for key, value in network.items() if key != "name"}}
+    assert checked_options(backbone, "detection") == backbone
+
+
+def test_a_network_of_a_callable_of_ones_own_is_asked_for(run):
+    settings = network_settings(partial(torch.nn.Linear, in_features=3, weights="a.pth"), 4)
+    assert settings == {"_target_": "torch.nn.modules.linear.Linear", "num_classes": 4, "in_features": 3}
+    changed(run, network=settings)
+    with pytest.raises(ValueError, match=r"linear.Linear makes.* model=Linear\(num_classes=4, in_features=3\)"):
+        load_subnet(run)
+    model = stock_network(**{"num_classes": 4, **SMALL})
+    assert load_subnet(run, model=model)(torch.zeros(1, 3, 32, 32)).shape == (1, 4)
 
 
 def test_every_recorded_run_has_options_that_are_loaded():

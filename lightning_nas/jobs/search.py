@@ -22,8 +22,9 @@ from lightning_nas.budget.confirm import confirm
 from lightning_nas.graph.eval_mode import evaluating
 from lightning_nas.jobs.comparisons import comparison_architectures, inherit
 from lightning_nas.jobs.early import try_data, try_tasks, try_trainer
-from lightning_nas.jobs.inputs import data_name, inputs_and_outputs, network_settings, prepare, training_images
+from lightning_nas.jobs.inputs import data_name, inputs_and_outputs, prepare, training_images
 from lightning_nas.jobs.job import carry_out
+from lightning_nas.jobs.networks import make_network, network_settings
 from lightning_nas.jobs.pictures import write_run_picture
 from lightning_nas.jobs.plan import FinetunePlan, Goal, Model, Run, SearchPlan
 from lightning_nas.jobs.record import Compared, Outcome, log_hints, summary, write_run
@@ -81,7 +82,7 @@ class SearchJob:
         run.begin_random()
         self.example = torch.zeros(1, *model.data.input_size)
         self.estimator = goal.estimator(goal.device)
-        self.source = model.network(num_classes=model.data.num_classes)
+        self.source = make_network(model.network, model.data.num_classes)
         self.space = model.space_of(self.source, self.example, self.estimator)
         self.callback = search.search(self.estimator, goal.budget)
         if run.shared_dir is not None and not isinstance(self.callback.training, Decoupled):
