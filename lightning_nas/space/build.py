@@ -64,7 +64,7 @@ class _Builder:
     def __init__(self, network: ElasticNetwork, lanes: int, options: SpaceOptions) -> None:
         self._network, self._lanes, self._options = network, lanes, options
         self._places = _places(network)
-        self._numbers = {}
+        self._numbers: dict[str, int] = {}
         for number, operation in enumerate(network.network.operations):
             self._numbers.setdefault(operation.path, number)
         self._hidden: set[int] = set()

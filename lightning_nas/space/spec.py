@@ -111,7 +111,9 @@ class SearchSpace:
     @cached_property
     def nodes_of(self) -> Mapping[int, tuple[int, ...]]:
         """For each width group that is searched, the nodes that its width follows from, ascending."""
-        found = {g: (node,) for node, multiplier in enumerate(self.multipliers) for g in multiplier.groups}
+        found: dict[int, tuple[int, ...]] = {}
+        for node, multiplier in enumerate(self.multipliers):
+            found |= dict.fromkeys(multiplier.groups, (node,))
         for node, choice in enumerate(self.choices, start=len(self.multipliers)):
             if choice.block is not None and choice.size:
                 sources = itertools.chain(*(found.get(group, ()) for group in choice.inputs.groups))
