@@ -38,8 +38,9 @@ Written by `python tests/benchmarks/networks.py` from [networks.json](networks.j
 the class of no block is known. *Groups*: width groups that can be narrowed, of those that are no output of the network.
 *Convolutions*: those of which a width can be chosen. *Exact*: of six narrower networks, of random widths, those that
 have exactly the priced parts that the whole network says they have; none where the tracer takes the channels of tensors
-for another dimension. *Blocks*, told from the groups: inverted bottlenecks (ibn), fused ones, and pairs of KxK
-convolutions (basic). *Residual*: modules that can be left out. Seconds are those of one core.
+for another dimension. *Blocks*, told from the groups: inverted bottlenecks (ibn), fused ones, depthwise convolutions
+that nothing expands for (ds), and pairs of KxK convolutions (basic). *Residual*: modules that can be left out. Seconds
+are those of one core.
 
 """
 
