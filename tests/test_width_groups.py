@@ -45,8 +45,6 @@ CUT_OTHERWISE = {"timm/mobilenet_edgetpu_v2_xs": 2}
 # Networks that are traced, and not priced at other widths.
 UNPRICED = {
     "detection/fasterrcnn_mobilenet_v3_large_320_fpn": "crops of objects that random weights do not find",
-    "timm/edgenext_xx_small": "the tracer takes channels that are last for another dimension",
-    "torchvision/convnext_tiny": "the tracer takes channels that are last for another dimension",
 }
 
 
@@ -173,6 +171,42 @@ def test_a_convolution_of_two_groups_gives_its_name_to_both():
         ("out", 2),
         ("second", 16),
     ]
+
+
+class ChannelsLast(nn.Module):
+    """Linear layers on every pixel of a map whose channels are last, and on its pixels as tokens."""
+
+    def __init__(self, is_on_tokens):
+        super().__init__()
+        self.stem, self.depthwise = nn.Conv2d(3, 8, 3, 2, 1), nn.Conv2d(8, 8, 3, padding=1, groups=8)
+        self.expand, self.activation, self.project = nn.Linear(8, 24), nn.GELU(), nn.Linear(24, 8)
+        self.scale, self.out = nn.Parameter(torch.ones(8)), nn.Conv2d(8, 2, 1)
+        self.is_on_tokens = is_on_tokens
+
+    def forward(self, x):
+        x = self.stem(x)
+        y = self.depthwise(x)
+        y = y.flatten(2).transpose(1, 2) if self.is_on_tokens else y.permute(0, 2, 3, 1)
+        y = self.scale * self.project(self.activation(self.expand(y)))
+        y = y.view(1, *x.shape[2:], -1) if self.is_on_tokens else y
+        return self.out(x + y.permute(0, 3, 1, 2))
+
+
+@pytest.mark.parametrize("is_on_tokens", [False, True], ids=["map", "tokens"])
+def test_channels_that_are_last_are_followed(is_on_tokens):
+    network, images = ChannelsLast(is_on_tokens), torch.rand(1, 3, 8, 12)
+    elastic = elastic_network(network, images)
+    assert checked_groups(network, images, elastic.groups).groups == elastic.groups.groups
+    assert [(elastic.groups.groups[n].name, elastic.groups.groups[n].size) for n in elastic.groups.open] == [
+        ("stem", 8),
+        ("expand", 24),
+    ]
+    widths = {0: 5, 1: 17}
+    layers = [operation.layer for operation in elastic.at(widths).operations]
+    assert elastic.at(widths) == trace(narrowed(network, elastic.groups, widths), images, "bytes", fold=False)
+    linear = [layer for layer in layers if (layer.in_channels, layer.out_channels) in ((5, 17), (17, 5))]
+    assert [layer.macs for layer in linear] == [4 * 6 * 5 * 17] * 2
+    assert layers[-1] == trace(nn.Conv2d(5, 2, 1), torch.rand(1, 5, 4, 6), fold=False).operations[0].layer
 
 
 class Tied(nn.Module):

@@ -74,6 +74,13 @@ def _move(found: Labelling, call: Call) -> Result:
     return parts
 
 
+def _restride(found: Labelling, call: Call) -> Result:
+    """Keep the labels of a single pixel, whose strides alone a global pool changes."""
+    labels = call.labels[id(call.tracked[0])]
+    is_same = labels.shape == call.outputs[0].shape and sum(size > 1 for size in labels.shape) <= 1
+    return [labels] if is_same else None
+
+
 def _pad(found: Labelling, call: Call) -> Result:
     labels = call.labels[id(call.tracked[0])]
     if call.name == "constant_pad_nd":
@@ -280,6 +287,7 @@ def _named(rule: Callable[[Labelling, Call], Result], names: str) -> dict[str, C
 
 _RULES = {
     **_named(_move, " ".join(MOVES)),
+    **_named(_restride, "as_strided"),
     **_named(_pad, "constant_pad_nd reflection_pad2d replication_pad2d"),
     **_named(
         _elementwise,
