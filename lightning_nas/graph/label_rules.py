@@ -49,6 +49,10 @@ def _opaque(found: Labelling, call: Call, reason: str) -> list[Tensor]:
 def _move(found: Labelling, call: Call) -> Result:
     """Run the operator on the labels."""
     first = call.labels[id(call.tracked[0])]
+    if call.name == "stack":
+        # What is stacked has one shape.
+        for tensor in call.tracked[1:]:
+            found.channels.merge(first, call.labels[id(tensor)])
     if call.name in ("_to_copy", "dropout", "native_dropout"):
         return [first] * len(call.outputs)
 
@@ -242,6 +246,15 @@ def _linear(found: Labelling, call: Call) -> Result:
     return [spread(found.channels.find(outer), call.outputs[0].shape, call.outputs[0].ndim - 1)]
 
 
+def _batch_product(found: Labelling, call: Call) -> Result:
+    """Let the channels of each head of attention stay or go as a whole: its products mix them."""
+    if len(call.tracked) != 2 or call.tracked[0].shape[0] == 1:
+        return None
+    first, second = (per_index(found.channels, call.labels[id(tensor)], 0) for tensor in call.tracked)
+    found.channels.merge(first, second)
+    return [spread(found.channels.find(first.maximum(second)), call.outputs[0].shape, 0)]
+
+
 def _reduction(found: Labelling, call: Call) -> Result:
     """Reductions over space keep channels; over channels, any number of them will do."""
     image = call.tracked[0]
@@ -312,6 +325,7 @@ _RULES = {
     **_named(_group_norm, "group_norm native_group_norm"),
     **_named(_convolution, "convolution"),
     **_named(_linear, "addmm linear mm"),
+    **_named(_batch_product, "bmm"),
     **_named(_reduction, "amax amin linalg_vector_norm max mean min norm std sum var var_mean"),
     **_named(_softmax, "_log_softmax _softmax log_softmax softmax"),
 }

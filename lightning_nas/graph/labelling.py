@@ -277,7 +277,7 @@ def _channel_row(labels: Tensor, is_last: bool) -> Tensor:
         return torch.full((labels.shape[1] if labels.ndim > 1 else 0,), NO_CHANNEL)
     if labels.ndim == 4:
         return labels.movedim(1, 0).flatten(1).amax(dim=1)
-    return labels.flatten(0, 1).amax(dim=0) if labels.ndim == 3 else labels.reshape(-1)
+    return labels.amax(dim=1).reshape(-1) if labels.ndim == 3 else labels.reshape(-1)
 
 
 def _with(args: Sequence[object], tensor: Tensor, other: Tensor) -> list[object]:

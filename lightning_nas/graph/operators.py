@@ -205,7 +205,7 @@ def _hwc(tensor: Tensor) -> tuple[int, int, int]:
     if len(shape) == 4:
         return shape[2], shape[3], shape[1]
     if len(shape) == 3:
-        return shape[1], 1, shape[2]
+        return shape[1], 1, shape[0] * shape[2]  # heads of attention, or a batch of one
     return 1, 1, math.prod(shape)
 
 
