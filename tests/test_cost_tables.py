@@ -14,7 +14,6 @@ from lightning_nas.budget.solver import Limit, cheapest, lowest_maximum, solve
 from lightning_nas.budget.tables import cost_tables, warn_off_grid
 from lightning_nas.estimator.estimator import Estimator
 from lightning_nas.graph.elastic_network import read_network
-from lightning_nas.graph.elastic_parts import cut_alike
 from lightning_nas.graph.narrowing import narrowed
 from lightning_nas.space.nodes import combined_widths, nodes_behind
 from lightning_nas.space.options import SpaceOptions
@@ -27,7 +26,7 @@ SEARCHED = SpaceOptions(kinds=("ibn", "fused", "skip"))
 @pytest.fixture(scope="module")
 def device():
     # A closed form prices all operators at once; a table's fallback takes seconds for each.
-    return Estimator.load("analytic_array", lanes=16)
+    return Estimator.load("analytic_array", lanes=16, fallback="bytes")
 
 
 @pytest.fixture(scope="module", params=NETWORKS)
