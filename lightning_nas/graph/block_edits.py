@@ -65,7 +65,10 @@ class _Editor:
         """Let the expansion of an inverted bottleneck do the work of its depthwise convolution."""
         expand, unit = self._unit(block.expand), self._unit(block.depthwise)
         source, result = self._network.counts[expand[0]][0], self._network.counts[expand[-1]][1]
-        edit = self._chained(expand, self._spatial(unit, kernel, "conv", source, result))
+        links = self._spatial(unit, kernel, "conv", source, result)
+        # It runs in the expansion's module: the depthwise one's is left out.
+        moved = [replace(link, operation=replace(link.operation, path=block.expand)) for link in links]
+        edit = self._chained(expand, moved)
         paths = {block.norm, block.activation} - {""}
         behind = [n for n, operation in enumerate(self._operations) if operation.path in paths]
         gone = {number: self._operations[number].inputs[0] for number in (*unit, *behind)}
