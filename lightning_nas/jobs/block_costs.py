@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from itertools import groupby
@@ -81,7 +80,7 @@ class _Part:
         return found if len(found) > 1 else [layer for layer in found if layer.in_shape[:2] != (1, 1)]
 
     def convs_from(self, path: str) -> list[Layer]:
-        """Return its convolutions from the first on that runs in a module: what is priced as one may be of two blocks."""
+        """Return its convolutions from the first on that runs in a module: a part may be of two blocks."""
         before = next((place for place, own in enumerate(self.paths) if _is_within(own, path)), len(self.paths))
         return [layer for layer in self.convs if all(layer is not other for other in self.layers[:before])]
 
@@ -193,7 +192,7 @@ class _Columns:
         return inside
 
     def _is_aside(self, number: int) -> bool:
-        """Whether a part works on single pixels, in the module of the part before it, as squeeze-and-excitation does."""
+        """Whether a part is on single pixels in the module of the one before it, as squeeze-and-excitation is."""
         part = self._parts[number]
         return number > 0 and not part.convs and _shared(part.paths[0], self._parts[number - 1].paths[0]) > 0
 
@@ -237,9 +236,9 @@ def _gathered(columns: Sequence[_Column], depth: int) -> list[_Column]:
 
 
 def _merged(columns: Sequence[_Column], depth: int) -> _Column:
-    kinds: Counter[BlockKind] = Counter()
+    kinds: dict[BlockKind, float] = {}
     for column in columns:
-        kinds[column.kind] += column.latency_ms
+        kinds[column.kind] = kinds.get(column.kind, 0.0) + column.latency_ms
     path = ".".join(_names(columns[0].path)[:depth])
     return _Column(path, max(kinds, key=kinds.__getitem__), tuple(part for column in columns for part in column.parts))
 

@@ -220,9 +220,7 @@ def _fusing(estimator: Estimator, space: SearchSpace) -> FusingRecord | None:
     pairs = zip(space.choices, faster, strict=True)
     blocks = tuple(choice.path for choice, option in pairs if option != choice.own)
     full = space.network.sizes
-    all_ms, where_faster_ms = (
-        estimator.latency_ms(space.member(full, options)) for options in (everywhere, faster)
-    )
+    all_ms, where_faster_ms = (estimator.latency_ms(space.member(full, options)) for options in (everywhere, faster))
     return FusingRecord(all_ms, where_faster_ms, blocks)
 
 
@@ -256,9 +254,7 @@ def _budget(budget: Budget, limits: Limits) -> BudgetRecord:
     )
 
 
-def cost_of(
-    estimator: Estimator, network: Architecture | nn.Module, example_input: Tensor | None = None
-) -> CostRecord:
+def cost_of(estimator: Estimator, network: Architecture | nn.Module, example_input: Tensor | None = None) -> CostRecord:
     """Return what a network costs.
 
     Args:

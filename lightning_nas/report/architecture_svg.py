@@ -20,7 +20,7 @@ LEGEND = {
     "ibn": "inverted bottleneck",
     "fused": "fused inverted bottleneck",
     "ds": "depthwise separable",
-    "basic": "two dense convolutions",
+    "basic": "basic block",
     "other": "other",
 }
 _WITH_HIDDEN = ("ibn", "fused", "basic")
@@ -31,6 +31,8 @@ BAR = 32
 BAR_HEIGHT = 118
 ROW = BAR_HEIGHT + 68
 TOP = 92
+# The legend of all kinds fits.
+LEAST_WIDTH = 848
 # Width of a character of small text.
 DIGIT = 6
 
@@ -110,7 +112,7 @@ def architecture_svg(blocks: Sequence[BlockCost], baseline: Sequence[BlockCost] 
     own, others = _aligned(blocks, baseline)
     rows = [("Baseline", others, []), ("Subnet", own, others)] if baseline else [("Network", own, [])]
     columns = len(own)
-    width = max(LEFT + COLUMN * columns + RIGHT, 776)
+    width = max(LEFT + COLUMN * columns + RIGHT, LEAST_WIDTH)
     height = TOP + ROW * len(rows) + 8
     scale = BAR_HEIGHT / max(max(block.latency_ms for block in (*blocks, *baseline)), 1e-12)
     body = [rect(0, 0, width, height, "page", 8), text(16, 26, title, "strong title")]
@@ -193,9 +195,7 @@ def _row(
     return items
 
 
-def _column(
-    block: BlockCost, ghost_ms: float, centre: float, floor: float, scale: float, total: float
-) -> list[str]:
+def _column(block: BlockCost, ghost_ms: float, centre: float, floor: float, scale: float, total: float) -> list[str]:
     # A block that costs next to nothing still has to be seen.
     height = max(block.latency_ms * scale, 1.5)
     share = block.latency_ms / total if total else 0.0
