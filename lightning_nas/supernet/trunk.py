@@ -103,8 +103,8 @@ def limit_trunk(trunk: nn.Sequential, stride: int) -> nn.Sequential:
     Convolutions and poolings beyond keep their weights and lose their step.
 
     Raises:
-        ValueError: The stride is not a whole number of at least 1; or a module makes smaller maps without such a step, or
-            larger ones once it has none.
+        ValueError: The stride is not a whole number of at least 1; or a module makes smaller maps without such a step,
+            or larger ones once it has none.
 
     Example::
 
