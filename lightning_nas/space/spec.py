@@ -143,6 +143,13 @@ class SearchSpace:
         """Paths of the modules that give the feature maps behind its blocks, in order of execution."""
         return list(dict.fromkeys(choice.output for choice in self.choices))
 
+    @property
+    def is_classifier(self) -> bool:
+        """Whether its networks return what one linear layer gives."""
+        network = self.network.network
+        found = [network.operations[number].layer.operator for number in network.outputs if number >= 0]
+        return found == ["linear"]
+
     def curate(self, device: HasLanes | int) -> SearchSpace:
         """Return the space with its widths rounded to the lanes of a device; those that become the same are one option.
 
