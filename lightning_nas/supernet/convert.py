@@ -5,7 +5,7 @@ from __future__ import annotations
 from torch import Tensor, nn
 
 from lightning_nas.graph.elastic_network import read_network
-from lightning_nas.graph.source_check import check_source
+from lightning_nas.supernet.source_check import check_source
 from lightning_nas.graph.width_groups import WidthGroups
 from lightning_nas.space.read import space_of
 from lightning_nas.space.spec import SearchSpace

@@ -13,7 +13,7 @@ from torch.nn.utils.parametrize import is_parametrized
 
 from lightning_nas.graph.detector import without_detection
 from lightning_nas.graph.operator_calls import check_same_calls
-from lightning_nas.supernet.choice import ChoiceBlock
+from lightning_nas.supernet.elastic_class import elastic_modules
 
 __all__ = ["check_source"]
 
@@ -65,7 +65,7 @@ def _check_whole(model: nn.Module) -> None:
             f"{name} is a LightningModule, and not the network that it trains. HINT: pass {shown}, and put back what"
             " the conversion returns."
         )
-    if any(isinstance(module, ChoiceBlock) or "_chosen" in vars(module) for module in model.modules()):
+    if elastic_modules(model):
         raise ValueError(
             f"{name} is a supernet already, or holds one. HINT: use it as it is, or convert a new network of the same"
             " kind."
