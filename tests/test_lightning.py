@@ -35,7 +35,6 @@ from torch.nn import functional
 from lightning_nas.search.callback import ArchitectureSearch
 from lightning_nas.search.trainers import refuse_strategy
 from lightning_nas.supernet.derive import derive, recalibrate
-from lightning_nas.supernet.elastic import ElasticBatchNorm2d
 
 
 class Manual(Plain):
@@ -142,7 +141,7 @@ class Recompute(pl.Callback):
             return
         network = copy.deepcopy(pl_module.network)
         network.supernet.activate(self.search.search.best())
-        recalibrate(network, network, [images for images, _ in loader()], ElasticBatchNorm2d)
+        recalibrate(network, network, [images for images, _ in loader()])
         losses = [functional.cross_entropy(network.eval()(images), targets) for images, targets in loader()]
         self.expected.append(float(torch.stack(losses).mean()))
 

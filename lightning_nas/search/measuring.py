@@ -87,7 +87,9 @@ def _checked_size(search: Search) -> Iterator[None]:
 
     def note(network: nn.Module, inputs: tuple[object, ...], named: dict[str, object]) -> None:
         # A network may be given more than its images.
-        seen.extend(_sides(value) for value in (*inputs, *named.values()) if isinstance(value, Tensor) and value.ndim == 4)
+        seen.extend(
+            _sides(value) for value in (*inputs, *named.values()) if isinstance(value, Tensor) and value.ndim == 4
+        )
 
     handle = search.supernet.leaves.model.register_forward_pre_hook(note, with_kwargs=True)
     try:

@@ -12,6 +12,7 @@ from lightning_nas.supernet.elastic_class import Region, chosen_of, elastic_modu
 
 __all__ = ["SlicedStep"]
 
+
 class SlicedStep:
     """Lets an optimizer see, for one step, only the slices of a supernet's weights that got a gradient.
 
