@@ -10,7 +10,7 @@ from torchvision.models import MobileNetV2
 
 from lightning_nas.estimator.fit import trees
 from lightning_nas.search import measuring
-from lightning_nas.space.network import subgraphs
+from lightning_nas.space.architecture import subgraphs
 from lightning_nas.space.options import SpaceOptions
 from lightning_nas.space.spec import HEAD, STEM
 from lightning_nas.supernet import space_of, supernet_from
@@ -42,7 +42,7 @@ class LinearEstimator:
         """Price an architecture as a compiler would that disagrees with the estimate; None: it is not installed."""
         if self.compiled_factor is None:
             return None
-        odd = sum(block.option.expansion for stage in architecture.stages for block in stage.blocks) % 2
+        odd = sum(option.expansion for _, option in architecture.blocks) % 2
         return self.latency_ms(architecture) * (self.compiled_factor + 0.01 * odd)
 
     def predict_ms(self, parts):

@@ -7,13 +7,13 @@ import pytest
 import timm
 import torch
 from conftest import SETTING, small_network
+from lightning_nas.supernet.elastic import ElasticBatchNorm2d, ElasticConv2d
 from torch import nn
 from torch.nn.utils import parametrizations, prune
 from torchvision.models import MobileNetV2
 from torchvision.models.quantization import mobilenet_v2 as quantizable_mobilenet_v2
 
 from lightning_nas.supernet import derive, find_supernet, space_of, supernet_from
-from lightning_nas.supernet.elastic import ElasticBatchNorm2d, ElasticConv2d
 
 IMAGE = torch.zeros(1, 3, 32, 32)
 

@@ -17,6 +17,7 @@ from lightning.pytorch.callbacks import (
 from lightning.pytorch.cli import LightningCLI
 from lightning.pytorch.strategies import FSDPStrategy
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
+from lightning_nas.supernet.elastic import ElasticBatchNorm2d
 from plain_loop import (
     EPOCHS,
     Plain,
@@ -35,7 +36,6 @@ from torch.nn import functional
 from lightning_nas.search.callback import ArchitectureSearch
 from lightning_nas.search.trainers import refuse_strategy
 from lightning_nas.supernet.derive import derive, recalibrate
-from lightning_nas.supernet.elastic import ElasticBatchNorm2d
 
 
 class Manual(Plain):

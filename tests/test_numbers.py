@@ -54,6 +54,7 @@ from lightning_nas.estimator.measure import device_table
 from lightning_nas.estimator.measure.sampling import sample
 from lightning_nas.estimator.measure.settings import checked_settings
 from lightning_nas.estimator.measurements import Figures
+from lightning_nas.graph.kernels import kernel_attributes
 from lightning_nas.io.numbers import check_number
 from lightning_nas.jobs import estimator_plan, plan
 from lightning_nas.jobs.early import try_trainer
@@ -317,6 +318,7 @@ def rows(folders, search):
         ),
         "estimator.judge.peak.peak_error": Row(peak_error, {"num_networks": 0}, {"device": None}),
         "estimator.fit.staircase.curve_subgraphs": Row(curve_subgraphs, {"last_width": 63}),
+        "graph.kernels.kernel_attributes": Row(kernel_attributes, {"size": 0}, {"conv": nn.Conv2d(8, 8, 3)}),
         "graph.subgraph.Subgraph": Row(
             Subgraph,
             dict.fromkeys(("height", "width", "in_channels", "hidden_channels", "out_channels", "kernel", "stride"), 0),

@@ -5,6 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from lightning_nas.space.network import subgraphs
 
 from lightning_nas.budget.budget import Budget, resolve_budget
 from lightning_nas.budget.cost_table import CostTable, Factor, cost_table
@@ -13,7 +14,6 @@ from lightning_nas.budget.resolve import resolve
 from lightning_nas.budget.solver import Limit, cheapest, reach, solve, usable_part
 from lightning_nas.budget.tables import CostTables
 from lightning_nas.space import curate
-from lightning_nas.space.network import subgraphs
 from lightning_nas.space.options import SpaceOptions
 
 

@@ -131,10 +131,10 @@ def test_unsampled_options_get_no_gradient(supernet, images):
 
 def test_fused_starts_from_the_composition():
     choice = Choice(1, (BlockOption("ibn", 6, 3), BlockOption("fused", 6, 3)))
+    from lightning_nas.supernet.source import SourceBlock
     from torchvision.models.mobilenetv2 import InvertedResidual
 
     from lightning_nas.supernet.convert import _choice_block
-    from lightning_nas.supernet.source import SourceBlock
 
     torch.manual_seed(0)
     plain = InvertedResidual(8, 8, 1, 6)

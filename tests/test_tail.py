@@ -4,6 +4,8 @@ import numpy as np
 import pytest
 import torch
 from conftest import small_network
+from lightning_nas.space.network import network_of
+from lightning_nas.space.tail import Tail, from_block
 from torch import nn
 from torch.nn import functional
 from torchvision.models import MobileNetV2
@@ -14,10 +16,8 @@ from lightning_nas.budget.tables import cost_tables
 from lightning_nas.graph.layer import Layer
 from lightning_nas.graph.liveness import BRICKS, live_values
 from lightning_nas.graph.network import Operation
-from lightning_nas.space.network import network_of
 from lightning_nas.space.options import SpaceOptions
 from lightning_nas.space.spec import Architecture, SearchSpace
-from lightning_nas.space.tail import Tail, from_block
 from lightning_nas.supernet import sort_channels
 
 

@@ -144,6 +144,59 @@ def test_equal_parts_of_a_split_and_groups_of_channels_stay_whole():
     assert slots["stage2.1.split.0.weight", 0] == 2
 
 
+class Split(nn.Module):
+    """The channels of one convolution go several ways."""
+
+    def __init__(self):
+        super().__init__()
+        self.first, self.second = nn.Conv2d(3, 16, 1), nn.Conv2d(4, 16, 1)
+        self.out, self.other = nn.Conv2d(12, 2, 1), nn.Conv2d(16, 2, 1)
+
+    def forward(self, x):
+        x = self.first(x)
+        return self.out(x[:, :12]) + self.other(self.second(x[:, 12:]))
+
+
+@pytest.mark.parametrize("make", [Split, zoo.YoloLike, *(zoo.ZOO[f"torchvision/{n}"] for n in ("shufflenet_v2_x1_0",))])
+def test_names_of_groups_are_unique_and_the_same_each_time(make):
+    images = torch.rand(1, 3, 64, 64)
+    names = [group.name for group in width_groups(make().eval(), images).groups]
+    assert len({*names}) == len(names)
+    assert names == [group.name for group in width_groups(make().eval(), images).groups]
+
+
+def test_a_convolution_of_two_groups_gives_its_name_to_both():
+    groups = width_groups(Split(), torch.rand(1, 3, 4, 4)).groups
+    assert [(group.name, group.size) for group in groups] == [
+        ("first", 12),
+        ("first[1]", 4),
+        ("out", 2),
+        ("second", 16),
+    ]
+
+
+class Tied(nn.Module):
+    """Two modules that hold one weight, or one module that runs twice and is held twice."""
+
+    def __init__(self, is_one_module):
+        super().__init__()
+        self.stem, self.first, self.out = nn.Conv2d(3, 8, 1), nn.Conv2d(8, 8, 1), nn.Conv2d(8, 2, 1)
+        self.second = self.first if is_one_module else nn.Conv2d(8, 8, 1)
+        self.second.weight = self.first.weight
+
+    def forward(self, x):
+        return self.out(self.second(self.first(self.stem(x)).relu()))
+
+
+@pytest.mark.parametrize(
+    ("is_one_module", "reason"), [(True, ""), (False, "first.weight and second.weight are one parameter")]
+)
+def test_a_weight_of_two_modules_keeps_its_width_and_a_module_that_runs_twice_is_narrowed_once(is_one_module, reason):
+    network, images = Tied(is_one_module), torch.rand(1, 3, 4, 4)
+    groups = checked_groups(network, images, width_groups(network, images))
+    assert (groups.groups[0].name, groups.groups[0].frozen) == ("stem", reason)
+
+
 def skipped(network, path):
     """Return a copy of a network in which a module does nothing."""
     copy = deepcopy(network)

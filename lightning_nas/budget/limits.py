@@ -38,7 +38,7 @@ class PeakLimit:
 
     @cached_property
     def forbidden(self) -> Forbidden:
-        """Combinations that cannot fit."""
+        """What cannot fit: a limit on each step of the network, which the solver takes as rows."""
         return self.table.over(self.budget)
 
 
@@ -84,12 +84,12 @@ class Limits:
 
     @property
     def forbidden(self) -> tuple[Forbidden, ...]:
-        """Combinations of options that may not be chosen."""
+        """What may not be chosen."""
         return (*(() if self.unsearched is None else (self.unsearched,)), *self.unfit)
 
     @property
     def unfit(self) -> tuple[Forbidden, ...]:
-        """Combinations that cannot fit, whatever is searched."""
+        """What cannot fit, whatever is searched."""
         return () if self.peak is None else (self.peak.forbidden,)
 
     @property

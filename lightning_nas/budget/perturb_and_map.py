@@ -26,7 +26,7 @@ def solve_in_band(
     Args:
         scores: For each node the score of each option.
         limits: The budgets; of the first at least `use` is used, where the space allows that.
-        forbidden: Combinations that may not be chosen.
+        forbidden: What may not be chosen.
         use: Least part of the first budget.
     """
     banded = [replace(limit, floor=use * limit.budget) for limit in limits[:1]]

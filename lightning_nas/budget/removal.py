@@ -25,7 +25,7 @@ def possible_options(
     Args:
         node_sizes: Number of options of each node.
         limits: The budgets.
-        forbidden: Combinations that may not be chosen.
+        forbidden: What may not be chosen.
     """
     seen = [np.zeros(size, dtype=bool) for size in node_sizes]
     while not all(row.all() for row in seen):
@@ -41,17 +41,20 @@ def possible_options(
 def describe_removed(space: SearchSpace, possible: Sequence[NDArray[np.bool_]]) -> list[str]:
     """Return a line for each node that lost options, saying which.
 
+    Args:
+        space: What can be chosen.
+        possible: For each node which of its options some architecture has, see `possible_options`.
+
     Example::
 
         >>> import torch
-        >>> from torchvision.models import mobilenet_v2
-        >>> from lightning_nas import SpaceOptions, space_of
-        >>> options = SpaceOptions(ratios=(0.5, 1.0), expansions=(3, 6))
-        >>> space = space_of(mobilenet_v2(), torch.zeros(1, 3, 96, 96), options=options)
-        >>> possible = [np.ones(size, dtype=bool) for size in space.node_sizes]
-        >>> possible[0][1] = possible[-1][0] = False
-        >>> describe_removed(space, possible)
-        ['stage 0: width 16', 'block 16: ibn e3 k3']
+        >>> from torch import nn
+        >>> from lightning_nas.graph.elastic_network import elastic_network
+        >>> from lightning_nas.space import build_space
+        >>> net = nn.Sequential(nn.Conv2d(3, 32, 3), nn.ReLU(), nn.Conv2d(32, 4, 1))
+        >>> space = build_space(elastic_network(net, torch.zeros(1, 3, 8, 8)), (), ())
+        >>> describe_removed(space, [np.array([False, False, True])])
+        ['0: width 16, 24']
     """
     lines = []
     for multiplier, kept in zip(space.multipliers, possible, strict=False):
@@ -60,9 +63,8 @@ def describe_removed(space: SearchSpace, possible: Sequence[NDArray[np.bool_]]) 
         ]
         if widths:
             lines.append(f"{multiplier}: width {', '.join(widths)}")
-    for number, (choice, kept) in enumerate(zip(space.choices, possible[len(space.multipliers) :], strict=True)):
-        options = [option for option, here in zip(choice.options, kept.tolist(), strict=True) if not here]
+    for choice, kept in zip(space.choices, possible[len(space.multipliers) :], strict=True):
+        options = [str(option) for option, here in zip(choice.options, kept.tolist(), strict=True) if not here]
         if options:
-            names = ", ".join(f"{option.kind} e{option.expansion:g} k{option.kernel}" for option in options)
-            lines.append(f"block {number}: {names}")
+            lines.append(f"{choice}: {', '.join(options)}")
     return lines

@@ -11,10 +11,8 @@ import numpy as np
 from lightning_nas.budget.ablation import Choices, searched_options, unsearched
 from lightning_nas.budget.binding import check_binding, check_served
 from lightning_nas.budget.budget import LATENCY, PEAK_ACTIVATIONS, Budget
-from lightning_nas.budget.cost_table import CostTable
 from lightning_nas.budget.limits import Limits, PeakLimit
-from lightning_nas.budget.peak_table import PeakTable
-from lightning_nas.budget.solver import Limit, cheapest, reach, solve
+from lightning_nas.budget.solver import Limit, cheapest, lowest_maximum, reach, solve
 from lightning_nas.budget.tables import CostTables
 from lightning_nas.space.spec import SearchSpace
 
@@ -96,7 +94,10 @@ def resolve(
 def _check_together(limits: Limits, tables: CostTables, given: Mapping[str, float | str]) -> None:
     table, peak = tables.latency_ms, limits.peak
     if peak is not None and cheapest(table, limits.forbidden) is None:
-        lowest = _lowest_peak(peak.table, table)
+        alone = [] if limits.unsearched is None else [limits.unsearched]
+        encoding = lowest_maximum(peak.table.rows, alone)
+        assert encoding is not None, "the source network always may be chosen"
+        lowest = peak.table.exact(encoding)
         raise ValueError(
             f"The budget {PEAK_ACTIVATIONS}={peak.budget:.6g} is below what the space can reach: "
             f"{lowest:.6g} (minimum)."
@@ -119,11 +120,3 @@ def _what_to_ask_for(given: float | str, name: str, minimum: float, source: floa
         digits = 3 - math.floor(math.log10(minimum)) if name == LATENCY else 0
         least = f"{math.ceil(minimum * 10**digits) / 10**digits:.12g} {unit}"
     return f"{asked} HINT: ask for {least} or more, or widen the space."
-
-
-def _lowest_peak(peaks: PeakTable, table: CostTable) -> float:
-    levels = np.unique(np.concatenate([factor.cost.ravel() for factor in peaks.factors]))
-    # A peak is always the value of some cell, so that no level between them has to be tried.
-    fits = [level for level in levels if cheapest(table, [peaks.over(level)]) is not None]
-    constant = max((float(f.cost) for f in peaks.factors if not f.nodes), default=0.0)
-    return max(fits[0], constant)

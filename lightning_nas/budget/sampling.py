@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 
 import numpy as np
@@ -10,7 +11,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from lightning_nas.budget.cost_table import CostTable
-from lightning_nas.space.spec import BlockOption, Choice, Encoding, SearchSpace, hidden_width
+from lightning_nas.graph.elastic_parts import ElasticPart, elastic_parts
+from lightning_nas.graph.sizes import hidden_width
+from lightning_nas.space.spec import BlockOption, Choice, Encoding, SearchSpace
 
 __all__ = ["draw", "draw_any", "draw_near", "ends_of", "kept_weights", "nearness", "narrowest"]
 
@@ -61,28 +64,54 @@ def _uniform(possible: Sequence[NDArray[np.bool_]], generator: torch.Generator, 
 
 
 def kept_weights(space: SearchSpace) -> list[Tensor]:
-    """Return for each option of each node the log of the part of the source's weights that it keeps.
+    """Return for each option the log of the part of the source's weights that it keeps, summed over blocks and layers.
 
-    A block's weights scale with its input, its hidden and its output width, so the logs add up over the nodes. Among
-    networks of equal latency the number of weights told the trained accuracy best of all scores that need no training
-    (tau 0.33 in the band alone, 0.60 together with the inherited loss, in the study of this method).
+    A block's weights scale with its input, its hidden and its output width, so the logs add up over the nodes; kinds
+    and kernels count alike. A block that is left out counts with the part that its weights are of the network's, which
+    unlike nothing has a log. Among networks of equal latency the number of weights told the trained accuracy best of
+    all scores that need no training (tau 0.33 in the band alone, 0.60 together with the inherited loss, in the study of
+    this method).
     """
+    units, base = _units(space), list(space.reference_encoding)
+    sizes = space.network.sizes
+    source = [_weights(unit, sizes) for unit in units]
     scores = []
-    for multiplier in space.multipliers:
-        rows = torch.tensor(multiplier.widths, dtype=torch.float64)
-        # Each block of a stage reads or writes its width twice, but the first reads the stage before. Those of stem and
-        # head are written once and read once.
-        counts = [len(space.stages[stage].blocks) if stage >= 0 else 1 for stage in multiplier.stages]
-        readers = 2 * torch.tensor(counts).double()
-        scores.append((rows / rows[-1]).log() @ readers)
-    for choice, reference in zip(space.choices, space.reference, strict=True):
-        source = choice.options[reference].expansion
-        scores.append(torch.tensor([o.expansion / source for o in choice.options], dtype=torch.float64).log())
+    for node, multiplier in enumerate(space.multipliers):
+        scores.append(torch.zeros(len(multiplier.widths), dtype=torch.float64))
+        reading = [n for n, unit in enumerate(units) if any(node in space.nodes_of.get(g, ()) for g in _groups(unit))]
+        for option in range(len(multiplier.widths)):
+            widths = space.widths([*base[:node], option, *base[node + 1 :]])
+            scores[node][option] = sum(math.log(_weights(units[n], widths) / source[n]) for n in reading)
+    for choice in space.choices:
+        inside = (part for unit in units for part in unit if f"{part.path}.".startswith(f"{choice.residual}."))
+        skipped = max(1, _weights(list(inside), sizes)) / sum(source) if choice.residual else 1.0
+        ratios = [skipped if o.kind == "skip" else o.expansion / choice.own.expansion for o in choice.options]
+        scores.append(torch.tensor(ratios, dtype=torch.float64).log())
     return [score.float() for score in scores]
 
 
+def _units(space: SearchSpace) -> list[list[ElasticPart]]:
+    """Return the parts of the source network that have weights, those of a block together."""
+    hidden = {choice.block.group for choice in space.choices if choice.block is not None and choice.size}
+    units: dict[object, list[ElasticPart]] = {}
+    for number, part in enumerate(elastic_parts(space.structures)):
+        is_own = part.dependence.values[(0,) * len(part.dependence.choices)] is not None
+        if is_own and part.at(space.network.sizes).parameter_bytes:
+            block = next((group for group in part.groups if group in hidden), None)
+            units.setdefault(("layer", number) if block is None else ("block", block), []).append(part)
+    return list(units.values())
+
+
+def _groups(unit: Sequence[ElasticPart]) -> set[int]:
+    return {group for part in unit for group in part.groups}
+
+
+def _weights(unit: Sequence[ElasticPart], widths: Sequence[int]) -> int:
+    return sum(part.at(widths).parameter_bytes for part in unit)
+
+
 def narrowest(space: SearchSpace, possible: Sequence[NDArray[np.bool_]] | None = None) -> Encoding:
-    """Return the smallest network: least widths, and for each block the option with fewest weights.
+    """Return the smallest network: least widths, and for each block the option with fewest weights, or none of it.
 
     Args:
         space: What can be chosen.
@@ -125,13 +154,19 @@ def _counter(choice: Choice) -> Callable[[int], float]:
 
 def _weight_count(option: BlockOption, width: int = 64) -> float:
     """Return the weights of an option at one width, which is enough to order the options of a block."""
+    if option.kind in ("own", "skip"):
+        return math.inf if option.kind == "own" else 0
     hidden = hidden_width(width, option.expansion)
-    spatial = hidden * option.kernel**2 * (width if option.kind == "fused" else 1)
-    return spatial + hidden * width * (2 if option.kind == "ibn" else 1)
+    spatial = hidden * option.kernel**2 * (width if option.kind in ("fused", "basic") else 1)
+    pointwise = hidden * width * (2 if option.kind == "ibn" else 1)
+    return spatial + pointwise * (option.kernel**2 if option.kind == "basic" else 1)
 
 
 def nearness(space: SearchSpace, errors: Sequence[Tensor]) -> list[Tensor]:
     """Return scores for logits: negative errors, in a unit by which the options of a block differ on average."""
-    blocks = errors[len(space.multipliers) :]
+    # Where there are no blocks, widths differ on average by that unit.
+    blocks = errors[len(space.multipliers) :] or errors
+    if not blocks:
+        return []
     spread = torch.stack([error.max() - error.min() for error in blocks]).mean().clamp(min=1e-12)
     return [(error.min() - error).float() / float(spread) for error in errors]

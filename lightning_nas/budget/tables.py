@@ -13,6 +13,7 @@ from lightning_nas.budget.budget import LATENCY, PARAMETERS, PEAK_ACTIVATIONS
 from lightning_nas.budget.cost_table import CostTable, cost_table
 from lightning_nas.budget.peak_table import PeakTable, peak_table
 from lightning_nas.estimator.cost_model import CostModel
+from lightning_nas.graph.elastic_parts import elastic_parts
 from lightning_nas.graph.subgraph import Subgraph
 from lightning_nas.space.spec import SearchSpace
 
@@ -53,17 +54,28 @@ def cost_tables(space: SearchSpace, estimator: CostModel) -> CostTables:
         space: What can be chosen.
         estimator: Prices parts of networks.
     """
-    return CostTables(cost_table(space, estimator.predict_ms), cost_table(space, _parameter_bytes), peak_table(space))
+    parts = elastic_parts(space.structures)
+    latency_ms, parameter_bytes = (
+        cost_table(space, price, parts) for price in (estimator.predict_ms, _parameter_bytes)
+    )
+    return CostTables(latency_ms, parameter_bytes, peak_table(space))
 
 
 def warn_off_grid(space: SearchSpace, lanes: int) -> None:
     """Warn, once, of widths, but the source's own, that do not fill the lanes of the device."""
-    off = {
-        # The last row has the source's own widths.
-        multiplier: {w for row in multiplier.widths[:-1] for w in row if w % lanes}
-        for multiplier in space.multipliers
-    }
-    named = "; ".join(f"{sorted(widths)} of {multiplier}" for multiplier, widths in off.items() if widths)
+    # Channels of the tensor that has a group first, for one of the group.
+    units: dict[int, int] = {}
+    for _, result in space.network.counts:
+        for group, gain in result.gains:
+            units.setdefault(group, gain)
+    found = []
+    for multiplier in space.multipliers:
+        full = multiplier.widths[-1]
+        rows = (zip(multiplier.groups, row, full, strict=True) for row in multiplier.widths)
+        off = {w for row in rows for group, w, own in row if w * units.get(group, 1) % lanes and w != own}
+        if off:
+            found.append(f"{sorted(off)} of {multiplier}")
+    named = "; ".join(found)
     if named:
         log.warning(
             "Widths do not fill the %d lanes of the device: %s. HINT: `space = space_of(model, example_input,"

@@ -242,6 +242,8 @@ class _Finder:
             return f"its expanding convolution {block.expand!r} has a stride or padding"
         if bool(block.norm) != bool(block.expand_norm):
             return "only one of its convolutions has a norm"
+        if not block.expand_activation and block.norm and block.activation.startswith(f"{block.norm}."):
+            return f"its only activation is a part of the norm {block.norm!r}"
         if type(self._modules[block.norm]) is not type(self._modules[block.expand_norm]):
             return f"the norms {block.expand_norm!r} and {block.norm!r} are of different classes"
         return self._unshared((block.expand_norm, block.norm, block.project_norm))

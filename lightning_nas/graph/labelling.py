@@ -177,7 +177,7 @@ class Labeller(TorchDispatchMode):
         self.found = Labelling()
         self.log = OperationLog(image, "bytes")
         self.rows: list[tuple[Tensor, Tensor]] = []
-        self._paths, self._rule = paths, rule
+        self._paths, self._rule, self._shared = paths, rule, _shared_names(model)
         # Tensors are held, or a later one could get the identity of one that is gone.
         self._labels = {id(image): (image, torch.full((), NO_CHANNEL).expand(image.shape))}
         for name, tensor in (*model.named_parameters(), *model.named_buffers()):
@@ -194,6 +194,12 @@ class Labeller(TorchDispatchMode):
         for tensor in tensors_in(result):
             if (labels := self.labels_of(tensor)) is not None:
                 self.found.channels.freeze(labels, "it is an output of the network")
+
+    def freeze_shared(self) -> None:
+        """Freeze the channels of parameters that several modules share: to narrow one is to narrow the others."""
+        for (name, _), labels in self.found.slots.items():
+            if name in self._shared:
+                self.found.channels.freeze(labels, f"{' and '.join(self._shared[name])} are one parameter")
 
     def __torch_dispatch__(
         self,
@@ -247,6 +253,15 @@ class Labeller(TorchDispatchMode):
         else:
             return
         self.found.parameters[id(outputs[0])] = (outputs[0], shown)
+
+
+def _shared_names(model: nn.Module) -> dict[str, list[str]]:
+    """Return the names of each parameter that several modules hold, by the first of them."""
+    places: dict[int, dict[tuple[int, str], str]] = {}
+    for path, module in model.named_modules():
+        for name, parameter in module.named_parameters(recurse=False):
+            places.setdefault(id(parameter), {})[id(module), name] = f"{path}.{name}".lstrip(".")
+    return {names[0]: names for held in places.values() if len(names := [*held.values()]) > 1}
 
 
 def _channel_row(labels: Tensor, is_linear: bool) -> Tensor:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
@@ -23,7 +24,8 @@ class WidthGroup:
     """Channels that are kept or left out together, in all parameters that have them.
 
     Attributes:
-        name: Its first parameter that writes it, as a person would call it.
+        name: The module that writes it first. Where a module writes several groups, which are split or joined
+            otherwise behind it, the second is `module[1]`, and so on, in the order of their channels.
         size: Its full width. Channels that a grouped convolution keeps together count as one.
         slots: The dimensions of parameters that hold its channels, each with its channels a unit of `size`.
         frozen: Why its width cannot be chosen; empty where it can.
@@ -119,6 +121,7 @@ def groups_of(labeller: Labeller, result: object) -> WidthGroups:
         result: What the network returned.
     """
     labeller.freeze_outputs(result)
+    labeller.freeze_shared()
     channels = labeller.found.channels
     slots = {slot: channels.find(labels).numpy() for slot, labels in labeller.found.slots.items()}
     return _grouped(slots, channels.frozen(), len(channels))
@@ -136,11 +139,15 @@ def _grouped(slots: Mapping[Slot, NDArray[np.int64]], frozen: Mapping[int, str],
         alike.setdefault((frozenset(uses[label].items()), frozen.get(label, "")), []).append(label)
     number_of = np.full(num_channels + 1, -1)
     rank_of = np.zeros_like(number_of)
-    groups = []
+    groups: list[WidthGroup] = []
+    names: Counter[str] = Counter()
     for number, ((counts, reason), alike_labels) in enumerate(alike.items()):
         number_of[alike_labels], rank_of[alike_labels] = number, np.arange(len(alike_labels))
         order = [(slot, count) for slot in slots for slot_, count in counts if slot_ == slot]
-        groups.append(WidthGroup(_name([slot for slot, _ in order]), len(alike_labels), tuple(order), reason))
+        name = _name([slot for slot, _ in order])
+        unique = f"{name}[{names[name]}]" if names[name] else name
+        names[name] += 1
+        groups.append(WidthGroup(unique, len(alike_labels), tuple(order), reason))
     return WidthGroups(tuple(groups), slots, number_of, rank_of)
 
 

@@ -38,7 +38,6 @@ from lightning_nas.search.describe import format_reach
 from lightning_nas.search.quiet_loss import quiet_copy, task_loss
 from lightning_nas.space.spec import Architecture, SearchSpace
 from lightning_nas.supernet import derive, option_errors, refit, sort_channels, supernet_from
-from lightning_nas.supernet.source import named_blocks
 from lightning_nas.tasks.search_task import network_of
 from lightning_nas.training.fingerprint import described_device, described_network, described_trainer, plain
 from lightning_nas.training.phases import Phases, shared_phases, source_phases
@@ -141,7 +140,7 @@ class SearchJob:
                 callback.errors = option_errors(self.untrained, self.images[:num_images])
         # Out of the sorted supernet: maps are imitated channel by channel, so teacher and subnets need one order.
         self.teacher = derive(supernet, self.space.reference_encoding)
-        module = self._taught(supernet, feature_modules=self._blocks(), **(self.searching.task or {}))
+        module = self._taught(supernet, feature_modules=self.space.feature_modules, **(self.searching.task or {}))
         with self.shared.alone():
             # The callback judges it: the first step's loss depends on the path that was drawn for it.
             self.searched = self.shared.fit("search", module, run.epochs.search, [callback], ends_worse=False)
@@ -226,7 +225,8 @@ class SearchJob:
     def _choose(self) -> None:
         """Refit the candidates to the teacher, and take the best."""
         # The map that a classifier pools is imitated by itself; of other networks it has to be named.
-        judged = partial(self._taught, feature_modules=self._blocks()[-1:] if self.space.tail else ())
+        last = () if self.space.is_classifier else self.space.feature_modules[-1:]
+        judged = partial(self._taught, feature_modules=last)
         with self._watch:
             self.chosen, self.subnet = _best_refitted(
                 self.candidates, self.untrained, self.teacher, self.images, judged, self.model.data
@@ -299,10 +299,6 @@ class SearchJob:
         try_tasks(model.task, self.source, model.data.num_classes, **tried)
         try_data([model.data])
 
-    def _blocks(self) -> list[str]:
-        """Return the paths of the teacher's blocks, whose feature maps are imitated."""
-        return [path for path, _ in named_blocks(self.teacher)]
-
     def _task(self, network: nn.Module, **options: object) -> pl.LightningModule:
         return self.model.task(network=network, num_classes=self.model.data.num_classes, **options)
 
@@ -314,7 +310,7 @@ class SearchJob:
         return self._task(network, **{"teacher": self.teacher, **(self.finetuning.teaching or {}), **options})
 
     def _finetuned_module(self, network: nn.Module, teacher: nn.Module) -> pl.LightningModule:
-        options = {"feature_modules": self._blocks(), **(self.finetuning.task or {})}
+        options = {"feature_modules": self.space.feature_modules, **(self.finetuning.task or {})}
         return self._taught(network, teacher=teacher, **options)
 
 

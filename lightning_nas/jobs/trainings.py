@@ -27,7 +27,6 @@ from lightning_nas.multishot.rungs import Rungs
 from lightning_nas.multishot.space import JointSpace, Setting
 from lightning_nas.report.network_record import MetricRecord
 from lightning_nas.supernet import derive, option_errors, sort_channels, supernet_from
-from lightning_nas.supernet.source import named_blocks
 from lightning_nas.supernet.subnet import supernet_with
 from lightning_nas.tasks.metric import TaskMetric, metric_of
 from lightning_nas.tasks.search_task import network_of
@@ -292,7 +291,7 @@ class Trainings:
         network, teacher = inherit(source, architecture, self.data.calibration(genes[0]))
         if not self.teaching:
             return network, self._task
-        blocks = [path for path, _ in named_blocks(teacher)]
+        blocks = joint_space.setting(genes).space.feature_modules
         task: Callable[..., pl.LightningModule] = self._task
         return network, partial(task, teacher=teacher, feature_modules=blocks, **self.teaching)
 

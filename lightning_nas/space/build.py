@@ -15,6 +15,7 @@ from lightning_nas.space.curate import curated_widths
 from lightning_nas.space.multiplier import DepthMultiplier
 from lightning_nas.space.options import SpaceOptions
 from lightning_nas.space.spec import LeftOut, SearchSpace
+from lightning_nas.space.tied import tied
 
 __all__ = ["build_space"]
 
@@ -32,7 +33,8 @@ def build_space(
 ) -> SearchSpace:
     """Return the search space around a network.
 
-    The hidden width of a block follows from its option and its input width; all other widths have depth multipliers.
+    The hidden width of a block follows from its option and its input width; all other widths have depth multipliers,
+    one for two or more where too many meet (see `tied`).
 
     Args:
         network: The network as data, with its width groups.
@@ -62,9 +64,10 @@ class _Builder:
     def __init__(self, network: ElasticNetwork, lanes: int, options: SpaceOptions) -> None:
         self._network, self._lanes, self._options = network, lanes, options
         self._places = _places(network)
-        self._numbers = {}
+        self._numbers: dict[str, int] = {}
         for number, operation in enumerate(network.network.operations):
             self._numbers.setdefault(operation.path, number)
+        self._hidden: set[int] = set()
         self._left_out: list[LeftOut] = []
 
     def space(self, blocks: Sequence[Block], residuals: Sequence[str]) -> SearchSpace:
@@ -79,7 +82,7 @@ class _Builder:
         free = [g for g in self._network.open if g not in hidden and admitted(self._network.widths[g].name)]
         # Those of blocks that are left out stay as they are.
         free = [group for group in free if group in self._places]
-        return SearchSpace(self._network, self._multipliers(free), choices, tuple(self._left_out))
+        return tied(SearchSpace(self._network, self._multipliers(free), choices, tuple(self._left_out)))
 
     def _check_patterns(self, blocks: Sequence[Block], residuals: Sequence[str]) -> None:
         options = self._options
@@ -96,6 +99,7 @@ class _Builder:
         skipped = [path for path in residuals if "skip" in self._options.kinds and self._options.admits(path)]
         left = list(skipped)
         found: list[Choice] = []
+        self._hidden = {b.group for b in blocks if b.kind != "ds" and self._options.admits(_path(b))}
         for block in blocks:
             if not self._options.admits(_path(block)):
                 continue
@@ -129,9 +133,11 @@ class _Builder:
             )
         size = self._network.sizes[block.group]
         inputs = self._network.counts[self._numbers[block.expand]][0]
-        if block.kind == "basic" and not inputs.gains:
+        if not inputs.gains:
             return None  # the first convolution of a network
-        if len(inputs.gains) > _MAX_SOURCES or any(group not in self._network.open for group in inputs.groups):
+        # Hidden widths that follow from each other would all follow from the first block's option.
+        fixed = self._hidden.union(set(range(len(self._network.widths))) - set(self._network.open))
+        if len(inputs.gains) > _MAX_SOURCES or fixed.intersection(inputs.groups):
             inputs = ChannelCount(inputs.at(self._network.sizes))
         num_in = inputs.at(self._network.sizes)
         own = size / num_in

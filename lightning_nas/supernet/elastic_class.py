@@ -168,30 +168,41 @@ def _read_statistic(name: str) -> Callable[[nn.Module], Tensor | None]:
 
 
 def _read(name: str) -> Callable[[nn.Module], Tensor | None]:
+    # It runs several times for each leaf and step, and so is written to be quick.
     def read(module: nn.Module) -> Tensor | None:
-        whole = cast(Tensor | None, nn.Module.__getattr__(module, name))
+        whole = module._parameters.get(name)
+        is_learned = whole is not None and torch.is_grad_enabled()
+        part = whole if whole is not None else module._buffers.get(name)
         chosen = chosen_of(module)
-        if whole is None:
-            return None
-        extents = chosen.extents.get(name, ())
-        cuts = [(dim, extent) for dim, extent in extents if extent.count < extent.size]
-        region = [slice(0, size) for size in whole.shape]
-        for dim, extent in cuts:
-            if extent.index is None:
-                region[dim] = extent.region
-        is_picked = any(extent.index is not None for _, extent in cuts)
-        if torch.is_grad_enabled() and isinstance(whole, nn.Parameter):
-            chosen.reach(name, None if is_picked else tuple(region))
-        return _part(whole, cuts, tuple(region))
+        cuts = [cut for cut in chosen.extents.get(name, ()) if cut[1].count < cut[1].size]
+        if part is None or not (cuts or is_learned):
+            return part
+        region = _region(part.shape, cuts)
+        if is_learned:
+            chosen.reach(name, region)
+        if cuts and region is not None:
+            # A view of values by channel, so that a norm tracks the statistics of the channels that run.
+            return part[region] if part.ndim == 1 else cast(Tensor, _Leading.apply(part, region))
+        return _picked(part, cuts)
 
     return read
 
 
-def _part(whole: Tensor, cuts: Sequence[tuple[int, Extent]], region: Region) -> Tensor:
-    part = whole
-    if any(extent.index is None for _, extent in cuts):
-        # A view of values by channel, so that a norm tracks the statistics of the channels that run.
-        part = whole[region] if whole.ndim == 1 else cast(Tensor, _Leading.apply(whole, region))
+def _region(shape: torch.Size, cuts: Sequence[tuple[int, Extent]]) -> Region | None:
+    """Return the part of a tensor that is read, or None where indices pick it."""
+    region = [slice(0, size) for size in shape]
+    for dim, extent in cuts:
+        if extent.index is not None:
+            return None
+        region[dim] = extent.region
+    return tuple(region)
+
+
+def _picked(whole: Tensor, cuts: Sequence[tuple[int, Extent]]) -> Tensor:
+    """Return the part of a tensor of which indices pick some dimensions."""
+    leading = [(dim, extent) for dim, extent in cuts if extent.index is None]
+    region = _region(whole.shape, leading)
+    part = cast(Tensor, _Leading.apply(whole, region)) if leading else whole
     for dim, extent in cuts:
         if extent.index is not None:
             part = part.index_select(dim, extent.index_on(part.device))

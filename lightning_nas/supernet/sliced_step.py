@@ -8,12 +8,9 @@ import torch
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
-from lightning_nas.supernet.elastic import ElasticBatchNorm2d, ElasticConv2d, ElasticLinear
+from lightning_nas.supernet.elastic_class import Region, chosen_of, elastic_modules
 
 __all__ = ["SlicedStep"]
-
-Region = tuple[slice, ...]
-Elastic = ElasticConv2d | ElasticBatchNorm2d | ElasticLinear
 
 
 class SlicedStep:
@@ -33,7 +30,7 @@ class SlicedStep:
     """
 
     def __init__(self, module: nn.Module) -> None:
-        self._elastic = [m for m in module.modules() if isinstance(m, Elastic)]
+        self._leaves = elastic_modules(module)
         self._narrowed: list[_Narrowed] = []
         self._handles: list[RemovableHandle] = []
 
@@ -76,18 +73,17 @@ class SlicedStep:
         if self._narrowed or not self.suits(optimizer):
             return
         owned = {id(p) for group in optimizer.param_groups for p in group["params"]}
-        for module in self._elastic:
-            for parameter, region in _regions(module):
-                if parameter.grad is not None and id(parameter) in owned:
-                    self._narrowed.append(_Narrowed(optimizer, parameter, region))
+        for parameter, region in (pair for leaf in self._leaves for pair in _reached(leaf)):
+            if parameter.grad is not None and id(parameter) in owned:
+                self._narrowed.append(_Narrowed(optimizer, parameter, region))
 
     def widen(self) -> None:
         """Put everything back; nothing happens where nothing was narrowed."""
         for narrowed in self._narrowed:
             narrowed.restore()
         self._narrowed = []
-        for module in self._elastic:
-            module.reached = (0,) * len(module.reached)
+        for leaf in self._leaves:
+            chosen_of(leaf).reached.clear()
 
 
 class _Narrowed:
@@ -127,17 +123,11 @@ def _is_like(value: object, parameter: Tensor) -> bool:
     return isinstance(value, Tensor) and value.ndim > 0 and value.shape == parameter.shape
 
 
-def _regions(module: Elastic) -> list[tuple[nn.Parameter, Region]]:
-    """Return the parameters of a module with the part of each that was reached, where that is not all of it."""
-    channels = slice(module.reached[0])
-    if isinstance(module, ElasticBatchNorm2d):
-        region: Region = (channels,)
-    elif isinstance(module, ElasticLinear):
-        region = (channels, slice(module.reached[1]))
-    else:
-        _, inner, size = module.reached
-        margin = (module.kernel_size[0] - size) // 2
-        square = slice(margin, margin + size)
-        region = (channels, slice(inner), square, square)
-    found = [(module.weight, region)] + ([] if module.bias is None else [(module.bias, (channels,))])
-    return [(p, here) for p, here in found if module.reached[0] and p[here].shape != p.shape]
+def _reached(leaf: nn.Module) -> list[tuple[nn.Parameter, Region]]:
+    """Return the parameters of an elastic leaf with the part of each that was read, where that is one and not all."""
+    found = []
+    for name, region in chosen_of(leaf).reached.items():
+        parameter = leaf._parameters[name]
+        if parameter is not None and region is not None and parameter[region].shape != parameter.shape:
+            found.append((parameter, region))
+    return found

@@ -1,0 +1,59 @@
+"""Nodes of a space behind what depends on widths and blocks, and the widths of all combinations of their options."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Iterable, Iterator, Sequence
+
+from lightning_nas.space.spec import SearchSpace
+
+__all__ = ["combined_widths", "nodes_behind"]
+
+# A table of more would take minutes to price, and a program with it to solve.
+_MAX_COMBINATIONS = 100_000
+
+
+def nodes_behind(space: SearchSpace, groups: Iterable[int], choices: Iterable[int] = ()) -> tuple[int, ...]:
+    """Return the nodes that what depends on some width groups and blocks follows from, ascending.
+
+    Args:
+        space: What can be chosen.
+        groups: Numbers of width groups; those that are not searched follow from none.
+        choices: Numbers of blocks, among `SearchSpace.choices`.
+    """
+    widths = itertools.chain(*(space.nodes_of.get(group, ()) for group in groups))
+    return tuple(sorted({*widths, *(len(space.multipliers) + choice for choice in choices)}))
+
+
+def combined_widths(space: SearchSpace, nodes: Sequence[int]) -> Iterator[tuple[tuple[int, ...], Sequence[int]]]:
+    """Yield each combination of the options of some nodes, in C order, with the width of each group that they set.
+
+    Groups that follow from other nodes, too, have no meaningful width there: ask for all nodes behind a group.
+
+    Args:
+        space: What can be chosen.
+        nodes: The nodes, ascending, see `nodes_behind`.
+
+    Raises:
+        ValueError: There are too many combinations for a table.
+    """
+    count = math.prod(space.node_sizes[node] for node in nodes)
+    if count > _MAX_COMBINATIONS:
+        names = ", ".join(space.node_names[node] for node in nodes)
+        raise ValueError(
+            f"A part of the network depends on {len(nodes)} choices at once, of {count} combinations: {names}."
+            " HINT: offer fewer ratios, expansions or kernels, or one depth multiplier a stage (scope='stage')."
+        )
+    scaled = len(space.multipliers)
+    for options in itertools.product(*(range(space.node_sizes[node]) for node in nodes)):
+        widths = list(space.network.sizes)
+        for node, number in zip(nodes, options, strict=True):
+            if node < scaled:
+                multiplier = space.multipliers[node]
+                for group, width in zip(multiplier.groups, multiplier.widths[number], strict=True):
+                    widths[group] = width
+            elif (choice := space.choices[node - scaled]).block is not None and choice.size:
+                # Nodes ascend, so that the widths that a block reads are there.
+                widths[choice.block.group] = choice.hidden(choice.options[number], widths, space.network.sizes)
+        yield options, widths
