@@ -17,7 +17,6 @@ from lightning.pytorch.callbacks import (
 from lightning.pytorch.cli import LightningCLI
 from lightning.pytorch.strategies import FSDPStrategy
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
-from lightning_nas.supernet.elastic import ElasticBatchNorm2d
 from plain_loop import (
     EPOCHS,
     Plain,
