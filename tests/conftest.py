@@ -12,8 +12,8 @@ from lightning_nas.estimator.fit import trees
 from lightning_nas.search import measuring
 from lightning_nas.space.architecture import subgraphs
 from lightning_nas.space.options import SpaceOptions
-from lightning_nas.space.spec import HEAD, STEM
 from lightning_nas.supernet import space_of, supernet_from
+from lightning_nas.supernet.member import member_at
 
 FACTOR = {"fused": 0.3, "head": 0.1, "stem": 0.1}
 VELA = {
@@ -42,7 +42,7 @@ class LinearEstimator:
         """Price an architecture as a compiler would that disagrees with the estimate; None: it is not installed."""
         if self.compiled_factor is None:
             return None
-        odd = sum(option.expansion for _, option in architecture.blocks) % 2
+        odd = int(sum(option.expansion for _, option in architecture.blocks)) % 2
         return self.latency_ms(architecture) * (self.compiled_factor + 0.01 * odd)
 
     def predict_ms(self, parts):
@@ -112,29 +112,33 @@ def supernet(network, images):
 
 
 def read_by(network, nodes):
-    """Return for each parameter of a network with a supernet which of its entries a path reads, as booleans."""
-    handle, names = network.supernet, {id(p): name for name, p in network.named_parameters()}
-    chosen = handle.space.decode(nodes)
-    elastic = {id(p) for block in handle.blocks for p in block.parameters()} | {id(handle.tail.modules["head"].weight)}
-    elastic |= {id(p) for end in handle.ends.values() for part in vars(end).values() if part for p in part.parameters()}
-    found = {n: torch.full(p.shape, id(p) not in elastic) for n, p in network.named_parameters()}
-    width = chosen.stem.width
-    pairs = ((stage.width, fixed.option) for stage in chosen.stages for fixed in stage.blocks)
-    for block, (out_width, option) in zip(handle.blocks, pairs, strict=True):
-        candidate = block.candidate(option.kind)
-        last = width
-        for conv, norm in candidate.parts():
-            out = out_width if conv is candidate.project else int(option.expansion * width)
-            size = min(conv.kernel_size[0], option.kernel)
-            margin = (conv.kernel_size[0] - size) // 2
-            inner = 1 if conv.groups > 1 else last
-            found[names[id(conv.weight)]][:out, :inner, margin : margin + size, margin : margin + size] = True
-            found[names[id(norm.weight)]][:out] = found[names[id(norm.bias)]][:out] = True
-            last = out
-        width = out_width
-    for place, last, out in ((STEM, 3, chosen.stem.width), (HEAD, width, chosen.head.width)):
-        end = handle.ends[place]
-        found[names[id(end.conv.weight)]][:out, :last] = True
-        found[names[id(end.norm.weight)]][:out] = found[names[id(end.norm.bias)]][:out] = True
-    found[names[id(end.classifier.weight)]][:, :out] = found[names[id(end.classifier.bias)]][:] = True
+    """Return for each parameter of a network with a supernet which of its entries a path reads, as booleans.
+
+    They are looked up in a whole run in the width groups, and not in what modules say that they read.
+    """
+    handle = network.supernet
+    space, leaves = handle.space, handle.leaves
+    widths, forms, skipped = member_at(space, nodes)
+    found = {name: torch.ones(p.shape, dtype=torch.bool) for name, p in network.named_parameters()}
+    gone = [*skipped]
+    for offer, form in zip(leaves.offers, forms, strict=True):
+        run = offer.run(form)
+        for path, name in run.names.items():
+            gone += [f"{path}.{other}" for where, other in offer.alternates if where == path and other != name]
+            own = [p for p, _ in network.get_submodule(path).named_parameters(recurse=False)] if name else []
+            gone += [f"{path}.{parameter}" for parameter in own]
+        if run.kernel is not None:
+            weight = found[f"{run.kernel.path}.weight"]
+            margin = (weight.shape[-1] - run.kernel.size) // 2
+            here = torch.zeros(weight.shape[-1], dtype=torch.bool)
+            here[margin : margin + run.kernel.size] = True
+            weight &= here.view(-1, 1) & here
+    for name, dim in leaves.groups.slots_of(leaves.groups.open):
+        if name in found:
+            kept = torch.zeros(found[name].shape[dim], dtype=torch.bool)
+            kept[torch.from_numpy(leaves.groups.kept((name, dim), widths))] = True
+            found[name] &= kept.view(-1, *[1] * (found[name].ndim - dim - 1))
+    for name, rows in found.items():
+        if any(name == path or name.startswith(f"{path}.") for path in gone):
+            rows[:] = False
     return found

@@ -17,7 +17,6 @@ from lightning.pytorch.callbacks import (
 from lightning.pytorch.cli import LightningCLI
 from lightning.pytorch.strategies import FSDPStrategy
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
-from lightning_nas.supernet.elastic import ElasticBatchNorm2d
 from plain_loop import (
     EPOCHS,
     Plain,
@@ -142,7 +141,7 @@ class Recompute(pl.Callback):
             return
         network = copy.deepcopy(pl_module.network)
         network.supernet.activate(self.search.search.best())
-        recalibrate(network, network, [images for images, _ in loader()], ElasticBatchNorm2d)
+        recalibrate(network, network, [images for images, _ in loader()])
         losses = [functional.cross_entropy(network.eval()(images), targets) for images, targets in loader()]
         self.expected.append(float(torch.stack(losses).mean()))
 

@@ -6,7 +6,6 @@ import pytest
 import torch
 import torch.nn.functional as F
 from lightning.pytorch.callbacks import ModelCheckpoint
-from lightning_nas.space.network import subgraphs
 from limits import limits_of
 from searches import search_of, training_of
 from torch.utils.data import DataLoader, TensorDataset
@@ -14,6 +13,7 @@ from torch.utils.data import DataLoader, TensorDataset
 from lightning_nas.budget.budget import Budget
 from lightning_nas.search.engine import Search
 from lightning_nas.search.module import SearchModule
+from lightning_nas.space.architecture import subgraphs
 
 pytestmark = pytest.mark.usefixtures("few_anchors")
 QUIET = {"logger": False, "enable_progress_bar": False, "enable_model_summary": False, "accelerator": "cpu"}

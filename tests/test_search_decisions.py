@@ -118,8 +118,7 @@ def test_the_candidate_that_is_best_once_it_is_refitted_is_taken(supernet, image
         candidates, supernet, None, images, lambda network: SimpleNamespace(network=network), None
     )
     assert chosen == candidates[1]
-    widths = [stage.width for stage in candidates[1].stages]
-    assert network.features[-1][0].in_channels == widths[-1]
+    assert network.features[-1][0].in_channels == dict(candidates[1].widths)["features.4.conv.2"]
 
 
 @pytest.mark.parametrize("prior", [0.0, 1.0])

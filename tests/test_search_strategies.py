@@ -58,14 +58,14 @@ def fit(module, search, tmp_path, **options):
 def test_every_strategy_searches_and_keeps_the_budget(supernet, estimator, tmp_path, strategy, phases):
     options = {"every": 2, "candidates": 2, "evaluations": 4, "random_subnets": 1, "steps": 6}
     search = search_of(estimator, latency="0.6x", strategy=strategy, phases=phases, **options)
-    module = Plain(supernet)
+    module, first = Plain(supernet), supernet.supernet.first
     fit(module, search, tmp_path)
     full = estimator.latency_ms(supernet.supernet.space.decode(supernet.supernet.space.reference_encoding))
     assert estimator.latency_ms(search.architecture) <= 0.6 * full * (1 + 1e-9)
     logits = search.search.logits
     assert any(bool(row.detach().any()) for row in logits) == (strategy != "spos")
     assert all(torch.isfinite(row).all() for row in logits)
-    assert all(block.mixture is None for block in supernet.supernet.blocks)
+    assert not any(module._forward_pre_hooks for module in supernet.features.modules() if module is not first)
     assert search.derive(module).network(torch.zeros(2, 3, 32, 32)).shape == (2, 4)
 
 
@@ -78,7 +78,7 @@ def test_a_mixture_of_one_option_is_that_option(supernet, images, shared):
     handle = supernet.supernet
     handle.use_batch_statistics(True)
     supernet.eval()
-    for nodes in (handle.space.reference_encoding, narrowest(handle.space), (0, 1, 0, 1, 1, 0, 3, 5, 7, 9)):
+    for nodes in (handle.space.reference_encoding, narrowest(handle.space), (0, 1, 0, 1, 1, 3, 5, 7, 9)):
         handle.activate(nodes)
         expected = supernet(images)
         handle.mix(one_hot(nodes, handle.space), shared=shared)
@@ -90,15 +90,21 @@ def test_a_mixture_of_one_option_is_that_option(supernet, images, shared):
 def test_a_mixture_is_the_weighted_sum_of_what_its_options_give(supernet, images):
     handle = supernet.supernet
     handle.use_batch_statistics(True)
-    block, x = handle.blocks[1], torch.rand(4, 8, 8, 8)
-    gates = one_hot(handle.space.reference_encoding, handle.space)
-    number = len(handle.space.multipliers) + 1
-    gates[number] = torch.linspace(0, 1, len(block.options)).softmax(0)
+    space = handle.space
+    block, x = supernet.features[3], torch.rand(4, 16, 8, 8)
+    source = space.reference_encoding
+    gates = one_hot(source, space)
+    number = len(space.multipliers) + 2
+    gates[number] = torch.linspace(0, 1, space.node_sizes[number]).softmax(0)
     handle.mix(gates)
     mixed = block(x)
-    outputs = [block.candidate(o.kind)(x, o, block.out_width) for o in block.options]
+    outputs = []
+    for option in range(space.node_sizes[number]):
+        handle.activate([*source[:number], option, *source[number + 1 :]])
+        outputs.append(block(x))
     expected = sum(gate * output for gate, output in zip(gates[number], outputs, strict=True))
     torch.testing.assert_close(mixed, expected)
+    assert float((outputs[0] - outputs[-1]).detach().abs().max()) > 1e-3
 
 
 def test_gates_have_the_gradients_that_their_names_promise():

@@ -96,10 +96,11 @@ class _Dependences(Generic[KeyT, ValueT]):
         for key, choices in self._changed_alone().items():
             touching = {c for number in owners(key) for c in self._touching.get(number, ())} if choices else set()
             self._settle(key, sorted(choices | touching)[:most])
+        # What only combinations of alternatives have was seen there first.
+        for chosen in list(self._seen):
+            self._widen(chosen, [key for key in self._at(chosen) if key not in self._results])
         for chosen in _covering(self._structures.sizes):
-            for key in dict.fromkeys([*self._results, *self._at(chosen)]):
-                while causes := self._causes(key, chosen):
-                    self._settle(key, sorted({*self._results[key].choices, *causes}))
+            self._widen(chosen, list(dict.fromkeys([*self._results, *self._at(chosen)])))
         return {key: _pruned(dependence) for key, dependence in self._results.items()}
 
     @cached_property
@@ -124,20 +125,20 @@ class _Dependences(Generic[KeyT, ValueT]):
         return changed
 
     def _settle(self, key: KeyT, choices: Sequence[int]) -> None:
-        """Observe a property at all combinations of some choices, and so what else is seen there first."""
-        pending = [key]
-        while pending:
-            key = pending.pop()
-            values = {}
-            for combination in itertools.product(*(range(self._structures.sizes[choice]) for choice in choices)):
-                chosen = [0] * len(self._structures.sizes)
-                for choice, alternative in zip(choices, combination, strict=True):
-                    chosen[choice] = alternative
-                found = self._at(tuple(chosen))
-                values[combination] = found.get(key)
-                pending += [other for other in found if other not in self._results and other not in pending]
-            self._results[key] = Dependence(tuple(choices), values)
-            pending = [other for other in pending if other not in self._results]
+        """Observe a property at all combinations of some choices."""
+        values = {}
+        for combination in itertools.product(*(range(self._structures.sizes[choice]) for choice in choices)):
+            chosen = [0] * len(self._structures.sizes)
+            for choice, alternative in zip(choices, combination, strict=True):
+                chosen[choice] = alternative
+            values[combination] = self._at(tuple(chosen)).get(key)
+        self._results[key] = Dependence(tuple(choices), values)
+
+    def _widen(self, chosen: tuple[int, ...], keys: Iterable[KeyT]) -> None:
+        """Let properties depend on what else they take, as a combination shows."""
+        for key in keys:
+            while causes := self._causes(key, chosen):
+                self._settle(key, sorted({*self._results[key].choices, *causes}))
 
     def _causes(self, key: KeyT, chosen: tuple[int, ...]) -> list[int]:
         """Return further choices that a property depends on, as a combination shows; none if it is as expected."""

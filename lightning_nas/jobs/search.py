@@ -27,7 +27,7 @@ from lightning_nas.jobs.job import carry_out
 from lightning_nas.jobs.networks import make_network, network_settings
 from lightning_nas.jobs.pictures import write_run_picture
 from lightning_nas.jobs.plan import FinetunePlan, Goal, Model, Run, SearchPlan
-from lightning_nas.jobs.record import Compared, Outcome, log_hints, summary, write_run
+from lightning_nas.jobs.record import Compared, Outcome, cost_of, log_hints, summary, write_run
 from lightning_nas.jobs.search_data import SearchData, datamodule_of
 from lightning_nas.jobs.teacher import Teacher, better_teacher, is_teachable
 from lightning_nas.report.network_record import MetricRecord
@@ -201,7 +201,7 @@ class SearchJob:
             budget=self.goal.budget,
             limits=self.limits,
             choices=callback.choices,
-            source=self.source_architecture,
+            space=self.space,
             chosen=self.chosen,
             subnet=network_of(self.tuned),
             baseline_metric=self.baseline_metric,
@@ -251,7 +251,7 @@ class SearchJob:
                 label = f"{name.replace(' ', '_')}-{_digest(architecture, self.teacher_name)}"
                 other = self._finetuned_module(network, its_teacher)
                 metric = self.shared.train(label, other, self.run.epochs.finetune, self.finetuning.averaging)
-            self.compared.append(Compared(name, architecture, MetricRecord(**metric)))
+            self.compared.append(Compared(name, cost_of(self.estimator, architecture), MetricRecord(**metric)))
 
     def _training_settings(self) -> dict[str, object]:
         """Return the settings of source, supernet and baseline, which runs of several budgets can share."""

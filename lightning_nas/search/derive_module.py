@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TypeVar, cast
 
 from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from lightning_nas.graph.eval_mode import evaluating
 from lightning_nas.graph.finite import refuse_not_finite
@@ -36,7 +37,7 @@ def derive_subnet(fit: UserFit, wanted: ModuleT, encoding: Encoding, num_batches
     if not names:
         raise ValueError(f"This {type(original).__name__} is not part of the module that was searched.")
     derived = derive(fit.module, encoding)
-    norms = [child for child in derived.modules() if isinstance(child, nn.BatchNorm2d)]
+    norms = [child for child in derived.modules() if isinstance(child, _BatchNorm)]
     # The norms keep what they are given here; all else that a step changes is put back.
     with evaluating(derived), quiet_copy(derived, fit.trainer, fit.loss, norms) as quiet:
         batches = enumerate(fit.training_batches(num_batches))

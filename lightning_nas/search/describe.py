@@ -10,6 +10,7 @@ from lightning_nas.budget.removal import describe_removed
 from lightning_nas.io.units import bytes_text
 from lightning_nas.search.engine import Search
 from lightning_nas.search.penalty import entropy
+from lightning_nas.space.choice import Choice
 
 __all__ = ["announcement", "brief", "format_reach", "metrics", "progress_line"]
 
@@ -41,11 +42,12 @@ def metrics(search: Search) -> dict[str, float]:
     """Return what is logged: expected costs, multipliers, and the normalised entropy of the choices, mean and each."""
     probabilities = search.probabilities()
     values = {"nas/entropy": float(entropy(probabilities)), "nas/skipped": float(search.rewards.num_skipped)}
-    num_widths = len(search.supernet.space.multipliers)
-    for node, row in enumerate(probabilities):
+    space = search.supernet.space
+    nodes = zip((*space.multipliers, *space.choices), probabilities, strict=True)
+    for node, row in nodes:
         if len(row) > 1:
-            name = f"width_{node}" if node < num_widths else f"block_{node - num_widths}"
-            values[f"nas/entropy/{name}"] = float(entropy([row]))
+            kind = "block" if isinstance(node, Choice) else "width"
+            values[f"nas/entropy/{kind} {node}"] = float(entropy([row]))
     for limit, multiplier in zip(search.limits.costs, search.multipliers.values, strict=True):
         values[f"nas/{limit.name}"] = float(limit.table.expected(probabilities))
         values[f"nas/{limit.name}_multiplier"] = multiplier

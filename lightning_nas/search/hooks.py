@@ -34,6 +34,7 @@ from lightning_nas.search.trainers import refuse_strategy, refuse_unaware, total
 from lightning_nas.search.validated import validated_encoding
 from lightning_nas.search.warnings_heard import heard_warnings
 from lightning_nas.space.spec import Encoding, SearchSpace
+from lightning_nas.supernet.mixture import check_mixable
 from lightning_nas.supernet.sliced_step import SlicedStep
 from lightning_nas.supernet.supernet import find_supernet
 from lightning_nas.training.checkpoints import CheckpointState
@@ -100,6 +101,8 @@ class SearchHooks(Callback):
         refuse_strategy(trainer)
         supernet = find_supernet(pl_module)
         limits = self.limits_in(supernet.space)
+        if self.training.strategy.is_mixed:
+            check_mixable(supernet.space)
         warn_off_grid(supernet.space, self.estimator.lanes)
         # A fit that goes on with the same supernet keeps what was learnt and counted.
         state = self.state

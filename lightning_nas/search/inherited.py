@@ -18,7 +18,6 @@ from lightning_nas.search.quiet_loss import LossFunction, attached_loss, quiet_c
 from lightning_nas.search.trainers import share_statistics
 from lightning_nas.space.spec import Encoding
 from lightning_nas.supernet.derive import recalibrate
-from lightning_nas.supernet.elastic import ElasticBatchNorm2d
 from lightning_nas.supernet.supernet import Supernet
 
 __all__ = ["InheritedLoss"]
@@ -85,7 +84,7 @@ class InheritedLoss:
                 self._module,
                 lambda item: task_loss(quiet, item[1], item[0]),
                 enumerate(spread(self._calibration, num_batches or len(self._calibration))),
-                ElasticBatchNorm2d,
+                self._supernet.leaves.model,
             )
 
     def __call__(self, encoding: Encoding, effort: Effort | None = None) -> float:

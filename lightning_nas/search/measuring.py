@@ -6,6 +6,8 @@ import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from torch import Tensor, nn
+
 from lightning_nas.estimator.cost_model import CostModel
 from lightning_nas.search.effort import Effort, num_values, training_cost
 from lightning_nas.search.engine import Search
@@ -14,8 +16,6 @@ from lightning_nas.search.loaders import UserFit
 from lightning_nas.search.progress import Progress
 from lightning_nas.search.readiness import Readiness, measure_readiness, progress_since, readiness_efforts, start_losses
 from lightning_nas.search.settings import Selection
-from lightning_nas.space.network import subgraphs
-from lightning_nas.space.spec import Encoding
 
 __all__ = ["affordable_cost", "measure_end", "measure_start"]
 
@@ -83,20 +83,29 @@ def measure_end(
 @contextmanager
 def _checked_size(search: Search) -> Iterator[None]:
     """Warn where the network runs on images of another size than its costs are of."""
-    space, seen = search.supernet.space, list[Encoding]()
-    first = search.supernet.blocks[0]
-    handle = first.register_forward_pre_hook(lambda block, inputs: seen.append(tuple(inputs[0].shape[-2:])))
+    space, seen = search.supernet.space, list[tuple[int, int]]()
+
+    def note(network: nn.Module, inputs: tuple[object, ...], named: dict[str, object]) -> None:
+        # A network may be given more than its images.
+        seen.extend(
+            _sides(value) for value in (*inputs, *named.values()) if isinstance(value, Tensor) and value.ndim == 4
+        )
+
+    handle = search.supernet.leaves.model.register_forward_pre_hook(note, with_kwargs=True)
     try:
         yield
     finally:
         handle.remove()
-    stem, *_ = subgraphs(space.decode(space.reference_encoding))
-    if seen and stem.out_shape[:2] not in seen:
-        height, width = (space.stem.stride * side for side in seen[0])
+    expected = space.input_size[1:]
+    if seen and expected not in seen:
         log.warning(
-            "The network runs on images of about %d x %d pixels, and its costs are of %d x %d: the budget is kept at"
-            " that size alone. HINT: give `space_of` and `supernet_from` an `example_input` of that size.",
-            height,
-            width,
-            *space.input_size[1:],
+            "The network runs on images of %d x %d pixels, and its costs are of %d x %d: the budget is kept at that"
+            " size alone. HINT: give `space_of` and `supernet_from` an `example_input` of that size.",
+            *seen[0],
+            *expected,
         )
+
+
+def _sides(images: Tensor) -> tuple[int, int]:
+    height, width = images.shape[-2:]
+    return height, width

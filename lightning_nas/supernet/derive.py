@@ -7,6 +7,7 @@ from copy import deepcopy
 from typing import TypeVar
 
 from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from lightning_nas.graph.eval_mode import evaluating
 from lightning_nas.graph.finite import refuse_not_finite
@@ -67,7 +68,7 @@ def recalibrate(
     module: nn.Module,
     run: Callable[[BatchT], object],
     batches: Iterable[BatchT],
-    kind: type[nn.BatchNorm2d] = nn.BatchNorm2d,
+    within: nn.Module | None = None,
 ) -> None:
     """Replace the running statistics of batch norm by those of `batches` (Once-for-All, arXiv 1908.09791).
 
@@ -77,12 +78,12 @@ def recalibrate(
         module: The module whose batch norms are recalibrated.
         run: Forward pass of one batch through `module`.
         batches: At least one batch of training data; some hundred images suffice.
-        kind: Only batch norms of this class.
+        within: Only batch norms of this part of the module; by default all.
 
     Raises:
         ValueError: `batches` is empty.
     """
-    norms = [m for m in module.modules() if isinstance(m, kind) and m.track_running_stats]
+    norms = [m for m in (within or module).modules() if isinstance(m, _BatchNorm) and m.track_running_stats]
     momenta = [norm.momentum for norm in norms]
     num_batches = 0
     with evaluating(module):

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import functools
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, cast
 
@@ -68,6 +69,7 @@ class Chosen:
         attributes: What the module says of its sizes when it is whole.
         runs: The name of the submodule that runs in its place, or `IDENTITY`; empty for the module itself.
         batch_statistics: Whether a norm normalises each batch by its own statistics.
+        held: While a norm tracks statistics of channels that are picked by an index, what it was given of them: a copy.
         reached: For each parameter that was read with gradients the smallest region that holds all that was read; None
             where it was picked by an index. `SlicedStep` sets it back.
     """
@@ -77,6 +79,7 @@ class Chosen:
     attributes: dict[str, object] = field(default_factory=dict)
     runs: str = ""
     batch_statistics: bool = False
+    held: dict[str, Tensor] | None = None
     reached: dict[str, Region | None] = field(default_factory=dict)
 
     def reach(self, name: str, region: Region | None) -> None:
@@ -129,12 +132,17 @@ def _elastic_class(plain: type[nn.Module], names: tuple[str, ...]) -> type[nn.Mo
 
 
 def _made_class(plain: type[nn.Module], names: tuple[str, ...]) -> type[nn.Module]:
+    is_norm = issubclass(plain, _BatchNorm)
+
     # Each path would be another graph to compile, for tens of seconds; what stands around the leaves is compiled.
     @torch.compiler.disable
     @functools.wraps(plain.forward, updated=())
     def forward(self: nn.Module, *args: Any, **kwargs: Any) -> Any:
         runs = chosen_of(self).runs
         if not runs:
+            if is_norm and self.training:
+                with _tracking(self):
+                    return plain.forward(self, *args, **kwargs)
             return plain.forward(self, *args, **kwargs)
         return args[0] if runs == IDENTITY else self.get_submodule(runs)(*args, **kwargs)
 
@@ -147,7 +155,7 @@ def _made_class(plain: type[nn.Module], names: tuple[str, ...]) -> type[nn.Modul
 
     members: dict[str, object] = {"forward": forward, "__reduce_ex__": reduce}
     for name in names:
-        is_statistic = name in _STATISTICS and issubclass(plain, _BatchNorm)
+        is_statistic = name in _STATISTICS and is_norm
         members[name] = property(_read_statistic(name) if is_statistic else _read(name))
     return type(f"Elastic{plain.__name__}", (plain,), members)
 
@@ -157,12 +165,40 @@ def _blank(plain: type[nn.Module], names: tuple[str, ...]) -> nn.Module:
     return cast(nn.Module, made.__new__(made))
 
 
+@contextmanager
+def _tracking(module: nn.Module) -> Iterator[None]:
+    """Let a norm keep the statistics that it tracks of channels that are picked by an index."""
+    chosen = chosen_of(module)
+    picked = [extent for _, extent in chosen.extents.get("running_mean", ()) if extent.index is not None]
+    if not picked or chosen.batch_statistics:
+        yield
+        return
+    chosen.held = {}
+    try:
+        yield
+        for name, part in chosen.held.items():
+            whole = module._buffers[name]
+            assert whole is not None
+            whole.index_copy_(0, picked[0].index_on(whole.device), part)
+    finally:
+        chosen.held = None
+
+
 def _read_statistic(name: str) -> Callable[[nn.Module], Tensor | None]:
     read = _read(name)
 
     def of_batches(module: nn.Module) -> Tensor | None:
+        chosen = chosen_of(module)
         # Without running statistics a norm takes those of the batch, in evaluation too, and tracks nothing.
-        return None if chosen_of(module).batch_statistics else read(module)
+        if chosen.batch_statistics:
+            return None
+        if chosen.held is None or name not in chosen.extents:
+            return read(module)
+        if name not in chosen.held:
+            part = read(module)
+            assert part is not None
+            chosen.held[name] = part
+        return chosen.held[name]
 
     return of_batches
 

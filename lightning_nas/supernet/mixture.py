@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from functools import partial
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
@@ -12,14 +12,29 @@ from torch.utils.hooks import RemovableHandle
 from lightning_nas.graph.writers import writers_of
 from lightning_nas.space.block_option import BlockOption
 from lightning_nas.space.choice import Choice
+from lightning_nas.space.multiplier import DepthMultiplier
 from lightning_nas.space.spec import SearchSpace
 from lightning_nas.supernet.elastic_leaves import ElasticLeaves
 from lightning_nas.supernet.member import member_of
 
-__all__ = ["Mixing"]
+__all__ = ["Mixing", "check_mixable"]
 
 Used = Sequence[tuple[BlockOption, Tensor]]
 """Options with their weights, those without a weight left out."""
+
+
+def check_mixable(space: SearchSpace) -> None:
+    """Refuse a space with blocks whose options cannot be mixed.
+
+    Raises:
+        ValueError: A block has no module of its own, whose outputs could be summed.
+    """
+    for choice in space.choices:
+        if len(choice.options) > 1 and not choice.module:
+            raise ValueError(
+                f"The block at {choice.path!r} is no module of its own, and its options cannot be mixed. HINT: a"
+                " strategy that trains single paths, such as Rloo."
+            )
 
 
 class Mixing:
@@ -37,97 +52,120 @@ class Mixing:
         shared: Whether the expansions of a kind and kernel share one run.
 
     Raises:
-        ValueError: A block that is mixed has no module of its own.
+        ValueError: A block has no module of its own.
     """
 
     def __init__(self, space: SearchSpace, leaves: ElasticLeaves, gates: Sequence[Tensor], shared: bool) -> None:
-        self._space, self._leaves, self._shared = space, leaves, shared
+        check_mixable(space)
+        self._space, self._leaves = space, leaves
         self._handles: list[RemovableHandle] = []
-        self._mixed: list[nn.Module] = []
-        self._writers = writers_of(space.network)
         count = len(space.multipliers)
+        pairs = list(zip(space.choices, gates[count:], strict=True))
         # A weight of exactly zero is that of an option that was not drawn, or that no budget allows.
-        self._options = [choice.options[int(gate.detach().argmax())] for choice, gate in self._pairs(gates)]
+        self._options = [choice.options[int(gate.detach().argmax())] for choice, gate in pairs]
         self._widths = list(space.network.sizes)
+        writers = writers_of(space.network)
         for multiplier, gate in zip(space.multipliers, gates[:count], strict=True):
-            self._mix_widths(multiplier.groups, multiplier.widths, gate)
-        for number, (choice, gate) in enumerate(self._pairs(gates)):
+            self._mix_widths(multiplier, gate, writers)
+        for number, (choice, gate) in enumerate(pairs):
             used = [(o, g) for o, g in zip(choice.options, gate, strict=True) if float(g.detach()) != 0]
-            if len(used) > 1:
-                self._mix_block(number, choice, used)
+            if _is_mixed(gate, used):
+                self._mix_block(choice, _runs_of(number, choice, used, shared))
         self._run(self._options)
 
     def end(self) -> None:
         """Let every module run as itself again."""
         for handle in self._handles:
             handle.remove()
-        for module in self._mixed:
-            del vars(module)["forward"]
-
-    def _pairs(self, gates: Sequence[Tensor]) -> list[tuple[Choice, Tensor]]:
-        return list(zip(self._space.choices, gates[len(self._space.multipliers) :], strict=True))
 
     def _run(self, options: Sequence[BlockOption]) -> None:
         widths = self._space.with_hidden(self._widths, options)
         self._leaves.run(*member_of(self._space, widths, options))
 
-    def _mix_widths(self, groups: Sequence[int], rows: Sequence[Sequence[int]], gate: Tensor) -> None:
-        used = [(g, row) for g, row in zip(gate, rows, strict=True) if float(g.detach()) != 0]
-        for column, group in enumerate(groups):
+    def _mix_widths(self, multiplier: DepthMultiplier, gate: Tensor, writers: Mapping[int, Sequence[str]]) -> None:
+        used = [(g, row) for g, row in zip(gate, multiplier.widths, strict=True) if float(g.detach()) != 0]
+        for column, group in enumerate(multiplier.groups):
             sizes = [row[column] for _, row in used]
             self._widths[group] = max(sizes)
-            if len(used) > 1:
+            if _is_mixed(gate, used):
                 weights = _reaching([g for g, _ in used], sizes)
-                for path in self._writers.get(group, ()):
+                for path in writers.get(group, ()):
                     module = self._leaves.model.get_submodule(path)
                     self._handles.append(module.register_forward_hook(_scaled(weights)))
 
-    def _mix_block(self, number: int, choice: Choice, used: Used) -> None:
-        if not choice.module:
-            raise ValueError(
-                f"The block at {choice.path!r} is no module of its own, and its options cannot be mixed. HINT: a"
-                " strategy that trains single paths, such as Rloo."
-            )
-        module = self._leaves.model.get_submodule(choice.module)
-        plain: Callable[..., Tensor] = module.forward
-        run = self._run_shared if self._shared else self._run_each
-        vars(module)["forward"] = partial(run, number, used, plain)
-        self._mixed.append(module)
+    def _mix_block(self, choice: Choice, runs: Sequence[_Run]) -> None:
+        """Let a block's module run several times: the call itself is the first, and its hook makes the others.
 
-    def _run_each(self, number: int, used: Used, plain: Callable[..., Tensor], *inputs: Tensor) -> Tensor:
-        """Return the sum of a block's options, each by itself."""
-        outputs = [gate.to(inputs[0].dtype) * self._as(number, option, plain, inputs) for option, gate in used]
-        return torch.stack(outputs).sum(0)
-
-    def _run_shared(self, number: int, used: Used, plain: Callable[..., Tensor], *inputs: Tensor) -> Tensor:
-        """Return the sum of a block's options, where each kind and kernel runs once, at its largest expansion.
-
-        The projection is linear: scaled by the weights of the expansions that have it, a hidden channel contributes
-        what it would to the sum of their outputs, up to the norm behind the projection.
+        Hooks, and no other `forward`: these are nothing that a step could change, and so stay where they are.
         """
-        outputs = []
-        choice = self._space.choices[number]
-        for kind, kernel in dict.fromkeys((option.kind, option.kernel) for option, _ in used):
-            alike = [(option, gate) for option, gate in used if (option.kind, option.kernel) == (kind, kernel)]
-            largest = max((option for option, _ in alike), key=lambda option: option.expansion)
-            total = torch.stack([gate for _, gate in alike]).sum()
-            handle = None
-            if choice.block is not None and len(alike) > 1:
-                sizes = [choice.hidden(option, self._widths, self._space.network.sizes) for option, _ in alike]
-                weights = _reaching([gate / total for _, gate in alike], sizes)
-                project = self._leaves.model.get_submodule(choice.block.project)
-                handle = project.register_forward_pre_hook(_scaled_input(weights))
-            outputs.append(total.to(inputs[0].dtype) * self._as(number, largest, plain, inputs))
-            if handle is not None:
-                handle.remove()
-        return torch.stack(outputs).sum(0) if len(outputs) > 1 else outputs[0]
+        module = self._leaves.model.get_submodule(choice.module)
+        scaling: list[RemovableHandle] = []
 
-    def _as(self, number: int, option: BlockOption, plain: Callable[..., Tensor], inputs: tuple[Tensor, ...]) -> Tensor:
-        """Return what a block gives as one of its options."""
-        if option.kind == "skip":
-            return inputs[0]
-        self._run([option if place == number else own for place, own in enumerate(self._options)])
-        return plain(*inputs)
+        def begin(run: _Run) -> None:
+            for handle in scaling:
+                handle.remove()
+            scaling.clear()
+            self._run([run.option if place == run.number else own for place, own in enumerate(self._options)])
+            if choice.block is not None and len(run.alike) > 1:
+                sizes = [choice.hidden(option, self._widths, self._space.network.sizes) for option, _ in run.alike]
+                weights = _reaching([gate / run.weight for _, gate in run.alike], sizes)
+                project = self._leaves.model.get_submodule(choice.block.project)
+                scaling.append(project.register_forward_pre_hook(_scaled_input(weights)))
+
+        def first(module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+            begin(runs[0])
+
+        def others(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor:
+            outputs = [runs[0].weight.to(output.dtype) * output]
+            for run in runs[1:]:
+                begin(run)
+                outputs.append(run.weight.to(output.dtype) * module.forward(*inputs))
+            for handle in scaling:
+                handle.remove()
+            return torch.stack(outputs).sum(0) if len(outputs) > 1 else outputs[0]
+
+        # Before hooks of the user, which are to see the sum.
+        self._handles.append(module.register_forward_pre_hook(first))
+        self._handles.append(module.register_forward_hook(others, prepend=True))
+
+
+@dataclass(frozen=True, eq=False)
+class _Run:
+    """One run of a block in a mixture.
+
+    Attributes:
+        number: The block, among the choices of the space.
+        option: What runs.
+        alike: The options that it stands for, with their weights.
+    """
+
+    number: int
+    option: BlockOption
+    alike: Used
+
+    @property
+    def weight(self) -> Tensor:
+        return torch.stack([gate for _, gate in self.alike]).sum()
+
+
+def _is_mixed(gate: Tensor, used: Sequence[object]) -> bool:
+    """Return whether a node is mixed; one option alone is where its gate learns from the loss (GDAS)."""
+    return len(used) > 1 or gate.requires_grad
+
+
+def _runs_of(number: int, choice: Choice, used: Used, shared: bool) -> list[_Run]:
+    """Return the runs of a block: one an option; or, shared, one of each kind and kernel at its largest expansion.
+
+    The projection is linear: scaled by the weights of the expansions that have it, a hidden channel contributes what it
+    would to the sum of their outputs, up to the norm behind the projection.
+    """
+    if not shared:
+        return [_Run(number, option, [(option, gate)]) for option, gate in used]
+    runs = []
+    for structure in dict.fromkeys((option.kind, option.kernel) for option, _ in used):
+        alike = [(option, gate) for option, gate in used if (option.kind, option.kernel) == structure]
+        runs.append(_Run(number, max((o for o, _ in alike), key=lambda option: option.expansion), alike))
+    return runs
 
 
 def _scaled(weights: Tensor) -> Callable[[nn.Module, object, Tensor], Tensor]:

@@ -11,6 +11,8 @@ from typing import TypeGuard, TypeVar
 import torch
 from torch import Tensor, nn
 
+from lightning_nas.io.numbers import check_number
+
 _Module = TypeVar("_Module", bound=nn.Module)
 
 __all__ = ["Tap", "limit_trunk", "measured_taps", "trunk_of", "units_of"]
@@ -101,7 +103,8 @@ def limit_trunk(trunk: nn.Sequential, stride: int) -> nn.Sequential:
     Convolutions and poolings beyond keep their weights and lose their step.
 
     Raises:
-        ValueError: A module makes smaller maps without such a step, or larger ones once it has none.
+        ValueError: The stride is not a whole number of at least 1; or a module makes smaller maps without such a step,
+            or larger ones once it has none.
 
     Example::
 
@@ -109,6 +112,7 @@ def limit_trunk(trunk: nn.Sequential, stride: int) -> nn.Sequential:
         >>> max(tap.stride for tap in measured_taps(limit_trunk(trunk_of(resnet18()), 16)))
         16
     """
+    check_number("stride", stride, whole=True, least=1)
     for unit, tap in zip(units_of(trunk), measured_taps(trunk), strict=True):
         for module in unit.modules() if tap.stride is None or tap.stride > stride else ():
             if isinstance(module, nn.Conv2d):
