@@ -159,7 +159,7 @@ def test_a_network_that_a_run_names_is_made_by_its_name(tmp_path):
     space = supernet.supernet.space
     derived = derive(supernet, members(space, 1)[0])
     found, chosen = Rebuilding.of(source, derived), space.decode(members(space, 1)[0])
-    described = {"task": "classification", "network": {"name": "mobilenetv2_035", "num_classes": 4}}
+    described = {"task": "classification", "source": {"name": "mobilenetv2_035", "num_classes": 4}}
     write_subnet(tmp_path, chosen, found, derived.state_dict(), described)
     scope = {"__file__": str(tmp_path / "rebuild.py"), "__name__": "rebuild"}
     exec(compile((tmp_path / "rebuild.py").read_text(), "rebuild.py", "exec"), scope)

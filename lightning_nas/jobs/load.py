@@ -143,13 +143,13 @@ def _excess_without_weights(network: nn.Module, size: tuple[int, int, int]) -> s
 
 def _built(file: Path, data: JsonObject, architecture: Architecture) -> nn.Module:
     """Return the source network of a run."""
-    if "network" not in data:
+    if "source" not in data:
         folder, name = str(file.parent), shown(data.get("module", "MyModule")).strip("'")
         raise ValueError(
             f"{folder!r} holds a subnet of a module of one's own. HINT: say how it is made, as in"
             f" `load_subnet({folder!r}, model={name}(...))`."
         )
-    _refuse_callable(file, data["network"])
+    _refuse_callable(file, data["source"])
     with _naming(file):
         task = data.get("task", "classification")
         if not isinstance(task, str) or task not in BUILDERS:
@@ -157,13 +157,13 @@ def _built(file: Path, data: JsonObject, architecture: Architecture) -> nn.Modul
                 f"`task` must be one of {', '.join(BUILDERS)}; got {shown(task)}. HINT: for a task of your own say how"
                 f" its network is made, as in `load_subnet({str(file.parent)!r}, model=my_network())`."
             )
-        options = checked_options(data["network"], task)
+        options = checked_options(data["source"], task)
         try:
             # Which takes no memory, whatever is asked for.
             _check_size(without_memory(lambda: BUILDERS[task](**options)), architecture.input_size)
             return BUILDERS[task](**options)
         except Exception as error:  # libraries raise what they like for options that do not go together
-            raise ValueError(f"`network` describes none that can be built: {error}") from error
+            raise ValueError(f"`source` describes no network that can be built: {error}") from error
 
 
 def _refuse_callable(file: Path, options: object) -> None:

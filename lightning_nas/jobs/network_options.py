@@ -39,7 +39,7 @@ def checked_options(options: object, task: str) -> dict[str, object]:
     known that their class takes, of which a file may set numbers, truth values, and words that are no path.
 
     Args:
-        options: What ``network`` of an ``architecture.json`` holds.
+        options: What ``source`` of an ``architecture.json`` holds.
         task: ``classification``, ``detection`` or ``segmentation``.
 
     Raises:
@@ -51,7 +51,7 @@ def checked_options(options: object, task: str) -> dict[str, object]:
         {'name': 'mobilenetv2_050', 'drop_rate': 0.1}
     """
     valid = {**_own_options(options, task), **_OPTIONS[task]}
-    found = only(options, valid, "`network`")
+    found = only(options, valid, "`source`")
     return {name: valid[name](value, name) for name, value in found.items()}
 
 

@@ -53,12 +53,11 @@ def supernet_from(model: nn.Module, example_input: Tensor, space: SearchSpace | 
     offers = [(choice.block, forms_of(choice)) for choice in space.choices if choice.block is not None]
     residuals = [choice.residual for choice in space.choices if choice.residual]
     leaves = elastic_leaves(model, groups, offers, residuals)
-    model.supernet = supernet = Supernet(space, leaves)
     try:
+        model.supernet = Supernet(space, leaves)
         check_agreement(model, example_input, expected)
     except BaseException:
-        supernet.activate(space.reference_encoding)
-        del model.supernet
+        model._modules.pop("supernet", None)
         forget_warning(model)
         leaves.undo()
         raise

@@ -29,7 +29,8 @@ def follow_sizes(network: nn.Module) -> None:
                 if isinstance(getattr(module, name, None), int):
                     setattr(module, name, last)
         if isinstance(module, Conv2dNormActivation):
-            module.out_channels = next(m.out_channels for m in module if isinstance(m, nn.Conv2d))
+            # Within a fused block a unit has no convolution, and in a block that was told apart two.
+            module.out_channels = _out_channels(module, "") or module.out_channels
 
 
 def _out_channels(module: nn.Module, path: str) -> int:

@@ -264,10 +264,9 @@ def _cut_kernel(module: nn.Module, kernel: Kernel) -> None:
 def _middle(weight: Tensor, size: int) -> Tensor:
     """Return the taps around the middle of a kernel, in its memory format."""
     taps = Extent(weight.shape[2], size, is_centred=True).region
-    is_last = weight.is_contiguous(memory_format=torch.channels_last) and not weight.is_contiguous()
-    return weight[:, :, taps, taps].contiguous(
-        memory_format=torch.channels_last if is_last else torch.contiguous_format
-    )
+    # Of one channel a weight is contiguous in both formats; its strides tell which it was given.
+    form = torch.channels_last if weight.stride(1) == 1 else torch.contiguous_format
+    return weight[:, :, taps, taps].clone(memory_format=form)
 
 
 def _identity(module: nn.Module) -> nn.Module:

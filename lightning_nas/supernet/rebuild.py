@@ -93,7 +93,7 @@ def read_tensors(file: Path) -> dict[str, Tensor]:
 
 def _named(saved: Mapping[str, Any]) -> nn.Module:
     """Return the source network that a run names; timm's where both libraries have one of the name."""
-    options = dict(saved.get("network", {}))
+    options = dict(saved.get("source", {}))
     library, _, name = str(options.pop("name", "")).rpartition("/")
     options.pop("weights", None)
     if not name or saved.get("task", "classification") != "classification":

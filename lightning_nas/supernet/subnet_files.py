@@ -31,7 +31,7 @@ def write_subnet(
         architecture: The architecture of the network.
         rebuilding: How the network is made of its source.
         state: The weights of the module that is saved, by name; the network is all of it, or a part.
-        described: What else ``architecture.json`` says: ``path``, where the network is in its module, or ``network``,
+        described: What else ``architecture.json`` says: ``path``, where the network is in its module, or ``source``,
             the options that its source is made by.
 
     Raises:
