@@ -9,6 +9,7 @@ import lightning.pytorch as pl
 import torch
 from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.utilities import rank_zero_info
+from lightning.pytorch.utilities.model_helpers import is_overridden
 from torch import Tensor
 from typing_extensions import override
 
@@ -36,7 +37,7 @@ from lightning_nas.search.warnings_heard import heard_warnings
 from lightning_nas.space.spec import Encoding, SearchSpace
 from lightning_nas.supernet.mixture import check_mixable
 from lightning_nas.supernet.sliced_step import SlicedStep
-from lightning_nas.supernet.supernet import find_supernet
+from lightning_nas.supernet.supernet import find_supernet, has_supernet
 from lightning_nas.training.checkpoints import CheckpointState
 from lightning_nas.training.divergence import Divergence
 
@@ -76,7 +77,7 @@ class SearchHooks(Callback):
         self.training, self.selection, self.monitor = training, selection, monitor
         self.state = SearchState(estimator, selection)
         self.errors: Sequence[Tensor] | None = None
-        self.has_chosen = False
+        self.has_chosen = self._is_begun = False
         self._divergence = Divergence("supernet's training")
         self._saved: CheckpointState = {}  # of a checkpoint, until the optimizer is there
         self._optimizer: torch.optim.Adam | None = None
@@ -99,10 +100,20 @@ class SearchHooks(Callback):
         if stage != "fit":
             return
         refuse_strategy(trainer)
+        self.has_chosen = self._is_begun = False
+        # `configure_model` comes after this hook, and may be what converts the network.
+        if not is_overridden("configure_model", pl_module) or has_supernet(pl_module):
+            self._begin(pl_module)
+        else:
+            self._optimizer = None  # what is loaded before is for the search that begins then
+
+    def _begin(self, pl_module: pl.LightningModule) -> None:
+        """Resolve the budget against the supernet, and make the search."""
         supernet = find_supernet(pl_module)
+        self._is_begun = True
         limits = self.limits_in(supernet.space)
         if self.training.strategy.is_mixed:
-            check_mixable(supernet.space)
+            check_mixable(supernet.space, supernet.leaves.model)
         warn_off_grid(supernet.space, self.estimator.lanes)
         # A fit that goes on with the same supernet keeps what was learnt and counted.
         state = self.state
@@ -111,12 +122,14 @@ class SearchHooks(Callback):
         elif state.search is not None:
             state.forget()
             self._divergence = Divergence(self._divergence.name)
-        self._optimizer, self.has_chosen = None, False
+        self._optimizer = None
         state.search = Search(supernet, limits, self.training, self.errors)
         rank_zero_info(announcement(state.search))
 
     @override
     def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        if not self._is_begun:
+            self._begin(pl_module)
         search = self.state.started()
         # Not in `setup`: only now has the strategy wrapped the module.
         refuse_unaware(trainer, self.training)

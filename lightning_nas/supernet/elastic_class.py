@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import functools
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
+
+from lightning_nas.supernet.loading import check_shapes
 
 __all__ = ["IDENTITY", "Chosen", "Extent", "Region", "chosen_of", "elastic_modules", "make_elastic", "make_plain"]
 
@@ -152,7 +154,11 @@ def _made_class(plain: type[nn.Module], names: tuple[str, ...]) -> type[nn.Modul
             return make, arguments, *state
         return _blank, (plain, names), *state
 
-    members: dict[str, object] = {"forward": forward, "__reduce_ex__": reduce}
+    def load(self: nn.Module, state_dict: Mapping[str, Tensor], prefix: str, *rest: Any) -> None:
+        check_shapes(self, state_dict, prefix)
+        plain._load_from_state_dict(self, state_dict, prefix, *rest)
+
+    members: dict[str, object] = {"forward": forward, "__reduce_ex__": reduce, "_load_from_state_dict": load}
     for name in names:
         is_statistic = name in _STATISTICS and is_norm
         members[name] = property(_read_statistic(name) if is_statistic else _read(name))

@@ -14,20 +14,20 @@ OTHER_SPACE = (
 )
 
 
-def check_shapes(network: nn.Module, state_dict: Mapping[str, Tensor], prefix: str) -> None:
+def check_shapes(module: nn.Module, state_dict: Mapping[str, Tensor], prefix: str) -> None:
     """Refuse weights of another search space than that of a supernet.
 
     Args:
-        network: The supernet.
+        module: The supernet, or a part of it.
         state_dict: The weights.
         prefix: What their names begin with.
 
     Raises:
         ValueError: They have other shapes, lack some, or have some that the supernet does not have.
     """
-    mine = dict(network.named_parameters())
+    mine = dict(module.named_parameters())
     # Buffers are of the same modules, and tell nothing more.
-    buffers = {name for name, _ in network.named_buffers()}
+    buffers = {name for name, _ in module.named_buffers()}
     theirs = {key.removeprefix(prefix): value for key, value in state_dict.items() if key.startswith(prefix)}
     # Without any of its own they are of no supernet, and PyTorch tells best what is missing.
     if mine.keys() & theirs.keys():

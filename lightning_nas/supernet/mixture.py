@@ -23,18 +23,59 @@ Used = Sequence[tuple[BlockOption, Tensor]]
 """Options with their weights, those without a weight left out."""
 
 
-def check_mixable(space: SearchSpace) -> None:
-    """Refuse a space with blocks whose options cannot be mixed.
+def check_mixable(space: SearchSpace, model: nn.Module) -> None:
+    """Refuse a supernet with blocks whose options cannot be mixed.
+
+    Args:
+        space: What can be chosen.
+        model: The network.
 
     Raises:
         ValueError: A block has no module of its own, whose outputs could be summed.
     """
     for choice in space.choices:
-        if len(choice.options) > 1 and not choice.module:
+        if len(choice.options) > 1 and not _module_of(choice, space, model):
             raise ValueError(
                 f"The block at {choice.path!r} is no module of its own, and its options cannot be mixed. HINT: a"
                 " strategy that trains single paths, such as Rloo."
             )
+
+
+def _module_of(choice: Choice, space: SearchSpace, model: nn.Module) -> str:
+    """Return the module whose outputs are mixed: the smallest that runs a block and no other one; empty for none.
+
+    It may run more than the block, such as the convolution beside it in a residual module that changes the width.
+    """
+    if choice.module:
+        return choice.module
+    names = _common([path.split(".") for path in _paths(choice)])
+    path = ".".join(names)
+    others = (inside for other in space.choices if other is not choice for inside in _paths(other))
+    is_run = path and not isinstance(model.get_submodule(path), nn.ModuleList | nn.ModuleDict)
+    return path if is_run and not any(f"{other}.".startswith(f"{path}.") for other in others) else ""
+
+
+def _paths(choice: Choice) -> list[str]:
+    block = choice.block
+    if block is None:
+        return [choice.path]
+    return [path for path in (block.expand, block.depthwise, block.project, block.project_norm) if path]
+
+
+def _common(rows: Sequence[Sequence[str]]) -> list[str]:
+    """Return what rows have in common at their beginning.
+
+    Example::
+
+        >>> _common([["layer1", "0", "conv1"], ["layer1", "0", "bn2"]])
+        ['layer1', '0']
+    """
+    found = []
+    for names in zip(*rows, strict=False):
+        if len(set(names)) > 1:
+            break
+        found.append(names[0])
+    return found
 
 
 class Mixing:
@@ -56,7 +97,7 @@ class Mixing:
     """
 
     def __init__(self, space: SearchSpace, leaves: ElasticLeaves, gates: Sequence[Tensor], shared: bool) -> None:
-        check_mixable(space)
+        check_mixable(space, leaves.model)
         self._space, self._leaves = space, leaves
         self._handles: list[RemovableHandle] = []
         count = len(space.multipliers)
@@ -98,7 +139,7 @@ class Mixing:
 
         Hooks, and no other `forward`: these are nothing that a step could change, and so stay where they are.
         """
-        module = self._leaves.model.get_submodule(choice.module)
+        module = self._leaves.model.get_submodule(_module_of(choice, self._space, self._leaves.model))
         scaling: list[RemovableHandle] = []
 
         def begin(run: _Run) -> None:

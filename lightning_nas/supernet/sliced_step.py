@@ -128,6 +128,8 @@ def _reached(leaf: nn.Module) -> list[tuple[nn.Parameter, Region]]:
     found = []
     for name, region in chosen_of(leaf).reached.items():
         parameter = leaf._parameters[name]
-        if parameter is not None and region is not None and parameter[region].shape != parameter.shape:
-            found.append((parameter, region))
+        if parameter is not None and region is not None:
+            pairs = zip(region, parameter.shape, strict=True)
+            if any(part.stop - part.start < size for part, size in pairs):
+                found.append((parameter, region))
     return found

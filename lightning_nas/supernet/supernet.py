@@ -3,20 +3,18 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
-from typing_extensions import override
 
 from lightning_nas.space.spec import Architecture, Encoding, SearchSpace
 from lightning_nas.supernet.elastic_class import elastic_modules
 from lightning_nas.supernet.elastic_leaves import ElasticLeaves
-from lightning_nas.supernet.loading import check_shapes
 from lightning_nas.supernet.member import member_at
 from lightning_nas.supernet.mixture import Mixing
 
-__all__ = ["Supernet", "find_supernet", "forget_warning", "owner_of"]
+__all__ = ["Supernet", "find_supernet", "forget_warning", "has_supernet", "owner_of"]
 
 log = logging.getLogger(__name__)
 
@@ -96,11 +94,6 @@ class Supernet(nn.Module):
             self._mixing.end()
             self._mixing = None
 
-    @override
-    def _load_from_state_dict(self, state_dict: Mapping[str, Tensor], prefix: str, *rest: object) -> None:
-        check_shapes(self.leaves.model, state_dict, prefix.removesuffix("supernet."))
-        super()._load_from_state_dict(state_dict, prefix, *rest)
-
 
 class _NoSearch:
     """A hook that warns, once, of a supernet that is trained without a search."""
@@ -128,6 +121,11 @@ def forget_warning(network: nn.Module) -> None:
 def owner_of(supernet: Supernet, module: nn.Module) -> tuple[str, nn.Module]:
     """Return the network in `module` that a supernet is part of, and its name there."""
     return next((n, child) for n, child in module.named_modules() if any(c is supernet for c in child.children()))
+
+
+def has_supernet(module: nn.Module) -> bool:
+    """Return whether a module holds a supernet."""
+    return any(isinstance(child, Supernet) for child in module.modules())
 
 
 def find_supernet(module: nn.Module) -> Supernet:
