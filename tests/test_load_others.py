@@ -140,11 +140,9 @@ def test_a_network_that_would_fill_the_memory_is_refused(run):
     changed(run, source={**SMALL, "num_classes": 4, "inverted_residual_setting": setting, "width_mult": 8})
     with pytest.raises(ValueError, match=r"architecture\.json'.* parameters; at most 268435456 are loaded"):
         load_subnet(run)
-    changed(
-        run,
-        source={**SMALL, "num_classes": 4, "inverted_residual_setting": [[1, 4096, 1, 1]]},
-        input_size=[3, 4096, 4096],
-    )
+    wide = {**SMALL, "num_classes": 4, "inverted_residual_setting": [[1, 4096, 1, 1]]}
+    network = json.loads((run / "architecture.json").read_text())["network"]
+    changed(run, source=wide, network={**network, "image_shape": [4096, 4096, 3]})
     with pytest.raises(ValueError, match=r"values in a tensor; at most"):
         load_subnet(run)
     changed(run, source={"name": "efficientnet_l2", "num_classes": 4})
