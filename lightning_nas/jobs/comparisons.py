@@ -137,12 +137,13 @@ def _widest(scaled: Scaled, estimator: CostModel, limits: Limits) -> Architectur
 
 
 def _uniform(space: SearchSpace) -> Scaled:
-    """Return what scales all widths of the source alike, those within blocks among them."""
-    network, options = space.network, [choice.own for choice in space.choices]
+    """Return what scales all widths that are searched alike; those within blocks follow by their expansions."""
+    options, searched = [choice.own for choice in space.choices], space.nodes_of
 
     def scaled(ratio: float) -> Architecture:
-        widths = [max(1, round(width.size * ratio)) if width.is_open else width.size for width in network.widths]
-        return space.member(widths, options)
+        sizes = enumerate(space.network.sizes)
+        widths = [max(1, round(size * ratio)) if group in searched else size for group, size in sizes]
+        return space.member(space.with_hidden(widths, options), options)
 
     return scaled
 
@@ -153,7 +154,7 @@ def _rule(space: SearchSpace, estimator: CostModel) -> Scaled:
 
     def scaled(ratio: float) -> Architecture:
         widths = [
-            _aligned(width.size, ratio, units.get(group, 1), estimator.lanes) if width.is_open else width.size
+            _aligned(width.size, ratio, units.get(group, 1), estimator.lanes) if group in space.nodes_of else width.size
             for group, width in enumerate(network.widths)
         ]
         return space.member(space.with_hidden(widths, options), options)

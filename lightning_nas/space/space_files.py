@@ -8,12 +8,12 @@ from typing import get_args
 
 from lightning_nas.graph.blocks import Block, BlockKind
 from lightning_nas.graph.elastic_network import ChannelCount, ElasticNetwork, ElasticWidth
-from lightning_nas.graph.network_files import network_from_dict, network_to_dict
 from lightning_nas.io.reading import FORMAT, JsonObject, listed, only, reading, shown, text, whole
 from lightning_nas.space._limits import MAX_NODES, MAX_OPTIONS, MAX_PATH, MAX_WIDTH, option_fields
 from lightning_nas.space.block_option import BlockOption
 from lightning_nas.space.choice import Choice
 from lightning_nas.space.multiplier import DepthMultiplier
+from lightning_nas.space.network_files import network_from_dict, network_to_dict
 
 __all__ = ["space_fields", "space_to_dict"]
 

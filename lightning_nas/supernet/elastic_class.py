@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import functools
 import os
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, cast
 
@@ -69,7 +68,8 @@ class Chosen:
         attributes: What the module says of its sizes when it is whole.
         runs: The name of the submodule that runs in its place, or `IDENTITY`; empty for the module itself.
         batch_statistics: Whether a norm normalises each batch by its own statistics.
-        held: While a norm tracks statistics of channels that are picked by an index, what it was given of them: a copy.
+        held: While a norm runs, its statistics of channels that are picked by an index, which are copies; None before
+            and after.
         reached: For each parameter that was read with gradients the smallest region that holds all that was read; None
             where it was picked by an index. `SlicedStep` sets it back.
     """
@@ -140,9 +140,8 @@ def _made_class(plain: type[nn.Module], names: tuple[str, ...]) -> type[nn.Modul
     def forward(self: nn.Module, *args: Any, **kwargs: Any) -> Any:
         runs = chosen_of(self).runs
         if not runs:
-            if is_norm and self.training:
-                with _tracking(self):
-                    return plain.forward(self, *args, **kwargs)
+            if is_norm:
+                return _normalised(self, plain, *args, **kwargs)
             return plain.forward(self, *args, **kwargs)
         return args[0] if runs == IDENTITY else self.get_submodule(runs)(*args, **kwargs)
 
@@ -165,40 +164,37 @@ def _blank(plain: type[nn.Module], names: tuple[str, ...]) -> nn.Module:
     return cast(nn.Module, made.__new__(made))
 
 
-@contextmanager
-def _tracking(module: nn.Module) -> Iterator[None]:
-    """Let a norm keep the statistics that it tracks of channels that are picked by an index."""
+def _normalised(module: nn.Module, plain: type[nn.Module], *args: Any, **kwargs: Any) -> Any:
+    """Run a norm on its chosen part, and keep what it tracks of channels that are picked by an index."""
     chosen = chosen_of(module)
-    picked = [extent for _, extent in chosen.extents.get("running_mean", ()) if extent.index is not None]
-    if not picked or chosen.batch_statistics:
-        yield
-        return
     chosen.held = {}
     try:
-        yield
-        for name, part in chosen.held.items():
-            whole = module._buffers[name]
-            assert whole is not None
-            whole.index_copy_(0, picked[0].index_on(whole.device), part)
+        output = plain.forward(module, *args, **kwargs)
+        for name, part in chosen.held.items() if module.training else ():
+            whole, ((_, extent),) = cast(Tensor, module._buffers[name]), chosen.extents[name]
+            whole.index_copy_(0, extent.index_on(whole.device), part)
+        return output
     finally:
         chosen.held = None
 
 
 def _read_statistic(name: str) -> Callable[[nn.Module], Tensor | None]:
-    read = _read(name)
-
     def of_batches(module: nn.Module) -> Tensor | None:
-        chosen = chosen_of(module)
+        chosen, whole = chosen_of(module), module._buffers.get(name)
+        # Others, such as who resets statistics, see all of them.
+        if chosen.held is None or whole is None:
+            return whole
         # Without running statistics a norm takes those of the batch, in evaluation too, and tracks nothing.
         if chosen.batch_statistics:
             return None
-        if chosen.held is None or name not in chosen.extents:
-            return read(module)
-        if name not in chosen.held:
-            part = read(module)
-            assert part is not None
-            chosen.held[name] = part
-        return chosen.held[name]
+        for _, extent in chosen.extents.get(name, ()):
+            if extent.count < extent.size and extent.index is not None:
+                if name not in chosen.held:
+                    chosen.held[name] = whole.index_select(0, extent.index_on(whole.device))
+                return chosen.held[name]
+            # A view, so that the norm tracks the statistics of the channels that run.
+            return whole[extent.region]
+        return whole
 
     return of_batches
 
@@ -217,7 +213,6 @@ def _read(name: str) -> Callable[[nn.Module], Tensor | None]:
         if is_learned:
             chosen.reach(name, region)
         if cuts and region is not None:
-            # A view of values by channel, so that a norm tracks the statistics of the channels that run.
             return part[region] if part.ndim == 1 else cast(Tensor, _Leading.apply(part, region))
         return _picked(part, cuts)
 
@@ -254,11 +249,13 @@ class _Leading(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, whole: Tensor, region: Region) -> Tensor:
-        ctx.region, ctx.shape = region, whole.shape
-        return whole[region].contiguous()
+        ctx.region, ctx.shape, ctx.strides = region, whole.shape, whole.stride()
+        is_last = whole.ndim == 4 and not whole.is_contiguous()
+        return whole[region].contiguous(memory_format=torch.channels_last if is_last else torch.contiguous_format)
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
-        whole = gradients[0].new_zeros(ctx.shape)
+        # In the layout of the weight: PyTorch would copy a gradient of another one.
+        whole = gradients[0].new_empty_strided(ctx.shape, ctx.strides).zero_()
         whole[ctx.region] = gradients[0]
         return whole, None
