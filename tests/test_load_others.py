@@ -13,6 +13,7 @@ import torch
 from safetensors.torch import save_file
 
 from lightning_nas import load_subnet
+from lightning_nas.io.reading import FORMAT
 from lightning_nas.jobs.network_options import checked_options
 from lightning_nas.jobs.networks import network_settings
 from lightning_nas.space.spec import Architecture
@@ -136,13 +137,15 @@ def test_options_that_reach_outside_are_refused(run, network, named, monkeypatch
 
 def test_a_network_that_would_fill_the_memory_is_refused(run):
     setting = [[64, 4096, 8, 1]] * 4
-    changed(run, source={**SMALL, "inverted_residual_setting": setting, "width_mult": 8})
+    changed(run, source={**SMALL, "num_classes": 4, "inverted_residual_setting": setting, "width_mult": 8})
     with pytest.raises(ValueError, match=r"architecture\.json'.* parameters; at most 268435456 are loaded"):
         load_subnet(run)
-    changed(run, source={**SMALL, "inverted_residual_setting": [[1, 4096, 1, 1]]}, input_size=[3, 4096, 4096])
+    wide = {**SMALL, "num_classes": 4, "inverted_residual_setting": [[1, 4096, 1, 1]]}
+    network = json.loads((run / "architecture.json").read_text())["network"]
+    changed(run, source=wide, network={**network, "image_shape": [4096, 4096, 3]})
     with pytest.raises(ValueError, match=r"values in a tensor; at most"):
         load_subnet(run)
-    changed(run, source={"name": "efficientnet_l2"})
+    changed(run, source={"name": "efficientnet_l2", "num_classes": 4})
     with pytest.raises(ValueError, match="parameters; at most"):
         load_subnet(run)
 
@@ -170,7 +173,7 @@ def test_sizes_that_no_network_has_are_refused(run):
         (b"\xff\xfe", "no text in UTF-8"),
         (b"[" * 100_000, "nested too deep"),
         (b'{"format": NaN}', "NaN is no number"),
-        (b"[]", "no architecture of format 1"),
+        (b"[]", "no architecture of format 2"),
     ],
 )
 def test_a_broken_description_is_named(run, text, message):
@@ -276,8 +279,11 @@ def test_every_recorded_run_has_options_that_are_loaded():
     assert files
     for file in files:
         data = json.loads(file.read_text())
-        Architecture.from_dict(data)
-        assert checked_options(data["source"], data.get("task", "classification")) == data["source"]
+        if data["format"] == FORMAT:
+            Architecture.from_dict(data)
+        # Runs of format 1 said there what now is the architecture's.
+        options = data["source" if data["format"] == FORMAT else "network"]
+        assert checked_options(options, data.get("task", "classification")) == options
 
 
 def test_the_least_timm_loads_weights_only():

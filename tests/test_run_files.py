@@ -44,6 +44,7 @@ def outcome_of(name):
         space=space,
         chosen=chosen,
         subnet=torch.nn.Linear(1, 1),
+        origin=torch.nn.Linear(2, 2),
         baseline_metric=METRIC,
         baseline_steps=1,
         subnet_metric=METRIC,

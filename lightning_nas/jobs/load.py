@@ -29,7 +29,7 @@ __all__ = ["load_subnet"]
 _NORM_TOLERANCE = 1e-2
 # Of what a file says is loaded: a hundred times what the devices of this package run, 1 GiB of weights or activations.
 _MAX_PARAMETERS, _MAX_VALUES, _MAX_MACS = 2**28, 2**28, 2**40
-_MAX_OUTPUTS, _MAX_SHOWN = 1000, 200
+_MAX_OUTPUTS, _MAX_SHOWN, _MAX_REASON = 1000, 200, 500
 
 
 def load_subnet(run_dir: str | Path, model: nn.Module | None = None) -> nn.Module:
@@ -96,7 +96,7 @@ def _of_module(folder: Path, model: nn.Module | None) -> Iterator[None]:
         yield
     except (AttributeError, RuntimeError, ValueError) as error:
         named = "the network that its run names" if model is None else f"this {type(model).__name__}"
-        reason = " ".join(str(error).split())
+        reason = " ".join(str(error).split())[:_MAX_REASON]
         raise ValueError(f"The subnet in {str(folder)!r} is not one of {named}: {reason}") from error
 
 

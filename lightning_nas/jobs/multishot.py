@@ -195,6 +195,7 @@ class MultishotJob:
             space=source,
             chosen=chosen,
             subnet=tuned.network,
+            origin=trainings.source_of(best.genes),
             baseline_metric=metric,
             baseline_steps=steps,
             subnet_metric=tuned.metric,

@@ -20,7 +20,7 @@ from lightning_nas.budget.budget import LATENCY, PARAMETERS, PEAK_ACTIVATIONS, B
 from lightning_nas.budget.limits import Limits
 from lightning_nas.estimator import Estimator
 from lightning_nas.estimator.measure.backend import why_unavailable
-from lightning_nas.io.writing import write_text, write_weights
+from lightning_nas.io.writing import write_text
 from lightning_nas.jobs.block_costs import block_costs
 from lightning_nas.jobs.comparisons import fused_everywhere, fused_where_faster
 from lightning_nas.jobs.plan import Epochs
@@ -30,6 +30,8 @@ from lightning_nas.report.run_record import EpochsRecord, FusingRecord, Provenan
 from lightning_nas.report.search_record import SearchRecord
 from lightning_nas.space.architecture import Architecture
 from lightning_nas.space.spec import SearchSpace
+from lightning_nas.supernet.rebuilding import Rebuilding
+from lightning_nas.supernet.subnet_files import write_subnet
 
 __all__ = ["Compared", "Outcome", "cost_of", "log_hints", "summary", "versions", "write_run"]
 
@@ -72,6 +74,7 @@ class Outcome:
         space: The space that was searched, around the network before the search, which the baseline is, too.
         chosen: The subnet's architecture.
         subnet: The subnet, fine-tuned.
+        origin: The network that the subnet was derived of, plain, as it was before its conversion.
         baseline_metric: The baseline's metric on the test data.
         baseline_steps: Optimizer steps of the baseline since the source.
         subnet_metric: The subnet's metric on the test data.
@@ -97,6 +100,7 @@ class Outcome:
     space: SearchSpace
     chosen: Architecture
     subnet: nn.Module
+    origin: nn.Module
     baseline_metric: MetricRecord
     baseline_steps: int
     subnet_metric: MetricRecord
@@ -128,15 +132,14 @@ def write_run(run_dir: Path, outcome: Outcome) -> RunRecord:
     """
     estimator, chosen = outcome.estimator, outcome.chosen
     record = _record(outcome)
-    write_weights(run_dir / "subnet.safetensors", outcome.subnet.state_dict())
     described = {
-        **chosen.to_dict(),
         "task": outcome.task,
         "source": outcome.network,
         "device": estimator.device.name,
         "latency_ms": record.subnet.cost.latency_ms,
     }
-    write_text(run_dir / "architecture.json", json.dumps(described, indent=1))
+    rebuilding = Rebuilding.of(outcome.origin, outcome.subnet)
+    write_subnet(run_dir, chosen, rebuilding, outcome.subnet.state_dict(), described)
     limits = outcome.limits
     reach = {limit.name: span for limit, span in zip(limits.costs, limits.reaches, strict=True)}
     subnet_blocks, source_blocks = block_costs(estimator.predict_ms, [chosen, outcome.source])

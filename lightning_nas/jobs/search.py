@@ -204,6 +204,7 @@ class SearchJob:
             space=self.space,
             chosen=self.chosen,
             subnet=network_of(self.tuned),
+            origin=self.source,
             baseline_metric=self.baseline_metric,
             baseline_steps=self.baseline_fit.steps,
             subnet_metric=self.subnet_metric,

@@ -96,6 +96,10 @@ class Trainings:
         self._teachers: list[nn.Module] = []
         self._phases: list[Phases] = []
 
+    def source_of(self, genes: Genes) -> nn.Module:
+        """Return the source network of the variant that genes name."""
+        return self._sources[genes[1]]
+
     @property
     def has_source(self) -> bool:
         """Whether there are trained weights to inherit."""

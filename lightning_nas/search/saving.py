@@ -14,6 +14,7 @@ from lightning_nas.search.state import SearchState
 from lightning_nas.space.spec import Architecture
 from lightning_nas.supernet.agreement import check_same, outputs_of
 from lightning_nas.supernet.derive import derive
+from lightning_nas.supernet.elastic_class import elastic_modules
 from lightning_nas.supernet.rebuilding import Rebuilding
 from lightning_nas.supernet.subnet import architecture_of
 from lightning_nas.supernet.subnet_files import write_subnet
@@ -21,6 +22,7 @@ from lightning_nas.supernet.supernet import Supernet, find_supernet, owner_of
 
 __all__ = ["save_subnet"]
 
+_MAX_REASON = 300  # of each tensor that does not fit PyTorch says so
 _NOT_DERIVED = "`subnet` must be what this search's `derive` gave, fine-tuned or not:"
 
 
@@ -42,6 +44,8 @@ def save_subnet(
     subnet, supernet = uncompiled(subnet), state.started().supernet
     path = _network_path(subnet, searched, supernet)
     network = subnet.get_submodule(path)
+    if elastic_modules(network):
+        raise ValueError(f"{_NOT_DERIVED} It is a supernet. HINT: `search.derive(model)` gives its subnet.")
     try:
         architecture = architecture_of(network, supernet)
     except ValueError as error:
@@ -74,10 +78,10 @@ def _rebuilding(network: nn.Module, architecture: Architecture, owner: nn.Module
         source.load_state_dict(network.state_dict())
         check_same(outputs, source, example)
     except (RuntimeError, ValueError) as error:
+        reason = " ".join(str(error).split())[:_MAX_REASON].rstrip(".")
         raise ValueError(
             "`subnet` must compute what an unchanged one of its weights does, which is what `load_subnet` builds:"
-            f" {error}"
-            " HINT: save it before it is changed, by other activations, pruning or another classifier."
+            f" {reason}. HINT: save it before it is changed, by other activations, pruning or another classifier."
         ) from error
     return rebuilding, outputs
 
