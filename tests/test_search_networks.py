@@ -120,7 +120,7 @@ def fit(module, search, tmp_path, **options):
 
 
 def is_searched(search, module, estimator):
-    """Return whether a search has found a network within the budget, and its derived one runs without classes of ours."""
+    """Return whether a search has found a network within the budget, and its derived one has no classes of ours."""
     space = search.search.supernet.space
     full = estimator.latency_ms(space.decode(space.reference_encoding))
     subnet = search.derive(module)
