@@ -120,7 +120,7 @@ def fit(module, search, tmp_path, **options):
 
 
 def is_searched(search, module, estimator):
-    """Return whether a search has found a network within the budget, and its derived one runs without classes of ours."""
+    """Return whether what a search found is within the budget; its derived network runs on classes of others."""
     space = search.search.supernet.space
     full = estimator.latency_ms(space.decode(space.reference_encoding))
     subnet = search.derive(module)
