@@ -12,7 +12,7 @@ from lightning_nas.estimator.files import TARGETS, available_devices
 from lightning_nas.graph.layer import Form, Layer
 from lightning_nas.graph.subgraph import Subgraph
 from lightning_nas.space.options import SpaceOptions
-from lightning_nas.supernet import space_of
+from lightning_nas.space.read import space_of
 
 
 def block(kind, size, in_width, out_width, stride):

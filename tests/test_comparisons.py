@@ -6,10 +6,11 @@ import pytest
 import torch
 from conftest import small_network
 from limits import limits_of
+from torchvision.models import mobilenet_v2
 
 from lightning_nas import Estimator, space_of
 from lightning_nas.budget.budget import Budget
-from lightning_nas.jobs.comparisons import comparison_architectures, fused_where_faster, inherit
+from lightning_nas.jobs.comparisons import comparison_architectures, fused_everywhere, fused_where_faster, inherit
 
 NAMES = ("uniform", "random", "rule")
 
@@ -20,8 +21,8 @@ def costs():
 
 
 @pytest.fixture
-def space(network):
-    return space_of(network, torch.zeros(1, 3, 64, 64))
+def space(network, costs):
+    return space_of(network, torch.zeros(1, 3, 64, 64), costs.lanes)
 
 
 def test_all_keep_the_budget_and_use_it(space, costs):
@@ -31,19 +32,44 @@ def test_all_keep_the_budget_and_use_it(space, costs):
     limit = limits.costs[0].budget
     assert all(costs.latency_ms(architecture) <= limit for architecture in found.values())
     assert len(set(map(str, found.values()))) == 5
-    source = space.decode(space.reference_encoding)
-    assert [b.option for b in found["uniform"].blocks] == [b.option for b in source.blocks]
-    pairs = zip(found["rule"].stages, space.stages, strict=True)
-    assert all(stage.width % costs.lanes == 0 or stage.width == full.width for stage, full in pairs)
 
 
-def test_the_rule_fuses_what_the_estimator_says(space, costs):
+def test_a_plain_multiplier_scales_all_widths_alike(space, costs):
+    limits = limits_of(space, costs, Budget(latency="0.9x"))
+    (uniform,) = comparison_architectures(("uniform",), space, costs, limits, seed=0).values()
     source = space.decode(space.reference_encoding)
-    fused = fused_where_faster(source, costs)
-    assert costs.latency_ms(fused) < costs.latency_ms(source)
-    assert fused_where_faster(fused, costs) == fused
-    kinds = {block.option.kind for block in fused.blocks}
-    assert "fused" in kinds
+    assert uniform.blocks == source.blocks
+    pairs = [(width, full) for (_, width), (_, full) in zip(uniform.widths, source.widths, strict=True)]
+    assert len(pairs) == len(space.network.open)
+    # One ratio gives all of them, as near as whole channels can be to it.
+    least = max((width - 0.5) / full for width, full in pairs)
+    most = min((width + 0.5) / full for width, full in pairs)
+    assert least <= most < 1
+
+
+def test_the_rule_fuses_what_pays_and_fills_the_lanes(space, costs):
+    limits = limits_of(space, costs, Budget(latency="0.9x"))
+    (rule,) = comparison_architectures(("rule",), space, costs, limits, seed=0).values()
+    assert [option for _, option in rule.blocks] == fused_where_faster(space, costs)
+    hidden = {choice.block.group for choice in space.choices if choice.block is not None and choice.size}
+    widths = space.widths_of(rule)
+    for group in set(space.network.open) - hidden:
+        assert widths[group] % costs.lanes == 0 or widths[group] == space.network.sizes[group]
+    assert widths == space.with_hidden(widths, [option for _, option in rule.blocks])
+
+
+def test_blocks_are_fused_where_the_estimator_says_so(costs):
+    space = space_of(mobilenet_v2(), torch.zeros(1, 3, 64, 64), costs.lanes)
+
+    def latency_ms(options):
+        return costs.latency_ms(space.member(space.network.sizes, options))
+
+    own = [choice.own for choice in space.choices]
+    faster, everywhere = fused_where_faster(space, costs), fused_everywhere(space)
+    assert latency_ms(faster) < min(latency_ms(own), latency_ms(everywhere))
+    assert {option.kind for option in everywhere} == {"fused"}
+    assert {option.kind for option in faster} == {"ibn", "fused"}
+    assert [replace(option, kind="ibn") for option in faster] == own
 
 
 def test_subnets_of_any_widths_inherit(space, costs, images):

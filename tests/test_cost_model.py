@@ -10,7 +10,7 @@ from conftest import LinearEstimator, small_network
 from lightning_nas.estimator import CostModel, Estimator
 from lightning_nas.estimator.analytic import AnalyticArray
 from lightning_nas.graph.decompose import decompose
-from lightning_nas.supernet import space_of
+from lightning_nas.space.read import space_of
 
 METHODS = ("predict_ms", "latency_ms", "memory", "verify_ms")
 

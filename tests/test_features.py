@@ -87,5 +87,5 @@ def test_what_cannot_be_read_is_refused() -> None:
         with pytest.raises(ValueError, match=r"blocks 1 to 17; got"):
             features(backbone, torch.rand(1, 3, 32, 32), taps)
     for function in (lambda network: strides_to_taps(network, [8]), headless):
-        with pytest.raises(TypeError, match="got Linear"):
+        with pytest.raises(TypeError, match=r"got Linear|; Linear does not"):
             function(nn.Linear(2, 2))

@@ -21,7 +21,6 @@ from conftest import SETTING, VELA, small_network
 from PIL import Image
 from recorded_runs import make_architecture, make_comparisons, make_result
 from results_page import results_page
-from safetensors.torch import save_file
 
 from lightning_nas import load_subnet
 from lightning_nas.data._labels import label_settings
@@ -36,6 +35,8 @@ from lightning_nas.graph.subgraph import Subgraph
 from lightning_nas.report.sweep import write_sweep_report
 from lightning_nas.space.spec import SearchSpace
 from lightning_nas.supernet import derive, space_of, stock_network, supernet_from
+from lightning_nas.supernet.rebuilding import Rebuilding
+from lightning_nas.supernet.subnet_files import write_subnet
 
 VARIANTS = int(os.environ.get("FUZZ_VARIANTS", "60"))
 SEED = int(os.environ.get("FUZZ_SEED", "0"))
@@ -164,14 +165,15 @@ def run_files(tmp_path):
     network, image = small_network(), torch.zeros(1, 3, 32, 32)
     supernet = supernet_from(network, image, space_of(network, image))
     space = supernet.supernet.space
-    chosen = space.decode(space.reference_encoding)
-    state = {name: value.clone() for name, value in derive(supernet, chosen).state_dict().items()}
-    save_file(state, tmp_path / "made.safetensors")
+    chosen = space.decode((0,) * len(space.node_sizes))
+    derived = derive(supernet, chosen)
     options = {"name": "mobilenet_v2", "num_classes": 4, "inverted_residual_setting": SETTING, "dropout": 0.0}
-    described = {**chosen.to_dict(), "task": "classification", "network": options, "path": "", "output_norms": []}
+    described = {"task": "classification", "source": options, "path": "", "output_norms": []}
+    found = Rebuilding.of(small_network(), derived)
+    write_subnet(tmp_path / "made", chosen, found, derived.state_dict(), described)
     files = {
-        "architecture.json": json.dumps(described).encode(),
-        "subnet.safetensors": (tmp_path / "made.safetensors").read_bytes(),
+        "architecture.json": (tmp_path / "made" / "architecture.json").read_bytes(),
+        "subnet.safetensors": (tmp_path / "made" / "subnet.safetensors").read_bytes(),
         "space.json": space.to_json().encode(),
     }
     torch.save(small_network().state_dict(), tmp_path / "made.pth")

@@ -126,7 +126,7 @@ def test_recipes_of_both_kinds_find_the_same_source(tmp_path):
     same = ["latency=0.9x", "shared_dir=shared", "data.image_size=32", "epochs.source=1", "epochs.finetune=1"]
     same += ["task.lr=1e-3", "task.weight_decay=0.02", "num_calibration_batches=1", "space.expansions=[2,6]", *tiny]
     few = ["num_refitted=2"]
-    segmenter = ["supernet@_global_=segmenter", "task=segmentation", "data=masks", "variants=[{output_stride: 8}]"]
+    segmenter = ["network=segmenter", "task=segmentation", "data=masks", "variants=[{output_stride: 8}]"]
     settings = {
         "segmentation": ["epochs.search=1", "search.training.steps=3", "search.selection.num_candidates=2", *few],
         "multishot": [*segmenter, "image_sizes=[]", "epochs.search=1", "search.rungs=[]", "search.trials=1"],

@@ -5,6 +5,7 @@ import os
 import pickle
 import re
 import socket
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -13,9 +14,12 @@ from safetensors.torch import save_file
 
 from lightning_nas import load_subnet
 from lightning_nas.jobs.network_options import checked_options
+from lightning_nas.jobs.networks import network_settings
 from lightning_nas.space.spec import Architecture
 from lightning_nas.supernet import derive, space_of, stock_network, supernet_from
-from lightning_nas.supernet.stock import read_weights
+from lightning_nas.supernet.rebuilding import Rebuilding
+from lightning_nas.supernet.subnet_files import write_subnet
+from lightning_nas.supernet.weights import read_weights
 from lightning_nas.tasks.detector import detector
 from lightning_nas.tasks.segmenter import segmenter
 
@@ -57,13 +61,10 @@ def saved(folder, network=None, task="classification", size=32):
     supernet = supernet_from(model, image, space_of(model, image))
     space = supernet.supernet.space
     chosen = space.decode(space.reference_encoding)
-    folder.mkdir(exist_ok=True)
-    save_file(
-        {name: value.clone() for name, value in derive(supernet, chosen).state_dict().items()},
-        folder / "subnet.safetensors",
-    )
-    described = {**chosen.to_dict(), "task": task, "network": {"num_classes": 4, **options}}
-    (folder / "architecture.json").write_text(json.dumps(described))
+    derived = derive(supernet, chosen)
+    found = Rebuilding.of(BUILDERS[task](**{"num_classes": 4, **options}), derived)
+    described = {"task": task, "source": {"num_classes": 4, **options}}
+    write_subnet(folder, chosen, found, derived.state_dict(), described)
     return folder
 
 
@@ -111,14 +112,22 @@ TIMM = {"name": "mobilenetv2_050"}
         ({**SMALL, "inverted_residual_setting": [[1, 8, 10**6, 1]]}, "inverted_residual_setting, repeats"),
         ({**SMALL, "inverted_residual_setting": [[1, 8, 1, 1]] * 10**4}, "inverted_residual_setting"),
         ({**SMALL, "inverted_residual_setting": "abc"}, "inverted_residual_setting"),
-        ([], "network"),
+        ({"name": "resnet18", "pretrained_cfg": "evil"}, "pretrained_cfg"),
+        ({"name": "resnet18", "checkpoint_path": "evil.pth"}, "checkpoint_path"),
+        ({"name": "resnet18", "block": "os.system"}, "block"),
+        ({"name": "resnet18", "norm_layer": "../evil.pth"}, "norm_layer"),
+        ({"name": "resnet18", "layers": [10**9]}, "layers"),
+        ({"name": "torchvision/resnet18", "progress": True}, "progress"),
+        ({"name": "torchvision/../resnet18"}, "name"),
+        ({"name": "raft_small"}, "name"),
+        ([], "source"),
     ],
 )
 def test_options_that_reach_outside_are_refused(run, network, named, monkeypatch, no_network):
     monkeypatch.chdir(run)
     with open("evil.pth", "wb") as file:
         pickle.dump(Marker(run / "ran"), file)
-    changed(run, network=network)
+    changed(run, source=network)
     with pytest.raises(ValueError, match=rf"architecture\.json': .*`?{re.escape(named)}"):
         load_subnet(run)
     assert not (run / "ran").exists()
@@ -127,27 +136,27 @@ def test_options_that_reach_outside_are_refused(run, network, named, monkeypatch
 
 def test_a_network_that_would_fill_the_memory_is_refused(run):
     setting = [[64, 4096, 8, 1]] * 4
-    changed(run, network={**SMALL, "inverted_residual_setting": setting, "width_mult": 8})
+    changed(run, source={**SMALL, "inverted_residual_setting": setting, "width_mult": 8})
     with pytest.raises(ValueError, match=r"architecture\.json'.* parameters; at most 268435456 are loaded"):
         load_subnet(run)
-    changed(run, network={**SMALL, "inverted_residual_setting": [[1, 4096, 1, 1]]}, input_size=[3, 4096, 4096])
+    changed(run, source={**SMALL, "inverted_residual_setting": [[1, 4096, 1, 1]]}, input_size=[3, 4096, 4096])
     with pytest.raises(ValueError, match=r"values in a tensor; at most"):
         load_subnet(run)
-    changed(run, network={"name": "efficientnet_l2"})
+    changed(run, source={"name": "efficientnet_l2"})
     with pytest.raises(ValueError, match="parameters; at most"):
         load_subnet(run)
 
 
 def test_sizes_that_no_network_has_are_refused(run):
     described = json.loads((run / "architecture.json").read_text())
-    stage = described["stages"][0]
+    rebuilt, name = described["rebuild"], next(iter(described["widths"]))
     for change, message in (
-        ({"stem": {"width": 10**9, "kernel": 3, "stride": 2}}, "`width` must be a whole number from 1 to 16384"),
-        ({"stages": [{**stage, "width": 10**9}]}, "`width`"),
-        ({"stages": [stage] * 10**3}, "`stages` must be a list of at most 256"),
-        ({"stages": [{**stage, "blocks": stage["blocks"] * 10**4}]}, "`blocks` must be a list of at most 1024"),
-        ({"input_size": [3, 10**9, 10**9]}, "`input_size`"),
-        ({"num_classes": 10**12}, "`num_classes`"),
+        ({"widths": {name: 10**9}}, "must be a whole number from 1 to 65536"),
+        ({"blocks": described["blocks"] * 10**4}, "`blocks` must be a list of at most 4096"),
+        ({"rebuild": {**rebuilt, "attributes": {"features": {"groups": 10**9}}}}, "`groups` must be a whole number"),
+        ({"rebuild": {**rebuilt, "tensors": {"a": [10**9, 10**9]}}}, "`tensors` must be a whole number"),
+        ({"rebuild": {**rebuilt, "identities": ["a"] * 10**5}}, "`identities` must be a list of at most 32768"),
+        ({"rebuild": None}, "`rebuild` must be an object"),
     ):
         (run / "architecture.json").write_text(json.dumps({**described, **change}))
         with pytest.raises(ValueError, match=rf"architecture\.json': .*{message}"):
@@ -238,13 +247,37 @@ def test_what_users_set_is_loaded_again(tmp_path, task, network):
     assert load_subnet(folder)(torch.zeros(1, 3, 64, 64)) is not None
 
 
+@pytest.mark.parametrize(
+    "network",
+    [
+        {"name": "resnet18", "layers": [1, 1, 1, 1], "stem_type": "deep", "zero_init_last": False},
+        {"name": "torchvision/resnet18", "width_per_group": 32},
+        {"name": "mobilenetv4_conv_small", "drop_rate": 0.1},
+    ],
+)
+def test_options_of_any_family_are_those_of_its_class(network):
+    assert checked_options(network, "classification") == network
+    backbone = {"backbone": network["name"], **{key: value for key, value in network.items() if key != "name"}}
+    assert checked_options(backbone, "detection") == backbone
+
+
+def test_a_network_of_a_callable_of_ones_own_is_asked_for(run):
+    settings = network_settings(partial(torch.nn.Linear, in_features=3, weights="a.pth"), 4)
+    assert settings == {"_target_": "torch.nn.modules.linear.Linear", "num_classes": 4, "in_features": 3}
+    changed(run, source=settings)
+    with pytest.raises(ValueError, match=r"linear.Linear makes.* model=Linear\(num_classes=4, in_features=3\)"):
+        load_subnet(run)
+    model = stock_network(**{"num_classes": 4, **SMALL})
+    assert load_subnet(run, model=model)(torch.zeros(1, 3, 32, 32)).shape == (1, 4)
+
+
 def test_every_recorded_run_has_options_that_are_loaded():
     files = sorted(Path(__file__).parents[1].glob("recipes/results/**/architecture.json"))
     assert files
     for file in files:
         data = json.loads(file.read_text())
         Architecture.from_dict(data)
-        assert checked_options(data["network"], data.get("task", "classification")) == data["network"]
+        assert checked_options(data["source"], data.get("task", "classification")) == data["source"]
 
 
 def test_the_least_timm_loads_weights_only():

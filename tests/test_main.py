@@ -120,7 +120,9 @@ BAD = [
         "Width 20 of stage 1 is not a multiple of the device's 16 lanes",
     ),
     (["--config-name", "digits", "network.name=resnet18"], "resnet18 does not take"),
-    (["--config-name", "classification", "network.name=resnet18"], "No supported network was found in ResNet"),
+    (["--config-name", "classification", "network=resnet18"], "No supported network was found in ResNet"),
+    (["--config-name", "digits", "network=resnet_18"], "Unknown network 'resnet_18'.* near are resnet18"),
+    (["--config-name", "digits", "supernet=timm"], "no setting `supernet`. HINT: network=timm"),
     (["--config-name", "digits", "latencies=0.5x"], "latencies(.|\n)*Its keys are: .*latency"),
     (["--config-name", "digits", "latncy=0.6x"], r"'latncy'\.\nDid you mean `latency`\?\nIts keys are: .*latency"),
     (

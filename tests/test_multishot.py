@@ -109,7 +109,7 @@ def test_several_budgets_and_sizes_in_one_study(tmp_path):
         assert described["preprocessing"]["image_size"] == list(architecture.input_size[1:])
         assert described["classes"] == [str(digit) for digit in range(10)]
         assert estimator.latency_ms(architecture) == pytest.approx(result["subnet"]["latency_ms"])
-        assert json.loads((folder / "architecture.json").read_text())["network"]["num_classes"] == 10
+        assert json.loads((folder / "architecture.json").read_text())["source"]["num_classes"] == 10
         assert sum(p.numel() for p in load_subnet(folder).parameters()) > 0
         assert "<svg" in (folder / "report.html").read_text()
     study = study_of(tmp_path)

@@ -257,6 +257,13 @@ def test_the_first_population_is_near_the_source_where_that_is_known(two_sizes):
     assert found[0] == min(distance for g, distance in zip(genes, found, strict=True) if g[0] == genes[0][0])
 
 
+def test_stages_may_be_of_other_resolutions():
+    settings = places(sizes=(64, 48), scope="stage")
+    names = [str(multiplier) for multiplier in settings[0].space.multipliers]
+    assert names[0] == "stage 32x32" != str(settings[1].space.multipliers[0])
+    assert JointSpace(settings, 1, ()).gene_sizes == (2, 1, *settings[1].space.node_sizes)
+
+
 def test_places_must_offer_the_same():
     other = (*places(sizes=(32,)), *places(sizes=(24,), expansions=(2, 4)))
     with pytest.raises(ValueError, match="same options everywhere; they differ at input size 24"):

@@ -60,7 +60,8 @@ def test_optuna_reads_the_study(tmp_path, ground, sampler):
     for trial in read.trials:
         architecture = Architecture.from_dict(json.loads(trial.user_attrs["architecture"]))
         assert trial.params["input_size"] == str(architecture.input_size[1])
-        assert trial.params["block 0"] == str(architecture.blocks[0].option)
+        path, option = architecture.blocks[0]
+        assert trial.params[f"block {path}"] == str(option)
         latency_ms = LinearEstimator().latency_ms(architecture)
         assert trial.user_attrs["latency_ms"] == pytest.approx(latency_ms)
         metric = value_of(trial.user_attrs["genes"])

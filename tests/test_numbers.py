@@ -54,8 +54,9 @@ from lightning_nas.estimator.measure import device_table
 from lightning_nas.estimator.measure.sampling import sample
 from lightning_nas.estimator.measure.settings import checked_settings
 from lightning_nas.estimator.measurements import Figures
+from lightning_nas.graph.kernels import kernel_attributes
 from lightning_nas.io.numbers import check_number
-from lightning_nas.jobs import estimator_plan, plan
+from lightning_nas.jobs import estimator_plan, plan, rivals
 from lightning_nas.jobs.early import try_trainer
 from lightning_nas.multishot import evolution as aging
 from lightning_nas.search import callback, module, settings, strategy
@@ -64,7 +65,7 @@ from lightning_nas.space.curate import curate, curated_widths
 from lightning_nas.space.lanes import round_to_lanes
 from lightning_nas.space.multiplier import DepthMultiplier
 from lightning_nas.space.options import SpaceOptions
-from lightning_nas.supernet import convert, derive, stock
+from lightning_nas.supernet import convert, derive, stock, trunk
 from lightning_nas.supernet import features as taps
 from lightning_nas.tasks import boxes, classification, fcos, miou, optimizing, segmentation, segmenter, ssdlite
 from lightning_nas.tasks import detection as detecting
@@ -73,6 +74,9 @@ from lightning_nas.training import csv_logger
 
 # Nobody gives these a number: what calls them has checked it, or has counted it itself. A place, and why.
 EXEMPT = {
+    "jobs.networks.": "checked by what makes the network",
+    "jobs.rivals.Rival.": "what was priced",
+    "supernet.trunk.Tap.": "what was measured",
     "budget.": "of a Budget, which checks itself, and of tables that the package made",
     "io.": "checks others' numbers",
     "jobs.estimator_commands": "run_command has checked them",
@@ -317,6 +321,7 @@ def rows(folders, search):
         ),
         "estimator.judge.peak.peak_error": Row(peak_error, {"num_networks": 0}, {"device": None}),
         "estimator.fit.staircase.curve_subgraphs": Row(curve_subgraphs, {"last_width": 63}),
+        "graph.kernels.kernel_attributes": Row(kernel_attributes, {"size": 0}, {"conv": nn.Conv2d(8, 8, 3)}),
         "graph.subgraph.Subgraph": Row(
             Subgraph,
             dict.fromkeys(("height", "width", "in_channels", "hidden_channels", "out_channels", "kernel", "stride"), 0),
@@ -440,6 +445,20 @@ def rows(folders, search):
             stock.stock_network,
             {"num_classes": -1, "width_mult": -1, "dropout": -0.1},
             {"name": "mobilenet_v2", "num_classes": 2},
+        ),
+        "supernet.trunk.limit_trunk": Row(
+            trunk.limit_trunk, {"stride": 0}, {"trunk": nn.Sequential(nn.Conv2d(3, 8, 3, 2, 1)), "stride": 2}
+        ),
+        "jobs.rivals.stock_rivals": Row(
+            rivals.stock_rivals,
+            {"num_classes": 0, "budget_ms": 0},
+            {
+                "names": [],
+                "num_classes": 2,
+                "example_input": image,
+                "estimator": LinearEstimator(),
+                "budget_ms": 1.0,
+            },
         ),
         "tasks.boxes.pick": Row(
             boxes.pick,

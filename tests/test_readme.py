@@ -23,6 +23,7 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from lightning_nas import ArchitectureSearch
 from lightning_nas.__main__ import main
+from lightning_nas.jobs import command_line
 from lightning_nas.jobs.command_line import find_groups
 from lightning_nas.jobs.recipes import recipes
 from lightning_nas.search import Decoupled
@@ -152,6 +153,7 @@ def commands():
 def composed(recipe, overrides):
     """Compose a recipe with overrides; a sweep with each value of each list."""
     find_groups()
+    overrides = command_line._with_network(recipe, overrides)
     with hydra.initialize_config_module("lightning_nas.recipes", version_base="1.3"):
         parsed = OverridesParser.create().parse_overrides(overrides)
         plain = [override.input_line for override in parsed if not override.is_sweep_override()]

@@ -24,7 +24,10 @@ RESULT = {
     "baseline": {**COST, "metric": METRIC, "steps": 40},
     "subnet": {**COST, "metric": METRIC, "steps": 20},
     "choices": "kinds",
-    "comparisons": {"rule": {**COST, "metric": METRIC}},
+    "comparisons": {
+        "rule": {**COST, "metric": METRIC},
+        "stock": {**COST, "metric": METRIC, "network": "resnet18"},
+    },
     "verified_sram_bytes": {"baseline": 9, "subnet": 8},
     "search": {"seconds": 1.5, "steps": 30, "readiness": READINESS, "warnings": ["few steps"]},
     "versions": {"python": "3.11"},
@@ -35,10 +38,22 @@ RUN = {
     "epochs": {"source": 1, "search": 2, "finetune": 3},
     "taught_by": "baseline",
     "data": "digits",
-    "fusing": {"all": {"latency_ms": 3.0}, "where_faster": {"latency_ms": 2.0}, "blocks": [1, 2]},
+    "fusing": {"all": {"latency_ms": 3.0}, "where_faster": {"latency_ms": 2.0}, "blocks": ["a.0", "b"]},
     "finished": "2026-11-30",
     "classes": ["0", "1"],
     "preprocessing": {"fit": "crop"},
+}
+
+
+# Widths of `a` and within `b.1` are those of blocks.
+GRAPH = {
+    "format": 2,
+    "widths": {"stem": 24, "a": 96, "b.1.hidden": 96, "b.10": 32},
+    "blocks": [
+        {"path": "a", "kind": "fused", "expansion": 4, "kernel": 3},
+        {"path": "b.1", "kind": "skip", "expansion": 1, "kernel": 1},
+    ],
+    "network": {"image_shape": [64, 96, 3], "operations": [], "outputs": []},
 }
 
 
@@ -47,6 +62,17 @@ def test_what_is_written_is_what_was_read():
     assert json.dumps(read) == json.dumps(RESULT)
     origin = ProvenanceRecord.from_fields(Fields("run.json", RUN)).to_dict()
     assert json.dumps(origin) == json.dumps(RUN)
+    numbered = {**RUN, "fusing": {**RUN["fusing"], "blocks": [1, 2]}}
+    assert ProvenanceRecord.from_fields(Fields("run.json", numbered)).to_dict() == numbered
+
+
+def test_a_network_that_is_a_graph_is_read(tmp_path):
+    (tmp_path / "result.json").write_text(json.dumps(RESULT))
+    (tmp_path / "architecture.json").write_text(json.dumps(GRAPH))
+    architecture = read_run(tmp_path / "result.json").architecture
+    assert architecture.input_size == (3, 64, 96)
+    assert architecture.widths == (24, 32)
+    assert architecture.stages == (("fused", "skip"),)
 
 
 @pytest.mark.parametrize(
@@ -71,7 +97,9 @@ def test_every_recorded_run_is_read_whole(path):
     assert json.dumps(without_direction(written)) == json.dumps(without_direction(read))
     origin, kept = run.provenance.to_dict(), json.loads(path.with_name("run.json").read_text())
     assert {name: origin[name] for name in kept} == kept
-    assert [stage.width for stage in run.architecture.stages]
+    architecture = json.loads(path.with_name("architecture.json").read_text())
+    assert run.architecture.widths == (architecture["stem"]["width"], *(s["width"] for s in architecture["stages"]))
+    assert [len(kinds) for kinds in run.architecture.stages] == [len(s["blocks"]) for s in architecture["stages"]]
 
 
 def without_direction(value):
@@ -103,6 +131,9 @@ def test_a_budget_is_kept_up_to_its_limits():
         ("run.json", {"command": ["a"]}, r"text as its command; got \['a'\]"),
         ("run.json", {"fusing": {**RUN["fusing"], "blocks": [0.5]}}, r"a whole number as 'blocks\[0\]' of 'fusing'"),
         ("architecture.json", {"stages": [{"width": 8, "blocks": [{}]}]}, "text as 'kind' of 'option'; got None"),
+        ("architecture.json", {**GRAPH, "blocks": [{"path": "a"}]}, r"text as 'kind' of 'blocks\[0\]'; got None"),
+        ("architecture.json", {**GRAPH, "network": {"image_shape": [1]}}, r"channels as 'image_shape'; got \[1\]"),
+        ("architecture.json", {**GRAPH, "widths": {"a": "x", "c": "x"}}, "a whole number as 'c' of 'widths'; got 'x'"),
         ("architecture.json", {"input_size": 3}, "a list of whole numbers as its input_size; got 3"),
     ],
 )

@@ -18,16 +18,16 @@ from lightning_nas.report.run import BlockCost, Point, write_architecture_svg, w
 from lightning_nas.report.run_record import RunRecord
 
 BASELINE = [
-    BlockCost("stem", "stem", 3, 16, 1, 3, 2, (24, 24), 0.5),
-    BlockCost("stages.0.0", "ds", 16, 16, 1, 3, 1, (24, 24), 1.0),
-    BlockCost("stages.1.0", "ibn", 16, 24, 6, 5, 2, (12, 12), 2.0),
-    BlockCost("head", "head", 24, 128, 1, 1, 1, (12, 12), 0.5),
+    BlockCost("features.0", "other", 3, 16, 1, 3, 2, (24, 24), 0.5),
+    BlockCost("features.1", "ds", 16, 16, 1, 3, 1, (24, 24), 1.0),
+    BlockCost("features.2", "ibn", 16, 24, 6, 5, 2, (12, 12), 2.0),
+    BlockCost("features.3", "other", 24, 128, 1, 1, 1, (12, 12), 0.5),
 ]
 SUBNET = [
     BASELINE[0],
-    BlockCost("stages.0.0", "ds", 16, 16, 1, 3, 1, (24, 24), 0.7),
-    BlockCost("stages.1.0", "fused", 16, 16, 4, 3, 2, (12, 12), 0.5),
-    BlockCost("head", "head", 16, 128, 1, 1, 1, (12, 12), 0.3),
+    BlockCost("features.1", "ds", 16, 16, 1, 3, 1, (24, 24), 0.7),
+    BlockCost("features.2", "fused", 16, 16, 4, 3, 2, (12, 12), 0.5),
+    BlockCost("features.3", "other", 16, 128, 1, 1, 1, (12, 12), 0.3),
 ]
 
 
@@ -118,8 +118,25 @@ def test_picture_is_xml_with_a_bar_for_each_block(tmp_path: Path) -> None:
     root = ElementTree.parse(path).getroot()
     tips = [element.text for element in root.iter("{http://www.w3.org/2000/svg}title")]
     assert len(tips) == len(SUBNET) + len(BASELINE)
-    assert tips[-2] == "stages.1.0: fused, 16 to 16 channels, e4 k3 s2, output 12\u00d712 px, 0.5 ms (25.0%)"
+    assert tips[-2] == "features.2: fused, 16 to 16 channels, e4 k3 s2, output 12\u00d712 px, 0.5 ms (25.0%)"
     assert "a < b & c" in [element.text for element in root.iter("{http://www.w3.org/2000/svg}text")]
+
+
+def test_a_block_that_is_left_out_leaves_its_place(tmp_path: Path) -> None:
+    root = ElementTree.fromstring(architecture_svg([SUBNET[0], *SUBNET[2:]], BASELINE))
+    bars = list(root.iter("{http://www.w3.org/2000/svg}rect"))
+    places = [
+        [float(bar.get("x", "0")) for bar in bars if len(bar) and name in (bar[0].text or "")]
+        for name in ("features.0", "features.1", "features.2", "features.3")
+    ]
+    assert [len(place) for place in places] == [2, 1, 2, 2]
+    assert all(place[0] == place[-1] for place in places)
+    assert sum(bar.get("class") == "ghost" for bar in bars) == len(BASELINE) + 1
+
+
+def test_expansions_are_short(tmp_path: Path) -> None:
+    labels = [replace(BASELINE[2], expansion=expansion, kernel=3, stride=1).label for expansion in (6.0, 16 / 3, 200.0)]
+    assert labels == ["e6 k3", "e5.3 k3", "e200 k3"]
 
 
 def test_a_picture_of_its_own_has_literal_colours_of_the_light_theme(tmp_path: Path) -> None:
@@ -161,7 +178,7 @@ def test_bars_of_both_networks_have_one_scale(tmp_path: Path) -> None:
 
 
 def test_networks_of_different_depth_and_no_latency_are_drawn(tmp_path: Path) -> None:
-    free = BlockCost("stem", "stem", 3, 16, 1, 3, 2, (24, 24), 0.0)
+    free = BlockCost("features.0", "other", 3, 16, 1, 3, 2, (24, 24), 0.0)
     write_architecture_svg(tmp_path / "a.svg", [free], BASELINE)
     write_architecture_svg(tmp_path / "b.svg", [free])
     ElementTree.parse(tmp_path / "a.svg")
@@ -175,7 +192,7 @@ def test_network_without_blocks_is_refused(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("kind", "latency_ms", "message"),
-    [("conv", 1.0, "must be one of stem, ds, ibn, fused, head; got 'conv'"), ("ibn", float("nan"), "got nan")],
+    [("conv", 1.0, "must be one of ibn, fused, ds, basic, other; got 'conv'"), ("ibn", float("nan"), "got nan")],
 )
 def test_impossible_block_is_refused(kind: str, latency_ms: float, message: str) -> None:
     with pytest.raises(ValueError, match=message):

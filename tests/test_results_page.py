@@ -120,6 +120,26 @@ def test_cost_of_fusing_is_said_once_for_a_device(tmp_path: Path) -> None:
     assert "where the estimator says that it pays: none." in page
 
 
+def test_blocks_of_a_graph_are_one_cell_and_named_by_their_paths(tmp_path: Path) -> None:
+    kinds = ("basic", "fused", "skip")
+    blocks = [{"path": f"layer.{n}", "kind": kind, "expansion": 1, "kernel": 3} for n, kind in enumerate(kinds)]
+    network = {"image_shape": [96, 128, 3], "operations": [], "outputs": []}
+    graph = {"format": 2, "widths": {"stem": 24, "layer.0": 8}, "blocks": blocks, "network": network}
+    told = {"all": {"latency_ms": 6.0}, "where_faster": {"latency_ms": 3.0}, "blocks": ["layer.1", "layer.2"]}
+    write_run(tmp_path / "task" / "0", make_result(fusing=told), graph)
+    page = results_page(tmp_path / "task")
+    rows = rows_of(page)
+    assert [row[5:] for row in rows if row[-1] == "Blocks"] == [["Fused blocks", "Widths", "Blocks"]]
+    assert [row[5:] for row in rows if " of 3" in row[5]] == [["2 of 3", "24", "basic, fused, skip"]]
+    assert "where the estimator says that it pays: blocks `layer.1`, `layer.2`." in page
+
+
+def test_a_stock_network_is_named(tmp_path: Path) -> None:
+    compared = {"stock": {**make_cost(2.0, 0.9), "network": "resnet18"}}
+    write_run(tmp_path / "task" / "0", make_result(comparisons=compared))
+    assert "| stock network resnet18 | 0.900 |" in results_page(tmp_path / "task")
+
+
 def test_group_of_fewer_stages_and_of_no_fused_block(tmp_path: Path) -> None:
     write_run(tmp_path / "task" / "0", make_result(), make_architecture("ds", "fused", "ibn"))
     write_run(tmp_path / "task" / "1", make_result(choices="widths"), make_architecture("ds", "ibn"))

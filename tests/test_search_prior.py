@@ -1,5 +1,3 @@
-import math
-
 import numpy as np
 import pytest
 import torch
@@ -9,7 +7,6 @@ from searches import training_of
 from lightning_nas.budget import perturb_and_map as proposal
 from lightning_nas.budget.budget import Budget
 from lightning_nas.budget.cost_table import CostTable, Factor
-from lightning_nas.budget.sampling import kept_weights
 from lightning_nas.budget.solver import Limit
 from lightning_nas.search.engine import Search
 
@@ -17,21 +14,6 @@ from lightning_nas.search.engine import Search
 @pytest.fixture
 def limits(supernet, estimator):
     return limits_of(supernet.supernet.space, estimator, Budget(latency="0.6x"))
-
-
-def test_prior_is_the_log_of_the_kept_weights(supernet):
-    space = supernet.supernet.space
-    scores = kept_weights(space)
-    assert all(float(score.max()) == 0 for score in scores)
-    stage = len(space.stages) - 1
-    row = space.multipliers[stage].widths[0][0] / space.stages[stage].width
-    assert float(scores[stage][0]) == pytest.approx(2 * len(space.stages[stage].blocks) * math.log(row))
-    stem, widths = space.stem_node
-    assert float(scores[stem][0]) == pytest.approx(2 * math.log(widths[0] / space.stem.width))
-    choice = space.choices[-1]
-    block = scores[-1]
-    for option, score in zip(choice.options, block, strict=True):
-        assert float(score) == pytest.approx(math.log(option.expansion / 4))
 
 
 def test_prior_sets_the_logits_and_fills_a_pool_within_the_budget(supernet, limits):

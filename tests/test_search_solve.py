@@ -5,24 +5,51 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from spaces import space_around
+from torchvision.models import MobileNetV2
 
 from lightning_nas.budget.budget import Budget, resolve_budget
 from lightning_nas.budget.cost_table import CostTable, Factor, cost_table
-from lightning_nas.budget.peak_table import PeakTable, peak_table
+from lightning_nas.budget.forbidden import Forbidden
+from lightning_nas.budget.peak_table import peak_table
 from lightning_nas.budget.resolve import resolve
-from lightning_nas.budget.solver import Limit, cheapest, reach, solve, usable_part
+from lightning_nas.budget.solver import Limit, cheapest, lowest_maximum, reach, solve, usable_part
 from lightning_nas.budget.tables import CostTables
-from lightning_nas.space import curate
-from lightning_nas.space.network import subgraphs
+from lightning_nas.space.architecture import subgraphs
 from lightning_nas.space.options import SpaceOptions
 
-
-@pytest.fixture(params=["stage", "model"])
-def space(request, supernet):
-    return curate(supernet.supernet.space, 8, SpaceOptions(ratios=(0.5, 1.0), scope=request.param))
+SETTING = [[1, 8, 1, 1], [4, 16, 2, 2], [4, 24, 2, 2]]
 
 
-@pytest.fixture
+class ClosedForm:
+    """Prices a subgraph by its operations, fused blocks at a third."""
+
+    lanes = 8
+
+    def predict_ms(self, parts):
+        return np.array([1e-5 * part.macs * (0.3 if part.kind == "fused" else 1.0) + 0.001 for part in parts])
+
+    def latency_ms(self, member):
+        return float(self.predict_ms(subgraphs(member)).sum())
+
+
+def parameter_bytes(parts):
+    return np.array([float(part.parameter_bytes) for part in parts])
+
+
+@pytest.fixture(scope="module")
+def estimator():
+    return ClosedForm()
+
+
+@pytest.fixture(scope="module", params=["group", "stage", "model"])
+def space(request):
+    network = MobileNetV2(num_classes=4, inverted_residual_setting=SETTING, dropout=0.0).eval()
+    options = SpaceOptions(ratios=(0.5, 1.0), scope=request.param, kinds=("ibn", "fused", "skip"))
+    return space_around(network, torch.zeros(1, 3, 32, 32), options=options)
+
+
+@pytest.fixture(scope="module")
 def table(space, estimator):
     return cost_table(space, estimator.predict_ms)
 
@@ -33,12 +60,8 @@ def enumerate_nodes(sizes):
 
 def small(space):
     """Return `space` with two options a block, small enough to enumerate."""
-
-    stages = tuple(
-        replace(stage, blocks=tuple(replace(c, options=c.options[:: max(1, len(c.options) - 1)]) for c in stage.blocks))
-        for stage in space.stages
-    )
-    return replace(space, stages=stages, reference=tuple(0 for _ in space.reference))
+    choices = (replace(c, options=(c.options[0], c.own) if c.options[0] != c.own else c.options) for c in space.choices)
+    return replace(space, choices=tuple(choices))
 
 
 def test_table_is_exact(space, table, estimator):
@@ -73,7 +96,7 @@ def test_expectation_is_exact_and_differentiable(space, estimator):
 def test_solver_finds_what_enumeration_finds(space, estimator, part):
     space = small(space)
     table = cost_table(space, estimator.predict_ms)
-    parameters = cost_table(space, lambda parts: np.array([float(p.parameter_bytes) for p in parts]))
+    parameters = cost_table(space, parameter_bytes)
     nodes = enumerate_nodes(space.node_sizes)
     costs, weights = table.exact_many(nodes), parameters.exact_many(nodes)
     budget = costs.min() + part * (costs.max() - costs.min())
@@ -98,23 +121,45 @@ def test_reach_is_exact(space, estimator):
     assert solve([np.zeros(n) for n in table.node_sizes], [Limit(table, 0.9 * costs.min())]) is None
 
 
-def test_peak_is_a_filter_and_not_a_sum(space, table):
-    # What stands before the blocks is fixed and has the largest peak here; without it the blocks decide.
-    def block_peak(part):
-        return float(part.peak_activation_bytes) if part.kind in ("ibn", "fused") else 0.0
-
-    peaks = cost_table(space, lambda parts: np.array([block_peak(p) for p in parts]))
-    parameters = cost_table(space, lambda parts: np.array([float(p.parameter_bytes) for p in parts]))
-    tables = CostTables(table, parameters, PeakTable(peaks.factors, peaks.node_sizes))
+def test_a_peak_is_the_largest_of_sums(space, table):
+    peaks = peak_table(space)
+    tables = CostTables(table, cost_table(space, parameter_bytes), peaks)
+    source = peaks.exact(space.reference_encoding)
     limits = resolve(Budget(parameters="2x", peak_activations="0.8x"), space, tables)
     generator = np.random.default_rng(0)
-    source = max(map(block_peak, subgraphs(space.decode(space.reference_encoding))))
     for _ in range(5):
         scores = [generator.normal(size=n) for n in space.node_sizes]
-        found = space.decode(solve(scores, limits.costs, limits.forbidden))
-        assert max(map(block_peak, subgraphs(found))) <= 0.8 * source
+        found = solve(scores, limits.costs, limits.forbidden)
+        assert peaks.exact(found) <= 0.8 * source
+        assert limits.allows(found)
+    assert not limits.allows(space.reference_encoding)
     with pytest.raises(ValueError, match=r"peak_activation_bytes=.* is below what the space can reach"):
         resolve(Budget(peak_activations=10), space, tables)
+
+
+def test_peaks_are_solved_as_enumeration_finds(space, estimator):
+    space = small(space)
+    table, peaks = cost_table(space, estimator.predict_ms), peak_table(space)
+    nodes = enumerate_nodes(space.node_sizes)
+    costs, found = table.exact_many(nodes), peaks.exact_many(nodes)
+    assert peaks.exact(lowest_maximum(peaks.rows)) == found.min()
+    assert peaks.maximum([range(n) for n in space.node_sizes]) == found.max()
+    generator = np.random.default_rng(2)
+    for bound in np.quantile(found, [0.1, 0.5, 0.8]):
+        scores = [generator.normal(size=n) for n in space.node_sizes]
+        totals = sum(score[nodes[:, i]] for i, score in enumerate(scores))
+        fits = (costs <= np.median(costs)) & (found <= bound)
+        best = solve(scores, [Limit(table, float(np.median(costs)))], [peaks.over(float(bound))])
+        if not fits.any():
+            assert best is None
+            continue
+        assert sum(score[i] for score, i in zip(scores, best, strict=True)) == pytest.approx(totals[fits].max())
+
+
+def test_what_is_forbidden_whatever_is_chosen_leaves_nothing(table):
+    scores = [np.zeros(n) for n in table.node_sizes]
+    assert solve(scores, [], [Forbidden((((), np.array(True)),))]) is None
+    assert solve(scores, [], [Forbidden((((), np.array(False)),))]) is not None
 
 
 @pytest.mark.parametrize(
@@ -153,7 +198,7 @@ def test_contradictory_budgets_are_refused(space, table):
 
 @pytest.mark.parametrize("field", ["latency", "parameters", "peak_activations"])
 def test_a_budget_out_of_reach_names_one_that_can_be_met(space, table, field):
-    parameters = cost_table(space, lambda parts: np.array([float(p.parameter_bytes) for p in parts]))
+    parameters = cost_table(space, parameter_bytes)
     tables = CostTables(table, parameters, peak_table(space))
     for given in ("0.0001x", 1e-6):
         with pytest.raises(ValueError, match=r"below what the space can reach: .* \(minimum\)") as refused:

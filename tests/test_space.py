@@ -1,40 +1,66 @@
+"""Search spaces as data: what they offer, which members they have, and how files of them are read."""
+
 import dataclasses
 import json
 
 import pytest
+import torch
+import zoo
+from spaces import space_of_zoo
+from timm.layers import make_divisible
+from torch import nn
+from torchvision.models import mobilenet_v2
 
-from lightning_nas.space import (
-    Architecture,
-    BlockOption,
-    Choice,
-    SearchSpace,
-    curate,
-    curated_widths,
-    from_timm,
-    to_timm,
-)
+from lightning_nas.graph.sizes import hidden_width
+from lightning_nas.space import SKIP, Architecture, BlockOption, Choice, SearchSpace, curated_widths
 from lightning_nas.space.lanes import round_to_lanes
+from lightning_nas.space.multiplier import DepthMultiplier
 from lightning_nas.space.options import SpaceOptions
-from lightning_nas.space.spec import HEAD, STEM, DepthMultiplier, hidden_width
+from lightning_nas.space.read import space_of
+
+MOBILENET = "torchvision/mobilenet_v2"
 
 
-@pytest.fixture
-def space(supernet):
-    return supernet.supernet.space
+@pytest.fixture(scope="module")
+def space():
+    return space_of_zoo(MOBILENET, kinds=("ibn", "fused", "skip"))
 
 
-def test_json_round_trip(space):
-    architecture = space.decode(space.reference_encoding)
-    assert SearchSpace.from_json(space.to_json()) == space
-    assert Architecture.from_json(architecture.to_json()) == architecture
+def option_of(path, space):
+    return next(choice for choice in space.choices if choice.path == path)
+
+
+@pytest.mark.parametrize("name", [MOBILENET, "torchvision/resnet18", "own/yolo", "timm/mobilenetv4_conv_small"])
+def test_json_round_trip(name):
+    space = space_of_zoo(name, kinds=("ibn", "fused", "skip"))
+    lowest = space.decode((0,) * len(space.node_sizes))
+    again = SearchSpace.from_json(space.to_json())
+    assert again == space
+    assert again.left_out == space.left_out
+    assert again.decode((0,) * len(space.node_sizes)) == lowest
+    assert Architecture.from_json(lowest.to_json()) == lowest
     with pytest.raises(dataclasses.FrozenInstanceError):
-        space.num_classes = 3
+        space.choices = ()
 
 
-@pytest.mark.parametrize("text", ['{"format": 9}', "[]", '{"format": 1}', '{"format": 1, "stages": 1}'])
+@pytest.mark.parametrize("text", ['{"format": 9}', "[]", '{"format": 1}', '{"format": 2, "network": 1}'])
 def test_malformed_files_are_refused(text):
     with pytest.raises(ValueError, match=r"format|lacks|wrong form|must be"):
         SearchSpace.from_json(text)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"groups": [["a", 8, ""]]}, "`counts` must be a whole number"),
+        ({"counts": []}, "must hold"),
+        ({"multipliers": [{"name": "a", "groups": [0], "widths": [[8], [8]]}]}, "must differ"),
+        ({"choices": [{"kind": "ibn"}]}, "unknown|has the field"),
+    ],
+)
+def test_fields_that_do_not_fit_are_refused(space, change, message):
+    with pytest.raises(ValueError, match=message):
+        SearchSpace.from_json(json.dumps({**json.loads(space.to_json()), **change}))
 
 
 def test_decode_and_encode_are_inverse(space):
@@ -43,24 +69,46 @@ def test_decode_and_encode_are_inverse(space):
         assert space.encode(space.decode(nodes)) == nodes
     with pytest.raises(ValueError, match="below each"):
         space.decode((99,) * len(space.node_sizes))
-    foreign = dataclasses.replace(space.decode(space.reference_encoding), num_classes=77)
-    with pytest.raises(ValueError, match="outside its choices"):
+    source = space.decode(space.reference_encoding)
+    foreign = dataclasses.replace(source, network=dataclasses.replace(source.network, image_shape=(8, 8, 3)))
+    with pytest.raises(ValueError, match="of another network"):
         space.encode(foreign)
 
 
-def test_timm_strings_round_trip():
-    strings = [["ds_r1_k3_s1_e1_c16"], ["er_r1_k5_s2_e4_c24", "ir_r1_k3_s1_e6_c24"]]
-    assert to_timm(from_timm(strings)) == strings
-    assert to_timm(from_timm([["ir_r2_k3_s2_e6_c24"]])) == [["ir_r1_k3_s2_e6_c24", "ir_r1_k3_s1_e6_c24"]]
+def test_the_source_is_a_member_as_it_is(space):
+    source = space.decode(space.reference_encoding)
+    assert source.network == space.network.network
+    assert set(dict(source.blocks).values()) == {BlockOption("ibn", 6, 3)}
+    assert source.input_size == space.input_size
 
 
-@pytest.mark.parametrize(
-    ("string", "message"),
-    [("cn_r1_k3_s1_c8", "no known kind"), ("ir_r1_k3_s1_c8_se0.25", "field 'se0.25'"), ("ir_r1_k3_e6_c8", "lacks")],
-)
-def test_timm_strings_without_a_counterpart_are_refused(string, message):
-    with pytest.raises(ValueError, match=message):
-        from_timm([[string]])
+def test_hidden_channels_follow_the_input_and_the_option(space):
+    choice = option_of("features.3", space)
+    groups = space.network.sizes
+    assert [choice.hidden(BlockOption("fused", e, 3), groups, groups) for e in (2, 3, 6)] == [48, 72, 144]
+    narrow = list(groups)
+    narrow[choice.inputs.groups[0]] = 16
+    assert choice.hidden(BlockOption("ibn", 6, 3), narrow, groups) == 96
+    node = len(space.multipliers) + space.choices.index(choice)
+    assert space.nodes_of[choice.block.group][-1] == node
+    assert space.nodes_of[choice.block.group][0] == next(
+        n for n, m in enumerate(space.multipliers) if choice.inputs.groups[0] in m.groups
+    )
+
+
+def test_residual_blocks_can_be_left_out(space):
+    assert SKIP in option_of("features.3", space).options
+    assert SKIP not in option_of("features.2", space).options  # its input and output differ
+    without = space_of_zoo(MOBILENET)
+    assert [choice.path for choice in without.choices] == [choice.path for choice in space.choices]
+    assert all(SKIP not in choice.options for choice in without.choices)
+    resnet = space_of_zoo("torchvision/resnet50", kinds=("skip",))
+    assert {tuple(map(str, choice.options)) for choice in resnet.choices} == {("own", "skip")}
+
+
+def test_blocks_whose_expansion_is_small_get_parts_of_it():
+    space = space_of_zoo("torchvision/resnet18")
+    assert [str(option) for option in space.choices[0].options] == ["basic e0.5 k3", "basic e0.75 k3", "basic e1 k3"]
 
 
 def test_widths_that_round_to_the_same_are_one_option():
@@ -70,46 +118,65 @@ def test_widths_that_round_to_the_same_are_one_option():
 
 
 def test_timm_hidden_widths():
-    from timm.layers import make_divisible
-
     for width in range(8, 200, 4):
         for expansion in (1, 1.5, 2, 3, 4.5, 6):
             assert hidden_width(width, expansion) == make_divisible(width * expansion)
 
 
-def test_scopes_of_depth_multipliers(space):
-    model = curate(space, 8, SpaceOptions(ratios=(0.5, 1.0), scope="model"))
-    assert len(model.multipliers) == 1
-    assert model.multipliers[0].stages == (*range(len(space.stages)), STEM, HEAD)
-    stage = curate(space, 8, SpaceOptions(ratios=(0.5, 1.0), scope="stage"))
-    assert len(stage.multipliers) == len(space.stages) + 2  # stem and head
-    assert model.num_architectures < stage.num_architectures
-    explicit = curate(space, 8, SpaceOptions(widths=[[8], [8, 16], [16]]))
-    assert explicit.multipliers[2].widths == ((16,), (24,))
+def test_scopes_of_depth_multipliers():
+    spaces = {scope: space_of_zoo(MOBILENET, scope=scope, ratios=(0.5, 1.0)) for scope in ("group", "stage", "model")}
+    assert [len(space.multipliers) for space in spaces.values()] == [9, 5, 1]
+    assert [multiplier.name for multiplier in spaces["stage"].multipliers][:2] == ["stage 32x32", "stage 16x16"]
+    groups = [{g for multiplier in space.multipliers for g in multiplier.groups} for space in spaces.values()]
+    # Tied widths have few rows, but all groups of their scope; alone, 16 channels have no other width than 16.
+    assert groups[0] <= groups[1] == groups[2]
+    assert spaces["model"].multipliers[0].widths[-1] == tuple(
+        spaces["model"].network.sizes[g] for g in spaces["model"].multipliers[0].groups
+    )
+
+
+def test_patterns_say_what_is_searched():
+    last = space_of_zoo(MOBILENET, only=["features.1[0-9]*"])
+    assert {multiplier.name for multiplier in last.multipliers} == {
+        *("features.11.conv.2", "features.14.conv.2", "features.17.conv.2", "features.18.0")
+    }
+    assert next(choice.path for choice in last.choices).startswith("features.10")
+    without = space_of_zoo(MOBILENET, except_=["features.18*"])
+    assert "features.18.0" not in {multiplier.name for multiplier in without.multipliers}
+    explicit = space_of_zoo(MOBILENET, widths={"features.18*": [640], "features.0*": []})
+    widths = {multiplier.name: multiplier.widths for multiplier in explicit.multipliers}
+    assert widths["features.18.0"] == ((640,), (1280,))
+    assert "features.0.0" not in widths
 
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (
-            {"widths": [[8], [12], [24]]},
-            "Width 12 of stage 1 is not a multiple of the device's 8 lanes; valid are 8",
-        ),
-        ({"widths": [[8], [16], [48]]}, "at most 24"),
-        ({"widths": [[8]]}, "each of 3 stages"),
+        ({"widths": {"features.4*": [12]}}, "Width 12 of features.4.conv.2 is not a multiple of the device's 8 lanes"),
+        ({"widths": {"features.4*": [48]}}, "at most 32"),
+        ({"widths": {"stages.0": [8]}}, "matches no width and no block"),
+        ({"widths": [[8]]}, "by pattern"),
+        ({"only": "features"}, "list of patterns"),
+        ({"except_": ["layer1.*"]}, "'layer1.*' of `except_` matches no width"),
         ({"ratios": (0.0, 1.0)}, "got 0.0"),
         ({"ratios": (1.5,)}, "got 1.5"),
-        ({"scope": "network"}, "'stage' or 'model'"),
+        ({"scope": "network"}, "one of group, stage, model"),
+        ({"kinds": ("ds",)}, "can hold ibn, fused, skip; got 'ds'"),
+        ({"widths": {"features.0*": [8]}, "scope": "model"}, "need scope='group'"),
     ],
 )
-def test_bad_widths_are_refused(space, arguments, message):
+def test_bad_options_are_refused(arguments, message):
     with pytest.raises(ValueError, match=message):
-        curate(space, 8, SpaceOptions(**arguments))
+        space_of_zoo(MOBILENET, **arguments)
 
 
-def test_bad_lanes_are_refused():
+def test_bad_lanes_are_refused(space):
     with pytest.raises(ValueError, match="at least 1; got 0"):
         round_to_lanes(16, 0)
+    with pytest.raises(ValueError, match="at least 1; got 0"):
+        space.curate(0)
+    with pytest.raises(ValueError, match="at least 1; got 0"):
+        space_of(mobilenet_v2(), torch.zeros(1, 3, 32, 32), lanes=0)
 
 
 @pytest.mark.parametrize(
@@ -119,10 +186,10 @@ def test_bad_lanes_are_refused():
         (lambda: BlockOption("ibn", 0, 3), "above 0"),
         (lambda: BlockOption("ibn", 6, 4), "odd"),
         (lambda: BlockOption("ds", 2, 3), "must be 1"),
-        (lambda: Choice(3, (BlockOption("ibn", 6, 3),)), "1 or 2"),
-        (lambda: Choice(1, ()), "at least one"),
-        (lambda: Choice(1, (BlockOption("ibn", 6, 3),) * 2), "must differ"),
-        (lambda: DepthMultiplier((0,), ((8,), (8,))), "must differ"),
+        (lambda: Choice("a", (), BlockOption("ibn", 6, 3)), "must be among those of 'a'"),
+        (lambda: Choice("a", (BlockOption("ibn", 6, 3),) * 2, BlockOption("ibn", 6, 3)), "must differ"),
+        (lambda: DepthMultiplier("a", (0,), ((8,), (8,))), "must differ"),
+        (lambda: DepthMultiplier("a", (0, 1), ((8,), (16,))), "one width for each group"),
     ],
 )
 def test_impossible_parts_are_refused(make, message):
@@ -130,18 +197,14 @@ def test_impossible_parts_are_refused(make, message):
         make()
 
 
-def test_an_architecture_as_text_names_the_head_where_there_is_one(space):
-    architecture = space.decode((0,) * len(space.node_sizes))
-    ends = [f"stem {architecture.stem.width}", *(f"{stage.width}: " for stage in architecture.stages)]
-    assert str(architecture).startswith(" | ".join(ends[:2]))
-    assert str(architecture).endswith(f" | head {architecture.head.width}")
-    assert architecture.head.width < space.head.width
-    assert "head" not in str(dataclasses.replace(architecture, head=None))
+def test_a_width_is_scaled_once(space):
+    with pytest.raises(ValueError, match="one is by two"):
+        dataclasses.replace(space, multipliers=(*space.multipliers, space.multipliers[0]))
 
 
-def test_json_is_plain(space):
-    data = json.loads(space.to_json())
-    assert data["stages"][1]["blocks"][0]["options"][0] == {"kind": "ibn", "expansion": 2, "kernel": 3}
+def test_what_is_left_out_says_why(space):
+    assert {(left.path, left.what) for left in space.left_out} == {("classifier.1", "width")}
+    assert space.left_out[0].reason == "it is an output of the network"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -150,21 +213,30 @@ class Chip:
 
 
 def test_a_space_is_curated_for_a_device(space):
-    every = tuple((width,) for width in range(1, 25))
-    rocky = dataclasses.replace(
-        space, multipliers=(*space.multipliers[:2], DepthMultiplier(space.multipliers[2].stages, every))
+    place = next(n for n, multiplier in enumerate(space.multipliers) if multiplier.widths[-1] == (24,))
+    every = dataclasses.replace(space.multipliers[place], widths=tuple((width,) for width in range(1, 25)))
+    rocky = dataclasses.replace(space, multipliers=(*space.multipliers[:place], every, *space.multipliers[place + 1 :]))
+    assert rocky.curate(Chip(8)).multipliers[place].widths == ((8,), (16,), (24,))
+    assert rocky.curate(Chip(16)).multipliers[place].widths == (
+        (16,),
+        (24,),
+    )  # the full width is kept, on the grid or not
+    assert rocky.curate(Chip(8)).curate(8) == rocky.curate(Chip(8))
+    assert rocky.curate(Chip(8)).choices == space.choices
+
+
+def test_groups_of_channels_that_stay_together_fill_the_lanes_together():
+    """Of a convolution in groups, a unit is the channels of a group."""
+    net = nn.Sequential(
+        nn.Conv2d(3, 64, 1), nn.ReLU(), nn.Conv2d(64, 64, 3, padding=1, groups=16), nn.ReLU(), nn.Conv2d(64, 8, 1)
     )
-    curated = rocky.curate(Chip(8))
-    assert curated.multipliers[2].widths == ((8,), (16,), (24,))
-    assert rocky.curate(Chip(16)).multipliers[2].widths == ((16,), (24,))  # the full width is kept, on the grid or not
-    assert curated.curate(8) == curated
-    assert (curated.stages, curated.reference) == (space.stages, space.reference)
-    whole = curate(space, 1, SpaceOptions(ratios=(0.3, 0.5, 0.9, 1.0), scope="model")).curate(Chip(8))
-    assert whole.multipliers[0].widths == (
-        (8, 8, 8, 16, 384),
-        (8, 8, 16, 16, 640),
-        (8, 16, 24, 32, 1152),
-        (8, 16, 24, 32, 1280),
-    )
-    with pytest.raises(ValueError, match="at least 1; got 0"):
-        rocky.curate(Chip(0))
+    space = space_of(net, torch.rand(1, 3, 16, 16), lanes=16, options=SpaceOptions(ratios=(0.5, 1.0)))
+    assert [multiplier.widths for multiplier in space.multipliers] == [((8,), (16,))]
+    assert [op.layer.out_channels for op in space.decode((0,)).network.operations] == [32, 32, 32, 32, 8]
+
+
+def test_networks_without_a_block_have_widths_alone():
+    network, images = zoo.build("own/vgg")
+    space = space_of(network, images)
+    assert not any(choice.block is None for choice in space.choices)
+    assert space.multipliers

@@ -180,7 +180,10 @@ def test_a_search_finds_a_detector_within_the_budget(tmp_path):
 
 @pytest.mark.parametrize(
     ("options", "message"),
-    [({"head": "yolo"}, "`head` must be one of fcos, ssdlite; got 'yolo'"), ({"backbone": "resnet18"}, "backbone")],
+    [
+        ({"head": "yolo"}, "`head` must be one of fcos, ssdlite; got 'yolo'"),
+        ({"backbone": "vit_tiny_patch16_224"}, "backbone"),
+    ],
 )
 def test_what_cannot_be_built_is_said(options, message):
     with pytest.raises((ValueError, TypeError), match=message):

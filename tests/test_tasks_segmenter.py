@@ -118,6 +118,14 @@ def test_weights_of_a_classifier_are_the_backbones(tmp_path, backbone: str) -> N
     assert not [m for m in network.backbone.modules() if isinstance(m, nn.Linear)]
 
 
+@pytest.mark.parametrize("backbone", ["resnet10t", "mobilenetv4_conv_small_035", "torchvision/mobilenet_v3_small"])
+def test_other_networks_are_backbones_too(backbone: str) -> None:
+    network = segmenter(5, backbone, backbone_stride=16, head_width=8).eval()
+    assert network(torch.rand(1, 3, 64, 96)).shape == (1, 5, 8, 12)
+    assert network.stride == 16
+    assert not [m for m in network.backbone.modules() if isinstance(m, nn.Linear)]
+
+
 @pytest.mark.parametrize("make", [LRASPPHead, DeepLabV3LiteHead])
 def test_classes_told_before_the_enlargement_are_those_told_behind_it(make: type) -> None:
     torch.manual_seed(0)
@@ -147,8 +155,8 @@ def test_settings_out_of_range_are_refused(options: dict, message: str) -> None:
 
 
 def test_what_cannot_run_is_refused() -> None:
-    with pytest.raises(TypeError, match="got ResNet"):
-        segmenter(5, backbone="resnet18")
+    with pytest.raises(TypeError, match="in a chain, each on what the one before gives; VisionTransformer does not"):
+        segmenter(5, backbone="vit_tiny_patch16_224")
     with pytest.raises(ValueError, match="multiples of 32 pixels a side; got 48x64"):
         segmenter(5)(torch.rand(1, 3, 48, 64))
     with pytest.raises(ValueError, match="`enlargement` must be a power of 2; got 3"):

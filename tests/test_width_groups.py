@@ -29,12 +29,11 @@ from lightning_nas.graph.width_groups import width_groups
 FIXED = {
     "detection/fasterrcnn_mobilenet_v3_large_320_fpn": "which crops it takes depends on all values",
     "timm/edgenext_xx_small": "splits by sizes that the module names",
-    "timm/efficientvit_b0": "attention",
+    "timm/efficientvit_b0": "means over channels",
     "timm/mixnet_s": "splits by sizes that the module names",
     "timm/rexnet_100": "splits by sizes that the module names",
     "torchvision/convnext_tiny": "means over channels",
     "torchvision/shufflenet_v2_x1_0": "channels are shuffled by sizes that the module names",
-    "smp/fpn_efficientnet_lite0": "maps that are summed in a loop of its own",
 }
 
 
@@ -45,8 +44,6 @@ CUT_OTHERWISE = {"timm/mobilenet_edgetpu_v2_xs": 2}
 # Networks that are traced, and not priced at other widths.
 UNPRICED = {
     "detection/fasterrcnn_mobilenet_v3_large_320_fpn": "crops of objects that random weights do not find",
-    "timm/edgenext_xx_small": "the tracer takes channels that are last for another dimension",
-    "torchvision/convnext_tiny": "the tracer takes channels that are last for another dimension",
 }
 
 
@@ -173,6 +170,84 @@ def test_a_convolution_of_two_groups_gives_its_name_to_both():
         ("out", 2),
         ("second", 16),
     ]
+
+
+class ChannelsLast(nn.Module):
+    """Linear layers on every pixel of a map whose channels are last, and on its pixels as tokens."""
+
+    def __init__(self, is_on_tokens):
+        super().__init__()
+        self.stem, self.depthwise = nn.Conv2d(3, 8, 3, 2, 1), nn.Conv2d(8, 8, 3, padding=1, groups=8)
+        self.expand, self.activation, self.project = nn.Linear(8, 24), nn.GELU(), nn.Linear(24, 8)
+        self.scale, self.out = nn.Parameter(torch.ones(8)), nn.Conv2d(8, 2, 1)
+        self.is_on_tokens = is_on_tokens
+
+    def forward(self, x):
+        x = self.stem(x)
+        y = self.depthwise(x)
+        y = y.flatten(2).transpose(1, 2) if self.is_on_tokens else y.permute(0, 2, 3, 1)
+        y = self.scale * self.project(self.activation(self.expand(y)))
+        y = y.view(1, *x.shape[2:], -1) if self.is_on_tokens else y
+        return self.out(x + y.permute(0, 3, 1, 2))
+
+
+@pytest.mark.parametrize("is_on_tokens", [False, True], ids=["map", "tokens"])
+def test_channels_that_are_last_are_followed(is_on_tokens):
+    network, images = ChannelsLast(is_on_tokens), torch.rand(1, 3, 8, 12)
+    elastic = elastic_network(network, images)
+    assert checked_groups(network, images, elastic.groups).groups == elastic.groups.groups
+    assert [(elastic.groups.groups[n].name, elastic.groups.groups[n].size) for n in elastic.groups.open] == [
+        ("stem", 8),
+        ("expand", 24),
+    ]
+    widths = {0: 5, 1: 17}
+    layers = [operation.layer for operation in elastic.at(widths).operations]
+    assert elastic.at(widths) == trace(narrowed(network, elastic.groups, widths), images, "bytes", fold=False)
+    linear = [layer for layer in layers if (layer.in_channels, layer.out_channels) in ((5, 17), (17, 5))]
+    assert [layer.macs for layer in linear] == [4 * 6 * 5 * 17] * 2
+    assert layers[-1] == trace(nn.Conv2d(5, 2, 1), torch.rand(1, 5, 4, 6), fold=False).operations[0].layer
+
+
+class Attention(nn.Module):
+    """Linear attention of as many heads of four channels as there are."""
+
+    def __init__(self):
+        super().__init__()
+        self.stem, self.qkv, self.project = nn.Conv2d(3, 8, 1), nn.Conv2d(8, 36, 1), nn.Conv2d(12, 8, 1)
+        self.out = nn.Conv2d(8, 2, 1)
+
+    def forward(self, x):
+        x = self.stem(x)
+        q, k, v = self.qkv(x).view(1, -1, 12, x.shape[2] * x.shape[3]).chunk(3, 2)
+        mixed = (v @ k.transpose(2, 3)) @ q
+        return self.out(x + self.project(mixed.reshape(1, -1, *x.shape[2:])))
+
+
+class Stacked(nn.Module):
+    """Maps of several convolutions, stacked and summed."""
+
+    def __init__(self):
+        super().__init__()
+        self.branches, self.out = nn.ModuleList(nn.Conv2d(3, 8, k, padding=k // 2) for k in (1, 3)), nn.Conv2d(8, 2, 1)
+
+    def forward(self, x):
+        return self.out(torch.stack([branch(x) for branch in self.branches]).sum(0))
+
+
+@pytest.mark.parametrize(
+    ("network", "sizes"),
+    [(Attention(), {"stem": (8, 1), "qkv": (3, 12)}), (Stacked(), {"branches.0": (8, 1)})],
+    ids=["heads", "stack"],
+)
+def test_heads_of_attention_go_as_a_whole_and_what_is_stacked_stays_alike(network, sizes):
+    images = torch.rand(1, 3, 4, 6)
+    elastic = elastic_network(network, images)
+    groups = checked_groups(network, images, elastic.groups)
+    found = [groups.groups[number] for number in groups.open]
+    assert {group.name: (group.size, dict(group.slots)[f"{group.name}.weight", 0]) for group in found} == sizes
+    for seed in range(3):
+        widths = zoo.drawn(groups, seed)
+        assert elastic.at(widths) == trace(narrowed(network, groups, widths), images, "bytes", fold=False)
 
 
 class Tied(nn.Module):

@@ -15,14 +15,16 @@ __all__ = ["fused_cells", "ranges"]
 def fused_cells(runs: Sequence[RecordedRun]) -> list[str] | None:
     """Return the fused blocks in words, the widths, then the kinds of each stage; None where the runs do not say.
 
+    Blocks of a network without stages are in one cell.
+
     Blocks are counted from 1. ``fused 1/3`` is a block that one of three runs fused.
 
     Args:
         runs: Runs of a group.
     """
     architectures = [run.architecture for run in runs if run.architecture.stages]
-    found = [[stage.kinds for stage in architecture.stages] for architecture in architectures]
-    shapes = {tuple(map(len, kinds)) for kinds in found}
+    found = [architecture.stages for architecture in architectures]
+    shapes = {(len(each.widths), *map(len, each.stages)) for each in architectures}
     if len(shapes) != 1:
         return None
     blocks = [block for stage in zip(*found, strict=True) for block in zip(*stage, strict=True)]
@@ -53,9 +55,9 @@ def ranges(numbers: Sequence[int]) -> str:
 
 
 def _widths_text(architectures: Sequence[ArchitectureRecord]) -> str:
-    """Return the widths of stem and stages, where runs differ all that occur: ``16, 24, 32/48``."""
-    rows = [[each.stem_width, *(stage.width for stage in each.stages)] for each in architectures]
-    return ", ".join("/".join(map(_width_text, dict.fromkeys(column))) for column in zip(*rows, strict=True))
+    """Return the widths outside of blocks, where runs differ all that occur: ``16, 24, 32/48``."""
+    columns = zip(*(each.widths for each in architectures), strict=True)
+    return ", ".join("/".join(map(_width_text, dict.fromkeys(column))) for column in columns)
 
 
 def _width_text(width: int | None) -> str:

@@ -184,14 +184,18 @@ def _fused(groups: Sequence[Group]) -> list[str]:
     if not found:
         return []
     most = max(len(cells) for _, cells in found)
-    head = [*GROUP_HEAD, "Seeds", "Fused blocks", "Widths", *(f"Stage {number}" for number in range(1, most - 1))]
+    head = [*GROUP_HEAD, "Seeds", "Fused blocks", "Widths", *_stage_heads(most - 2)]
     rows = [[*group_cells(group), _seeds_text(group), *cells, *[""] * (most - len(cells))] for group, cells in found]
     intro = (
         "Blocks are counted from 1. *ibn*: inverted bottleneck, *fused*: fused inverted bottleneck, *ds*: depthwise "
-        "separable; *fused 1/3*: fused by one seed of three. *Widths*: channels of the stem and of each stage; "
-        "*64/96*: not the same in all seeds."
+        "separable; *fused 1/3*: fused by one seed of three. *Widths*: channels of the stem and of each stage, or, "
+        "of networks without stages, of what is outside of blocks; *64/96*: not the same in all seeds."
     )
     return ["## Which blocks were fused", intro, markdown_table(head, rows), *_fusing(groups)]
+
+
+def _stage_heads(count: int) -> list[str]:
+    return ["Blocks"] if count == 1 else [f"Stage {number}" for number in range(1, count + 1)]
 
 
 def _fusing(groups: Sequence[Group]) -> list[str]:
@@ -207,7 +211,9 @@ def _fusing(groups: Sequence[Group]) -> list[str]:
             f"{latency_ms:.3g} ms ({change_text([(before_ms, latency_ms)])})"
             for latency_ms in (fusing.all_ms, fusing.where_faster_ms)
         ]
-        blocks = f"block{'s' * (len(fusing.blocks) > 1)} {ranges(fusing.blocks)}" if fusing.blocks else "none"
+        named = ", ".join(f"`{path}`" for path in fusing.blocks if isinstance(path, str))
+        named = named or ranges([number for number in fusing.blocks if isinstance(number, int)])
+        blocks = f"block{'s' * (len(fusing.blocks) > 1)} {named}" if fusing.blocks else "none"
         line = (
             f"* **{provenance.data or record.recipe}, {record.device}**: {before_ms:.3g} ms as it is, {changes[0]} with"
             f" all blocks fused, {changes[1]} with those fused where the estimator says that it pays: {blocks}."

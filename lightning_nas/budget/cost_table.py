@@ -123,7 +123,8 @@ class CostTable:
         wide = [p.double() for p in probabilities]
         total = wide[0].new_zeros(())
         for factor in self.factors:
-            value = torch.from_numpy(factor.cost).to(total.device)
+            # Sums of parts that no node changes are scalars.
+            value = torch.from_numpy(np.asarray(factor.cost)).to(total.device)
             # From the last axis on, since `@` sums over that one.
             for node in reversed(factor.nodes):
                 value = value @ wide[node]

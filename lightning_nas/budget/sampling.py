@@ -66,10 +66,11 @@ def _uniform(possible: Sequence[NDArray[np.bool_]], generator: torch.Generator, 
 def kept_weights(space: SearchSpace) -> list[Tensor]:
     """Return for each option the log of the part of the source's weights that it keeps, summed over blocks and layers.
 
-    A block's weights scale with its input, its hidden and its output width, so the logs add up over the nodes; kinds and
-    kernels count alike. A block that is left out keeps as little as if its weights were all the network's. Among
-    networks of equal latency the number of weights told the trained accuracy best of all scores that need no training
-    (tau 0.33 in the band alone, 0.60 together with the inherited loss, in the study of this method).
+    A block's weights scale with its input, its hidden and its output width, so the logs add up over the nodes; kinds
+    and kernels count alike. A block that is left out counts with the part that its weights are of the network's, which
+    unlike nothing has a log. Among networks of equal latency the number of weights told the trained accuracy best of
+    all scores that need no training (tau 0.33 in the band alone, 0.60 together with the inherited loss, in the study of
+    this method).
     """
     units, base = _units(space), list(space.reference_encoding)
     sizes = space.network.sizes

@@ -159,9 +159,7 @@ class _Program:
         for one in forbidden:
             self._forbid(one)
 
-    def solve(
-        self, scores: NDArray[np.float64], costs: CostTable | None = None, sign: float = 1.0
-    ) -> Encoding | None:
+    def solve(self, scores: NDArray[np.float64], costs: CostTable | None = None, sign: float = 1.0) -> Encoding | None:
         """Maximise the scores minus `sign` times `costs`; tighten and repeat should rounding pass a budget."""
         columns, values = (np.empty(0, dtype=np.intp), np.empty(0)) if costs is None else self._linear(costs)
         objective = np.zeros(self.num_variables)

@@ -55,7 +55,9 @@ def cost_tables(space: SearchSpace, estimator: CostModel) -> CostTables:
         estimator: Prices parts of networks.
     """
     parts = elastic_parts(space.structures)
-    latency_ms, parameter_bytes = (cost_table(space, price, parts) for price in (estimator.predict_ms, _parameter_bytes))
+    latency_ms, parameter_bytes = (
+        cost_table(space, price, parts) for price in (estimator.predict_ms, _parameter_bytes)
+    )
     return CostTables(latency_ms, parameter_bytes, peak_table(space))
 
 

@@ -65,13 +65,41 @@ class _Editor:
         """Let the expansion of an inverted bottleneck do the work of its depthwise convolution."""
         expand, unit = self._unit(block.expand), self._unit(block.depthwise)
         source, result = self._network.counts[expand[0]][0], self._network.counts[expand[-1]][1]
-        edit = self._chained(expand, self._spatial(unit, kernel, "conv", source, result))
+        # The convolution is the expanding one with another kernel, so it goes by that one's path.
+        links = [
+            Link(replace(link.operation, path=block.expand), link.counts)
+            for link in self._spatial(unit, kernel, "conv", source, result)
+        ]
+        edit = self._chained(expand, links)
+        edit = replace(edit, chains={**edit.chains, **self._shrunk(expand[-1], unit)})
         # A norm that applies its activation itself takes it along; without another one before it, it stays.
         takes = block.expand_activation or block.activation.startswith(f"{block.norm}.")
         paths = {block.norm, block.activation if takes else ""} - {""}
         behind = [n for n, operation in enumerate(self._operations) if operation.path in paths]
         gone = {number: self._operations[number].inputs[0] for number in (*unit, *behind)}
         return replace(edit, bypassed={**edit.bypassed, **gone})
+
+    def _shrunk(self, expand: int, unit: Sequence[int]) -> dict[int, tuple[Link, ...]]:
+        """Put what runs between an expansion and a depthwise convolution on maps of the size that the latter gives."""
+        before, spatial = self._operations[expand].layer, self._operations[unit[-1]].layer
+        assert before.form is not None  # as it was traced, every convolution has one
+        assert spatial.form is not None
+        size, given = before.form.out_size, spatial.form.out_size
+        if size == given:
+            return {}
+        found = {expand}
+        links: dict[int, tuple[Link, ...]] = {}
+        for number in range(expand + 1, unit[0]):
+            operation = self._operations[number]
+            if found.isdisjoint(operation.inputs):
+                continue
+            found.add(number)
+            layer, form = operation.layer, operation.layer.form
+            if (layer.height, layer.width) == size:
+                form = form and (replace(form, out_size=given) if form.out_size == size else form)
+                layer = replace(layer, height=given[0], width=given[1], form=form)
+                links[number] = (Link(replace(operation, layer=layer), self._network.counts[number]),)
+        return links
 
     def unfused(self, block: Block, kernel: int) -> Edit:
         """Let a 1x1 convolution and a depthwise one do the work of a fused block's expansion."""

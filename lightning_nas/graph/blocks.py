@@ -107,6 +107,7 @@ class _Finder:
         self._modules = dict(model.named_modules())
         self._network = network
         self._operations = network.network.operations
+        self._pooled = _pooled(self._operations)
         self._calls: dict[str, list[int]] = {}
         self._readers: dict[int, list[int]] = {}
         for number, operation in enumerate(self._operations):
@@ -170,13 +171,13 @@ class _Finder:
     def _around(self, group: int) -> tuple[list[int], list[int], list[int]]:
         """Return the dense convolutions that write a group, the depthwise ones on it, and the dense ones that read it.
 
-        Convolutions on single pixels are left out.
+        Convolutions behind a global average are left out.
         """
         writers, depthwise, readers = [], [], []
         for number, (operation, (source, result)) in enumerate(
             zip(self._operations, self._network.counts, strict=True)
         ):
-            if operation.layer.operator not in _CONVOLUTIONS or _is_on_pixel(operation):
+            if operation.layer.operator not in _CONVOLUTIONS or number in self._pooled:
                 continue
             if operation.layer.operator == "depthwise" and group in result.groups:
                 depthwise.append(number)
@@ -225,7 +226,7 @@ class _Finder:
         body = [n for n, operation in enumerate(self._operations) if _is_within(operation.path, path)]
         inside = set(body)
         convolutions = [n for n in body if self._layer(n).operator in _CONVOLUTIONS]
-        if [n for n in convolutions if not _is_on_pixel(self._operations[n])] != list(numbers):
+        if [n for n in convolutions if n not in self._pooled] != list(numbers):
             return False
         entries = {n for number in body for n in self._operations[number].inputs if n not in inside}
         given = [
@@ -242,6 +243,8 @@ class _Finder:
             return f"its expanding convolution {block.expand!r} has a stride or padding"
         if bool(block.norm) != bool(block.expand_norm):
             return "only one of its convolutions has a norm"
+        if not block.expand_activation and block.norm and block.activation.startswith(f"{block.norm}."):
+            return f"its only activation is a part of the norm {block.norm!r}"
         if type(self._modules[block.norm]) is not type(self._modules[block.expand_norm]):
             return f"the norms {block.expand_norm!r} and {block.norm!r} are of different classes"
         return self._unshared((block.expand_norm, block.norm, block.project_norm))
@@ -289,9 +292,14 @@ class _Finder:
         return "", "" if may_run_twice else f"its activation at {operation.path!r} is a function or a shared module"
 
 
-def _is_on_pixel(operation: Operation) -> bool:
-    height, width, _ = operation.layer.in_shape
-    return (height, width) == (1, 1) and operation.layer.window == (1, 1)
+def _pooled(operations: Sequence[Operation]) -> frozenset[int]:
+    """Return the operations that see an image as one pixel, by a global average: those of squeeze-and-excitation."""
+    found: set[int] = set()
+    for number, operation in enumerate(operations):
+        is_pool = operation.layer.operator in ("pool", "avg_pool") and operation.layer.out_shape[:2] == (1, 1)
+        if is_pool or (operation.inputs and all(source in found for source in operation.inputs)):
+            found.add(number)
+    return frozenset(found)
 
 
 def _is_within(path: str, module: str) -> bool:

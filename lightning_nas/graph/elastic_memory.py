@@ -101,7 +101,13 @@ def _live(network: ElasticNetwork, layout: Layout) -> Mapping[tuple[Key, int], B
         if number == IMAGE:
             return ElasticTensor(height * width, brick, channels, ())
         count = network.counts[origins[number]][1]
-        return ElasticTensor(height * width, brick, count.constant, count.gains)
+        if not count.gains:
+            # Where channels are not the second dimension, the count is of others.
+            return ElasticTensor(height * width, brick, channels, ())
+        # What has no model counts the channels of all its results.
+        times = max(1, channels // max(1, count.at(network.sizes)))
+        gains = tuple((group, times * gain) for group, gain in count.gains)
+        return ElasticTensor(height * width, brick, times * count.constant, gains)
 
     found = memory_blocks(low, layout)
     blocks = {home: tuple(sorted({tensor(number) for number in members})) for home, members in found.items()}

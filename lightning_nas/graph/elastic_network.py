@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from lightning_nas.graph.detector import without_detection
-from lightning_nas.graph.eval_mode import evaluating
+from lightning_nas.graph.eval_mode import undisturbed
 from lightning_nas.graph.label_rules import apply_rule
 from lightning_nas.graph.labelling import Labeller
 from lightning_nas.graph.layer import Form, Layer
@@ -146,7 +146,7 @@ def read_network(model: nn.Module, example_input: Tensor) -> tuple[ElasticNetwor
         example_input: One batch that it can run, shape (N, C, H, W); one image of it runs.
     """
     image = example_input[:1]
-    with evaluating(model), module_paths(model) as paths, Labeller(model, image, paths, apply_rule) as labeller:
+    with undisturbed(model), module_paths(model) as paths, Labeller(model, image, paths, apply_rule) as labeller:
         result = without_detection(model)(image)
     groups, find = groups_of(labeller, result), labeller.found.channels.find
     partial: dict[int, str] = {}

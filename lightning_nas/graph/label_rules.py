@@ -49,6 +49,10 @@ def _opaque(found: Labelling, call: Call, reason: str) -> list[Tensor]:
 def _move(found: Labelling, call: Call) -> Result:
     """Run the operator on the labels."""
     first = call.labels[id(call.tracked[0])]
+    if call.name == "stack":
+        # What is stacked has one shape.
+        for tensor in call.tracked[1:]:
+            found.channels.merge(first, call.labels[id(tensor)])
     if call.name in ("_to_copy", "dropout", "native_dropout"):
         return [first] * len(call.outputs)
 
@@ -72,6 +76,13 @@ def _move(found: Labelling, call: Call) -> Result:
             found.channels.merge(parts[0], part)
         parts = [found.channels.find(part) for part in parts]
     return parts
+
+
+def _restride(found: Labelling, call: Call) -> Result:
+    """Keep the labels of a single pixel, whose strides alone a global pool changes."""
+    labels = call.labels[id(call.tracked[0])]
+    is_same = labels.shape == call.outputs[0].shape and sum(size > 1 for size in labels.shape) <= 1
+    return [labels] if is_same else None
 
 
 def _pad(found: Labelling, call: Call) -> Result:
@@ -235,6 +246,15 @@ def _linear(found: Labelling, call: Call) -> Result:
     return [spread(found.channels.find(outer), call.outputs[0].shape, call.outputs[0].ndim - 1)]
 
 
+def _batch_product(found: Labelling, call: Call) -> Result:
+    """Let the channels of each head of attention stay or go as a whole: its products mix them."""
+    if len(call.tracked) != 2 or call.tracked[0].shape[0] == 1:
+        return None
+    first, second = (per_index(found.channels, call.labels[id(tensor)], 0) for tensor in call.tracked)
+    found.channels.merge(first, second)
+    return [spread(found.channels.find(first.maximum(second)), call.outputs[0].shape, 0)]
+
+
 def _reduction(found: Labelling, call: Call) -> Result:
     """Reductions over space keep channels; over channels, any number of them will do."""
     image = call.tracked[0]
@@ -280,6 +300,7 @@ def _named(rule: Callable[[Labelling, Call], Result], names: str) -> dict[str, C
 
 _RULES = {
     **_named(_move, " ".join(MOVES)),
+    **_named(_restride, "as_strided"),
     **_named(_pad, "constant_pad_nd reflection_pad2d replication_pad2d"),
     **_named(
         _elementwise,
@@ -304,6 +325,7 @@ _RULES = {
     **_named(_group_norm, "group_norm native_group_norm"),
     **_named(_convolution, "convolution"),
     **_named(_linear, "addmm linear mm"),
+    **_named(_batch_product, "bmm"),
     **_named(_reduction, "amax amin linalg_vector_norm max mean min norm std sum var var_mean"),
     **_named(_softmax, "_log_softmax _softmax log_softmax softmax"),
 }

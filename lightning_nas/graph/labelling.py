@@ -213,6 +213,7 @@ class Labeller(TorchDispatchMode):
         known = {id(tensor): labels for tensor in tensors if (labels := self.labels_of(tensor)) is not None}
         tracked = self.log.tracked(args)
         inputs = [self.log.number(tensor) for tensor in tracked]
+        was_last = bool(tracked) and self._is_last(tracked[0])
         result = func(*args, **kwargs)
         outputs = tensors_in(result)
         if not known:
@@ -226,8 +227,12 @@ class Labeller(TorchDispatchMode):
         if tracked and self.log.record(name, path, args, tracked, inputs, result):
             is_linear = self.log.operations[-1].layer.operator == "linear"
             first, result_labels = known[id(tracked[0])], self._labels[id(outputs[0])][1]
-            self.rows.append((_channel_row(first, is_linear), _channel_row(result_labels, is_linear)))
+            is_last = self._is_last(outputs[0]) or is_linear
+            self.rows.append((_channel_row(first, was_last or is_linear), _channel_row(result_labels, is_last)))
         return result
+
+    def _is_last(self, tensor: Tensor) -> bool:
+        return self.log.spatial(tensor) is not None
 
     def _follow_parameter(
         self,
@@ -264,15 +269,15 @@ def _shared_names(model: nn.Module) -> dict[str, list[str]]:
     return {names[0]: names for held in places.values() if len(names := [*held.values()]) > 1}
 
 
-def _channel_row(labels: Tensor, is_linear: bool) -> Tensor:
+def _channel_row(labels: Tensor, is_last: bool) -> Tensor:
     """Return the labels of the channels of a tensor, as an accelerator sees them: see `operators`."""
-    if is_linear:
+    if is_last:
         return labels.flatten(0, -2).amax(dim=0)
     if not labels.numel():  # such as the crops of a detector that has found nothing
         return torch.full((labels.shape[1] if labels.ndim > 1 else 0,), NO_CHANNEL)
     if labels.ndim == 4:
         return labels.movedim(1, 0).flatten(1).amax(dim=1)
-    return labels.flatten(0, 1).amax(dim=0) if labels.ndim == 3 else labels.reshape(-1)
+    return labels.amax(dim=1).reshape(-1) if labels.ndim == 3 else labels.reshape(-1)
 
 
 def _with(args: Sequence[object], tensor: Tensor, other: Tensor) -> list[object]:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal
+from typing import Any, Literal
 
 from torch import Tensor
 
+from lightning_nas.graph.channels_last import Spatial, image_like, spatial_after, with_images
+from lightning_nas.graph.layer import Layer
 from lightning_nas.graph.network import IMAGE, Operation
 from lightning_nas.graph.operators import ALIASES, layer_of, other_layer
 from lightning_nas.graph.tensors import tensors_in
@@ -35,7 +37,7 @@ class OperationLog:
         self.operations: list[Operation] = []
         self._fallback = fallback
         # Tensors are held, or a later one could get the identity of one that is gone.
-        self._sources: dict[int, tuple[Tensor, int]] = {id(image): (image, IMAGE)}
+        self._sources: dict[int, tuple[Tensor, int, Spatial]] = {id(image): (image, IMAGE, None)}
 
     def tracked(self, values: object) -> list[Tensor]:
         """Return the tensors within arguments that depend on the image."""
@@ -44,6 +46,10 @@ class OperationLog:
     def number(self, tensor: Tensor) -> int:
         """Return the number of the operation that a tensor comes from."""
         return self._sources[id(tensor)][1] if id(tensor) in self._sources else IMAGE
+
+    def spatial(self, tensor: Tensor) -> Spatial:
+        """Return rows and columns of a tensor whose channels are last; None where they lie as usual."""
+        return self._sources[id(tensor)][2] if id(tensor) in self._sources else None
 
     def outputs(self, result: object) -> tuple[int, ...]:
         """Return the numbers of the operations that the tensors of a network's result come from."""
@@ -74,17 +80,26 @@ class OperationLog:
         Raises:
             UnknownOperatorError: The operator has no model.
         """
-        number = inputs[0]
+        outputs = tensors_in(result)
+        if not outputs:  # a value that is read is no work of the network
+            return False
+        number, before = inputs[0], [self.spatial(tensor) for tensor in tracked]
+        after = [spatial_after(name, args, tracked, before, output) for output in outputs]
         if name not in ALIASES:
-            layer = layer_of(name, args, tracked, result)
-            if layer is None and self._fallback is None:
-                raise UnknownOperatorError(
-                    f"Module {path!r} runs the operator {name!r}, or a form of it, that has no cost model."
-                    f" HINT: `fallback='bytes'` prices such operators by the bytes that they move."
-                )
-            layer = layer or other_layer(name, args, tracked, result)
+            spatials = zip((*tracked, *outputs), (*before, *after), strict=True)
+            images = {id(tensor): image_like(tensor, spatial) for tensor, spatial in spatials}
+            layer = self._layer(name, path, *(with_images(values, images) for values in (args, tuple(tracked), result)))
             self.operations.append(Operation(layer, tuple(inputs), path))
             number = len(self.operations) - 1
-        for output in tensors_in(result):
-            self._sources[id(output)] = (output, number)
+        for output, spatial in zip(outputs, after, strict=True):
+            self._sources[id(output)] = (output, number, spatial)
         return name not in ALIASES
+
+    def _layer(self, name: str, path: str, args: Any, inputs: Any, result: object) -> Layer:
+        layer = layer_of(name, args, inputs, result)
+        if layer is None and self._fallback is None:
+            raise UnknownOperatorError(
+                f"Module {path!r} runs the operator {name!r}, or a form of it, that has no cost model."
+                f" HINT: `fallback='bytes'` prices such operators by the bytes that they move."
+            )
+        return layer or other_layer(name, args, inputs, result)

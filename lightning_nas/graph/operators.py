@@ -133,6 +133,12 @@ def _norm(variant: str) -> Callable[[Arguments, Sequence[Tensor], Tensor], Layer
     return make
 
 
+def _layer_norm(args: Arguments, inputs: Sequence[Tensor], output: Tensor) -> Layer | None:
+    # Over channels alone, as of maps whose channels are last.
+    over_channels = len(args[1]) == 1 and args[1][0] == _hwc(output)[2]
+    return _norm("layer_norm")(args, inputs, output) if over_channels else None
+
+
 def _mean(args: Arguments, inputs: Sequence[Tensor], output: Tensor) -> Layer | None:
     image, dims = args[0], args[1] if len(args) > 1 else ()
     if image.ndim != 4 or {dim % 4 for dim in dims or ()} != {2, 3}:
@@ -178,8 +184,10 @@ def _concatenation(args: Arguments, inputs: Sequence[Tensor], output: Tensor) ->
 
 def _linear(args: Arguments, inputs: Sequence[Tensor], output: Tensor) -> Layer | None:
     features = inputs[0]
-    if len(inputs) != 1 or output.ndim != 2 or features.ndim != 2:
+    if len(inputs) != 1 or output.ndim != features.ndim or features.ndim not in (2, 4):
         return None
+    if features.ndim == 4:  # on every pixel of a map whose channels were last
+        return Layer("conv", *_hwc(features), output.shape[1], form=Form(_size(output)))
     return Layer("linear", 1, 1, features.shape[1], output.shape[1])
 
 
@@ -197,7 +205,7 @@ def _hwc(tensor: Tensor) -> tuple[int, int, int]:
     if len(shape) == 4:
         return shape[2], shape[3], shape[1]
     if len(shape) == 3:
-        return shape[1], 1, shape[2]
+        return shape[1], 1, shape[0] * shape[2]  # heads of attention, or a batch of one
     return 1, 1, math.prod(shape)
 
 
@@ -233,6 +241,7 @@ _MAKERS: dict[str, _Maker] = {
     "_native_batch_norm_legit_no_training": _norm("batch_norm"),
     "cudnn_batch_norm": _norm("batch_norm"),
     "native_group_norm": _norm("group_norm"),
+    "native_layer_norm": _layer_norm,
     "prelu": _prelu,
     "_prelu_kernel": _prelu,
     "clamp": _activation("clamp"),

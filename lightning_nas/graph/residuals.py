@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from torch import Tensor, nn
 
 from lightning_nas.graph.detector import without_detection
-from lightning_nas.graph.eval_mode import evaluating
+from lightning_nas.graph.eval_mode import undisturbed
 from lightning_nas.graph.layer import BOUNDS
 from lightning_nas.graph.module_paths import module_paths, watching
 from lightning_nas.graph.network import IMAGE, Operation
@@ -63,7 +63,7 @@ def residuals(model: nn.Module, example_input: Tensor) -> tuple[Residual, ...]:
     image = example_input[:1]
     log, calls = OperationLog(image, "bytes"), list[_Call]()
     whole = without_detection(model)
-    with evaluating(model), module_paths(model) as paths, _called(model, log, calls), Recorder(log, paths):
+    with undisturbed(model), module_paths(model) as paths, _called(model, log, calls), Recorder(log, paths):
         outputs = log.outputs(whole(image))
     found = [call for call in calls if _is_residual(call, log.operations, outputs)]
     counts = {call.path: sum(other.path == call.path for other in calls) for call in found}

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Hashable, Iterable, Mapping
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Generic, TypeVar
 
 from lightning_nas.graph.edits import Edit, edited
 from lightning_nas.graph.elastic_network import ElasticNetwork
 
 __all__ = ["Dependence", "Structures", "dependences"]
+
+# Alternatives of a choice whose combinations with those of two others are quickly observed.
+_FEW = 3
 
 KeyT = TypeVar("KeyT", bound=Hashable)
 ValueT = TypeVar("ValueT", bound=Hashable)
@@ -69,45 +73,108 @@ def dependences(
     """Return on which choices each property of a network depends, and how.
 
     Each alternative is tried alone. What it changes depends on its choice, and so does what stands on operations that
-    it touches; what depends on several choices is observed at all combinations of these.
+    it touches; what depends on several choices is observed at all combinations of these. In the end networks are
+    observed in which neighbouring choices have all combinations: what they show otherwise depends on more.
 
     Args:
         structures: The network and its alternatives.
         observe: Returns the properties of a network by key.
         owners: Returns the numbers of operations that a property stands on.
-        most: A property is taken to depend on at most so many choices.
+        most: A property is first taken to depend on at most so many choices.
     """
-    seen: dict[tuple[tuple[int, int], ...], Mapping[KeyT, ValueT]] = {}
+    return _Dependences(structures, observe).found(owners, most)
 
-    def at(chosen: tuple[tuple[int, int], ...]) -> Mapping[KeyT, ValueT]:
-        chosen = tuple(pair for pair in chosen if pair[1])
-        if chosen not in seen:
-            seen[chosen] = observe(structures.at(dict(chosen)))
-        return seen[chosen]
 
-    base = at(())
-    changed: dict[KeyT, set[int]] = {key: set() for key in base}
-    touching: dict[int, set[int]] = {}
-    for choice, size in enumerate(structures.sizes):
-        for number in structures.touched(choice):
-            touching.setdefault(number, set()).add(choice)
-        for alternative in range(1, size):
-            found = at(((choice, alternative),))
-            for key in {**base, **found}:
-                if base.get(key) != found.get(key):
-                    changed.setdefault(key, set()).add(choice)
-    results: dict[KeyT, Dependence[ValueT]] = {}
-    pending = dict(changed)
-    while pending:
-        key, choices = pending.popitem()
-        choices |= {choice for number in owners(key) for choice in touching.get(number, ())} if choices else set()
-        kept = tuple(sorted(choices)[:most])
+class _Dependences(Generic[KeyT, ValueT]):
+    def __init__(self, structures: Structures, observe: Callable[[ElasticNetwork], Mapping[KeyT, ValueT]]) -> None:
+        self._structures, self._observe = structures, observe
+        self._seen: dict[tuple[int, ...], Mapping[KeyT, ValueT]] = {}
+        self._results: dict[KeyT, Dependence[ValueT]] = {}
+
+    def found(self, owners: Callable[[KeyT], Iterable[int]], most: int) -> dict[KeyT, Dependence[ValueT]]:
+        """Return the dependence of each property."""
+        for key, choices in self._changed_alone().items():
+            touching = {c for number in owners(key) for c in self._touching.get(number, ())} if choices else set()
+            self._settle(key, sorted(choices | touching)[:most])
+        # What only combinations of alternatives have was seen there first.
+        for chosen in list(self._seen):
+            self._widen(chosen, [key for key in self._at(chosen) if key not in self._results])
+        for chosen in _covering(self._structures.sizes):
+            self._widen(chosen, list(dict.fromkeys([*self._results, *self._at(chosen)])))
+        return {key: _pruned(dependence) for key, dependence in self._results.items()}
+
+    @cached_property
+    def _touching(self) -> Mapping[int, set[int]]:
+        """By the number of an operation, the choices that touch it."""
+        found: dict[int, set[int]] = {}
+        for choice in range(len(self._structures.sizes)):
+            for number in self._structures.touched(choice):
+                found.setdefault(number, set()).add(choice)
+        return found
+
+    def _changed_alone(self) -> dict[KeyT, set[int]]:
+        none = (0,) * len(self._structures.sizes)
+        base = self._at(none)
+        changed: dict[KeyT, set[int]] = {key: set() for key in base}
+        for choice, size in enumerate(self._structures.sizes):
+            for alternative in range(1, size):
+                found = self._at((*none[:choice], alternative, *none[choice + 1 :]))
+                for key in {**base, **found}:
+                    if base.get(key) != found.get(key):
+                        changed.setdefault(key, set()).add(choice)
+        return changed
+
+    def _settle(self, key: KeyT, choices: Sequence[int]) -> None:
+        """Observe a property at all combinations of some choices."""
         values = {}
-        for combination in itertools.product(*(range(structures.sizes[choice]) for choice in kept)):
-            found = at(tuple(zip(kept, combination, strict=True)))
-            values[combination] = found.get(key)
-            for other in found:
-                if other not in changed:
-                    changed[other] = pending[other] = set(kept)
-        results[key] = Dependence(kept, values)
-    return results
+        for combination in itertools.product(*(range(self._structures.sizes[choice]) for choice in choices)):
+            chosen = [0] * len(self._structures.sizes)
+            for choice, alternative in zip(choices, combination, strict=True):
+                chosen[choice] = alternative
+            values[combination] = self._at(tuple(chosen)).get(key)
+        self._results[key] = Dependence(tuple(choices), values)
+
+    def _widen(self, chosen: tuple[int, ...], keys: Iterable[KeyT]) -> None:
+        """Let properties depend on what else they take, as a combination shows."""
+        for key in keys:
+            while causes := self._causes(key, chosen):
+                self._settle(key, sorted({*self._results[key].choices, *causes}))
+
+    def _causes(self, key: KeyT, chosen: tuple[int, ...]) -> list[int]:
+        """Return further choices that a property depends on, as a combination shows; none if it is as expected."""
+        known = self._results.get(key)
+        expected = None if known is None else known.values[tuple(chosen[choice] for choice in known.choices)]
+        if self._at(chosen).get(key) == expected:
+            return []
+        if known is None:
+            self._results[key] = Dependence((), {(): None})
+        own = set() if known is None else set(known.choices)
+        # Of the others that differ from the source, those that it takes.
+        for choice in range(len(chosen)):
+            plain = (*chosen[:choice], 0, *chosen[choice + 1 :])
+            if chosen[choice] and choice not in own and self._at(plain).get(key) != expected:
+                chosen = plain
+        return [choice for choice, alternative in enumerate(chosen) if alternative and choice not in own]
+
+    def _at(self, chosen: tuple[int, ...]) -> Mapping[KeyT, ValueT]:
+        if chosen not in self._seen:
+            self._seen[chosen] = self._observe(self._structures.at({c: n for c, n in enumerate(chosen) if n}))
+        return self._seen[chosen]
+
+
+def _covering(sizes: Sequence[int]) -> Iterator[tuple[int, ...]]:
+    """Yield combinations in which all those of three neighbouring choices are; of two where they have many options."""
+    most = max(sizes, default=1)
+    period = 3 if most <= _FEW else 2
+    for row in itertools.product(range(most), repeat=period):
+        yield tuple(row[number % period] % size for number, size in enumerate(sizes))
+
+
+def _pruned(dependence: Dependence[ValueT]) -> Dependence[ValueT]:
+    """Return a dependence without the choices whose alternatives are all alike."""
+    choices, values = dependence.choices, dependence.values
+    for place in reversed(range(len(choices))):
+        if all(value == values[(*at[:place], 0, *at[place + 1 :])] for at, value in values.items()):
+            values = {(*at[:place], *at[place + 1 :]): value for at, value in values.items() if not at[place]}
+            choices = (*choices[:place], *choices[place + 1 :])
+    return Dependence(choices, values)

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from lightning_nas.graph.detector import without_detection
-from lightning_nas.graph.eval_mode import evaluating
+from lightning_nas.graph.eval_mode import undisturbed
 from lightning_nas.graph.label_rules import apply_rule
 from lightning_nas.graph.labelling import Labeller, Slot
 from lightning_nas.graph.module_paths import module_paths
@@ -108,7 +108,11 @@ def width_groups(model: nn.Module, example_input: Tensor) -> WidthGroups:
         0: 8, 7 slots, open
         3: 4, 2 slots, it is an output of the network
     """
-    with evaluating(model), module_paths(model) as paths, Labeller(model, example_input, paths, apply_rule) as labeller:
+    with (
+        undisturbed(model),
+        module_paths(model) as paths,
+        Labeller(model, example_input, paths, apply_rule) as labeller,
+    ):
         result = without_detection(model)(example_input)
     return groups_of(labeller, result)
 

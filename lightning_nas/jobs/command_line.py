@@ -10,6 +10,7 @@ import shutil
 import sys
 import warnings
 from collections.abc import Collection, Sequence
+from importlib.resources import files
 from pathlib import Path
 from typing import NoReturn
 
@@ -29,6 +30,8 @@ from lightning_nas.io.reading import JsonObject, read_json
 from lightning_nas.io.writing import write_text
 from lightning_nas.jobs.malloc import keep_freed_memory
 from lightning_nas.jobs.near_misses import key_hint
+from lightning_nas.jobs.network_overrides import with_network
+from lightning_nas.jobs.networks import check_network
 from lightning_nas.jobs.recipes import recipes
 from lightning_nas.jobs.settings import check_recipe
 from lightning_nas.report.run_record import RunRecord
@@ -54,6 +57,8 @@ def run_recipe(arguments: Sequence[str]) -> None:
     find_groups()
     sys.path.extend(_user_folders(arguments))
     name = _config_name(arguments)
+    arguments = _with_network(name, arguments)
+    sys.argv[1:] = arguments
     if name is not None and not any(argument.split("=")[0] in (*PLAIN, *USER_FOLDERS) for argument in arguments):
         _check(name, arguments)
     # Hydra hands its errors on then, such as that of a directory which it cannot write to, rather than printing them.
@@ -145,6 +150,7 @@ def _job(config: DictConfig) -> object:
             return known.get("metric")
         if _can_share(config):
             config.shared_dir = str(Path(hydra_config.sweep.dir) / "shared")
+    check_network(config)
     check_recipe(config)
     # The job's parts are built first: whatever is wrong with the data or an option is said before any training.
     job = instantiate(config.job, _partial_=True, _convert_="all")
@@ -187,6 +193,24 @@ def _values(arguments: Sequence[str], keys: Collection[str]) -> list[str]:
         if key in keys:
             found.append(value or (arguments[index + 1] if index + 1 < len(arguments) else ""))
     return found
+
+
+def _with_network(name: str | None, arguments: Sequence[str]) -> list[str]:
+    """Return the command line with what ``network=`` means in it, see `with_network`."""
+    if name is None or not any(argument.startswith(("network", "supernet")) for argument in arguments):
+        return list(arguments)
+    shipped = files("lightning_nas.conf").joinpath("network").iterdir()
+    own = (file for folder in _user_folders(arguments) for file in Path(folder).glob("network/*.yaml"))
+    groups = {file.name.removesuffix(".yaml") for file in (*shipped, *own)}
+    try:
+        with hydra.initialize_config_module("lightning_nas.recipes", version_base="1.3"):
+            network = hydra.compose(name).get("network")
+    except (HydraException, OmegaConfBaseException):
+        network = None  # what is wrong with the recipe is said when it is run
+    try:
+        return with_network(arguments, groups, network is not None and "backbone" in network)
+    except ValueError as error:
+        _fail(str(error))
 
 
 def _check(name: str, arguments: Sequence[str]) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from copy import deepcopy
 from dataclasses import replace
 from typing import Literal, get_args
@@ -16,12 +16,16 @@ from lightning_nas.budget.limits import Limits
 from lightning_nas.budget.removal import possible_options
 from lightning_nas.budget.sampling import draw_near
 from lightning_nas.estimator.cost_model import CostModel
+from lightning_nas.graph.elastic_network import ElasticNetwork
+from lightning_nas.space.architecture import Architecture
+from lightning_nas.space.block_option import BlockOption
+from lightning_nas.space.choice import Choice
 from lightning_nas.space.lanes import round_to_lanes
-from lightning_nas.space.spec import Architecture, Encoding, FixedBlock, SearchSpace, StageArchitecture
+from lightning_nas.space.spec import Encoding, SearchSpace
 from lightning_nas.supernet import derive, find_supernet, refit, sort_channels
 from lightning_nas.supernet.subnet import supernet_with
 
-__all__ = ["Comparison", "comparison_architectures", "inherit"]
+__all__ = ["Comparison", "comparison_architectures", "fused_everywhere", "fused_where_faster", "inherit"]
 
 Comparison = Literal["uniform", "random", "rule"]
 """``uniform``: the source with all widths scaled by one ratio; ``random``: three subnets within the budgets; ``rule``:
@@ -36,6 +40,9 @@ _STEPS = 200
 _MAX_MEASURED = 16
 # Random subnets use the budget up, too, or they would be compared at less latency.
 _BAND = (0.95, 1.0)
+
+Scaled = Callable[[float], Architecture]
+"""Returns the network at a ratio."""
 
 
 def comparison_architectures(
@@ -60,35 +67,37 @@ def comparison_architectures(
         if name == "random":
             drawn = _random(space, estimator, limits, seed)
             found |= {f"random {number}": architecture for number, architecture in enumerate(drawn, start=1)}
+            continue
+        scaled = _widest(_uniform(space) if name == "uniform" else _rule(space, estimator), estimator, limits)
+        if scaled is None:
+            log.warning("No network of the kind %r keeps the budgets: there is nothing to compare with.", name)
         else:
-            source = space.decode(space.reference_encoding)
-            start = source if name == "uniform" else fused_where_faster(source, estimator)
-            scaled = _scaled(start, space, estimator, limits, estimator.lanes if name == "rule" else 1)
-            if scaled is None:
-                log.warning("No network of the kind %r keeps the budgets: there is nothing to compare with.", name)
-            else:
-                found[name] = scaled
+            found[name] = scaled
     for architecture in found.values():
         confirm(limits, estimator, architecture)
     return found
 
 
-def fused_where_faster(architecture: Architecture, estimator: CostModel) -> Architecture:
-    """Return the architecture with each inverted bottleneck fused where that makes the network faster."""
-    for number, block in enumerate(architecture.blocks):
-        if block.option.kind == "ibn":
-            fused = _fused_at(architecture, number)
-            if estimator.latency_ms(fused) < estimator.latency_ms(architecture):
-                architecture = fused
-    return architecture
+def fused_where_faster(space: SearchSpace, estimator: CostModel) -> list[BlockOption]:
+    """Return the option of each block of the source, inverted bottlenecks fused where that makes the network faster.
+
+    Args:
+        space: The space around the source; blocks are fused that it offers to fuse.
+        estimator: The estimator of the device.
+    """
+    options = [choice.own for choice in space.choices]
+    full = space.network.sizes
+    least_ms = estimator.latency_ms(space.member(full, options))
+    for number, choice in enumerate(space.choices):
+        tried = [*options[:number], _fused(choice), *options[number + 1 :]]
+        if tried != options and (latency_ms := estimator.latency_ms(space.member(full, tried))) < least_ms:
+            options, least_ms = tried, latency_ms
+    return options
 
 
-def fused_everywhere(architecture: Architecture) -> Architecture:
-    """Return the architecture with every inverted bottleneck fused."""
-    for number, block in enumerate(architecture.blocks):
-        if block.option.kind == "ibn":
-            architecture = _fused_at(architecture, number)
-    return architecture
+def fused_everywhere(space: SearchSpace) -> list[BlockOption]:
+    """Return the option of each block of the source, with every inverted bottleneck fused that the space can fuse."""
+    return [_fused(choice) for choice in space.choices]
 
 
 def inherit(source: nn.Module, architecture: Architecture, images: Tensor) -> tuple[nn.Module, nn.Module]:
@@ -108,38 +117,70 @@ def inherit(source: nn.Module, architecture: Architecture, images: Tensor) -> tu
     return subnet, teacher
 
 
-def _scaled(
-    start: Architecture, space: SearchSpace, estimator: CostModel, limits: Limits, lanes: int
-) -> Architecture | None:
+def _fused(choice: Choice) -> BlockOption:
+    """Return the own option of a block, fused where that is offered."""
+    fused = replace(choice.own, kind="fused") if choice.own.kind == "ibn" else choice.own
+    return fused if (fused.kind, fused.kernel) in choice.structures else choice.own
+
+
+def _widest(scaled: Scaled, estimator: CostModel, limits: Limits) -> Architecture | None:
     """Return the widest network of one ratio that keeps the budgets, if any."""
-    # Steps of equal widths are one network, which is looked at once.
-    steps = (_with_ratio(start, space, step / _STEPS, lanes) for step in range(_STEPS, 0, -1))
-    return next((scaled for scaled in dict.fromkeys(steps) if not excess(limits, estimator, scaled)), None)
+    last: Architecture | None = None
+    for step in range(_STEPS, 0, -1):
+        architecture = scaled(step / _STEPS)
+        # Steps of equal widths are one network, which is looked at once.
+        if last is None or architecture.widths != last.widths:
+            if not excess(limits, estimator, architecture):
+                return architecture
+            last = architecture
+    return None
 
 
-def _with_ratio(start: Architecture, space: SearchSpace, ratio: float, lanes: int) -> Architecture:
-    # Whole channels are no widths that anybody would take: MobileNet's multipliers round to 8, too.
-    def scaled(width: int) -> int:
-        # Rounding up must not make a layer wider than the source's.
-        return min(width, round_to_lanes(width * ratio, max(lanes, 8)))
+def _uniform(space: SearchSpace) -> Scaled:
+    """Return what scales all widths that are searched alike; those within blocks follow by their expansions."""
+    options, searched = [choice.own for choice in space.choices], space.nodes_of
 
-    stem, head = (part and replace(part, width=scaled(part.width)) for part in (start.stem, start.head))
-    assert stem is not None
-    stages = tuple(replace(stage, width=scaled(stage.width)) for stage in start.stages)
-    tail = space.tail_at([stage.width for stage in stages])
-    return replace(start, stem=stem, stages=stages, head=head, tail=tail)
+    def scaled(ratio: float) -> Architecture:
+        sizes = enumerate(space.network.sizes)
+        widths = [max(1, round(size * ratio)) if group in searched else size for group, size in sizes]
+        return space.member(space.with_hidden(widths, options), options)
+
+    return scaled
 
 
-def _fused_at(architecture: Architecture, number: int) -> Architecture:
-    option = replace(architecture.blocks[number].option, kind="fused")
-    stages, first = [], 0
-    for stage in architecture.stages:
-        blocks = list(stage.blocks)
-        if first <= number < first + len(blocks):
-            blocks[number - first] = FixedBlock(option, blocks[number - first].stride)
-        stages.append(StageArchitecture(stage.width, tuple(blocks)))
-        first += len(blocks)
-    return replace(architecture, stages=tuple(stages))
+def _rule(space: SearchSpace, estimator: CostModel) -> Scaled:
+    """Return what scales all widths but those within blocks, whose expansions stay, to multiples of the lanes."""
+    network, options, units = space.network, fused_where_faster(space, estimator), _units(space.network)
+
+    def scaled(ratio: float) -> Architecture:
+        widths = [
+            _aligned(width.size, ratio, units.get(group, 1), estimator.lanes) if group in space.nodes_of else width.size
+            for group, width in enumerate(network.widths)
+        ]
+        return space.member(space.with_hidden(widths, options), options)
+
+    return scaled
+
+
+def _aligned(size: int, ratio: float, unit: int, lanes: int) -> int:
+    """Return a part of a width whose channels fill the lanes, and no more than all of it.
+
+    Args:
+        size: The width.
+        ratio: The part of it.
+        unit: Channels of the tensor for one of the width.
+        lanes: The lanes of the device.
+    """
+    return min(size, -(-round_to_lanes(size * unit * ratio, lanes) // unit))
+
+
+def _units(network: ElasticNetwork) -> dict[int, int]:
+    """Return for each group the channels that the first tensor with it has for one of its width."""
+    found: dict[int, int] = {}
+    for _, result in network.counts:
+        for group, gain in result.gains:
+            found.setdefault(group, gain)
+    return found
 
 
 def _random(space: SearchSpace, estimator: CostModel, limits: Limits, seed: int) -> list[Architecture]:

@@ -1,31 +1,20 @@
-"""Names of a job's data and network for its record, and its first training images."""
+"""Names of a job's data for its record, and its first training images."""
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Mapping, Sequence
-from functools import partial
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from lightning_nas.jobs.search_data import SearchData, SplitCounts, contents_of, facts_of
 
-__all__ = ["contents_text", "data_name", "inputs_and_outputs", "network_settings", "prepare", "training_images"]
+__all__ = ["contents_text", "data_name", "inputs_and_outputs", "prepare", "training_images"]
 
 log = logging.getLogger(__name__)
 
 MAX_CLASSES = 30
-
-
-def network_settings(network: partial[nn.Module], num_classes: int) -> dict[str, object]:
-    """Return the settings of a network, without the weights that it began with.
-
-    Args:
-        network: Makes the network.
-        num_classes: Number of classes that it was made for.
-    """
-    return {"num_classes": num_classes, **{key: value for key, value in network.keywords.items() if key != "weights"}}
 
 
 def data_name(data: object) -> str:

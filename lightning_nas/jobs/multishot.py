@@ -192,7 +192,7 @@ class MultishotJob:
             budget=target.budget,
             limits=limits,
             choices="both",
-            source=source.decode(source.reference_encoding),
+            space=source,
             chosen=chosen,
             subnet=tuned.network,
             baseline_metric=metric,

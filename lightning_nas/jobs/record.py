@@ -4,40 +4,34 @@ from __future__ import annotations
 
 import json
 import logging
-import math
 import platform
 import re
 import sys
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import get_args
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
-from torch import nn
+from torch import Tensor, nn
 
 from lightning_nas.budget.budget import LATENCY, PARAMETERS, PEAK_ACTIVATIONS, Budget
 from lightning_nas.budget.limits import Limits
 from lightning_nas.estimator import Estimator
 from lightning_nas.estimator.measure.backend import why_unavailable
-from lightning_nas.graph.subgraph import Subgraph
 from lightning_nas.io.writing import write_text, write_weights
+from lightning_nas.jobs.block_costs import block_costs
 from lightning_nas.jobs.comparisons import fused_everywhere, fused_where_faster
 from lightning_nas.jobs.plan import Epochs
-from lightning_nas.report.architecture_svg import BlockKind
 from lightning_nas.report.network_record import BudgetRecord, ComparisonRecord, CostRecord, MetricRecord, NetworkRecord
-from lightning_nas.report.run import BlockCost, write_architecture_svg, write_report
+from lightning_nas.report.run import write_architecture_svg, write_report
 from lightning_nas.report.run_record import EpochsRecord, FusingRecord, ProvenanceRecord, RunRecord
 from lightning_nas.report.search_record import SearchRecord
-from lightning_nas.space.network import parts_of
-from lightning_nas.space.spec import Architecture
-from lightning_nas.space.timm_strings import to_timm
+from lightning_nas.space.architecture import Architecture
+from lightning_nas.space.spec import SearchSpace
 
-__all__ = ["Compared", "Outcome", "log_hints", "summary", "versions", "write_run"]
+__all__ = ["Compared", "Outcome", "cost_of", "log_hints", "summary", "versions", "write_run"]
 
 log = logging.getLogger(__name__)
 
@@ -52,13 +46,15 @@ class Compared:
 
     Attributes:
         name: What it is, such as ``uniform``.
-        architecture: Its architecture.
+        cost: What it costs, see `cost_of`; it need be no member of the space.
         metric: Its metric on the test data.
+        network: Its name, where it is a stock one.
     """
 
     name: str
-    architecture: Architecture
+    cost: CostRecord
     metric: MetricRecord
+    network: str | None = None
 
 
 @dataclass(frozen=True)
@@ -73,7 +69,7 @@ class Outcome:
         budget: What was asked for.
         limits: The budget in milliseconds and bytes.
         choices: What was searched: both, widths or kinds.
-        source: The architecture of the network before the search, which the baseline has, too.
+        space: The space that was searched, around the network before the search, which the baseline is, too.
         chosen: The subnet's architecture.
         subnet: The subnet, fine-tuned.
         baseline_metric: The baseline's metric on the test data.
@@ -83,7 +79,7 @@ class Outcome:
         compared: Other networks of the same budget.
         search: What the search cost, and what is known of its supernet or trials.
         history: What the search logged, one record a step.
-        network: Settings of the source network, without its weights.
+        network: Settings of the source network, without its weights: ``source`` of ``architecture.json``.
         epochs: How long each part trained.
         data_name: Name of the data.
         taught_by: What the subnet began from and imitated: the source or the baseline.
@@ -98,7 +94,7 @@ class Outcome:
     budget: Budget
     limits: Limits
     choices: str
-    source: Architecture
+    space: SearchSpace
     chosen: Architecture
     subnet: nn.Module
     baseline_metric: MetricRecord
@@ -113,6 +109,11 @@ class Outcome:
     data_name: str
     taught_by: str = "source"
     interface: Mapping[str, object] = field(default_factory=dict)
+
+    @property
+    def source(self) -> Architecture:
+        """The architecture of the network before the search."""
+        return self.space.decode(self.space.reference_encoding)
 
 
 def write_run(run_dir: Path, outcome: Outcome) -> RunRecord:
@@ -130,16 +131,15 @@ def write_run(run_dir: Path, outcome: Outcome) -> RunRecord:
     write_weights(run_dir / "subnet.safetensors", outcome.subnet.state_dict())
     described = {
         **chosen.to_dict(),
-        "timm": to_timm(chosen.stages),
         "task": outcome.task,
-        "network": outcome.network,
+        "source": outcome.network,
         "device": estimator.device.name,
         "latency_ms": record.subnet.cost.latency_ms,
     }
     write_text(run_dir / "architecture.json", json.dumps(described, indent=1))
     limits = outcome.limits
     reach = {limit.name: span for limit, span in zip(limits.costs, limits.reaches, strict=True)}
-    subnet_blocks, source_blocks = _block_costs(estimator, chosen), _block_costs(estimator, outcome.source)
+    subnet_blocks, source_blocks = block_costs(estimator.predict_ms, [chosen, outcome.source])
     write_report(run_dir, record, subnet_blocks, outcome.history, baseline_blocks=source_blocks, feasibility=reach)
     title = f"{outcome.recipe} on {estimator.device.name}"
     write_architecture_svg(run_dir / "architecture.svg", subnet_blocks, source_blocks, title)
@@ -179,8 +179,7 @@ def _saved_text(before: float | None, after: float | None) -> str:
 
 def _record(outcome: Outcome) -> RunRecord:
     estimator = outcome.estimator
-    baseline = _cost(estimator, outcome.source)
-    subnet = _cost(estimator, outcome.chosen)
+    baseline, subnet = cost_of(estimator, outcome.source), cost_of(estimator, outcome.chosen)
     return RunRecord(
         recipe=outcome.recipe,
         task=outcome.task,
@@ -191,8 +190,7 @@ def _record(outcome: Outcome) -> RunRecord:
         subnet=NetworkRecord(subnet, outcome.subnet_metric, outcome.subnet_steps),
         choices=outcome.choices,
         comparisons={
-            other.name: ComparisonRecord(_cost(estimator, other.architecture), other.metric)
-            for other in outcome.compared
+            other.name: ComparisonRecord(other.cost, other.metric, other.network) for other in outcome.compared
         },
         verified_sram_bytes=_verified_memory(outcome),
         search=outcome.search,
@@ -207,18 +205,23 @@ def _provenance(outcome: Outcome) -> ProvenanceRecord:
         epochs=EpochsRecord(**vars(outcome.epochs)),
         taught_by=outcome.taught_by,
         data=outcome.data_name,
-        fusing=_fusing(outcome.estimator, outcome.source),
+        fusing=_fusing(outcome.estimator, outcome.space),
         finished=time.strftime("%Y-%m-%d"),
         interface=outcome.interface,
     )
 
 
-def _fusing(estimator: Estimator, source: Architecture) -> FusingRecord:
-    """Return what fusing blocks of the source would have cost: all of them, and those where it pays."""
-    faster = fused_where_faster(source, estimator)
-    blocks = [number for number, block in enumerate(faster.blocks, start=1) if block.option.kind == "fused"]
-    all_ms, where_faster_ms = (estimator.latency_ms(fused) for fused in (fused_everywhere(source), faster))
-    return FusingRecord(all_ms, where_faster_ms, tuple(blocks))
+def _fusing(estimator: Estimator, space: SearchSpace) -> FusingRecord | None:
+    """Return what fusing blocks of the source would have cost: all of them, and those where it pays; None for none."""
+    everywhere, faster = fused_everywhere(space), fused_where_faster(space, estimator)
+    own = [choice.own for choice in space.choices]
+    if everywhere == own:
+        return None
+    pairs = zip(space.choices, faster, strict=True)
+    blocks = tuple(choice.path for choice, option in pairs if option != choice.own)
+    full = space.network.sizes
+    all_ms, where_faster_ms = (estimator.latency_ms(space.member(full, options)) for options in (everywhere, faster))
+    return FusingRecord(all_ms, where_faster_ms, blocks)
 
 
 def _verified_memory(outcome: Outcome) -> dict[str, int]:
@@ -251,14 +254,21 @@ def _budget(budget: Budget, limits: Limits) -> BudgetRecord:
     )
 
 
-def _cost(estimator: Estimator, architecture: Architecture) -> CostRecord:
-    memory = estimator.memory(architecture)
+def cost_of(estimator: Estimator, network: Architecture | nn.Module, example_input: Tensor | None = None) -> CostRecord:
+    """Return what a network costs.
+
+    Args:
+        estimator: The estimator of the device.
+        network: An architecture, or a network that is no member of a space.
+        example_input: Images (NCHW); needed with the latter only.
+    """
+    memory = estimator.memory(network, example_input)
     return CostRecord(
-        latency_ms=estimator.latency_ms(architecture),
-        verified_latency_ms=estimator.verify_ms(architecture),
+        latency_ms=estimator.latency_ms(network, example_input),
+        verified_latency_ms=estimator.verify_ms(network, example_input),
         parameter_bytes=memory.parameter_bytes,
         peak_activation_bytes=memory.peak_activation_bytes,
-        macs=estimator.macs(architecture),
+        macs=estimator.macs(network, example_input),
     )
 
 
@@ -278,39 +288,3 @@ def _command(arguments: Sequence[str]) -> str:
     machine = ("hydra.", "shared_dir=", "output_dir=")
     kept = [argument for argument in arguments[1:] if not argument.startswith(machine)]
     return " ".join(["lightning-nas", *(_FOLDERS.sub("", argument) for argument in kept)])
-
-
-def _block_costs(estimator: Estimator, architecture: Architecture) -> list[BlockCost]:
-    parts = parts_of(architecture)
-    costs = [_block_cost(part, ms) for part, ms in zip(parts, _shares(estimator.predict_ms(parts)), strict=True)]
-    if not architecture.tail:
-        return costs
-    count = 1 + len(architecture.blocks)  # the stem and the blocks
-    tail, last = costs[count:], costs[count - 1]
-    total = sum(cost.latency_ms for cost in tail)
-    return [*costs[:count], replace(last, name="tail", kind="head", in_width=last.out_width, latency_ms=total)]
-
-
-def _shares(latency_ms: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Return latencies of the same sum of which none is negative, as what networks have in common may be."""
-    positive = np.maximum(latency_ms, 0)
-    # The bound only avoids 0 / 0 where no latency is positive.
-    shares: NDArray[np.float64] = positive * max(latency_ms.sum(), 0) / max(positive.sum(), 1e-12)
-    return shares
-
-
-def _block_cost(part: Subgraph, latency_ms: float) -> BlockCost:
-    kind: BlockKind = next((kind for kind in get_args(BlockKind) if kind == part.kind), "head")
-    return BlockCost(
-        name=part.path,
-        kind=kind,
-        in_width=part.in_channels,
-        # The width of a head is that of its convolution; its outputs are the classes.
-        out_width=part.hidden_channels if part.kind == "head" else part.out_channels,
-        expansion=part.hidden_channels / part.in_channels if part.kind in ("ibn", "fused") else 1.0,
-        kernel=part.kernel,
-        stride=part.stride,
-        # Convolutions are padded, so that an odd size is rounded up.
-        resolution=(math.ceil(part.height / part.stride), math.ceil(part.width / part.stride)),
-        latency_ms=float(latency_ms),
-    )

@@ -22,11 +22,12 @@ from lightning_nas.budget.confirm import confirm
 from lightning_nas.graph.eval_mode import evaluating
 from lightning_nas.jobs.comparisons import comparison_architectures, inherit
 from lightning_nas.jobs.early import try_data, try_tasks, try_trainer
-from lightning_nas.jobs.inputs import data_name, inputs_and_outputs, network_settings, prepare, training_images
+from lightning_nas.jobs.inputs import data_name, inputs_and_outputs, prepare, training_images
 from lightning_nas.jobs.job import carry_out
+from lightning_nas.jobs.networks import make_network, network_settings
 from lightning_nas.jobs.pictures import write_run_picture
 from lightning_nas.jobs.plan import FinetunePlan, Goal, Model, Run, SearchPlan
-from lightning_nas.jobs.record import Compared, Outcome, log_hints, summary, write_run
+from lightning_nas.jobs.record import Compared, Outcome, cost_of, log_hints, summary, write_run
 from lightning_nas.jobs.search_data import SearchData, datamodule_of
 from lightning_nas.jobs.teacher import Teacher, better_teacher, is_teachable
 from lightning_nas.report.network_record import MetricRecord
@@ -81,7 +82,7 @@ class SearchJob:
         run.begin_random()
         self.example = torch.zeros(1, *model.data.input_size)
         self.estimator = goal.estimator(goal.device)
-        self.source = model.network(num_classes=model.data.num_classes)
+        self.source = make_network(model.network, model.data.num_classes)
         self.space = model.space_of(self.source, self.example, self.estimator)
         self.callback = search.search(self.estimator, goal.budget)
         if run.shared_dir is not None and not isinstance(self.callback.training, Decoupled):
@@ -200,7 +201,7 @@ class SearchJob:
             budget=self.goal.budget,
             limits=self.limits,
             choices=callback.choices,
-            source=self.source_architecture,
+            space=self.space,
             chosen=self.chosen,
             subnet=network_of(self.tuned),
             baseline_metric=self.baseline_metric,
@@ -224,7 +225,8 @@ class SearchJob:
     def _choose(self) -> None:
         """Refit the candidates to the teacher, and take the best."""
         # The map that a classifier pools is imitated by itself; of other networks it has to be named.
-        judged = partial(self._taught, feature_modules=() if self.space.is_classifier else self.space.feature_modules[-1:])
+        last = () if self.space.is_classifier else self.space.feature_modules[-1:]
+        judged = partial(self._taught, feature_modules=last)
         with self._watch:
             self.chosen, self.subnet = _best_refitted(
                 self.candidates, self.untrained, self.teacher, self.images, judged, self.model.data
@@ -249,7 +251,7 @@ class SearchJob:
                 label = f"{name.replace(' ', '_')}-{_digest(architecture, self.teacher_name)}"
                 other = self._finetuned_module(network, its_teacher)
                 metric = self.shared.train(label, other, self.run.epochs.finetune, self.finetuning.averaging)
-            self.compared.append(Compared(name, architecture, MetricRecord(**metric)))
+            self.compared.append(Compared(name, cost_of(self.estimator, architecture), MetricRecord(**metric)))
 
     def _training_settings(self) -> dict[str, object]:
         """Return the settings of source, supernet and baseline, which runs of several budgets can share."""

@@ -16,7 +16,8 @@ from lightning_nas.budget.tables import cost_tables
 from lightning_nas.estimator.cost_model import CostModel
 from lightning_nas.jobs.comparisons import inherit
 from lightning_nas.jobs.early import try_data, try_tasks, try_trainer
-from lightning_nas.jobs.inputs import data_name, inputs_and_outputs, network_settings
+from lightning_nas.jobs.inputs import data_name, inputs_and_outputs
+from lightning_nas.jobs.networks import make_network, network_settings
 from lightning_nas.jobs.plan import FinetunePlan, Model, MultishotPlan, Run
 from lightning_nas.jobs.search_data import SearchData, datamodule_of
 from lightning_nas.jobs.sized_data import SizedData
@@ -309,7 +310,7 @@ class _TrainedTrial:
 def _source(run: Run, make: partial[nn.Module], num_classes: int, variant: Mapping[str, object]) -> nn.Module:
     run.begin_random()
     try:
-        return make(num_classes=num_classes, **variant)
+        return make_network(make, num_classes, **variant)
     except (TypeError, ValueError) as error:
         if not variant:
             raise

@@ -20,7 +20,7 @@ from lightning_nas.budget.sampling import kept_weights, nearness
 from lightning_nas.budget.solver import usable_part
 from lightning_nas.budget.tables import CostTables
 from lightning_nas.multishot.evolution import Genes
-from lightning_nas.space.spec import Architecture, DepthMultiplier, SearchSpace
+from lightning_nas.space.spec import Architecture, SearchSpace
 
 __all__ = ["JointSpace", "Setting", "Target", "targets_of"]
 
@@ -160,8 +160,8 @@ class JointSpace:
         }
         for multiplier in space.multipliers:
             named[f"width of {multiplier}"] = [_numbers(row) for row in multiplier.widths]
-        for number, choice in enumerate(space.choices):
-            named[f"block {number}"] = [str(option) for option in choice.options]
+        for choice in space.choices:
+            named[f"block {choice}"] = [str(option) for option in choice.options]
         return named
 
 
@@ -204,8 +204,10 @@ def _floor(limits: Limits | None, part: float) -> float:
     return usable_part(limits.costs, part, limits.forbidden) * limits.costs[0].budget
 
 
-def _offered(space: SearchSpace) -> tuple[tuple[DepthMultiplier, ...], list[tuple[object, ...]]]:
-    return space.multipliers, [choice.options for choice in space.choices]
+def _offered(space: SearchSpace) -> list[object]:
+    """Return what its nodes can be: a multiplier's name may tell of a resolution, which depends on the input size."""
+    widths = ((multiplier.groups, multiplier.widths) for multiplier in space.multipliers)
+    return [*widths, *(choice.options for choice in space.choices)]
 
 
 def _numbers(values: Sequence[int]) -> str:

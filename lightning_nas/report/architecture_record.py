@@ -6,27 +6,10 @@ from dataclasses import dataclass
 
 from lightning_nas.report.fields import Fields
 
-__all__ = ["ArchitectureRecord", "StageRecord"]
+__all__ = ["ArchitectureRecord"]
 
-
-@dataclass(frozen=True)
-class StageRecord:
-    """A stage of a network.
-
-    Attributes:
-        width: Its channels, or None where a file does not tell.
-        kinds: The kind of each block: ``ibn``, ``fused`` or ``ds``.
-    """
-
-    width: int | None
-    kinds: tuple[str, ...]
-
-    @classmethod
-    def from_fields(cls, fields: Fields) -> StageRecord:
-        """Return the stage that a file holds."""
-        blocks = fields.listed("blocks", "a list of blocks")
-        kinds = (blocks.nested(place).nested("option").text("kind") for place in blocks)
-        return cls(fields.whole_or_none("width"), tuple(kinds))
+_GRAPH = 2
+"""Format of files since 2026-11-30, whose networks are graphs; before, networks were rows of stages."""
 
 
 @dataclass(frozen=True)
@@ -35,13 +18,14 @@ class ArchitectureRecord:
 
     Attributes:
         input_size: Channels, height and width of the images; empty where a file does not tell.
-        stem_width: Channels of the stem, or None where a file does not tell.
-        stages: The stages of blocks; none in a file of another format.
+        widths: Channels outside of blocks, in order: of each width group, or of the stem and of each stage; None where
+            a file does not tell.
+        stages: The kinds of the blocks, such as ``ibn``, by stage; in one row where there are no stages.
     """
 
     input_size: tuple[int, ...] = ()
-    stem_width: int | None = None
-    stages: tuple[StageRecord, ...] = ()
+    widths: tuple[int | None, ...] = ()
+    stages: tuple[tuple[str, ...], ...] = ()
 
     @classmethod
     def from_fields(cls, fields: Fields) -> ArchitectureRecord:
@@ -50,11 +34,40 @@ class ArchitectureRecord:
         Raises:
             ValueError: A field is not in its form, such as a block without its kind.
         """
+        if fields.whole_or_none("format") == _GRAPH:
+            return _of_graph(fields)
+        size = _wholes(fields, "input_size") if fields.has("input_size") else ()
         stem = fields.nested_or_none("stem")
-        size = fields.listed("input_size", "a list of whole numbers") if fields.has("input_size") else None
         stages = fields.listed("stages", "a list of stages") if fields.has("stages") else None
-        return cls(
-            input_size=() if size is None else tuple(size.whole(place) for place in size),
-            stem_width=None if stem is None else stem.whole_or_none("width"),
-            stages=() if stages is None else tuple(StageRecord.from_fields(stages.nested(place)) for place in stages),
-        )
+        rows = [] if stages is None else [stages.nested(place) for place in stages]
+        widths = (None if stem is None else stem.whole_or_none("width"), *(row.whole_or_none("width") for row in rows))
+        return cls(size, widths, tuple(_kinds(row) for row in rows))
+
+
+def _of_graph(fields: Fields) -> ArchitectureRecord:
+    height, width, channels = _image_shape(fields.required_nested("network"))
+    rows = fields.listed("blocks", "a list of blocks")
+    blocks = [rows.nested(place) for place in rows]
+    paths = [block.text("path") for block in blocks]
+    groups = fields.required_nested("widths")
+    # Widths within blocks follow from these.
+    outside = [name for name in groups if not any(name == path or name.startswith(f"{path}.") for path in paths)]
+    kinds = tuple(block.text("kind") for block in blocks)
+    return ArchitectureRecord((channels, height, width), tuple(map(groups.whole, outside)), (kinds,) if kinds else ())
+
+
+def _image_shape(network: Fields) -> tuple[int, ...]:
+    shape = _wholes(network, "image_shape")
+    if len(shape) != 3:
+        raise ValueError(f"'{network.file}' must give height, width and channels as 'image_shape'; got {list(shape)}.")
+    return shape
+
+
+def _wholes(fields: Fields, name: str) -> tuple[int, ...]:
+    values = fields.listed(name, "a list of whole numbers")
+    return tuple(values.whole(place) for place in values)
+
+
+def _kinds(stage: Fields) -> tuple[str, ...]:
+    blocks = stage.listed("blocks", "a list of blocks")
+    return tuple(blocks.nested(place).nested("option").text("kind") for place in blocks)

@@ -12,11 +12,18 @@ from lightning_nas.report.svg import rect, svg, text
 
 __all__ = ["BlockCost", "BlockKind", "architecture_svg"]
 
-BlockKind = Literal["stem", "ds", "ibn", "fused", "head"]
-"""Kinds of block in a picture: those of a search space, the first convolution, and what follows the last block."""
+BlockKind = Literal["ibn", "fused", "ds", "basic", "other"]
+"""Kinds of block in a picture: those that a search space knows, and any other operators."""
 
-COLOURS = {"ibn": "c0", "fused": "c1", "ds": "c2", "stem": "grey", "head": "grey"}
-LEGEND = {"ibn": "inverted bottleneck", "fused": "fused inverted bottleneck", "ds": "depthwise separable"}
+COLOURS = {"ibn": "c0", "fused": "c1", "ds": "c2", "basic": "c3", "other": "grey"}
+LEGEND = {
+    "ibn": "inverted bottleneck",
+    "fused": "fused inverted bottleneck",
+    "ds": "depthwise separable",
+    "basic": "basic block",
+    "other": "other",
+}
+_WITH_HIDDEN = ("ibn", "fused", "basic")
 LEFT = 92
 RIGHT = 16
 COLUMN = 46
@@ -24,6 +31,8 @@ BAR = 32
 BAR_HEIGHT = 118
 ROW = BAR_HEIGHT + 68
 TOP = 92
+# The legend of all kinds fits.
+LEAST_WIDTH = 848
 # Width of a character of small text.
 DIGIT = 6
 
@@ -33,8 +42,8 @@ class BlockCost:
     """One block of a network and what it costs.
 
     Attributes:
-        name: Where it is in the network, for the tooltip.
-        kind: ``stem``, ``ds``, ``ibn``, ``fused`` or ``head``.
+        name: Where it is in the network, for the tooltip and to find the same block of another network.
+        kind: ``ibn``, ``fused``, ``ds``, ``basic`` or ``other``.
         in_width: Input channels.
         out_width: Output channels.
         expansion: Hidden channels over input channels.
@@ -71,7 +80,9 @@ class BlockCost:
     @property
     def label(self) -> str:
         """Expansion, kernel and a stride other than 1, short enough for a column."""
-        parts = [f"e{self.expansion:g}"] if self.kind in ("ibn", "fused") else []
+        # Two digits, since more would not fit.
+        expansion = f"{self.expansion:.2g}" if self.expansion < 99 else f"{self.expansion:.0f}"
+        parts = [f"e{expansion}"] if self.kind in _WITH_HIDDEN else []
         parts.append(f"k{self.kernel}")
         return " ".join([*parts, f"s{self.stride}"] if self.stride != 1 else parts)
 
@@ -79,7 +90,8 @@ class BlockCost:
 def architecture_svg(blocks: Sequence[BlockCost], baseline: Sequence[BlockCost] = (), title: str = "") -> str:
     """Return the picture of a network, with that of the baseline above it on the same scale where one is given.
 
-    A dashed outline behind a bar is the baseline's bar at the same place.
+    A dashed outline is the baseline's bar at the same place: that of the block of the same name, where the names of one
+    network are all among those of the other, or else of the same number. Where it stands alone, the block was left out.
 
     Args:
         blocks: Blocks of the network in order.
@@ -91,24 +103,40 @@ def architecture_svg(blocks: Sequence[BlockCost], baseline: Sequence[BlockCost] 
 
     Example::
 
-        >>> block = BlockCost("stem", "stem", 3, 16, 1, 3, 2, (24, 24), 0.2)
+        >>> block = BlockCost("features.0", "other", 3, 16, 1, 3, 2, (24, 24), 0.2)
         >>> "<svg" in architecture_svg([block], title="Tiny")
         True
     """
     if not blocks:
         raise ValueError("`blocks` must hold at least one block; got none.")
-    rows = [("Baseline", baseline, ()), ("Subnet", blocks, baseline)] if baseline else [("Network", blocks, ())]
-    columns = max(len(blocks), len(baseline))
-    width = max(LEFT + COLUMN * columns + RIGHT, 776)
+    own, others = _aligned(blocks, baseline)
+    rows = [("Baseline", others, []), ("Subnet", own, others)] if baseline else [("Network", own, [])]
+    columns = len(own)
+    width = max(LEFT + COLUMN * columns + RIGHT, LEAST_WIDTH)
     height = TOP + ROW * len(rows) + 8
     scale = BAR_HEIGHT / max(max(block.latency_ms for block in (*blocks, *baseline)), 1e-12)
     body = [rect(0, 0, width, height, "page", 8), text(16, 26, title, "strong title")]
     body.append(text(width - RIGHT, 26, "height: latency, %: share of it", "dim small", "end"))
     body += _legend({block.kind for block in (*blocks, *baseline)}, bool(baseline))
-    body += _resolutions(max(blocks, baseline, key=len), height)
+    body += _resolutions([block or other for block, other in zip(own, others, strict=True)], height)
     for number, (name, row, ghosts) in enumerate(rows):
         body += _row(name, row, ghosts, TOP + ROW * number + BAR_HEIGHT + 18, scale, width)
     return svg(width, height, body, title or "Architecture")
+
+
+_Row = list[BlockCost | None]
+"""What stands in each column; None for nothing."""
+
+
+def _aligned(blocks: Sequence[BlockCost], baseline: Sequence[BlockCost]) -> tuple[_Row, _Row]:
+    """Return both networks by column."""
+    fewer, more = sorted((blocks, baseline), key=len)
+    named, names = {block.name: block for block in fewer}, [block.name for block in more]
+    if len(named) == len(fewer) and len({*names}) == len(names) and {*named} <= {*names}:
+        shorter: _Row = [named.get(name) for name in names]
+    else:
+        shorter = [*fewer, *[None] * (len(more) - len(fewer))]
+    return (shorter, [*more]) if fewer is blocks else ([*more], shorter)
 
 
 def _size_text(resolution: tuple[int, int]) -> str:
@@ -117,7 +145,6 @@ def _size_text(resolution: tuple[int, int]) -> str:
 
 def _legend(kinds: set[BlockKind], has_baseline: bool) -> list[str]:
     entries = [(name, f"{COLOURS[kind]} bar") for kind, name in LEGEND.items() if kind in kinds]
-    entries += [("stem, head", "grey bar")] if kinds & {"stem", "head"} else []
     entries += [("baseline's block", "ghost")] if has_baseline else []
     items, x = [], 16.0
     for name, css in entries:
@@ -127,10 +154,11 @@ def _legend(kinds: set[BlockKind], has_baseline: bool) -> list[str]:
     return items
 
 
-def _resolutions(blocks: Sequence[BlockCost], height: float) -> list[str]:
+def _resolutions(blocks: Sequence[BlockCost | None], height: float) -> list[str]:
     """Return a band behind the columns of each resolution, every other one tinted."""
     items, x = [], float(LEFT)
-    for number, (resolution, group) in enumerate(groupby(blocks, key=lambda block: block.resolution)):
+    found = (block.resolution for block in blocks if block is not None)
+    for number, (resolution, group) in enumerate(groupby(found)):
         span = COLUMN * len(list(group))
         if number % 2 == 0:
             items.append(rect(x, 64, span, height - 70, "band", 4))
@@ -143,9 +171,14 @@ def _resolutions(blocks: Sequence[BlockCost], height: float) -> list[str]:
 
 
 def _row(
-    name: str, blocks: Sequence[BlockCost], ghosts: Sequence[BlockCost], floor: float, scale: float, width: float
+    name: str,
+    blocks: Sequence[BlockCost | None],
+    ghosts: Sequence[BlockCost | None],
+    floor: float,
+    scale: float,
+    width: float,
 ) -> list[str]:
-    total = sum(block.latency_ms for block in blocks)
+    total = sum(block.latency_ms for block in blocks if block is not None)
     items = [
         text(16, floor - 20, name, "strong"),
         text(16, floor - 4, f"{total:.3g} ms", "dim"),
@@ -153,14 +186,16 @@ def _row(
         f'<path class="rule" d="M{LEFT} {floor:g}H{width - RIGHT:g}"/>',
     ]
     for index, block in enumerate(blocks):
-        ghost = ghosts[index] if index < len(ghosts) else None
-        items += _column(block, ghost, LEFT + COLUMN * (index + 0.5), floor, scale, total)
+        ghost, centre = ghosts[index] if ghosts else None, LEFT + COLUMN * (index + 0.5)
+        if ghost is not None:
+            height = ghost.latency_ms * scale
+            items.append(rect(centre - BAR / 2, floor - height, BAR, height, "ghost", 3))
+        if block is not None:
+            items += _column(block, 0.0 if ghost is None else ghost.latency_ms, centre, floor, scale, total)
     return items
 
 
-def _column(
-    block: BlockCost, ghost: BlockCost | None, centre: float, floor: float, scale: float, total: float
-) -> list[str]:
+def _column(block: BlockCost, ghost_ms: float, centre: float, floor: float, scale: float, total: float) -> list[str]:
     # A block that costs next to nothing still has to be seen.
     height = max(block.latency_ms * scale, 1.5)
     share = block.latency_ms / total if total else 0.0
@@ -168,14 +203,8 @@ def _column(
         f"{block.name}: {block.kind}, {block.in_width} to {block.out_width} channels, {block.label}, "
         f"output {_size_text(block.resolution)} px, {block.latency_ms:.4g} ms ({share:.1%})"
     )
-    items = []
-    top = height
-    if ghost is not None:
-        top = max(height, ghost.latency_ms * scale)
-        items.append(
-            rect(centre - BAR / 2, floor - ghost.latency_ms * scale, BAR, ghost.latency_ms * scale, "ghost", 3)
-        )
-    items.append(rect(centre - BAR / 2, floor - height, BAR, height, f"{COLOURS[block.kind]} bar", 3, tip))
+    top = max(height, ghost_ms * scale)
+    items = [rect(centre - BAR / 2, floor - height, BAR, height, f"{COLOURS[block.kind]} bar", 3, tip)]
     # A figure that would stand on the ghost's outline goes above it.
     y = floor - (top if top - height < 18 else height) - 4
     items.append(text(centre, round(y, 1), f"{share:.0%}" if share >= 0.005 else "<1%", "small", "middle"))

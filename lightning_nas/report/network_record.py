@@ -89,19 +89,23 @@ class ComparisonRecord:
     Attributes:
         cost: What it costs.
         metric: Its metric, or None where it was not trained.
+        network: Its name, where it is a stock one.
     """
 
     cost: CostRecord
     metric: MetricRecord | None = None
+    network: str | None = None
 
     @classmethod
     def from_fields(cls, fields: Fields) -> ComparisonRecord:
         """Return the network that a file holds."""
-        return cls(CostRecord.from_fields(fields), _metric(fields) if fields.has("metric") else None)
+        metric = _metric(fields) if fields.has("metric") else None
+        return cls(CostRecord.from_fields(fields), metric, fields.text_or_none("network"))
 
     def to_dict(self) -> dict[str, object]:
         """Return it as data that JSON knows."""
-        return {**asdict(self.cost), "metric": None if self.metric is None else self.metric.to_dict()}
+        named = {} if self.network is None else {"network": self.network}
+        return {**asdict(self.cost), "metric": None if self.metric is None else self.metric.to_dict(), **named}
 
 
 @dataclass(frozen=True)

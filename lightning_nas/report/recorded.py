@@ -42,7 +42,7 @@ class RecordedRun:
         record: What it found.
         provenance: How it was made.
         overrides: What the command line changed, by key; of runs of a sweep.
-        architecture: What it found, in detail; of no stages where the file is missing.
+        architecture: What it found, in detail; of no blocks where the file is missing.
     """
 
     folder: Path

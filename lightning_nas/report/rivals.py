@@ -31,7 +31,7 @@ GROUP_HEAD = ("Recipe, data", "Device", "Budget", "Searched")
 """What the runs of a group have in common, see `group_cells`."""
 
 
-_NAMES = {"uniform": "plain multiplier", "rule": "expert's rule"}
+_NAMES = {"uniform": "plain multiplier", "rule": "expert's rule", "stock": "stock network"}
 _RANDOM = re.compile(r"random \d+")
 # A smaller difference is none at three digits.
 _LEVEL = 0.0005
@@ -90,6 +90,7 @@ def rivals_of(comparisons: Mapping[str, ComparisonRecord]) -> dict[str, RivalPoi
     networks: dict[str, list[ComparisonRecord]] = {}
     for name, network in comparisons.items():
         shown = "random subnets" if _RANDOM.fullmatch(name) else _NAMES.get(name, name)
+        shown = shown if network.network is None else f"{shown} {network.network}"
         networks.setdefault(shown, []).append(network)
     return {name: _mean(items) for name, items in networks.items()}
 

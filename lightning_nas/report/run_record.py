@@ -22,19 +22,21 @@ class FusingRecord:
     Attributes:
         all_ms: Latency with all of them fused.
         where_faster_ms: Latency with those fused where the estimator says that it pays.
-        blocks: The latter's numbers, counted from 1 over all blocks.
+        blocks: The latter's paths; in records before 2026-11-30 their numbers, counted from 1 over all blocks.
     """
 
     all_ms: float
     where_faster_ms: float
-    blocks: tuple[int, ...]
+    blocks: tuple[str, ...] | tuple[int, ...]
 
     @classmethod
     def from_fields(cls, fields: Fields) -> FusingRecord:
         """Return the costs that a file holds."""
         all_ms = fields.nested("all").number("latency_ms")
         where_faster_ms = fields.nested("where_faster").number("latency_ms")
-        blocks = fields.listed("blocks", "a list of whole numbers")
+        blocks = fields.listed("blocks", "a list of paths or of whole numbers")
+        if any(isinstance(blocks.plain(place), str) for place in blocks):
+            return cls(all_ms, where_faster_ms, tuple(blocks.text(place) for place in blocks))
         return cls(all_ms, where_faster_ms, tuple(blocks.whole(place) for place in blocks))
 
     def to_dict(self) -> dict[str, object]:

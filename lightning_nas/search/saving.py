@@ -2,22 +2,22 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from lightning_nas.budget.confirm import estimated_excess
 from lightning_nas.estimator.cost_model import CostModel
-from lightning_nas.io.writing import write_text, write_weights
 from lightning_nas.search.lightning_internals import uncompiled
 from lightning_nas.search.state import SearchState
-from lightning_nas.space.timm_strings import to_timm
+from lightning_nas.space.spec import Architecture
 from lightning_nas.supernet.agreement import check_same, outputs_of
 from lightning_nas.supernet.derive import derive
+from lightning_nas.supernet.rebuilding import Rebuilding
 from lightning_nas.supernet.subnet import architecture_of
-from lightning_nas.supernet.supernet import Supernet, owner_of
+from lightning_nas.supernet.subnet_files import write_subnet
+from lightning_nas.supernet.supernet import Supernet, find_supernet, owner_of
 
 __all__ = ["save_subnet"]
 
@@ -27,7 +27,7 @@ _NOT_DERIVED = "`subnet` must be what this search's `derive` gave, fine-tuned or
 def save_subnet(
     folder: str | Path, subnet: nn.Module, searched: nn.Module, state: SearchState, estimator: CostModel
 ) -> None:
-    """Write ``architecture.json`` and ``subnet.safetensors``, each atomically.
+    """Write ``architecture.json``, ``subnet.safetensors`` and ``rebuild.py``, each atomically.
 
     Args:
         folder: Where to; it is made if needed.
@@ -41,8 +41,9 @@ def save_subnet(
     """
     subnet, supernet = uncompiled(subnet), state.started().supernet
     path = _network_path(subnet, searched, supernet)
+    network = subnet.get_submodule(path)
     try:
-        architecture = architecture_of(subnet.get_submodule(path), supernet.space)
+        architecture = architecture_of(network, supernet)
     except ValueError as error:
         raise ValueError(f"{_NOT_DERIVED} {error}") from error
     # Weights may be any, those of a fine-tuning say; what tells a module that was never searched is its cost.
@@ -50,22 +51,8 @@ def save_subnet(
         raise ValueError(
             f"{_NOT_DERIVED} It has {over}. HINT: where it was found for another budget, ask `find` for that one first."
         )
-    network = subnet.get_submodule(path)
-    example = torch.zeros(1, *supernet.space.input_size).to(next(network.parameters()))
-    outputs = outputs_of(network, example)
-    rebuilt = derive(owner_of(supernet, searched)[1], architecture)
-    try:
-        rebuilt.load_state_dict(network.state_dict())
-        check_same(outputs, rebuilt, example)
-    except (RuntimeError, ValueError) as error:
-        raise ValueError(
-            "`subnet` must compute what an unchanged one of its weights does, which is what `load_subnet` builds:"
-            f" {error}"
-            " HINT: save it before it is changed, by other activations, pruning or another classifier."
-        ) from error
+    rebuilding, outputs = _rebuilding(network, architecture, owner_of(supernet, searched)[1])
     described = {
-        **architecture.to_dict(),
-        "timm": to_timm(architecture.stages),
         "module": type(subnet).__name__,
         "path": path,
         "device": estimator.device.name,
@@ -73,9 +60,26 @@ def save_subnet(
         # By which a network that is built of another module than the saved one is told.
         "output_norms": [float(output.norm()) for output in outputs],
     }
-    target = Path(folder)
-    write_weights(target / "subnet.safetensors", subnet.state_dict())
-    write_text(target / "architecture.json", json.dumps(described, indent=1))
+    write_subnet(Path(folder), architecture, rebuilding, subnet.state_dict(), described)
+
+
+def _rebuilding(network: nn.Module, architecture: Architecture, owner: nn.Module) -> tuple[Rebuilding, list[Tensor]]:
+    """Return how a subnet is made of the source that a supernet was, and its outputs, once that has been tried."""
+    source = derive(owner, find_supernet(owner).space.reference_encoding)
+    rebuilding = Rebuilding.of(source, derive(owner, architecture))
+    example = torch.zeros(1, *architecture.input_size).to(next(network.parameters()))
+    outputs = outputs_of(network, example)
+    rebuilding.apply(source)
+    try:
+        source.load_state_dict(network.state_dict())
+        check_same(outputs, source, example)
+    except (RuntimeError, ValueError) as error:
+        raise ValueError(
+            "`subnet` must compute what an unchanged one of its weights does, which is what `load_subnet` builds:"
+            f" {error}"
+            " HINT: save it before it is changed, by other activations, pruning or another classifier."
+        ) from error
+    return rebuilding, outputs
 
 
 def _network_path(subnet: nn.Module, searched: nn.Module, supernet: Supernet) -> str:

@@ -9,11 +9,11 @@ from functools import cached_property
 from lightning_nas.graph.decompose import split
 from lightning_nas.graph.fold import folded
 from lightning_nas.graph.network import Network
-from lightning_nas.graph.network_files import network_from_dict, network_to_dict
 from lightning_nas.graph.subgraph import Subgraph
 from lightning_nas.io.reading import FORMAT, JsonObject, listed, only, parse_json, reading, text, whole
 from lightning_nas.space._limits import MAX_NODES, MAX_PATH, MAX_WIDTH, option_fields
 from lightning_nas.space.block_option import BlockOption
+from lightning_nas.space.network_files import network_from_dict, network_to_dict
 
 __all__ = ["Architecture", "subgraphs"]
 

@@ -64,7 +64,7 @@ class _Builder:
     def __init__(self, network: ElasticNetwork, lanes: int, options: SpaceOptions) -> None:
         self._network, self._lanes, self._options = network, lanes, options
         self._places = _places(network)
-        self._numbers = {}
+        self._numbers: dict[str, int] = {}
         for number, operation in enumerate(network.network.operations):
             self._numbers.setdefault(operation.path, number)
         self._hidden: set[int] = set()
@@ -133,7 +133,7 @@ class _Builder:
             )
         size = self._network.sizes[block.group]
         inputs = self._network.counts[self._numbers[block.expand]][0]
-        if block.kind == "basic" and not inputs.gains:
+        if not inputs.gains:
             return None  # the first convolution of a network
         # Hidden widths that follow from each other would all follow from the first block's option.
         fixed = self._hidden.union(set(range(len(self._network.widths))) - set(self._network.open))

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict, fields
+from typing import get_args
 
-from lightning_nas.graph.blocks import Block
+from lightning_nas.graph.blocks import Block, BlockKind
 from lightning_nas.graph.elastic_network import ChannelCount, ElasticNetwork, ElasticWidth
-from lightning_nas.graph.network_files import network_from_dict, network_to_dict
-from lightning_nas.io.reading import FORMAT, JsonObject, listed, only, reading, text, whole
+from lightning_nas.io.reading import FORMAT, JsonObject, listed, only, reading, shown, text, whole
 from lightning_nas.space._limits import MAX_NODES, MAX_OPTIONS, MAX_PATH, MAX_WIDTH, option_fields
 from lightning_nas.space.block_option import BlockOption
 from lightning_nas.space.choice import Choice
 from lightning_nas.space.multiplier import DepthMultiplier
+from lightning_nas.space.network_files import network_from_dict, network_to_dict
 
 __all__ = ["space_fields", "space_to_dict"]
 
@@ -110,5 +111,9 @@ def _block(data: object, num_groups: int) -> Block:
     found = dict(only(data, [field.name for field in fields(Block)], "The convolutions of a block"))
     group = whole(found.pop("group"), "group", num_groups - 1, least=0)
     height, width = (whole(size, "kernel", MAX_PATH) for size in listed(found.pop("kernel"), "kernel", 2))
+    kind = found.pop("kind")
+    kinds: dict[object, BlockKind] = {name: name for name in get_args(BlockKind)}
+    if kind not in kinds:
+        raise ValueError(f"`kind` must be one of {', '.join(get_args(BlockKind))}; got {shown(kind)}.")
     texts = {name: text(value, name, MAX_PATH) for name, value in found.items()}
-    return Block(group=group, kernel=(height, width), **texts)
+    return Block(kinds[kind], group=group, kernel=(height, width), **texts)

@@ -20,6 +20,7 @@ from lightning_nas.space.choice import Choice
 from lightning_nas.space.lanes import HasLanes, round_to_lanes
 from lightning_nas.space.multiplier import DepthMultiplier
 from lightning_nas.space.space_files import space_fields, space_to_dict
+from lightning_nas.space.table import space_table
 
 __all__ = ["Architecture", "BlockOption", "Choice", "DepthMultiplier", "Encoding", "LeftOut", "SearchSpace"]
 
@@ -110,7 +111,9 @@ class SearchSpace:
     @cached_property
     def nodes_of(self) -> Mapping[int, tuple[int, ...]]:
         """For each width group that is searched, the nodes that its width follows from, ascending."""
-        found = {g: (node,) for node, multiplier in enumerate(self.multipliers) for g in multiplier.groups}
+        found: dict[int, tuple[int, ...]] = {}
+        for node, multiplier in enumerate(self.multipliers):
+            found |= dict.fromkeys(multiplier.groups, (node,))
         for node, choice in enumerate(self.choices, start=len(self.multipliers)):
             if choice.block is not None and choice.size:
                 sources = itertools.chain(*(found.get(group, ()) for group in choice.inputs.groups))
@@ -252,6 +255,10 @@ class SearchSpace:
         """
         network, multipliers, choices, left_out = space_fields(parse_json(text, "A search space"))
         return cls(network, multipliers, choices, tuple(LeftOut(*row) for row in left_out))
+
+    def table(self) -> str:
+        """Return what can be chosen, and what is not searched with the reason, as text; see `space_table`."""
+        return space_table(self)
 
     def __str__(self) -> str:
         counts = f"{len(self.multipliers)} widths and {len(self.choices)} blocks"

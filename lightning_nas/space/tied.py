@@ -47,9 +47,7 @@ def _has_long_concatenations(network: ElasticNetwork) -> bool:
     return any(len(count.gains) > _FEW for counts in network.counts for count in counts)
 
 
-def _paired(
-    multipliers: Sequence[DepthMultiplier], places: Sequence[int], most: int
-) -> tuple[DepthMultiplier, ...]:
+def _paired(multipliers: Sequence[DepthMultiplier], places: Sequence[int], most: int) -> tuple[DepthMultiplier, ...]:
     """Tie neighbours among the multipliers at `places`, as many pairs as it takes and at least one."""
     num_pairs = min(len(places) // 2, max(1, len(places) - most))
     pairs = {places[2 * n]: places[2 * n + 1] for n in range(num_pairs)}

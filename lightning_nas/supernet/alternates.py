@@ -6,19 +6,17 @@ from collections.abc import Collection, Mapping, Sequence
 from copy import deepcopy
 from dataclasses import dataclass, field, replace
 
-import torch
-from torch import Tensor, nn
+from torch import nn
 from torch.nn import functional
 
-from lightning_nas.graph.blocks import Block, BlockForm, BlockKind
+from lightning_nas.graph.blocks import Block, BlockForm
+from lightning_nas.graph.kernels import OTHER_KIND, form_of, kernel_attributes, refusal
 from lightning_nas.graph.labelling import Slot
 from lightning_nas.graph.width_groups import WidthGroups
 from lightning_nas.supernet.composing import composed, decomposed
 from lightning_nas.supernet.elastic_class import IDENTITY
 
 __all__ = ["Kernel", "Offer", "Run", "offered", "with_alternates"]
-
-_OTHER: Mapping[BlockKind, BlockKind] = {"ibn": "fused", "fused": "ibn"}
 
 
 @dataclass(frozen=True)
@@ -78,7 +76,7 @@ class Offer:
         Raises:
             ValueError: The form is not offered.
         """
-        form = _resolved(self.own, form)
+        form = replace(form, kind=self.own.kind) if form.kind == "own" else form
         if form not in self.runs:
             known = ", ".join(f"{known.kind} k{known.kernel}" for known in self.runs)
             raise ValueError(f"A block cannot run as {form.kind} k{form.kernel}; it can as {known}.")
@@ -99,7 +97,8 @@ def offered(model: nn.Module, offers: Sequence[tuple[Block, Sequence[BlockForm]]
     """
     for block, forms in offers:
         for form in forms:
-            _check(model, block, form)
+            if reason := refusal(model, block, form):
+                raise ValueError(reason)
     # A convolution that projects for one block may expand for the next one, and has the alternates of that.
     expanding = {path for block, _ in offers for path in (block.expand, block.expand_norm)}
     return tuple(_Builder(model, block, expanding).offer(forms) for block, forms in offers)
@@ -142,11 +141,10 @@ class _Builder:
 
     def offer(self, forms: Sequence[BlockForm]) -> Offer:
         block = self.block
-        found = tuple(dict.fromkeys([block.own, *(_resolved(block.own, form) for form in forms)]))
+        found = tuple(dict.fromkeys([block.own, *(form_of(block, form) for form in forms)]))
         paths = {block.kind: block.depthwise or block.expand}
         names: dict[str, dict[str, str]] = {block.kind: {}}
-        pads_itself = _pads_itself(_conv(self.model, paths[block.kind]))
-        if (other := _OTHER.get(block.kind)) in {form.kind for form in found}:
+        if (other := OTHER_KIND.get(block.kind)) in {form.kind for form in found}:
             assert other is not None
             paths[other], names[other] = self._fused() if other == "fused" else self._separated()
             names[block.kind] = dict.fromkeys(names[other], "")
@@ -155,7 +153,7 @@ class _Builder:
             sizes = [form.kernel for form in found if form.kind == kind]
             conv = _conv(self.model, path)
             own = conv.kernel_size[0]
-            kernels = {size: Kernel(path, size, _attributes(conv, size, pads_itself)) for size in sizes}
+            kernels = {size: Kernel(path, size, kernel_attributes(conv, size)) for size in sizes}
             if max(sizes) > own:
                 _enlarge(conv, kernels[max(sizes)])
             is_fixed = set(sizes) == {max(block.kernel)}
@@ -221,45 +219,10 @@ class _Builder:
             self.slots |= {(f"{new}.{name}", dim): (f"{old}.{name}", dim) for dim in range(tensor.ndim)}
 
 
-def _resolved(own: BlockForm, form: BlockForm) -> BlockForm:
-    return replace(form, kind=own.kind) if form.kind == "own" else form
-
-
-def _check(model: nn.Module, block: Block, form: BlockForm) -> None:
-    form, name = _resolved(block.own, form), block.expand or block.depthwise
-    if form.kind != block.kind and form.kind != _OTHER.get(block.kind):
-        raise ValueError(f"The block at {name!r} is {block.kind!r} and cannot run as {form.kind!r}.")
-    if form.kind != block.kind and block.unfusable:
-        raise ValueError(f"The block at {name!r} cannot run as {form.kind!r}: {block.unfusable}.")
-    if form.kernel == max(block.kernel):
-        return
-    rows, columns = block.kernel
-    if rows != columns or (form.kernel - rows) % 2 or form.kernel < 1:
-        raise ValueError(f"The block at {name!r} has a {rows}x{columns} kernel, which cannot be {form.kernel}.")
-    conv = _conv(model, block.depthwise or block.expand)
-    padding = _attributes(conv, form.kernel, _pads_itself(conv)).get("padding")
-    if isinstance(padding, tuple) and min(padding) < 0:
-        raise ValueError(
-            f"The block at {name!r} cannot have the kernel {form.kernel}: it is padded by {conv.padding}, which is too"
-            " little for another size to give the same output."
-        )
-
-
 def _conv(model: nn.Module, path: str) -> nn.Conv2d:
     conv = model.get_submodule(path)
     assert isinstance(conv, nn.Conv2d)
     return conv
-
-
-def _attributes(conv: nn.Conv2d, size: int, pads_itself: bool) -> dict[str, object]:
-    """Return what a convolution says of a kernel of another size with which it gives outputs as large."""
-    found: dict[str, object] = {"kernel_size": (size, size)}
-    if not (pads_itself or isinstance(conv.padding, str)):
-        pairs = zip(conv.padding, conv.dilation, conv.kernel_size, strict=True)
-        padding = tuple(before + step * (size - own) // 2 for before, step, own in pairs)
-        found["padding"] = padding
-        found["_reversed_padding_repeated_twice"] = tuple(taps for taps in reversed(padding) for _ in range(2))
-    return found
 
 
 def _enlarge(conv: nn.Conv2d, kernel: Kernel) -> None:
@@ -267,16 +230,3 @@ def _enlarge(conv: nn.Conv2d, kernel: Kernel) -> None:
     margin = (kernel.size - conv.kernel_size[0]) // 2
     conv.weight.data = functional.pad(conv.weight.data, (margin,) * 4)
     vars(conv).update(kernel.attributes)
-
-
-@torch.no_grad()
-def _pads_itself(conv: nn.Conv2d) -> bool:
-    """Return whether a convolution pads by the size of its input, as TensorFlow does, and not as it says."""
-    if isinstance(conv.padding, str) or type(conv).forward is nn.Conv2d.forward:
-        return False
-    reach, stride = conv.dilation[0] * (conv.kernel_size[0] - 1), conv.stride[0]
-    for size in range(2 * reach + 2, 2 * reach + 2 + stride):
-        result: Tensor = type(conv).forward(conv, conv.weight.new_zeros(1, conv.in_channels, size, size))
-        if result.shape[2] != (size + 2 * int(conv.padding[0]) - reach - 1) // stride + 1:
-            return True
-    return False

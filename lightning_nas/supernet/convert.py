@@ -5,13 +5,13 @@ from __future__ import annotations
 from torch import Tensor, nn
 
 from lightning_nas.graph.elastic_network import read_network
-from lightning_nas.supernet.source_check import check_source
 from lightning_nas.graph.width_groups import WidthGroups
 from lightning_nas.space.read import space_of
 from lightning_nas.space.spec import SearchSpace
 from lightning_nas.supernet.agreement import check_agreement, outputs_of
 from lightning_nas.supernet.elastic_leaves import elastic_leaves
 from lightning_nas.supernet.member import forms_of
+from lightning_nas.supernet.source_check import check_source
 from lightning_nas.supernet.supernet import Supernet, forget_warning
 
 __all__ = ["supernet_from"]
@@ -53,12 +53,11 @@ def supernet_from(model: nn.Module, example_input: Tensor, space: SearchSpace | 
     offers = [(choice.block, forms_of(choice)) for choice in space.choices if choice.block is not None]
     residuals = [choice.residual for choice in space.choices if choice.residual]
     leaves = elastic_leaves(model, groups, offers, residuals)
-    model.supernet = supernet = Supernet(space, leaves)
     try:
+        model.supernet = Supernet(space, leaves)
         check_agreement(model, example_input, expected)
     except BaseException:
-        supernet.activate(space.reference_encoding)
-        del model.supernet
+        model._modules.pop("supernet", None)
         forget_warning(model)
         leaves.undo()
         raise

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from torch import nn
+from torchvision.ops import Conv2dNormActivation
 
 __all__ = ["follow_sizes"]
 
@@ -25,12 +26,11 @@ def follow_sizes(network: nn.Module) -> None:
         last = _last_linear(module)
         if last is not None:
             for name in ("num_features", "head_hidden_size", "last_channel"):
-                if isinstance(getattr(module, name, None), int) and not isinstance(
-                    module, nn.modules.batchnorm._BatchNorm
-                ):
+                if isinstance(getattr(module, name, None), int):
                     setattr(module, name, last)
-        if type(module).__name__ in ("Conv2dNormActivation", "ConvNormActivation") and isinstance(module[0], nn.Conv2d):
-            module.out_channels = module[0].out_channels
+        if isinstance(module, Conv2dNormActivation):
+            # Within a fused block a unit has no convolution, and in a block that was told apart two.
+            module.out_channels = _out_channels(module, "") or module.out_channels
 
 
 def _out_channels(module: nn.Module, path: str) -> int:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import cast
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.conv import _ConvNd
 
@@ -140,6 +140,21 @@ class ElasticLeaves:
             placed[network.get_submodule(path)] = _identity(network.get_submodule(path))
         _place(network, placed)
 
+    @torch.no_grad()
+    def undo(self) -> None:
+        """Make the network what it was before it became elastic: the same modules, classes, parameters and values."""
+        for module in self.named.values():
+            make_plain(module)
+        for offer in self.offers:
+            for path, name in offer.alternates:
+                del self.model.get_submodule(path)._modules[name]
+        for offer in self.offers:
+            kernel = offer.run(offer.own).kernel
+            conv = None if kernel is None else self.model.get_submodule(kernel.path)
+            if kernel is not None and isinstance(conv, nn.Conv2d) and conv.weight.shape[2] > kernel.size:
+                conv.weight.data = _middle(conv.weight.data, kernel.size)
+                vars(conv).update(kernel.attributes)
+
     def _runs(self, forms: Sequence[BlockForm], skipped: Collection[str]) -> list[Run]:
         if unknown := set(skipped) - set(self.residuals):
             raise ValueError(f"Only {list(self.residuals)} can be skipped; got {sorted(unknown)}.")
@@ -241,10 +256,17 @@ def _set_kernel(module: nn.Module, kernel: Kernel) -> None:
 
 def _cut_kernel(module: nn.Module, kernel: Kernel) -> None:
     assert isinstance(module, nn.Conv2d)
-    taps = Extent(module.weight.shape[2], kernel.size, is_centred=True).region
-    part = module.weight.detach()[:, :, taps, taps].contiguous()
+    part = _middle(module.weight.detach(), kernel.size)
     module.weight = nn.Parameter(part, module.weight.requires_grad)
     vars(module).update(kernel.attributes)
+
+
+def _middle(weight: Tensor, size: int) -> Tensor:
+    """Return the taps around the middle of a kernel, in its memory format."""
+    taps = Extent(weight.shape[2], size, is_centred=True).region
+    # Of one channel a weight is contiguous in both formats; its strides tell which it was given.
+    form = torch.channels_last if weight.stride(1) == 1 else torch.contiguous_format
+    return weight[:, :, taps, taps].clone(memory_format=form)
 
 
 def _identity(module: nn.Module) -> nn.Module:

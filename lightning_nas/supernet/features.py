@@ -13,6 +13,7 @@ from torchvision.models.mobilenetv2 import InvertedResidual
 from lightning_nas.io.numbers import check_number, check_numbers
 from lightning_nas.supernet.timm_blocks import DepthwiseSeparableConv
 from lightning_nas.supernet.timm_blocks import InvertedResidual as TimmInvertedResidual
+from lightning_nas.supernet.trunk import limit_trunk, measured_taps, trunk_of, units_of
 
 __all__ = ["block_strides", "features", "headless", "limit_stride", "strides_to_taps", "tap_widths"]
 
@@ -21,10 +22,11 @@ def features(backbone: nn.Module, images: Tensor, taps: Sequence[int]) -> list[T
     """Return the outputs of chosen blocks, in the order of `taps`; what stands behind the last of them does not run.
 
     Args:
-        backbone: torchvision's `MobileNetV2` or a network of timm's `EfficientNet` class; also one whose blocks
-            `supernet_from` has converted.
+        backbone: torchvision's `MobileNetV2`, a network of timm's `EfficientNet` class, or what `headless` makes of
+            another; also one whose blocks `supernet_from` has converted.
         images: Images, shape (N, 3, H, W).
-        taps: Which blocks, see `strides_to_taps`: indices of ``features`` (torchvision) or of ``blocks`` (timm).
+        taps: Which blocks, see `strides_to_taps`: indices of ``features`` (torchvision) or of ``blocks`` (timm),
+            or of the modules in a row.
 
     Returns:
         One map (N, C, H / stride, W / stride) for each tap.
@@ -54,7 +56,7 @@ def features(backbone: nn.Module, images: Tensor, taps: Sequence[int]) -> list[T
 def strides_to_taps(backbone: nn.Module, strides: Sequence[int]) -> tuple[int, ...]:
     """Return for each stride the last block whose output has it.
 
-    Strides are those of the convolutions, so ask before `supernet_from` converts the blocks.
+    Strides are those before `supernet_from` converts the blocks, so ask then.
 
     Args:
         backbone: Network as in `features`.
@@ -87,6 +89,9 @@ def block_strides(backbone: nn.Module) -> dict[int, int]:
         >>> block_strides(MobileNetV2())
         {2: 1, 4: 3, 8: 6, 16: 13, 32: 17}
     """
+    if isinstance(backbone, nn.Sequential):
+        taps = enumerate(measured_taps(backbone))
+        return {tap.stride: index for index, tap in taps if index and tap.stride is not None}
     stem, units = _units(backbone)
     last: dict[int, int] = {}
     stride = _stride(stem)
@@ -104,7 +109,7 @@ def limit_stride(backbone: nn.Module, stride: int) -> nn.Module:
 
     Raises:
         TypeError: A network of another class.
-        ValueError: The stride is not a whole number of at least 1.
+        ValueError: The stride is not a whole number of at least 1, or the network has steps that are no convolution's.
 
     Example::
 
@@ -112,6 +117,8 @@ def limit_stride(backbone: nn.Module, stride: int) -> nn.Module:
         {2: 1, 4: 3, 8: 6, 16: 17}
     """
     check_number("stride", stride, whole=True, least=1)
+    if isinstance(backbone, nn.Sequential):
+        return limit_trunk(backbone, stride)
     stem, units = _units(backbone)
     total = _stride(stem)
     for unit in units.values():
@@ -143,23 +150,29 @@ def tap_widths(backbone: nn.Module, taps: Sequence[int]) -> tuple[int, ...]:
     """
     _, units = _units(backbone)
     _check_taps(taps, units)
+    if isinstance(backbone, nn.Sequential):
+        measured = measured_taps(backbone)
+        return tuple(measured[tap].width for tap in taps)
     return tuple(_convolutions(units[tap])[-1].out_channels for tap in taps)
 
 
 def headless(network: nn.Module) -> nn.Module:
-    """Remove the last 1x1 convolution and the classifier of a stock network in place, and return it.
+    """Remove the last 1x1 convolution and the classifier of a stock network, and return it.
 
-    Its weights are best loaded before: a file of weights holds the whole network.
+    torchvision's `MobileNetV2` and networks of timm's `EfficientNet` class stay what they are and are changed in place;
+    of another network its modules are returned in a row, see `lightning_nas.supernet.trunk.trunk_of`. Weights are best
+    loaded before: a file of weights holds the whole network.
 
     Raises:
-        TypeError: A network of another class.
+        TypeError: The network does not run its modules in a chain.
 
     Example::
 
         >>> len(headless(MobileNetV2()).features)
         18
     """
-    _units(network)
+    if not isinstance(network, MobileNetV2 | EfficientNet):
+        return trunk_of(network)
     if isinstance(network, MobileNetV2):
         if isinstance(network.features[-1], nn.Sequential):
             network.features = network.features[:-1]
@@ -179,8 +192,13 @@ def _units(backbone: nn.Module) -> tuple[nn.Module, dict[int, nn.Module]]:
     if isinstance(backbone, EfficientNet):
         stem = nn.Sequential(backbone.conv_stem, backbone.bn1)
         return stem, dict(enumerate(backbone.blocks))
-    found = type(backbone).__name__
-    raise TypeError(f"The backbone must be torchvision's MobileNetV2 or of timm's EfficientNet class; got {found}.")
+    if isinstance(backbone, nn.Sequential):
+        stem, *units = units_of(backbone)
+        return stem, dict(enumerate(units, 1))
+    raise TypeError(
+        "The backbone must be torchvision's MobileNetV2, of timm's EfficientNet class, or what `headless` returns; got"
+        f" {type(backbone).__name__}."
+    )
 
 
 def _check_taps(taps: Sequence[int], units: dict[int, nn.Module]) -> None:

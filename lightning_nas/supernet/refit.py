@@ -52,12 +52,7 @@ def refit(subnet: nn.Module, teacher: nn.Module, images: Tensor) -> None:
         ValueError: The two networks do not have the same blocks.
     """
     blocks = fitted_blocks(teacher, images[:1])
-    missing = [f.block.project for f in blocks if not _has(subnet, f.block.project) and not _is_skipped(subnet, f)]
-    if missing:
-        raise ValueError(
-            f"`subnet` and `teacher` must have the same blocks; `subnet` has none at {missing[0]!r}: derive both from"
-            " one supernet."
-        )
+    _check_same(subnet, teacher, blocks)
     images = images.contiguous(memory_format=torch.channels_last)
     with evaluating(teacher), _recording(teacher, subnet, blocks) as targets:
         teacher(images)
@@ -223,6 +218,24 @@ def _has(network: nn.Module, path: str) -> bool:
         return False
 
 
+def _check_same(subnet: nn.Module, teacher: nn.Module, blocks: Sequence[FittedBlock]) -> None:
+    """Refuse a subnet that has not the teacher's blocks, or of which one is wider or has another stride."""
+    for fitted in blocks:
+        path, first = fitted.block.project, fitted.block.depthwise or fitted.block.expand
+        if _is_skipped(subnet, fitted):
+            continue
+        found = "" if _has(subnet, path) else "none"
+        if not found and _conv(subnet, path).out_channels > _conv(teacher, path).out_channels:
+            found = "a wider one"
+        if not found and _has(subnet, first) and _conv(subnet, first).stride != _conv(teacher, first).stride:
+            found = "one of another stride"
+        if found:
+            raise ValueError(
+                f"`subnet` and `teacher` must have the same blocks; `subnet` has {found} at {path!r}: derive both from"
+                " one supernet."
+            )
+
+
 def _is_fused(network: nn.Module, block: Block) -> bool:
     """Return whether a derived block is fused where the source's is not."""
     if not block.depthwise or not _has(network, block.expand):
@@ -231,7 +244,8 @@ def _is_fused(network: nn.Module, block: Block) -> bool:
 
 
 def _is_skipped(network: nn.Module, fitted: FittedBlock) -> bool:
-    return bool(fitted.residual) and isinstance(network.get_submodule(fitted.residual), nn.Identity)
+    residual = dict(network.named_modules()).get(fitted.residual) if fitted.residual else None
+    return isinstance(residual, nn.Identity)
 
 
 @contextmanager

@@ -122,8 +122,9 @@ def _option(subnet: nn.Module, choice: Choice, widths: list[int], space: SearchS
     if not isinstance(conv, nn.Conv2d):
         raise ValueError(f"Block {choice.path!r} convolves by {type(conv).__name__}.")
     for option in choice.options:
-        hidden = choice.hidden(option, widths, space.network.sizes)
-        if option.kind == kind and option.kernel == conv.kernel_size[0] and hidden == widths[block.group]:
+        # Without hidden channels of its own, a block runs on those of others.
+        is_wide = not choice.size or choice.hidden(option, widths, space.network.sizes) == widths[block.group]
+        if option.kind == kind and option.kernel == conv.kernel_size[0] and is_wide:
             return option
     found = f"{kind} k{conv.kernel_size[0]} with {widths[block.group]} hidden channels"
     raise ValueError(f"Block {choice.path!r} is {found}; the space offers {', '.join(map(str, choice.options))}.")

@@ -49,6 +49,7 @@ def detector(
     backbone: str = "mobilenet_v2",
     head: str = "fcos",
     weights: str | Path | None = None,
+    weights_prefix: str | None = None,
     head_options: Mapping[str, object] | None = None,
     **options: object,
 ) -> Detector:
@@ -56,14 +57,18 @@ def detector(
 
     Args:
         num_classes: Classes, background not counted.
-        backbone: As `stock_network` names it: ``mobilenet_v2``, or timm's ``mobilenetv2_*`` or ``efficientnet_lite*``.
+        backbone: As `stock_network` names it: any that runs its modules in a chain, as `headless` needs it, such as
+            ``mobilenet_v2``, ``resnet18`` or ``mobilenetv4_conv_small``.
         head: ``fcos`` (strides 8, 16 and 32) or ``ssdlite`` (16, 32 and coarser).
-        weights: Of the backbone: None (random), ``imagenet`` (downloaded), or a file of a state_dict.
+        weights: Of the backbone: None (random), ``imagenet`` (downloaded), or a file of a state_dict or a Lightning
+            checkpoint.
+        weights_prefix: Where the backbone stands in the module of the file; by default it is found.
         head_options: Further arguments of the head, such as its ``width``.
         **options: Further arguments of the backbone, such as ``width_mult``.
 
     Raises:
         ValueError: There is no such head or backbone, or the weights are of another.
+        TypeError: A network that runs its modules otherwise than in a chain.
         FileNotFoundError: There is no such file of weights.
 
     Example::
@@ -75,7 +80,7 @@ def detector(
     if head not in HEADS:
         raise ValueError(f"`head` must be one of {', '.join(HEADS)}; got {head!r}.")
     check_number("num_classes", num_classes, whole=True, least=1)
-    network = headless(stock_network(backbone, num_classes=1000, weights=weights, **options))
+    network = headless(stock_network(backbone, 1000, weights, weights_prefix, **options))
     make, strides = HEADS[head]
     taps = strides_to_taps(network, strides)
     made = make(tap_widths(network, taps), strides, num_classes, **(head_options or {}))

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from lightning_nas.io.numbers import check_number, check_numbers
 from lightning_nas.supernet.features import block_strides, features, headless, limit_stride, tap_widths
-from lightning_nas.supernet.stock import stock_network
+from lightning_nas.supernet.stock import library_of, stock_network
 
 __all__ = ["DeepLabV3LiteHead", "HeadName", "LRASPPHead", "Segmenter", "segmenter"]
 
@@ -157,7 +157,7 @@ def segmenter(
     backbone: str = "mobilenet_v2",
     head: HeadName = "lraspp",
     weights: str | Path | None = None,
-    width_mult: float = 1.0,
+    weights_prefix: str | None = None,
     head_width: int = 128,
     output_stride: int = 8,
     backbone_stride: int = 32,
@@ -169,22 +169,23 @@ def segmenter(
 
     Args:
         num_classes: Number of classes.
-        backbone: ``mobilenet_v2`` (torchvision), or a timm name such as ``mobilenetv2_050`` or ``efficientnet_lite0``.
+        backbone: Any classifier of torchvision's or timm's that runs its modules in a chain, as `headless` needs it,
+            such as ``mobilenet_v2``, ``resnet18`` or ``mobilenetv4_conv_small``.
         head: ``lraspp`` or ``deeplabv3_lite``.
         weights: Those of the backbone as a classifier: None (random), ``imagenet`` (downloaded by torchvision or
-            timm), or a file of a state_dict (.pth, .pt or .safetensors).
-        width_mult: Scales the widths of torchvision's network; timm has a name for each width.
+            timm), or a file of a state_dict or a Lightning checkpoint.
+        weights_prefix: Where the backbone stands in the module of the file; by default it is found.
         head_width: Channels inside the head.
         output_stride: How many times smaller than the image the logits are: a stride of the backbone's blocks but its
             largest, such as 8 or 16.
         backbone_stride: Largest stride of a block, see `limit_stride`: 16 in place of 32 gives four times as many
             pixels to the last blocks, which finds smaller things and costs accordingly.
-        **options: Further arguments of the backbone, such as ``inverted_residual_setting`` (torchvision) or
-            ``drop_path_rate`` (timm).
+        **options: Further arguments of the backbone, such as ``width_mult`` or ``inverted_residual_setting``
+            (torchvision), or ``drop_path_rate`` (timm).
 
     Raises:
         ValueError: A setting is out of range, an unknown network, or weights that are of another one.
-        TypeError: A network that is neither torchvision's `MobileNetV2` nor of timm's `EfficientNet` class.
+        TypeError: A network that runs its modules otherwise than in a chain.
         FileNotFoundError: There is no such file of weights.
 
     Example::
@@ -196,18 +197,15 @@ def segmenter(
         raise ValueError(f"`head` must be one of {', '.join(get_args(HeadName))}; got {head!r}.")
     check_number("num_classes", num_classes, whole=True, least=2)
     check_number("head_width", head_width, whole=True, least=1)
-    check_number("width_mult", width_mult, above=0)
-    if backbone == "mobilenet_v2":
-        options["width_mult"] = width_mult
-    elif width_mult != 1:
+    if library_of(backbone) == "timm" and (width_mult := options.pop("width_mult", 1)) != 1:
         raise ValueError(
-            f"`width_mult` scales torchvision's mobilenet_v2 alone; got {width_mult} for {backbone!r}."
+            f"`width_mult` scales networks of torchvision alone; got {width_mult} for {backbone!r}."
             " HINT: timm has networks of other widths by name, such as mobilenetv2_050."
         )
     if backbone_stride not in (4, 8, 16, 32):
         raise ValueError(f"`backbone_stride` must be one of 4, 8, 16, 32; got {backbone_stride}.")
     # The classifier goes, so it has as few outputs as there can be.
-    stock = limit_stride(headless(stock_network(backbone, 1, weights, **options)), backbone_stride)
+    stock = limit_stride(headless(stock_network(backbone, 1, weights, weights_prefix, **options)), backbone_stride)
     *finer, deepest = strides = block_strides(stock)
     if output_stride not in finer:
         raise ValueError(

@@ -37,9 +37,9 @@ HEAD = """# What can be chosen in a network
 Written by `python tests/benchmarks/networks.py` from [networks.json](networks.json). 54 networks with random weights;
 the class of no block is known. *Groups*: width groups that can be narrowed, of those that are no output of the network.
 *Convolutions*: those of which a width can be chosen. *Exact*: of six narrower networks, of random widths, those that
-have exactly the priced parts that the whole network says they have; none where the tracer takes the channels of tensors
-for another dimension. *Blocks*, told from the groups: inverted bottlenecks (ibn), fused ones, and pairs of KxK
-convolutions (basic). *Residual*: modules that can be left out. Seconds are those of one core.
+have exactly the priced parts that the whole network says they have. *Blocks*, told from the groups: inverted
+bottlenecks (ibn), fused ones, and pairs of KxK convolutions (basic). *Residual*: modules that can be left out. Seconds
+are those of one core.
 
 """
 
@@ -55,7 +55,7 @@ def measured(name):
         priced = cut_alike(elastic)
         parts = elastic_parts(priced)
         exact = sum(is_exact(network, images, priced, parts, seed) for seed in range(6))
-    except ValueError as error:  # tensors whose channels are last, which the tracer takes for others
+    except ValueError as error:  # such as crops of objects that random weights do not find
         exact = 0
         log.warning("%s is not priced: %s", name, error)
     groups = elastic.groups

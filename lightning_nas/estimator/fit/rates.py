@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import cached_property
 
 import numpy as np
 
@@ -72,15 +73,21 @@ class RateModel:
         The larger of both times counts. Their rates are the medians over those quarters of the table's rows that do
         the least and the most multiply-accumulates for a byte.
         """
-        parts = [row for row in self._table if not is_operator(row)] or list(self._table)
-        intensity = np.array([row.macs / bytes_moved(row) for row in parts])
-        low, high = np.quantile(intensity, [0.25, 0.75])
-        latency_ms = np.array([self._table[row].latency_ms for row in parts])
-        moved = np.array([bytes_moved(row) for row in parts])
-        macs = np.array([max(row.macs, 1) for row in parts])
-        bytes_rate = float(np.median((latency_ms / moved)[intensity <= low]))
-        macs_rate = float(np.median((latency_ms / macs)[intensity >= high]))
+        bytes_rate, macs_rate = self._general_rates
         return max(bytes_moved(part) * bytes_rate, part.macs * macs_rate)
+
+    @cached_property
+    def _general_rates(self) -> tuple[float, float]:
+        """Milliseconds a byte and a multiply-accumulate; tables have tens of thousands of rows, so found once."""
+        parts = [row for row in self._table if not is_operator(row)] or list(self._table)
+        moved = np.array([bytes_moved(row) for row in parts])
+        macs = np.array([row.macs for row in parts])
+        latency_ms = np.array([self._table[row].latency_ms for row in parts])
+        intensity = macs / moved
+        low, high = np.quantile(intensity, [0.25, 0.75])
+        bytes_rate = float(np.median((latency_ms / moved)[intensity <= low]))
+        macs_rate = float(np.median((latency_ms / np.maximum(macs, 1))[intensity >= high]))
+        return bytes_rate, macs_rate
 
     def _by_kind(self) -> dict[tuple[str, str], tuple[np.ndarray, np.ndarray]]:
         rows: dict[tuple[str, str], list[Subgraph]] = {}
