@@ -149,7 +149,7 @@ def test_a_network_of_single_convolutions_is_searched_by_paths(estimator, tmp_pa
 def test_blocks_that_cannot_be_mixed_are_refused_before_the_training(estimator, tmp_path, strategy):
     module = Plain(converted("chain"))
     before = {name: p.detach().clone() for name, p in module.named_parameters()}
-    with pytest.raises(ValueError, match=r"The block at 'stem' is no module of its own.*HINT: .* Rloo"):
+    with pytest.raises(ValueError, match=r"The block at 'expand' is no module of its own.*HINT: .* Rloo"):
         fit(module, searching(estimator, strategy=strategy), tmp_path)
     assert all(torch.equal(p, before[name]) for name, p in module.named_parameters())
 
