@@ -29,7 +29,11 @@ NAMES = {"_layer_sync", "_compiler_ctx", "_orig_mod", "_combined_loader", "_mode
 # Attributes that were used once; there is a public way.
 REPLACED = {"_sync_buffers", "_trainer", "_modules"}
 # It has a module of its own, which replaces submodules.
-ELSEWHERE = {("supernet/replacing.py", "_modules")}
+ELSEWHERE = {
+    ("supernet/convert.py", "_modules"),
+    ("supernet/elastic_class.py", "_buffers"),
+    ("supernet/elastic_leaves.py", "_modules"),
+}
 QUIET = {"logger": False, "enable_progress_bar": False, "enable_model_summary": False, "enable_checkpointing": False}
 
 

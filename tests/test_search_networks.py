@@ -120,7 +120,7 @@ def fit(module, search, tmp_path, **options):
 
 
 def is_searched(search, module, estimator):
-    """Return whether a search has found a network within the budget, and its derived one has no classes of ours."""
+    """Return whether what a search found is within the budget; its derived network runs on classes of others."""
     space = search.search.supernet.space
     full = estimator.latency_ms(space.decode(space.reference_encoding))
     subnet = search.derive(module)
@@ -149,7 +149,7 @@ def test_a_network_of_single_convolutions_is_searched_by_paths(estimator, tmp_pa
 def test_blocks_that_cannot_be_mixed_are_refused_before_the_training(estimator, tmp_path, strategy):
     module = Plain(converted("chain"))
     before = {name: p.detach().clone() for name, p in module.named_parameters()}
-    with pytest.raises(ValueError, match=r"The block at 'stem' is no module of its own.*HINT: .* Rloo"):
+    with pytest.raises(ValueError, match=r"The block at 'expand' is no module of its own.*HINT: .* Rloo"):
         fit(module, searching(estimator, strategy=strategy), tmp_path)
     assert all(torch.equal(p, before[name]) for name, p in module.named_parameters())
 

@@ -278,7 +278,7 @@ def test_the_searchs_own_budget_has_the_subnet_that_was_found(supernet, estimato
     module = Plain(supernet)
     fit(module, search, tmp_path)
     subnets = search.derive(module), search.derive(module, latency="0.6x")
-    found = [architecture_of(subnet.network, supernet.supernet.space) for subnet in subnets]
+    found = [architecture_of(subnet.network, supernet.supernet) for subnet in subnets]
     assert found == [search.architecture] * 2
 
 
