@@ -221,22 +221,52 @@ TINY = [
 ]
 
 
+NAME = "mobilenetv4_conv_small_035"
+
+
+def run(folder, **trouble):
+    arguments = ["--config-name", "digits", "latency=0.9x", "comparisons=[stock]", *TINY]
+    return commands.run(folder, *arguments, few_rivals=[[NAME, "mobilenetv2_035"]], **trouble)
+
+
+def trained(folder):
+    """Return the result of a run, and the checkpoints of its source and its baseline, then those of the rival."""
+    result = json.loads((folder / "run" / "result.json").read_text())
+    names = ("source", "baseline", f"stock-{NAME}-source", f"stock-{NAME}")
+    checkpoints = [folder / "run" / "checkpoints" / f"{name}.ckpt" for name in names]
+    return result, [torch.load(path, weights_only=True) for path in checkpoints]
+
+
 def test_a_recipe_trains_the_best_of_them_as_its_baseline(tmp_path):
-    arguments = ["--config-name", "digits", "latency=0.8x", "comparisons=[stock]", *TINY]
-    few = {"few_rivals": [["lcnet_050", "mobilenetv2_035"]]}
-    stopped = commands.run(tmp_path, *arguments, **few, signal_at_checkpoint=["stock-lcnet_050.ckpt"])
-    assert stopped.returncode != 0
-    done = commands.run(tmp_path, *arguments, **few)
+    done = run(tmp_path)
     assert done.returncode == 0, done.stderr
-    result = json.loads((tmp_path / "run" / "result.json").read_text())
+    result, checkpoints = trained(tmp_path)
     rival = result["comparisons"]["stock"]
-    assert rival["network"] == "lcnet_050"
+    assert rival["network"] == NAME
     assert rival["latency_ms"] <= result["budget"]["latency_ms"]
     assert rival["metric"]["name"] == result["baseline"]["metric"]["name"]
-    assert "stock network lcnet_050" in (tmp_path / "run" / "report.html").read_text()
-    assert "stock network lcnet_050" in done.stdout
-    steps = [
-        torch.load(tmp_path / "run" / "checkpoints" / f"{name}.ckpt", weights_only=True)["global_step"]
-        for name in ("source", "stock-lcnet_050-source", "baseline", "stock-lcnet_050")
-    ]
-    assert steps == [3, 3, 6, 6]
+    assert f"stock network {NAME}" in done.stdout
+    assert f"stock network {NAME}" in (tmp_path / "run" / "report.html").read_text()
+    assert [checkpoint["global_step"] for checkpoint in checkpoints] == [3, 6, 3, 6]
+    rates = [checkpoint["optimizer_states"][0]["param_groups"][0]["lr"] for checkpoint in checkpoints]
+    assert rates[:2] == rates[2:]
+
+
+@pytest.mark.slow
+def test_a_rival_that_was_interrupted_is_trained_on(tmp_path):
+    found = []
+    for folder, trouble in [
+        (tmp_path / "whole", {}),
+        (tmp_path / "stopped", {"signal_at_checkpoint": [f"stock-{NAME}.ckpt"]}),
+    ]:
+        folder.mkdir()
+        done = run(folder, **trouble)
+        if trouble:
+            assert done.returncode
+            done = run(folder)
+        assert done.returncode == 0, done.stderr
+        result, (*_, checkpoint) = trained(folder)
+        found.append((result["comparisons"], checkpoint["state_dict"]))
+    (one, weights), (other, others) = found
+    assert one == other
+    assert all(torch.equal(value, others[name]) for name, value in weights.items())

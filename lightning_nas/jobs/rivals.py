@@ -123,7 +123,8 @@ def stock_rivals(
         try:
             costs = _costs(partial(make, name), example_input, estimator)
         except _UNFIT as error:
-            refused.append(f"{name} ({' '.join(str(error).split())})")
+            reason, *_ = " ".join(str(error).split()).split(" HINT:")  # which is said to users of one network
+            refused.append(f"{name} ({reason})")
             continue
         num_priced += 1
         if all(costs[cost] <= bound for cost, bound in bounds.items()):
