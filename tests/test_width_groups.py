@@ -1,11 +1,7 @@
 """Width groups of any network: found, narrowed, and priced at every width."""
 
-import importlib.util
-import json
 from collections import Counter
 from copy import deepcopy
-from dataclasses import replace
-from pathlib import Path
 
 import pytest
 import torch
@@ -14,14 +10,15 @@ from torch import nn
 
 from lightning_nas.graph.blocks import blocks_of
 from lightning_nas.graph.decompose import decompose
-from lightning_nas.graph.elastic_memory import elastic_memory
-from lightning_nas.graph.elastic_network import elastic_network
+from lightning_nas.graph.elastic_memory import elastic_steps, live_values_at
+from lightning_nas.graph.elastic_network import elastic_network, read_network
 from lightning_nas.graph.elastic_parts import cut_alike, elastic_parts
 from lightning_nas.graph.eval_mode import evaluating
 from lightning_nas.graph.group_check import checked_groups
 from lightning_nas.graph.memory import network_memory
 from lightning_nas.graph.narrowing import masked, narrowed
 from lightning_nas.graph.residuals import residuals
+from lightning_nas.graph.structures import Structures
 from lightning_nas.graph.trace import trace
 from lightning_nas.graph.width_groups import width_groups
 
@@ -60,22 +57,33 @@ def names():
 @pytest.mark.parametrize("name", [*names()])
 def test_a_network_at_other_widths_is_what_tracing_it_gives(name):
     network, images = zoo.build(name)
-    elastic = elastic_network(network, images)
-    groups = checked_groups(network, images, elastic.groups)
+    elastic, found = read_network(network, images)
+    groups = checked_groups(network, images, found)
     if name not in FIXED:
-        assert groups.groups == elastic.groups.groups
+        assert groups.groups == found.groups
         convs = {f"{path}.weight" for path, module in network.named_modules() if isinstance(module, nn.Conv2d)}
         assert convs <= {slot for slot, _ in groups.slots_of(groups.open)}
-    elastic = cut_alike(replace(elastic, groups=groups))
-    assert len(groups.open) - len(elastic.groups.open) == CUT_OTHERWISE.get(name, 0)
-    groups = elastic.groups
-    parts, memory = elastic_parts(elastic), elastic_memory(elastic)
+    elastic = cut_alike(elastic.freezing(reasons_of(groups)))
+    assert len(groups.open) - len(elastic.open) == CUT_OTHERWISE.get(name, 0)
+    groups = groups.freezing({number: width.frozen for number, width in enumerate(elastic.widths)})
+    parts, steps = elastic_parts(Structures(elastic, ())), elastic_steps(Structures(elastic, ()))
     for seed in range(2):
-        widths = zoo.drawn(groups, seed)
-        narrow = narrowed(network, groups, widths)
+        drawn = zoo.drawn(groups, seed)
+        widths = whole_widths(elastic, drawn)
+        narrow = narrowed(network, groups, drawn)
         assert elastic.at(widths) == trace(narrow, images, "bytes", fold=False)
         assert [part.at(widths) for part in parts] == decompose(narrow, images, "bytes")
-        assert memory.peak_values(widths) == network_memory(trace(narrow, images, "bytes")).peak_activation_bytes
+        peak = max(live_values_at(step.dependence.values[()], widths) for step in steps)
+        assert peak == network_memory(trace(narrow, images, "bytes")).peak_activation_bytes
+
+
+def reasons_of(groups):
+    return {number: group.frozen for number, group in enumerate(groups.groups)}
+
+
+def whole_widths(elastic, drawn):
+    """Return the width of each group, those that are not drawn at full width."""
+    return [drawn.get(number, size) for number, size in enumerate(elastic.sizes)]
 
 
 def test_channels_that_nobody_reads_are_those_that_a_narrower_network_lacks():
@@ -194,15 +202,13 @@ class ChannelsLast(nn.Module):
 @pytest.mark.parametrize("is_on_tokens", [False, True], ids=["map", "tokens"])
 def test_channels_that_are_last_are_followed(is_on_tokens):
     network, images = ChannelsLast(is_on_tokens), torch.rand(1, 3, 8, 12)
-    elastic = elastic_network(network, images)
-    assert checked_groups(network, images, elastic.groups).groups == elastic.groups.groups
-    assert [(elastic.groups.groups[n].name, elastic.groups.groups[n].size) for n in elastic.groups.open] == [
-        ("stem", 8),
-        ("expand", 24),
-    ]
-    widths = {0: 5, 1: 17}
+    elastic, groups = read_network(network, images)
+    assert checked_groups(network, images, groups).groups == groups.groups
+    assert [(groups.groups[n].name, groups.groups[n].size) for n in groups.open] == [("stem", 8), ("expand", 24)]
+    drawn = {0: 5, 1: 17}
+    widths = whole_widths(elastic, drawn)
     layers = [operation.layer for operation in elastic.at(widths).operations]
-    assert elastic.at(widths) == trace(narrowed(network, elastic.groups, widths), images, "bytes", fold=False)
+    assert elastic.at(widths) == trace(narrowed(network, groups, drawn), images, "bytes", fold=False)
     linear = [layer for layer in layers if (layer.in_channels, layer.out_channels) in ((5, 17), (17, 5))]
     assert [layer.macs for layer in linear] == [4 * 6 * 5 * 17] * 2
     assert layers[-1] == trace(nn.Conv2d(5, 2, 1), torch.rand(1, 5, 4, 6), fold=False).operations[0].layer
@@ -241,13 +247,14 @@ class Stacked(nn.Module):
 )
 def test_heads_of_attention_go_as_a_whole_and_what_is_stacked_stays_alike(network, sizes):
     images = torch.rand(1, 3, 4, 6)
-    elastic = elastic_network(network, images)
-    groups = checked_groups(network, images, elastic.groups)
+    elastic, read = read_network(network, images)
+    groups = checked_groups(network, images, read)
     found = [groups.groups[number] for number in groups.open]
     assert {group.name: (group.size, dict(group.slots)[f"{group.name}.weight", 0]) for group in found} == sizes
     for seed in range(3):
-        widths = zoo.drawn(groups, seed)
-        assert elastic.at(widths) == trace(narrowed(network, groups, widths), images, "bytes", fold=False)
+        drawn = zoo.drawn(groups, seed)
+        narrow = trace(narrowed(network, groups, drawn), images, "bytes", fold=False)
+        assert elastic.at(whole_widths(elastic, drawn)) == narrow
 
 
 class Tied(nn.Module):
@@ -351,19 +358,6 @@ def test_a_norm_that_applies_its_activation_holds_it():
     assert (block.expand_norm, block.expand_activation) == ("blocks.6.0.bn1", "blocks.6.0.bn1.act")
     assert (block.norm, block.activation) == ("blocks.6.0.bn2", "blocks.6.0.bn2.act")
     assert block.project_norm == "blocks.6.0.bn3"
-
-
-def test_the_page_of_networks_is_what_its_record_says():
-    path = Path(__file__).parent / "benchmarks" / "networks.py"
-    spec = importlib.util.spec_from_file_location("networks", path)
-    networks = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(networks)
-    rows = json.loads(path.with_suffix(".json").read_text(encoding="utf-8"))
-    assert networks.page(rows) == path.with_suffix(".md").read_text(encoding="utf-8")
-    assert rows.keys() == zoo.ZOO.keys()
-    assert rows.keys() >= FIXED.keys()
-    whole = {name for name, row in rows.items() if row["convolutions"] == row["of_convolutions"]}
-    assert rows.keys() - whole <= FIXED.keys()
 
 
 class Functional(nn.Module):

@@ -44,7 +44,7 @@ def try_apart(name, limit_s):
         said, why = run.stdout, f"the process ended with status {run.returncode}: {last_line(run.stderr)}"
         is_whole = run.returncode == 0
     except subprocess.TimeoutExpired as error:
-        said, why, is_whole = (error.stdout or b"").decode(), f"it took more than {limit_s:.0f} s", False
+        said, why, is_whole = (error.stdout or b"").decode(), f"it took more than {limit_s:g} s", False
     return row_of(said, "" if is_whole else why)
 
 
