@@ -130,7 +130,15 @@ def _killed_after(seconds):
     timer.start()
 
 
+def _few_rivals(names):
+    """Compare with these stock networks alone; pricing all takes a minute."""
+    from lightning_nas.jobs import rivals
+
+    rivals.RIVALS = tuple(names)
+
+
 _TROUBLE = {
+    "few_rivals": _few_rivals,
     "signal_at_checkpoint": _signal_at_checkpoint,
     "signal_at_line": _signal_at_line,
     "signal_in_step": _signal_in_step,

@@ -136,7 +136,10 @@ BAD = [
     (["--config-name", "multishot", "search.trials=0"], "`trials` must be at least 1; got 0"),
     (["--config-name", "multishot", "latency=0.01x"], "out of reach everywhere(.|\n)*At input size 32: .*below what"),
     (["--config-name", "digits", "search=joint", "shared_dir=shared"], "`shared_dir` needs search=decoupled"),
-    (["--config-name", "digits", "comparisons=[best]"], "each item one of uniform, random, rule; got (.|\n)*best"),
+    (
+        ["--config-name", "digits", "comparisons=[best]"],
+        "each item one of uniform, random, rule, stock; got (.|\n)*best",
+    ),
     (["--config-name", "digits", "taught_by=me"], "`taught_by` must be one of source, baseline, best; got 'me'"),
     (["--config-name", "digits", "search.choices=depth"], "`search.choices` must be one of both, widths, kinds; got"),
     (["--config-name", "digitz"], "no recipe 'digitz'; there are: classification, detection, digits"),

@@ -76,6 +76,7 @@ from lightning_nas.training import csv_logger
 EXEMPT = {
     "jobs.networks.": "checked by what makes the network",
     "jobs.rivals.Rival.": "what was priced",
+    "jobs.rivals.stock_rivals.bounds": "each is checked under the name of its cost",
     "supernet.trunk.Tap.": "what was measured",
     "budget.": "of a Budget, which checks itself, and of tables that the package made",
     "io.": "checks others' numbers",
@@ -449,16 +450,10 @@ def rows(folders, search):
         "supernet.trunk.limit_trunk": Row(
             trunk.limit_trunk, {"stride": 0}, {"trunk": nn.Sequential(nn.Conv2d(3, 8, 3, 2, 1)), "stride": 2}
         ),
-        "jobs.rivals.stock_rivals": Row(
-            rivals.stock_rivals,
-            {"num_classes": 0, "budget_ms": 0},
-            {
-                "names": [],
-                "num_classes": 2,
-                "example_input": image,
-                "estimator": LinearEstimator(),
-                "budget_ms": 1.0,
-            },
+        "jobs.rivals.best_rival": Row(
+            rivals.best_rival,
+            {"budget_ms": 0},
+            {"rivals": [], "make": None, "example_input": image, "estimator": LinearEstimator(), "budget_ms": 1.0},
         ),
         "tasks.boxes.pick": Row(
             boxes.pick,

@@ -11,11 +11,10 @@ from torch import nn
 from torch.nn import functional
 from torch.nn.modules.batchnorm import _BatchNorm
 from torchvision.models import detection, segmentation
-from torchvision.models.detection import FasterRCNN
+from torchvision.models.detection import FCOS, FasterRCNN, RetinaNet
 from torchvision.models.detection.anchor_utils import AnchorGenerator
 from torchvision.models.detection.backbone_utils import _mobilenet_extractor
-
-from lightning_nas.graph.detector import without_detection
+from torchvision.models.detection.ssd import SSD
 
 TORCHVISION = (
     *("mobilenet_v2", "mobilenet_v3_small", "mobilenet_v3_large", "mnasnet0_5", "mnasnet1_0", "efficientnet_b0"),
@@ -280,15 +279,31 @@ ZOO: dict[str, Callable[[], nn.Module]] = {
 }
 
 
-class _OneImage(nn.Module):
-    """A detector that takes a list of images, run on a batch of one."""
+class OneImage(nn.Module):
+    """A detector that takes a list of images, run on a batch of one; in training its losses, of a made-up object."""
 
     def __init__(self, detector: nn.Module) -> None:
         super().__init__()
         self.detector = detector
 
     def forward(self, images):
-        return self.detector([images[0]])
+        if not self.training:
+            return self.detector([images[0]])
+        box = torch.tensor([[20.0, 30.0, 160.0, 200.0]], device=images.device)
+        target = {"boxes": box, "labels": torch.ones(1, dtype=torch.int64, device=images.device)}
+        return self.detector([*images], [target] * len(images))
+
+
+class BackboneAndHead(nn.Module):
+    """What of a detector runs on an accelerator, of a class of these tests: a process without the package can load."""
+
+    def __init__(self, detector: SSD | FCOS | RetinaNet) -> None:
+        super().__init__()
+        self.backbone, self.head = detector.backbone, detector.head
+
+    def forward(self, images):
+        features = self.backbone(images)
+        return self.head([features] if isinstance(features, torch.Tensor) else list(features.values()))
 
 
 def is_available(name: str) -> bool:
@@ -302,8 +317,11 @@ def build(name: str, seed: int = 0) -> tuple[nn.Module, torch.Tensor]:
     Statistics and scales of its norms are drawn as a trained network has them, so that equal outputs mean something.
     """
     torch.manual_seed(seed)
-    network = without_detection(ZOO[name]())
-    network = _OneImage(network) if isinstance(network, FasterRCNN) else network
+    network = ZOO[name]()
+    if isinstance(network, FasterRCNN):
+        network = OneImage(network)
+    elif isinstance(network, SSD | FCOS | RetinaNet):
+        network = BackboneAndHead(network)
     generator = torch.Generator().manual_seed(seed + 1)
     with torch.no_grad():
         for module in network.modules():
@@ -315,6 +333,14 @@ def build(name: str, seed: int = 0) -> tuple[nn.Module, torch.Tensor]:
                     module.bias.normal_(0, 0.1, generator=generator)
     size = 320 if "320" in name else 224 if name.startswith("detection") else 64
     return network.eval(), torch.rand(1, 3, size, size, generator=generator)
+
+
+def tensors(found) -> list[torch.Tensor]:
+    """Return the tensors in nested tuples, lists and dictionaries, in order, without any help of the package."""
+    if isinstance(found, torch.Tensor):
+        return [found]
+    found = list(found.values()) if isinstance(found, dict) else found
+    return [tensor for part in found for tensor in tensors(part)] if isinstance(found, list | tuple) else []
 
 
 def drawn(groups, seed: int) -> dict[int, int]:

@@ -11,6 +11,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from devices_page import devices_page
+from networks_page import networks_page, read_rows
 from results_page import page_path, results_page
 
 from lightning_nas.estimator.files import TARGETS, available_devices, read_device
@@ -31,6 +32,8 @@ def pages(results: Path) -> Iterator[tuple[Path, str]]:
         results / "estimator.md",
         devices_page([read_device(TARGETS / f"{name}.json") for name in available_devices()]),
     )
+    if rows := read_rows(results / "networks.json"):
+        yield results / "networks.md", networks_page(rows)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

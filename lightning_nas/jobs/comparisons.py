@@ -27,9 +27,10 @@ from lightning_nas.supernet.subnet import supernet_with
 
 __all__ = ["Comparison", "comparison_architectures", "fused_everywhere", "fused_where_faster", "inherit"]
 
-Comparison = Literal["uniform", "random", "rule"]
+Comparison = Literal["uniform", "random", "rule", "stock"]
 """``uniform``: the source with all widths scaled by one ratio; ``random``: three subnets within the budgets; ``rule``:
-blocks fused where the estimator says that it pays, widths scaled by one ratio and rounded to the lanes."""
+blocks fused where the estimator says that it pays, widths scaled by one ratio and rounded to the lanes; ``stock``: the
+best stock network within the budgets, see `lightning_nas.jobs.stock_comparison`."""
 
 log = logging.getLogger(__name__)
 
@@ -48,10 +49,10 @@ Scaled = Callable[[float], Architecture]
 def comparison_architectures(
     names: Sequence[Comparison], space: SearchSpace, estimator: CostModel, limits: Limits, seed: int
 ) -> dict[str, Architecture]:
-    """Return by name the architectures that a search is compared with: those that keep its budgets.
+    """Return by name the architectures that a search is compared with: those of its space that keep its budgets.
 
     Args:
-        names: The kinds of networks; ``random`` gives three.
+        names: The kinds of networks; ``random`` gives three, and ``stock`` none, which is no member of the space.
         space: The space that was searched.
         estimator: The estimator of the device.
         limits: What they have to keep.
@@ -64,6 +65,8 @@ def comparison_architectures(
     for name in names:
         if name not in get_args(Comparison):
             raise ValueError(f"`comparisons` can hold {', '.join(get_args(Comparison))}; got {name!r}.")
+        if name == "stock":
+            continue
         if name == "random":
             drawn = _random(space, estimator, limits, seed)
             found |= {f"random {number}": architecture for number, architecture in enumerate(drawn, start=1)}

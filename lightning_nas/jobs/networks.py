@@ -16,7 +16,7 @@ from lightning_nas.tasks.detector import detector
 from lightning_nas.tasks.segmenter import segmenter
 from lightning_nas.training.fingerprint import plain
 
-__all__ = ["BUILDERS", "check_network", "make_network", "network_settings"]
+__all__ = ["BUILDERS", "check_network", "make_network", "network_settings", "stock_name", "stock_variant"]
 
 BUILDERS: Mapping[str, Callable[..., nn.Module]] = {
     "classification": stock_network,
@@ -87,6 +87,52 @@ def network_settings(make: Callable[..., nn.Module], num_classes: int) -> dict[s
     return {"_target_": _path(function), "num_classes": num_classes, **plain(kept)}
 
 
+def stock_name(make: Callable[..., nn.Module]) -> str | None:
+    """Return the name of the stock network that a recipe is built on; None of a callable that is none of `BUILDERS`.
+
+    Args:
+        make: Makes the network of the recipe.
+
+    Example::
+
+        >>> stock_name(partial(detector)), stock_name(partial(stock_network, name="resnet18")), stock_name(nn.Identity)
+        ('mobilenet_v2', 'resnet18', None)
+    """
+    function, _, arguments = _opened(make)
+    if function not in BUILDERS.values():
+        return None
+    key = _stock_key(function)
+    return str(arguments.get(key, inspect.signature(function).parameters[key].default))
+
+
+def stock_variant(make: Callable[..., nn.Module], name: str, num_classes: int, weights: str | None = None) -> nn.Module:
+    """Return the network of a recipe on another stock network: with the same head, without options of its own one.
+
+    Args:
+        make: Makes the network of the recipe; of a callable that is none of `BUILDERS` a classifier takes the place.
+        name: The other stock network.
+        num_classes: Number of classes.
+        weights: None for random ones, or ``imagenet``.
+
+    Raises:
+        ValueError: There is no such network, or it does not go with the head.
+        TypeError: Its modules do not run in a chain, as a head needs it.
+
+    Example::
+
+        >>> make = partial(segmenter, backbone="mobilenet_v2", head_width=16, width_mult=0.5)
+        >>> stock_variant(make, "resnet18", num_classes=3).head.classify_high
+        Conv2d(16, 3, kernel_size=(1, 1), stride=(1, 1))
+    """
+    function, _, arguments = _opened(make)
+    if function not in BUILDERS.values():
+        function, arguments = stock_network, {}
+    named, _ = _parameters(function)
+    kept = {key: value for key, value in arguments.items() if key in named and key not in _WEIGHTS}
+    changed = {_stock_key(function): name, "num_classes": num_classes, "weights": weights}
+    return function(**{**kept, **changed})
+
+
 def check_network(config: DictConfig) -> None:
     """Raise a ValueError where a recipe names a stock network that there is not, before anything is made of it.
 
@@ -115,6 +161,11 @@ def _parameters(function: Callable[..., nn.Module]) -> tuple[frozenset[str], boo
     except (TypeError, ValueError):  # of a class in C, which says nothing
         return frozenset(), True
     return frozenset(parameters), any(one.kind is one.VAR_KEYWORD for one in parameters.values())
+
+
+def _stock_key(function: Callable[..., nn.Module]) -> str:
+    """Return which argument of one of `BUILDERS` names the stock network."""
+    return "name" if function is stock_network else "backbone"
 
 
 def _path(function: Callable[..., nn.Module]) -> str:

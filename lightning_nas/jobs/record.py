@@ -25,6 +25,7 @@ from lightning_nas.jobs.block_costs import block_costs
 from lightning_nas.jobs.comparisons import fused_everywhere, fused_where_faster
 from lightning_nas.jobs.plan import Epochs
 from lightning_nas.report.network_record import BudgetRecord, ComparisonRecord, CostRecord, MetricRecord, NetworkRecord
+from lightning_nas.report.rivals import shown_name
 from lightning_nas.report.run import write_architecture_svg, write_report
 from lightning_nas.report.run_record import EpochsRecord, FusingRecord, ProvenanceRecord, RunRecord
 from lightning_nas.report.search_record import SearchRecord
@@ -153,17 +154,18 @@ def write_run(run_dir: Path, outcome: Outcome) -> RunRecord:
 
 def summary(record: RunRecord) -> str:
     """Return baseline, comparisons and subnet as a table of text."""
-    lines = [f"{'':<10}{'latency':>12}{'compiled':>12}{'parameters':>16}{'test':>10}"]
     networks: dict[str, NetworkRecord | ComparisonRecord] = {
         "baseline": record.baseline,
-        **record.comparisons,
+        **{shown_name(name, other.network): other for name, other in record.comparisons.items()},
         "subnet": record.subnet,
     }
+    wide = max(10, *(len(name) + 1 for name in networks))
+    lines = [f"{'':<{wide}}{'latency':>12}{'compiled':>12}{'parameters':>16}{'test':>10}"]
     for name, network in networks.items():
         cost, metric = network.cost, network.metric
         compiled = "-" if cost.verified_latency_ms is None else f"{cost.verified_latency_ms:.4f} ms"
         value = "-" if metric is None else f"{metric.value:.4f}"
-        lines.append(f"{name:<10}{cost.latency_ms:>9.4f} ms{compiled:>12}{cost.parameter_bytes:>14,} B{value:>10}")
+        lines.append(f"{name:<{wide}}{cost.latency_ms:>9.4f} ms{compiled:>12}{cost.parameter_bytes:>14,} B{value:>10}")
     before, after = record.baseline.cost, record.subnet.cost
     saved = _saved_text(before.latency_ms, after.latency_ms) or "n/a"
     compiled_saved = _saved_text(before.verified_latency_ms, after.verified_latency_ms)

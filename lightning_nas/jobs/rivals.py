@@ -3,22 +3,27 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
 from typing import Protocol
 
 import numpy as np
+import timm
 from numpy.typing import NDArray
-from torch import Tensor
+from torch import Tensor, nn
 from torchvision import models
 from tqdm import tqdm
 
-from lightning_nas.graph.decompose import decompose
+from lightning_nas.budget.budget import LATENCY, PARAMETERS, PEAK_ACTIVATIONS
+from lightning_nas.graph.decompose import split
+from lightning_nas.graph.memory import network_memory
 from lightning_nas.graph.subgraph import Subgraph
+from lightning_nas.graph.trace import trace
 from lightning_nas.io.numbers import check_number
-from lightning_nas.supernet.stock import check_stock_name, library_of, stock_network, without_memory
+from lightning_nas.supernet.stock import check_stock_name, library_of, without_memory
 
-__all__ = ["RIVALS", "Rival", "stock_rivals"]
+__all__ = ["RIVALS", "Rival", "best_rival", "is_same_stock", "stock_rivals"]
 
 log = logging.getLogger(__name__)
 
@@ -34,6 +39,12 @@ RIVALS = (
 )
 """Small networks of torchvision and timm: what people put on phones and on accelerators at the edge."""
 
+# What libraries and heads raise where a network does not fit.
+_UNFIT = (ValueError, RuntimeError, TypeError, LookupError, ArithmeticError, AssertionError)
+_COSTS = (LATENCY, PARAMETERS, PEAK_ACTIVATIONS)
+# A backend takes about a second for a network.
+_MAX_MEASURED = 16
+
 
 class Pricer(Protocol):
     """Prices the parts of networks, as `lightning_nas.estimator.Estimator` does."""
@@ -43,81 +54,162 @@ class Pricer(Protocol):
         ...
 
 
+class Verifier(Protocol):
+    """Measures whole networks, as `lightning_nas.estimator.Estimator` does."""
+
+    def verify_ms(self, network: nn.Module, example_input: Tensor, /) -> float | None:
+        """Return the latency of a network in milliseconds; None where no backend is here."""
+        ...
+
+
 @dataclass(frozen=True)
 class Rival:
-    """A stock network within a budget.
+    """A stock network within the bounds of a search.
 
     Attributes:
         name: Its name, as `stock_network` takes it.
         latency_ms: What the estimator says of it.
-        options: What `stock_network` makes it of, its name and number of classes.
         imagenet_accuracy: Top-1 accuracy on ImageNet in percent, where its library says it; timm does not.
+        has_weights: Whether its library has weights of ImageNet for it.
     """
 
     name: str
     latency_ms: float
-    options: Mapping[str, object] = field(default_factory=dict)
     imagenet_accuracy: float | None = None
+    has_weights: bool = False
 
 
 def stock_rivals(
-    names: Iterable[str], num_classes: int, example_input: Tensor, estimator: Pricer, budget_ms: float
+    names: Iterable[str],
+    make: Callable[[str], nn.Module],
+    example_input: Tensor,
+    estimator: Pricer,
+    bounds: Mapping[str, float],
 ) -> list[Rival]:
     """Return the stock networks within a latency, the dearest first: more time mostly buys accuracy.
 
     Where accuracies on ImageNet are known, the more accurate of these take the earlier of their places. Networks are
-    traced without weights. Those that cannot be priced, or do not run on images of this size, are left out and logged.
+    traced without weights. Those that cannot be made or priced, or do not run on images of this size, are left out and
+    logged.
 
     Args:
         names: What is priced, such as `RIVALS`.
-        num_classes: Outputs of the classifiers.
+        make: Makes the network of a name: a classifier, or what reads it as its backbone.
         example_input: One image, shape (1, 3, H, W).
-        estimator: Prices their parts.
-        budget_ms: Most milliseconds.
+        estimator: Prices them.
+        bounds: The most that each may cost, by the name of the cost as in `lightning_nas.budget.budget`: a latency in
+            milliseconds, and where there are such limits bytes of parameters and of peak activations.
 
     Raises:
-        ValueError: There is no such network, or the budget is no number above 0.
+        ValueError: There is no such network or cost, no latency, or a bound is no number above 0.
 
     Example::
 
         >>> import torch
         >>> from lightning_nas.estimator import Estimator
+        >>> from lightning_nas.supernet import stock_network
         >>> images, estimator = torch.zeros(1, 3, 96, 96), Estimator.load("ethos_u85_1024")
-        >>> [rival.name for rival in stock_rivals(["mobilenetv2_035", "mobilenetv2_050"], 2, images, estimator, 0.4)]
+        >>> names = ["mobilenetv2_035", "mobilenetv2_050"]
+        >>> found = stock_rivals(names, lambda name: stock_network(name, 2), images, estimator, {"latency_ms": 0.4})
+        >>> [rival.name for rival in found]
         ['mobilenetv2_050', 'mobilenetv2_035']
     """
-    check_number("num_classes", num_classes, whole=True, least=1)
-    check_number("budget_ms", budget_ms, above=0)
+    _check_bounds(bounds)
     wanted = list(names)
     for name in wanted:
         check_stock_name(name)
-    rivals, refused = [], []
+    rivals, refused, num_priced = [], [], 0
     for name in tqdm(wanted, desc="Pricing stock networks", unit="network", leave=False):
         try:
-            latency_ms = _latency_ms(name, num_classes, example_input, estimator)
-        except (ValueError, RuntimeError, TypeError) as error:
-            refused.append(f"{name} ({' '.join(str(error).split())})")
+            costs = _costs(partial(make, name), example_input, estimator)
+        except _UNFIT as error:
+            reason, *_ = " ".join(str(error).split()).split(" HINT:")  # which is said to users of one network
+            refused.append(f"{name} ({reason})")
             continue
-        options = {"name": name, "num_classes": num_classes}
-        rivals.append(Rival(name, latency_ms, options, _imagenet_accuracy(name)))
+        num_priced += 1
+        if all(costs[cost] <= bound for cost, bound in bounds.items()):
+            rivals.append(Rival(name, costs[LATENCY], _imagenet_accuracy(name), _has_weights(name)))
     if refused:
         log.info("Stock networks that cannot be priced at this size: %s", "; ".join(refused))
-    within = [rival for rival in rivals if rival.latency_ms <= budget_ms]
-    log.info("%d of %d stock networks are within %.4g ms", len(within), len(rivals), budget_ms)
-    return _ranked(within)
+    limits = ", ".join(f"{cost}={bound:.4g}" for cost, bound in bounds.items())
+    log.info("%d of %d stock networks are within %s", len(rivals), num_priced, limits)
+    return _ranked(rivals)
 
 
-def _latency_ms(name: str, num_classes: int, example_input: Tensor, estimator: Pricer) -> float:
-    network = without_memory(lambda: stock_network(name, num_classes))
+def best_rival(
+    rivals: Sequence[Rival],
+    make: Callable[[str], nn.Module],
+    example_input: Tensor,
+    estimator: Verifier,
+    budget_ms: float,
+) -> Rival | None:
+    """Return the first of some rivals that the device's backend, where it is installed, keeps within a latency, too.
+
+    Args:
+        rivals: The rivals, the best first.
+        make: Makes the network of a name.
+        example_input: One image, shape (1, 3, H, W).
+        estimator: Measures whole networks by its backend.
+        budget_ms: Most milliseconds.
+    """
+    check_number("budget_ms", budget_ms, above=0)
+    for rival in rivals[:_MAX_MEASURED]:
+        network = without_memory(partial(make, rival.name))
+        measured_ms = estimator.verify_ms(network, example_input[:1].to("meta"))
+        if measured_ms is None or measured_ms <= budget_ms:
+            return rival
+        log.info("%s takes %.4g ms by the backend, over the budget", rival.name, measured_ms)
+    return None
+
+
+def is_same_stock(name: str, other: str) -> bool:
+    """Return whether two names are those of one stock network, whichever library makes it.
+
+    Example::
+
+        >>> is_same_stock("resnet18", "torchvision/resnet18"), is_same_stock("resnet18", "resnet34")
+        (True, False)
+    """
+    return _plain(name) == _plain(other)
+
+
+def _check_bounds(bounds: Mapping[str, float]) -> None:
+    if LATENCY not in bounds:
+        raise ValueError(f"`bounds` must hold {LATENCY}; got {', '.join(bounds) or 'none'}.")
+    for cost, bound in bounds.items():
+        if cost not in _COSTS:
+            raise ValueError(f"`bounds` can hold {', '.join(_COSTS)}; got {cost!r}.")
+        check_number(cost, bound, above=0)
+
+
+def _costs(make: Callable[[], nn.Module], example_input: Tensor, estimator: Pricer) -> dict[str, float]:
+    """Return what a network costs, by the name of the cost."""
     # Nothing of a price depends on a value.
-    parts = decompose(network, example_input[:1].to("meta"), getattr(estimator, "fallback", None))
-    return float(estimator.predict_ms(parts).sum())
+    network = trace(without_memory(make), example_input[:1].to("meta"), getattr(estimator, "fallback", None))
+    memory = network_memory(network)
+    return {
+        LATENCY: float(estimator.predict_ms(split(network)).sum()),
+        PARAMETERS: float(memory.parameter_bytes),
+        PEAK_ACTIVATIONS: float(memory.peak_activation_bytes),
+    }
+
+
+def _plain(name: str) -> str:
+    """Return the name of a network without that of its library."""
+    return name.removeprefix("torchvision/").removeprefix("timm/")
+
+
+def _has_weights(name: str) -> bool:
+    if library_of(name) == "torchvision":
+        return bool(len(models.get_model_weights(_plain(name))))
+    settings = timm.get_pretrained_cfg(_plain(name))
+    return settings is not None and bool(settings.has_weights)
 
 
 def _imagenet_accuracy(name: str) -> float | None:
     if library_of(name) != "torchvision":
         return None
-    weights = models.get_model_weights(name.removeprefix("torchvision/"))
+    weights = models.get_model_weights(_plain(name))
     found = [entry.meta["_metrics"]["ImageNet-1K"]["acc@1"] for entry in weights if "_metrics" in entry.meta]
     return max(map(float, found), default=None)
 

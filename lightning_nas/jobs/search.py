@@ -29,6 +29,7 @@ from lightning_nas.jobs.pictures import write_run_picture
 from lightning_nas.jobs.plan import FinetunePlan, Goal, Model, Run, SearchPlan
 from lightning_nas.jobs.record import Compared, Outcome, cost_of, log_hints, summary, write_run
 from lightning_nas.jobs.search_data import SearchData, datamodule_of
+from lightning_nas.jobs.stock_comparison import stock_comparison
 from lightning_nas.jobs.teacher import Teacher, better_teacher, is_teachable
 from lightning_nas.report.network_record import MetricRecord
 from lightning_nas.report.run_record import RunRecord
@@ -94,6 +95,10 @@ class SearchJob:
         reach = format_reach(self.limits)
         log.info("Budgets and what the space of %.3g architectures can reach:\n%s", count, reach)
         self.others = comparison_architectures(finetune.comparisons, self.space, self.estimator, self.limits, run.seed)
+        self.stock = None
+        if "stock" in finetune.comparisons:
+            parts = self.example, self.estimator, self.limits, self.space.is_classifier
+            self.stock = stock_comparison(run, model, *parts)
         self.is_teachable = is_teachable(model.task)
         prepare([model.data])
         training = self._training_settings()
@@ -163,9 +168,7 @@ class SearchJob:
         with self.shared.alone():
             # A copy, since the source itself is judged and teaches below.
             baseline = self._task(deepcopy(self.source), **(plan.task or {}))
-            # A search that was not ready may have trained for longer than was planned; so does the baseline.
-            length = self.searched.epochs + self.run.epochs.finetune
-            self.baseline_fit = self.shared.fit("baseline", baseline, length, averaging=plan.averaging)
+            self.baseline_fit = self.shared.fit("baseline", baseline, self._length, averaging=plan.averaging)
             trainer = self.baseline_fit.trainer
             self.baseline_metric = MetricRecord(**self.shared.test(trainer, baseline))
             source = self._task(deepcopy(self.source))
@@ -184,6 +187,7 @@ class SearchJob:
         self._choose()
         self._finetune_subnet()
         self._finetune_others()
+        self._train_stock()
 
     def record(self) -> RunRecord:
         """Write the files of the run, and return the content of result.json."""
@@ -253,6 +257,26 @@ class SearchJob:
                 other = self._finetuned_module(network, its_teacher)
                 metric = self.shared.train(label, other, self.run.epochs.finetune, self.finetuning.averaging)
             self.compared.append(Compared(name, cost_of(self.estimator, architecture), MetricRecord(**metric)))
+
+    def _train_stock(self) -> None:
+        """Train the stock network as the baseline was: as the source, and on for as long."""
+        if self.stock is None:
+            return
+        stock, plan = self.stock, self.finetuning
+        log.info("Training the stock network %s, for comparison", stock.name)
+        with self.shared.alone():
+            self.run.begin_random()
+            if self.run.epochs.source:
+                self.shared.fit(f"{stock.label}-source", self._task(stock.network), self.run.epochs.source)
+            self.run.begin_random()
+            module = self._task(stock.network, **(plan.task or {}))
+            metric = self.shared.train(stock.label, module, self._length, plan.averaging)
+        self.compared.append(Compared("stock", stock.cost, MetricRecord(**metric), stock.name))
+
+    @property
+    def _length(self) -> int:
+        """Epochs of the baseline: a search that was not ready may have trained for longer than was planned."""
+        return self.searched.epochs + self.run.epochs.finetune
 
     def _training_settings(self) -> dict[str, object]:
         """Return the settings of source, supernet and baseline, which runs of several budgets can share."""

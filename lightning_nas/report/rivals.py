@@ -20,6 +20,7 @@ __all__ = [
     "rivals",
     "rivals_of",
     "rivals_table",
+    "shown_name",
     "verdict_text",
     "verdicts",
 ]
@@ -93,6 +94,21 @@ def rivals_of(comparisons: Mapping[str, ComparisonRecord]) -> dict[str, RivalPoi
         shown = shown if network.network is None else f"{shown} {network.network}"
         networks.setdefault(shown, []).append(network)
     return {name: _mean(items) for name, items in networks.items()}
+
+
+def shown_name(name: str, network: str | None) -> str:
+    """Return what pages of one run call a network that it was compared with.
+
+    Args:
+        name: Its name in the record.
+        network: Which stock network it is, if it is one.
+
+    Example::
+
+        >>> shown_name("stock", "resnet18"), shown_name("random 1", None)
+        ('stock network resnet18', 'random 1')
+    """
+    return name if network is None else f"{_NAMES.get(name, name)} {network}"
 
 
 def rivals(runs: Sequence[RecordedRun]) -> list[Rival]:

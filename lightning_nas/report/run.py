@@ -13,6 +13,7 @@ from lightning_nas.report.architecture_svg import BlockCost, architecture_svg
 from lightning_nas.report.network_record import BudgetRecord, ComparisonRecord, NetworkRecord
 from lightning_nas.report.page import figures as page_figures
 from lightning_nas.report.page import page, table, terms
+from lightning_nas.report.rivals import shown_name
 from lightning_nas.report.run_record import RunRecord
 from lightning_nas.report.search_record import SearchRecord
 from lightning_nas.report.svg import Point, line_chart, scatter_chart, standalone
@@ -145,7 +146,7 @@ def _headline(record: RunRecord) -> str:
 def _cost_table(record: RunRecord) -> str:
     networks: dict[str, NetworkRecord | ComparisonRecord] = {
         "Baseline": record.baseline,
-        **record.comparisons,
+        **{shown_name(name, other.network): other for name, other in record.comparisons.items()},
         "Subnet": record.subnet,
     }
     rows = []
