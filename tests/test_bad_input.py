@@ -30,16 +30,11 @@ def converted(blocks):
     torch.manual_seed(0)
     network, image = small_network(), torch.zeros(1, 3, 32, 32)
     space = space_of(network, image, options=SpaceOptions(ratios=(1.0,) if blocks is None else (0.5, 0.75, 1.0)))
-    choices, reference = iter(enumerate(zip(space.choices, space.reference, strict=True))), list(space.reference)
-    stages = []
-    for stage in space.stages:
-        fixed = []
-        for number, (choice, own) in (next(choices) for _ in stage.blocks):
-            if blocks is None or number in blocks:
-                choice, reference[number] = dataclasses.replace(choice, options=(choice.options[own],)), 0
-            fixed.append(choice)
-        stages.append(dataclasses.replace(stage, blocks=tuple(fixed)))
-    space = dataclasses.replace(space, stages=tuple(stages), reference=tuple(reference))
+    choices = [
+        dataclasses.replace(choice, options=(choice.own,)) if blocks is None or number in blocks else choice
+        for number, choice in enumerate(space.choices)
+    ]
+    space = dataclasses.replace(space, choices=tuple(choices))
     return supernet_from(network, image, space)
 
 
@@ -48,7 +43,7 @@ def test_a_block_of_one_option_keeps_it(tmp_path):
     own = module.network.supernet.space.choices[2].options
     assert len(own) == 1
     fit(module, search, tmp_path)
-    assert search.architecture.blocks[2].option == own[0]
+    assert search.architecture.blocks[2][1] == own[0]
     assert search.history
     assert within(search)
 
@@ -154,12 +149,12 @@ def test_a_budget_out_of_reach_on_resume_stops_before_anything_is_done(tmp_path,
     [
         (
             {"kernels": (3,)},
-            r": `network\.features\.1\.candidates\.ds\..* is \(32, 1, 5, 5\) there and \(32, 1, 3, 3\) here",
+            r": `network\.features\.1\.conv\.0\.0\.weight` is \(32, 1, 5, 5\) there and \(32, 1, 3, 3\) here",
         ),
-        ({"kernels": (3, 7)}, r": `network\.features\.1\.candidates\.ds\..* is \(32, 1, 5, 5\) there"),
+        ({"kernels": (3, 7)}, r": `network\.features\.1\.conv\.0\.0\.weight` is \(32, 1, 5, 5\) there"),
         (
             {"kernels": (3, 5), "kinds": ("ibn",)},
-            r": `network\.features\.2\.candidates\.fused\..*` is .* there and not here",
+            r": `network\.features\.2\.conv\.0\.0\.fused\.weight` is .* there and not here",
         ),
         ({"kernels": (3, 5), "ratios": (1.0,)}, r"\. "),
         ({"kernels": (3, 5), "ratios": (0.25, 0.75, 1.0)}, r"\. "),
@@ -176,11 +171,17 @@ def test_a_checkpoint_of_another_space_is_refused_in_a_sentence(tmp_path, checkp
     ) as error:
         fit(module, search, tmp_path, ckpt_path=checkpoint, data=Stateful())
     assert "HINT: convert the same network with the same options" in str(error.value)
-    assert len(str(error.value)) < 300
+    assert len(str(error.value)) < 350
     assert not search.history
     assert not list(tmp_path.iterdir())
 
 
-def test_weights_of_no_supernet_are_told_apart_by_pytorch():
-    with pytest.raises(RuntimeError, match="Missing key"):
+def test_weights_of_a_plain_network_are_refused_and_told_when_they_are_loaded():
+    message = r"`features\.1\.conv\.0\.0\.weight` is \(32, 1, 3, 3\) there and \(32, 1, 5, 5\) here.* not converted"
+    with pytest.raises(ValueError, match=message):
         make_supernet().load_state_dict(small_network().state_dict())
+
+
+def test_weights_of_none_of_its_modules_are_told_apart_by_pytorch():
+    with pytest.raises(RuntimeError, match="Missing key"):
+        make_supernet().load_state_dict({"head.weight": torch.zeros(1)})

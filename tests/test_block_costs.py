@@ -54,7 +54,7 @@ def test_inverted_bottlenecks_have_their_expansion_kernel_and_stride():
     assert [block.kind for block in blocks] == ["other", "ds", *["ibn"] * 16, "other"]
     assert [(block.name, block.in_width, block.out_width) for block in blocks[1:4]] == [
         ("features.1.conv", 32, 16),
-        ("features.2.conv.0.0", 16, 24),
+        ("features.2.conv", 16, 24),
         ("features.3", 24, 24),
     ]
     assert [block.label for block in blocks[1:4]] == ["k3", "e6 k3 s2", "e6 k3"]
@@ -101,12 +101,12 @@ def test_a_block_keeps_its_place_whatever_it_is():
     network, images = mobilenet_v2().eval(), torch.zeros(1, 3, 64, 64)
     space = space_around(network, images)
     source = space.decode(space.reference_encoding)
-    chosen = member(space, features_2_conv_0_0="fused", features_3="skip", features_5="fused")
+    chosen = member(space, features_2_conv="fused", features_3="skip", features_5="fused")
     subnet, baseline = block_costs(predict_ms, [chosen, source])
     names = [block.name for block in baseline]
     assert [block.name for block in subnet] == [name for name in names if name != "features.3"]
     kinds = {block.name: block.kind for block in subnet}
-    assert [name for name, kind in kinds.items() if kind == "fused"] == ["features.2.conv.0.0", "features.5"]
+    assert [name for name, kind in kinds.items() if kind == "fused"] == ["features.2.conv", "features.5"]
     assert SKIP in dict(chosen.blocks).values()
     picture = architecture_svg(subnet, baseline)
     # One outline a block of the baseline, and one in the legend.

@@ -11,6 +11,7 @@ from torchvision.models import mobilenet_v2
 from lightning_nas import Estimator, space_of
 from lightning_nas.budget.budget import Budget
 from lightning_nas.jobs.comparisons import comparison_architectures, fused_everywhere, fused_where_faster, inherit
+from lightning_nas.space.options import SpaceOptions
 
 NAMES = ("uniform", "random", "rule")
 
@@ -39,12 +40,28 @@ def test_a_plain_multiplier_scales_all_widths_alike(space, costs):
     (uniform,) = comparison_architectures(("uniform",), space, costs, limits, seed=0).values()
     source = space.decode(space.reference_encoding)
     assert uniform.blocks == source.blocks
-    pairs = [(width, full) for (_, width), (_, full) in zip(uniform.widths, source.widths, strict=True)]
-    assert len(pairs) == len(space.network.open)
+    widths, full = space.widths_of(uniform), space.network.sizes
+    hidden = {choice.block.group for choice in space.choices if choice.block is not None and choice.size}
+    # All, also those of which lanes of 16 leave no other width to search.
+    free = {*space.network.open} - hidden
+    assert free > {*space.nodes_of} - hidden
     # One ratio gives all of them, as near as whole channels can be to it.
-    least = max((width - 0.5) / full for width, full in pairs)
-    most = min((width + 0.5) / full for width, full in pairs)
+    least = max((widths[group] - 0.5) / full[group] for group in free)
+    most = min((widths[group] + 0.5) / full[group] for group in free)
     assert least <= most < 1
+    # Those within blocks follow their inputs by the expansion, which stays.
+    assert widths == space.with_hidden(widths, [choice.own for choice in space.choices])
+    assert any(widths[group] < full[group] for group in hidden)
+
+
+@pytest.mark.parametrize("options", [{"except_": ["features.6*"]}, {"widths": {"features.6*": []}}])
+def test_a_plain_multiplier_leaves_what_the_user_leaves(network, costs, options):
+    space = space_of(network, torch.zeros(1, 3, 64, 64), costs.lanes, options=SpaceOptions(**options))
+    limits = limits_of(space, costs, Budget(latency="0.9x"))
+    (uniform,) = comparison_architectures(("uniform",), space, costs, limits, seed=0).values()
+    assert dict(uniform.widths)["features.6.0"] == 1280
+    assert dict(uniform.widths)["features.0.0"] < 32
+    assert "features.6.0" in space.table().partition("not searched")[2]
 
 
 def test_the_rule_fuses_what_pays_and_fills_the_lanes(space, costs):

@@ -253,7 +253,7 @@ def test_the_first_population_is_near_the_source_where_that_is_known(two_sizes):
     genes, found = distances(near)
     # They are nearer than what is drawn without knowing, none is nearer than the first at its size, and they differ.
     assert max(found) < np.mean(distances(plain)[1])
-    assert len(set(genes)) > 4
+    assert len(set(genes)) >= 4
     assert found[0] == min(distance for g, distance in zip(genes, found, strict=True) if g[0] == genes[0][0])
 
 

@@ -49,6 +49,7 @@ def finish(ground, brief, final, variants=(0, 0, 0), finalists=1):
         alone=nullcontext,
         train_baseline=lambda: (MetricRecord("mIoU", 0.9, "test"), 0),
         finetune=finetune,
+        source_of=lambda genes: None,
         metric=TaskMetric("mIoU", "miou"),
         network_settings={},
         data_name="",

@@ -1,7 +1,6 @@
 """What a run says of its command: all that matters, and nothing of one machine."""
 
-from lightning_nas.graph.subgraph import Subgraph
-from lightning_nas.jobs.record import _block_cost, _command
+from lightning_nas.jobs.record import _command
 
 
 def test_folders_of_one_machine_are_left_out():
@@ -11,8 +10,3 @@ def test_folders_of_one_machine_are_left_out():
     assert _command(["prog", "--config-name", "detection", *given, *places]) == (
         f"lightning-nas --config-name detection {wanted}"
     )
-
-
-def test_blocks_are_drawn_at_the_size_of_their_output():
-    block = _block_cost(Subgraph("ibn", 63, 80, 16, 96, 24, kernel=3, stride=2), 1.0)
-    assert block.resolution == (32, 40)

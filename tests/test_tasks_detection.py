@@ -160,7 +160,8 @@ def test_heads_are_sliced_with_the_backbone_and_priced(backbone, head):
     subnet = derive(network, nodes).eval()
     with torch.no_grad():
         pairs = zip(network(images), subnet(images), strict=True)
-        assert all(torch.equal(a, b) for a, b in pairs)
+        # Up to rounding: untrained deep maps are as small as 1e-16.
+        assert all(float((a - b).abs().max()) <= 1e-5 * float(a.abs().max()) for a, b in pairs)
     assert estimator.latency_ms(space.decode(nodes)) == pytest.approx(estimator.latency_ms(subnet, images))
     narrow, full = (estimator.latency_ms(space.decode(n)) for n in (nodes, space.reference_encoding))
     assert narrow < 0.7 * full

@@ -140,12 +140,14 @@ def _widest(scaled: Scaled, estimator: CostModel, limits: Limits) -> Architectur
 
 
 def _uniform(space: SearchSpace) -> Scaled:
-    """Return what scales all widths that are searched alike; those within blocks follow by their expansions."""
-    options, searched = [choice.own for choice in space.choices], space.nodes_of
+    """Return what scales all widths that may be others alike; those within blocks follow by their expansions."""
+    options, left = [choice.own for choice in space.choices], {part.path for part in space.left_out}
+    # Also those that are not searched since no other multiple of the lanes is near: the plain multiplier has no lanes.
+    free = {group for group in space.network.open if space.network.widths[group].name not in left}
 
     def scaled(ratio: float) -> Architecture:
         sizes = enumerate(space.network.sizes)
-        widths = [max(1, round(size * ratio)) if group in searched else size for group, size in sizes]
+        widths = [max(1, round(size * ratio)) if group in free else size for group, size in sizes]
         return space.member(space.with_hidden(widths, options), options)
 
     return scaled

@@ -75,14 +75,21 @@ class _Builder:
         self._check_patterns(blocks, residuals)
         choices = self._choices(blocks, residuals)
         hidden = {choice.block.group for choice in choices if choice.block is not None and choice.size}
-        for width in self._network.widths:
-            if width.frozen:
-                self._left_out.append(LeftOut(width.name, "width", width.frozen))
-        admitted = self._options.admits
-        free = [g for g in self._network.open if g not in hidden and admitted(self._network.widths[g].name)]
+        for number, width in enumerate(self._network.widths):
+            if reason := width.frozen or ("" if number in hidden else self._unwanted(width.name)):
+                self._left_out.append(LeftOut(width.name, "width", reason))
+        left = {part.path for part in self._left_out if part.what == "width"}
+        free = [g for g in self._network.open if g not in hidden and self._network.widths[g].name not in left]
         # Those of blocks that are left out stay as they are.
         free = [group for group in free if group in self._places]
         return tied(SearchSpace(self._network, self._multipliers(free), choices, tuple(self._left_out)))
+
+    def _unwanted(self, name: str) -> str:
+        """Return why a width stays as the user wants it; empty where it may be another."""
+        if not self._options.admits(name):
+            return "`only` or `except_` leaves it out"
+        explicit = self._options.explicit(name)
+        return "`widths` leaves it its own" if explicit is not None and not explicit else ""
 
     def _check_patterns(self, blocks: Sequence[Block], residuals: Sequence[str]) -> None:
         options = self._options

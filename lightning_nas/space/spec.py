@@ -20,28 +20,13 @@ from lightning_nas.space.choice import Choice
 from lightning_nas.space.lanes import HasLanes, round_to_lanes
 from lightning_nas.space.multiplier import DepthMultiplier
 from lightning_nas.space.space_files import space_fields, space_to_dict
-from lightning_nas.space.table import space_table
+from lightning_nas.space.table import LeftOut, space_table
 
 __all__ = ["Architecture", "BlockOption", "Choice", "DepthMultiplier", "Encoding", "LeftOut", "SearchSpace"]
 
 Encoding: TypeAlias = tuple[int, ...]
 """An architecture of a space as indices of the options chosen, one per multiplier and choice block, multipliers first:
 `SearchSpace.decode` and `SearchSpace.encode` convert between the two."""
-
-
-@dataclass(frozen=True)
-class LeftOut:
-    """A part of a network that is not searched.
-
-    Attributes:
-        path: The module.
-        what: ``width``, ``block`` or ``skip``.
-        reason: Why.
-    """
-
-    path: str
-    what: str
-    reason: str
 
 
 @dataclass(frozen=True)
@@ -257,8 +242,8 @@ class SearchSpace:
         return cls(network, multipliers, choices, tuple(LeftOut(*row) for row in left_out))
 
     def table(self) -> str:
-        """Return what can be chosen, and what is not searched with the reason, as text; see `space_table`."""
-        return space_table(self)
+        """Return what can be chosen, and what is not searched with the reason, as text."""
+        return space_table(self.multipliers, self.choices, self.left_out)
 
     def __str__(self) -> str:
         counts = f"{len(self.multipliers)} widths and {len(self.choices)} blocks"

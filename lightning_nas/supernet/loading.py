@@ -12,6 +12,8 @@ OTHER_SPACE = (
     "The checkpoint is of another search space than the model's{where}. HINT: convert the same network with the same"
     " options before resuming."
 )
+# A leaf cannot tell them from those of a smaller space, whose names and shapes may be the same.
+_OF_NO_SUPERNET = "Weights of a network that is not converted are loaded before it is."
 
 
 def check_shapes(module: nn.Module, state_dict: Mapping[str, Tensor], prefix: str) -> None:
@@ -34,7 +36,8 @@ def check_shapes(module: nn.Module, state_dict: Mapping[str, Tensor], prefix: st
         for name in [*mine, *(other for other in theirs if other not in buffers)]:
             here, there = _shape(mine.get(name)), _shape(theirs.get(name))
             if here != there:
-                raise ValueError(OTHER_SPACE.format(where=f": `{prefix}{name}` is {there} there and {here} here"))
+                where = f": `{prefix}{name}` is {there} there and {here} here"
+                raise ValueError(f"{OTHER_SPACE.format(where=where)} {_OF_NO_SUPERNET}")
 
 
 def _shape(value: Tensor | None) -> str:
