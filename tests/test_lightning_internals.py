@@ -28,11 +28,13 @@ PACKAGE = Path(lightning_nas.__file__).parent
 NAMES = {"_layer_sync", "_compiler_ctx", "_orig_mod", "_combined_loader", "_mode", "_buffers"}
 # Attributes that were used once; there is a public way.
 REPLACED = {"_sync_buffers", "_trainer", "_modules"}
-# It has a module of its own, which replaces submodules.
+# No public way: to replace a submodule under each name that it has; to read a buffer of an elastic class, whose
+# attribute is a slice of it; to tell the tensors that a module can have and has not, such as a bias.
 ELSEWHERE = {
-    ("supernet/convert.py", "_modules"),
     ("supernet/elastic_class.py", "_buffers"),
     ("supernet/elastic_leaves.py", "_modules"),
+    ("supernet/rebuild.py", "_modules"),
+    ("supernet/rebuilding.py", "_buffers"),
 }
 QUIET = {"logger": False, "enable_progress_bar": False, "enable_model_summary": False, "enable_checkpointing": False}
 

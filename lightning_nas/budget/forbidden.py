@@ -1,4 +1,4 @@
-"""What may not be chosen: combinations of options that are not searched, and sums that are over a bound."""
+"""Limits on what may be chosen: combinations of options that are not searched, and sums that are over a bound."""
 
 from __future__ import annotations
 

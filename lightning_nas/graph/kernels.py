@@ -9,7 +9,6 @@ import torch
 from torch import Tensor, nn
 
 from lightning_nas.graph.blocks import Block, BlockForm, BlockKind
-from lightning_nas.io.numbers import check_number
 
 __all__ = ["OTHER_KIND", "form_of", "kernel_attributes", "refusal"]
 
@@ -68,7 +67,6 @@ def kernel_attributes(conv: nn.Conv2d, size: int) -> dict[str, object]:
         >>> kernel_attributes(nn.Conv2d(8, 8, 3, padding=2, dilation=2), 5)["padding"]
         (4, 4)
     """
-    check_number("size", size, whole=True, least=1)
     found: dict[str, object] = {"kernel_size": (size, size)}
     if not (isinstance(conv.padding, str) or _pads_itself(conv)):
         pairs = zip(conv.padding, conv.dilation, conv.kernel_size, strict=True)

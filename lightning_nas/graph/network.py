@@ -50,6 +50,11 @@ class Network:
         """Return height, width and channels of what an operation results in, or of the input."""
         return self.image_shape if number == IMAGE else self.operations[number].layer.out_shape
 
+    @property
+    def is_classifier(self) -> bool:
+        """Whether it returns what one linear layer gives."""
+        return [self.operations[number].layer.operator for number in self.outputs if number >= 0] == ["linear"]
+
     def last_uses(self) -> dict[int, int]:
         """Return for every tensor the number of the last operation that needs it; outputs outlive them all."""
         uses = {number: number for number in range(len(self.operations))}

@@ -230,7 +230,7 @@ class SearchJob:
     def _choose(self) -> None:
         """Refit the candidates to the teacher, and take the best."""
         # The map that a classifier pools is imitated by itself; of other networks it has to be named.
-        last = () if self.space.is_classifier else self.space.feature_modules[-1:]
+        last = () if self.space.network.network.is_classifier else self.space.feature_modules[-1:]
         judged = partial(self._taught, feature_modules=last)
         with self._watch:
             self.chosen, self.subnet = _best_refitted(

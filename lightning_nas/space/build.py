@@ -12,9 +12,10 @@ from lightning_nas.io.numbers import check_number
 from lightning_nas.space.block_option import SKIP, BlockOption, Kind
 from lightning_nas.space.choice import Choice
 from lightning_nas.space.curate import curated_widths
+from lightning_nas.space.left_out import LeftOut
 from lightning_nas.space.multiplier import DepthMultiplier
 from lightning_nas.space.options import SpaceOptions
-from lightning_nas.space.spec import LeftOut, SearchSpace
+from lightning_nas.space.spec import SearchSpace
 from lightning_nas.space.tied import tied
 
 __all__ = ["build_space"]

@@ -8,10 +8,15 @@ from collections.abc import Iterable, Iterator, Sequence
 
 from lightning_nas.space.spec import SearchSpace
 
-__all__ = ["combined_widths", "nodes_behind"]
+__all__ = ["combined_widths", "node_names", "nodes_behind"]
 
 # A table of more would take minutes to price, and a program with it to solve.
 _MAX_COMBINATIONS = 100_000
+
+
+def node_names(space: SearchSpace) -> tuple[str, ...]:
+    """Return what each node of a space chooses, by the path of its module."""
+    return (*map(str, space.multipliers), *map(str, space.choices))
 
 
 def nodes_behind(space: SearchSpace, groups: Iterable[int], choices: Iterable[int] = ()) -> tuple[int, ...]:
@@ -40,7 +45,8 @@ def combined_widths(space: SearchSpace, nodes: Sequence[int]) -> Iterator[tuple[
     """
     count = math.prod(space.node_sizes[node] for node in nodes)
     if count > _MAX_COMBINATIONS:
-        names = ", ".join(space.node_names[node] for node in nodes)
+        known = node_names(space)
+        names = ", ".join(known[node] for node in nodes)
         raise ValueError(
             f"A part of the network depends on {len(nodes)} choices at once, of {count} combinations: {names}."
             " HINT: offer fewer ratios, expansions or kernels, or one depth multiplier a stage (scope='stage')."

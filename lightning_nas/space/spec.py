@@ -18,11 +18,12 @@ from lightning_nas.space.architecture import Architecture
 from lightning_nas.space.block_option import BlockOption
 from lightning_nas.space.choice import Choice
 from lightning_nas.space.lanes import HasLanes, round_to_lanes
+from lightning_nas.space.left_out import LeftOut
 from lightning_nas.space.multiplier import DepthMultiplier
 from lightning_nas.space.space_files import space_fields, space_to_dict
-from lightning_nas.space.table import LeftOut, space_table
+from lightning_nas.space.table import space_table
 
-__all__ = ["Architecture", "BlockOption", "Choice", "DepthMultiplier", "Encoding", "LeftOut", "SearchSpace"]
+__all__ = ["Architecture", "BlockOption", "Choice", "DepthMultiplier", "Encoding", "SearchSpace"]
 
 Encoding: TypeAlias = tuple[int, ...]
 """An architecture of a space as indices of the options chosen, one per multiplier and choice block, multipliers first:
@@ -66,11 +67,6 @@ class SearchSpace:
     def node_sizes(self) -> tuple[int, ...]:
         """Number of options of each node: depth multipliers first, then blocks."""
         return (*(len(m.widths) for m in self.multipliers), *(len(c.options) for c in self.choices))
-
-    @property
-    def node_names(self) -> tuple[str, ...]:
-        """What each node chooses, by the path of its module."""
-        return (*map(str, self.multipliers), *map(str, self.choices))
 
     @property
     def num_architectures(self) -> int:
@@ -131,13 +127,6 @@ class SearchSpace:
         """Paths of the modules that give the feature maps behind its blocks, in order of execution."""
         return list(dict.fromkeys(choice.output for choice in self.choices))
 
-    @property
-    def is_classifier(self) -> bool:
-        """Whether its networks return what one linear layer gives."""
-        network = self.network.network
-        found = [network.operations[number].layer.operator for number in network.outputs if number >= 0]
-        return found == ["linear"]
-
     def curate(self, device: HasLanes | int) -> SearchSpace:
         """Return the space with its widths rounded to the lanes of a device; those that become the same are one option.
 
@@ -189,20 +178,6 @@ class SearchSpace:
         named = dict(architecture.widths)
         return tuple(named.get(width.name, width.size) for width in self.network.widths)
 
-    def options_of(self, architecture: Architecture) -> list[BlockOption]:
-        """Return the option of each block of an architecture; the source's own where it names none.
-
-        Raises:
-            ValueError: It has a block of a kind or kernel that is not offered.
-        """
-        named = dict(architecture.blocks)
-        options = [named.get(choice.path, choice.own) for choice in self.choices]
-        for choice, option in zip(self.choices, options, strict=True):
-            if (option.kind, option.kernel) not in choice.structures:
-                offered = ", ".join(map(str, choice.options))
-                raise ValueError(f"Block {choice.path!r} offers {offered}; got {option}.")
-        return options
-
     def encode(self, architecture: Architecture) -> Encoding:
         """Return the option index of each node; the inverse of `decode`.
 
@@ -242,7 +217,7 @@ class SearchSpace:
         return cls(network, multipliers, choices, tuple(LeftOut(*row) for row in left_out))
 
     def table(self) -> str:
-        """Return what can be chosen, and what is not searched with the reason, as text."""
+        """Return what can be chosen, and what is not searched with the reason, as text; see `space_table`."""
         return space_table(self.multipliers, self.choices, self.left_out)
 
     def __str__(self) -> str:

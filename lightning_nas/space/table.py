@@ -4,44 +4,33 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 from lightning_nas.space.choice import Choice
+from lightning_nas.space.left_out import LeftOut
 from lightning_nas.space.multiplier import DepthMultiplier
 
-__all__ = ["LeftOut", "space_table"]
+__all__ = ["space_table"]
 
 _MAX_PATH = 48
 
 
-@dataclass(frozen=True)
-class LeftOut:
-    """A part of a network that is not searched.
-
-    Attributes:
-        path: The module.
-        what: ``width``, ``block`` or ``skip``.
-        reason: Why.
-    """
-
-    path: str
-    what: str
-    reason: str
-
-
-def space_table(multipliers: Sequence[DepthMultiplier], choices: Sequence[Choice], left_out: Sequence[LeftOut]) -> str:
+def space_table(
+    multipliers: Sequence[DepthMultiplier], choices: Sequence[Choice], left_out: Sequence[LeftOut] = ()
+) -> str:
     """Return what can be chosen in a space, and what of the network is not searched, with the reason.
 
     Args:
-        multipliers: The depth multipliers.
-        choices: The blocks with their options.
+        multipliers: Its depth multipliers.
+        choices: Its blocks.
         left_out: What is not searched.
 
     Example::
 
-        >>> from lightning_nas.space.multiplier import DepthMultiplier
-        >>> rest = LeftOut("2", "width", "it is an output of the network")
-        >>> print(space_table([DepthMultiplier("0", (0,), ((16,), (24,), (32,)))], [], [rest]))
+        >>> import torch
+        >>> from torch import nn
+        >>> from lightning_nas.space.read import space_of
+        >>> net = nn.Sequential(nn.Conv2d(3, 32, 3), nn.ReLU(), nn.Conv2d(32, 4, 1))
+        >>> print(space_of(net, torch.zeros(1, 3, 8, 8)).table())
         widths (1)
           0  16, 24, 32
         not searched (1)
@@ -56,7 +45,7 @@ def space_table(multipliers: Sequence[DepthMultiplier], choices: Sequence[Choice
         if rows:
             size = min(_MAX_PATH, max(len(path) for path, _ in rows))
             lines += [f"{title} ({len(rows)})", *(f"  {path:<{size}}  {text}" for path, text in rows)]
-    count = math.prod([*(len(m.widths) for m in multipliers), *(len(c.options) for c in choices)])
+    count = math.prod([*(len(multiplier.widths) for multiplier in multipliers), *(len(c.options) for c in choices)])
     return "\n".join([*lines, f"{count:.3g} architectures"])
 
 

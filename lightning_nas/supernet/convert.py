@@ -57,7 +57,8 @@ def supernet_from(model: nn.Module, example_input: Tensor, space: SearchSpace | 
         model.supernet = Supernet(space, leaves)
         check_agreement(model, example_input, expected)
     except BaseException:
-        model._modules.pop("supernet", None)
+        if hasattr(model, "supernet"):
+            del model.supernet
         forget_warning(model)
         leaves.undo()
         raise

@@ -11,7 +11,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from lightning_nas.graph.eval_mode import evaluating
 from lightning_nas.graph.finite import refuse_not_finite
-from lightning_nas.space.spec import Architecture, SearchSpace
+from lightning_nas.space.spec import Architecture, BlockOption, SearchSpace
 from lightning_nas.supernet.described_sizes import follow_sizes
 from lightning_nas.supernet.member import Member, member_at, member_of
 from lightning_nas.supernet.supernet import find_supernet, forget_warning, owner_of
@@ -57,11 +57,22 @@ def _member(space: SearchSpace, architecture: Architecture | Sequence[int]) -> M
     if not isinstance(architecture, Architecture):
         space.decode(architecture)
         return member_at(space, architecture)
-    options = space.options_of(architecture)
+    options = _options_of(space, architecture)
     widths = space.widths_of(architecture)
     if space.member(widths, options).network != architecture.network:
         raise ValueError("The architecture is of another network than the supernet's.")
     return member_of(space, widths, options)
+
+
+def _options_of(space: SearchSpace, architecture: Architecture) -> list[BlockOption]:
+    """Return the option of each block of an architecture; the source's own where it names none."""
+    named = dict(architecture.blocks)
+    options = [named.get(choice.path, choice.own) for choice in space.choices]
+    for choice, option in zip(space.choices, options, strict=True):
+        if (option.kind, option.kernel) not in choice.structures:
+            offered = ", ".join(map(str, choice.options))
+            raise ValueError(f"Block {choice.path!r} offers {offered}; got {option}.")
+    return options
 
 
 def recalibrate(

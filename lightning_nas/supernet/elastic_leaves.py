@@ -135,7 +135,7 @@ class ElasticLeaves:
                     placed[leaf] = _identity(leaf) if name == IDENTITY else leaf.get_submodule(name)
         for offer in self.offers:
             for path, name in offer.alternates:
-                del network.get_submodule(path)._modules[name]
+                delattr(network.get_submodule(path), name)
         for path in skipped:
             placed[network.get_submodule(path)] = _identity(network.get_submodule(path))
         _place(network, placed)
@@ -147,7 +147,7 @@ class ElasticLeaves:
             make_plain(module)
         for offer in self.offers:
             for path, name in offer.alternates:
-                del self.model.get_submodule(path)._modules[name]
+                delattr(self.model.get_submodule(path), name)
         for offer in self.offers:
             kernel = offer.run(offer.own).kernel
             conv = None if kernel is None else self.model.get_submodule(kernel.path)

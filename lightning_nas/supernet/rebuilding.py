@@ -180,7 +180,7 @@ def _replacements(source: nn.Module, subnet: nn.Module) -> tuple[tuple[str, ...]
             raise ValueError(f"Module {path!r} is a {type(theirs).__name__}, like none of its source.")
         else:
             for name, child in mine.named_children():
-                other = theirs._modules.get(name)
+                other = getattr(theirs, name, None)
                 if other is None:
                     raise ValueError(f"Module {path!r} has no {name!r}, which that of its source has.")
                 if id(child) not in seen:
@@ -203,16 +203,13 @@ def _is_like(module: nn.Module, other: nn.Module) -> bool:
     """Return whether modules are alike but for sizes and weights."""
     if type(module) is not type(other) or _rest(module) != _rest(other):
         return False
-    names = module._modules.keys()
-    return names == other._modules.keys() and all(
-        _is_like(child, theirs) if isinstance(child, nn.Module) and isinstance(theirs, nn.Module) else child is theirs
-        for child, theirs in ((module._modules[name], other._modules[name]) for name in names)
-    )
+    mine, theirs = dict(module.named_children()), dict(other.named_children())
+    return mine.keys() == theirs.keys() and all(_is_like(child, theirs[name]) for name, child in mine.items())
 
 
 def _rest(module: nn.Module) -> dict[str, object]:
     """Return what decides what a leaf does, besides sizes and weights; nothing for modules that hold others."""
-    if any(module._modules.values()):
+    if any(True for _ in module.children()):
         return {}
     values = {name: value for name, value in vars(module).items() if name != "training"}
     return {
@@ -241,8 +238,7 @@ def _tensors(network: nn.Module) -> dict[str, Tensor]:
     return {
         f"{path}.{name}".lstrip("."): tensor
         for path, module in network.named_modules()
-        for name, tensor in (*module._parameters.items(), *module._buffers.items())
-        if tensor is not None
+        for name, tensor in (*module.named_parameters("", False, False), *module.named_buffers("", False, False))
     }
 
 

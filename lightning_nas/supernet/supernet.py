@@ -43,6 +43,10 @@ class Supernet(nn.Module):
         self.first.register_forward_pre_hook(self._warning)
         self.activate(space.reference_encoding)
 
+    def forward(self, x: Tensor) -> Tensor:
+        """Return what comes in: a network that is an `nn.Sequential` runs its handle, too."""
+        return x
+
     @property
     def first(self) -> nn.Module:
         """The module that runs first of those that are elastic."""
