@@ -97,7 +97,7 @@ class SearchJob:
         self.others = comparison_architectures(finetune.comparisons, self.space, self.estimator, self.limits, run.seed)
         self.stock = None
         if "stock" in finetune.comparisons:
-            parts = self.example, self.estimator, self.limits, self.space.is_classifier
+            parts = self.example, self.estimator, self.limits, self.space.network.network.is_classifier
             self.stock = stock_comparison(run, model, *parts)
         self.is_teachable = is_teachable(model.task)
         prepare([model.data])
