@@ -78,10 +78,8 @@ def test_recipe_from_start_to_result(tmp_path, recipe):
     assert result["baseline"]["steps"] == searched + result["subnet"]["steps"] == 6
     described = json.loads((folder / "run.json").read_text())
     assert len(described["classes"]) == {"detection": 10, "segmentation": 11}.get(result["task"], 10)
-    assert (
-        described["preprocessing"]["image_size"]
-        == json.loads((folder / "architecture.json").read_text())["input_size"][1:]
-    )
+    shape = json.loads((folder / "architecture.json").read_text())["network"]["image_shape"]
+    assert described["preprocessing"]["image_size"] == shape[:2]
     assert re.search(r"Data 'digit.*', 1[01] classes: .*0, 1, 2", done.stdout)
     taught_by = described.get("taught_by")
     assert taught_by in ("source", "baseline")

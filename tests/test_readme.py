@@ -2,10 +2,10 @@
 
 import functools
 import inspect
-import json
 import re
 import shlex
 import shutil
+from copy import deepcopy
 from dataclasses import replace
 from importlib.metadata import metadata
 from pathlib import Path
@@ -18,7 +18,6 @@ import torch
 import torch.nn.functional as F
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import OmegaConf
-from safetensors.torch import save_file
 from torch.utils.data import DataLoader, TensorDataset
 
 from lightning_nas import ArchitectureSearch
@@ -28,6 +27,8 @@ from lightning_nas.jobs.command_line import find_groups
 from lightning_nas.jobs.recipes import recipes
 from lightning_nas.search import Decoupled
 from lightning_nas.supernet import derive, space_of, stock_network, supernet_from
+from lightning_nas.supernet.rebuilding import Rebuilding
+from lightning_nas.supernet.subnet_files import write_subnet
 
 ROOT = Path(__file__).parent.parent
 PAGES = {page.name: page.read_text(encoding="utf-8") for page in (ROOT / "README.md", *sorted(ROOT.glob("docs/*.md")))}
@@ -87,16 +88,14 @@ def blocks(language):
 
 def finished_run(folder):
     """Write what `load_subnet` reads of a finished run."""
-    network, image = stock_network("mobilenetv2_050", num_classes=4), torch.zeros(1, 3, 64, 64)
-    space = space_of(network, image)
+    source = {"name": "mobilenetv2_050", "num_classes": 4}
+    network, image = stock_network(**source), torch.zeros(1, 3, 64, 64)
+    origin, space = deepcopy(network), space_of(network, image)
     architecture = space.decode(space.reference_encoding)
     subnet = derive(supernet_from(network, image, space), architecture)
     folder.mkdir(parents=True)
-    described = {**architecture.to_dict(), "task": "classification", "network": {"name": "mobilenetv2_050"}}
-    (folder / "architecture.json").write_text(json.dumps(described))
-    save_file(
-        {name: tensor.contiguous() for name, tensor in subnet.state_dict().items()}, folder / "subnet.safetensors"
-    )
+    described = {"task": "classification", "source": source}
+    write_subnet(folder, architecture, Rebuilding.of(origin, subnet), subnet.state_dict(), described)
 
 
 @pytest.fixture
