@@ -4,7 +4,6 @@ import importlib.util
 import json
 from collections import Counter
 from copy import deepcopy
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -14,14 +13,15 @@ from torch import nn
 
 from lightning_nas.graph.blocks import blocks_of
 from lightning_nas.graph.decompose import decompose
-from lightning_nas.graph.elastic_memory import elastic_memory
-from lightning_nas.graph.elastic_network import elastic_network
+from lightning_nas.graph.elastic_memory import elastic_steps, live_values_at
+from lightning_nas.graph.elastic_network import elastic_network, read_network
 from lightning_nas.graph.elastic_parts import cut_alike, elastic_parts
 from lightning_nas.graph.eval_mode import evaluating
 from lightning_nas.graph.group_check import checked_groups
 from lightning_nas.graph.memory import network_memory
 from lightning_nas.graph.narrowing import masked, narrowed
 from lightning_nas.graph.residuals import residuals
+from lightning_nas.graph.structures import Structures
 from lightning_nas.graph.trace import trace
 from lightning_nas.graph.width_groups import width_groups
 
@@ -57,25 +57,34 @@ def names():
         yield pytest.param(name, marks=marks)
 
 
+def all_widths(groups, widths):
+    """Return the width of each group, where those of some are given by their numbers."""
+    return [widths.get(number, group.size) for number, group in enumerate(groups.groups)]
+
+
 @pytest.mark.parametrize("name", [*names()])
 def test_a_network_at_other_widths_is_what_tracing_it_gives(name):
     network, images = zoo.build(name)
-    elastic = elastic_network(network, images)
-    groups = checked_groups(network, images, elastic.groups)
+    elastic, found = read_network(network, images)
+    groups = checked_groups(network, images, found)
     if name not in FIXED:
-        assert groups.groups == elastic.groups.groups
+        assert groups == found
         convs = {f"{path}.weight" for path, module in network.named_modules() if isinstance(module, nn.Conv2d)}
         assert convs <= {slot for slot, _ in groups.slots_of(groups.open)}
-    elastic = cut_alike(replace(elastic, groups=groups))
-    assert len(groups.open) - len(elastic.groups.open) == CUT_OTHERWISE.get(name, 0)
-    groups = elastic.groups
-    parts, memory = elastic_parts(elastic), elastic_memory(elastic)
+    elastic = elastic.freezing({number: group.frozen for number, group in enumerate(groups.groups)})
+    num_open = len(elastic.open)
+    elastic = cut_alike(elastic)
+    assert num_open - len(elastic.open) == CUT_OTHERWISE.get(name, 0)
+    groups = groups.freezing({number: width.frozen for number, width in enumerate(elastic.widths)})
+    structures = Structures(elastic, ())
+    parts, steps = elastic_parts(structures), [step.dependence.values[()] for step in elastic_steps(structures)]
     for seed in range(2):
-        widths = zoo.drawn(groups, seed)
-        narrow = narrowed(network, groups, widths)
+        drawn = zoo.drawn(groups, seed)
+        narrow, widths = narrowed(network, groups, drawn), all_widths(groups, drawn)
         assert elastic.at(widths) == trace(narrow, images, "bytes", fold=False)
         assert [part.at(widths) for part in parts] == decompose(narrow, images, "bytes")
-        assert memory.peak_values(widths) == network_memory(trace(narrow, images, "bytes")).peak_activation_bytes
+        peak = max(live_values_at(step, widths) for step in steps)
+        assert peak == network_memory(trace(narrow, images, "bytes")).peak_activation_bytes
 
 
 def test_channels_that_nobody_reads_are_those_that_a_narrower_network_lacks():
@@ -194,15 +203,16 @@ class ChannelsLast(nn.Module):
 @pytest.mark.parametrize("is_on_tokens", [False, True], ids=["map", "tokens"])
 def test_channels_that_are_last_are_followed(is_on_tokens):
     network, images = ChannelsLast(is_on_tokens), torch.rand(1, 3, 8, 12)
-    elastic = elastic_network(network, images)
-    assert checked_groups(network, images, elastic.groups).groups == elastic.groups.groups
-    assert [(elastic.groups.groups[n].name, elastic.groups.groups[n].size) for n in elastic.groups.open] == [
+    elastic, groups = read_network(network, images)
+    assert checked_groups(network, images, groups) == groups
+    assert [(groups.groups[n].name, groups.groups[n].size) for n in groups.open] == [
         ("stem", 8),
         ("expand", 24),
     ]
-    widths = {0: 5, 1: 17}
-    layers = [operation.layer for operation in elastic.at(widths).operations]
-    assert elastic.at(widths) == trace(narrowed(network, elastic.groups, widths), images, "bytes", fold=False)
+    drawn = {0: 5, 1: 17}
+    narrow = elastic.at(all_widths(groups, drawn))
+    layers = [operation.layer for operation in narrow.operations]
+    assert narrow == trace(narrowed(network, groups, drawn), images, "bytes", fold=False)
     linear = [layer for layer in layers if (layer.in_channels, layer.out_channels) in ((5, 17), (17, 5))]
     assert [layer.macs for layer in linear] == [4 * 6 * 5 * 17] * 2
     assert layers[-1] == trace(nn.Conv2d(5, 2, 1), torch.rand(1, 5, 4, 6), fold=False).operations[0].layer
@@ -241,13 +251,14 @@ class Stacked(nn.Module):
 )
 def test_heads_of_attention_go_as_a_whole_and_what_is_stacked_stays_alike(network, sizes):
     images = torch.rand(1, 3, 4, 6)
-    elastic = elastic_network(network, images)
-    groups = checked_groups(network, images, elastic.groups)
+    elastic, groups = read_network(network, images)
+    groups = checked_groups(network, images, groups)
     found = [groups.groups[number] for number in groups.open]
     assert {group.name: (group.size, dict(group.slots)[f"{group.name}.weight", 0]) for group in found} == sizes
     for seed in range(3):
-        widths = zoo.drawn(groups, seed)
-        assert elastic.at(widths) == trace(narrowed(network, groups, widths), images, "bytes", fold=False)
+        drawn = zoo.drawn(groups, seed)
+        narrow = elastic.at(all_widths(groups, drawn))
+        assert narrow == trace(narrowed(network, groups, drawn), images, "bytes", fold=False)
 
 
 class Tied(nn.Module):
