@@ -10,7 +10,7 @@ import zoo
 from torch import nn
 
 from lightning_nas.graph.blocks import BlockForm, blocks_of
-from lightning_nas.graph.elastic_network import elastic_network
+from lightning_nas.graph.elastic_network import read_network
 from lightning_nas.graph.eval_mode import evaluating
 from lightning_nas.graph.residuals import residuals
 from lightning_nas.graph.tensors import tensors_in
@@ -42,12 +42,12 @@ def same(first, second):
 
 def offers_of(network, images, kernels=(3, 5, 7)):
     """Return the groups of a network and, for each block, all kinds and some kernels."""
-    elastic, offers = elastic_network(network, images), []
+    (elastic, groups), offers = read_network(network, images), []
     for block in blocks_of(network, elastic):
         kinds = [block.kind] if block.unfusable or block.kind not in OTHER else [block.kind, OTHER[block.kind]]
         sizes = dict.fromkeys((block.own.kernel, *kernels))
         offers.append((block, [BlockForm(kind, size) for kind in kinds for size in sizes]))
-    return elastic.groups, offers
+    return groups, offers
 
 
 def converted(name, kernels=(3, 5, 7)):

@@ -17,6 +17,7 @@ from lightning_nas.budget.forbidden import Forbidden
 from lightning_nas.budget.removal import describe_removed, possible_options
 from lightning_nas.budget.solver import Limit
 from lightning_nas.search.engine import Search
+from lightning_nas.space.nodes import node_names
 
 SIZES = (2, 3, 4)
 
@@ -102,5 +103,5 @@ def test_the_log_says_which(supernet, estimator, images, tmp_path, caplog):
     with caplog.at_level("INFO"):
         trainer.fit(Plain(supernet), DataLoader(TensorDataset(images, torch.zeros(8, dtype=torch.long)), batch_size=4))
     assert "No architecture within that has these options" in caplog.text
-    assert any(f"{name}: " in caplog.text for name in supernet.supernet.space.node_names)
+    assert any(f"{name}: " in caplog.text for name in node_names(supernet.supernet.space))
     assert estimator.latency_ms(search.architecture) <= latency
