@@ -7,6 +7,7 @@ import math
 import pkgutil
 import types
 import typing
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from fractions import Fraction
 from functools import partial
@@ -54,18 +55,18 @@ from lightning_nas.estimator.measure import device_table
 from lightning_nas.estimator.measure.sampling import sample
 from lightning_nas.estimator.measure.settings import checked_settings
 from lightning_nas.estimator.measurements import Figures
-from lightning_nas.graph.kernels import kernel_attributes
 from lightning_nas.io.numbers import check_number
 from lightning_nas.jobs import estimator_plan, plan, rivals
 from lightning_nas.jobs.early import try_trainer
 from lightning_nas.multishot import evolution as aging
 from lightning_nas.search import callback, module, settings, strategy
-from lightning_nas.space import spec
-from lightning_nas.space.curate import curate, curated_widths
+from lightning_nas.space.block_option import BlockOption
+from lightning_nas.space.curate import curated_widths
 from lightning_nas.space.lanes import round_to_lanes
 from lightning_nas.space.multiplier import DepthMultiplier
 from lightning_nas.space.options import SpaceOptions
-from lightning_nas.supernet import convert, derive, stock, trunk
+from lightning_nas.space.read import space_of
+from lightning_nas.supernet import derive, stock, trunk
 from lightning_nas.supernet import features as taps
 from lightning_nas.tasks import boxes, classification, fcos, miou, optimizing, segmentation, segmenter, ssdlite
 from lightning_nas.tasks import detection as detecting
@@ -89,7 +90,8 @@ EXEMPT = {
     "jobs.plan.MultishotPlan.latencies": "each becomes a Budget, which checks itself",
     "space.lanes": "of curate, which has checked them",
     "multishot.": "of a study, whose settings are checked",
-    "space.network": "of an architecture",
+    "space.architecture": "made by a space, or read from a file and checked there",
+    "space.choice": "of a network that was traced",
     "training.": "made by a job, of plans that check themselves",
     "jobs.comparisons": "the seed is the job's",
     "training.csv_logger.CSVLogger.log_": "Lightning gives it",
@@ -119,6 +121,7 @@ EXEMPT = {
     "graph.channels": "made by the tracer",
     "graph.elastic": "of a network that was traced",
     "graph.group_check.checked_groups.seed": "of NumPy's generator, which checks it",
+    "graph.kernels": "`refusal` says what cannot be",
     "graph.label": "made by the tracer",
     "graph.layer": "made by the tracer",
     "graph.narrowing": "of width groups, which were found",
@@ -150,10 +153,11 @@ EXEMPT = {
     "search.module.SearchModule.on_": "Lightning gives it",
     "search.module.SearchModule.training_step": "Lightning gives it",
     "search.": "of a search, whose settings and budgets are checked",
-    "space.spec.SearchSpace.stage_node": "of a space",
-    "space.spec.SearchSpace.tail_at": "of a space",
+    "space.spec.SearchSpace.member": "of a space",
+    "space.spec.SearchSpace.options": "`decode` checks them",
+    "space.spec.SearchSpace.widths": "`decode` checks them",
+    "space.spec.SearchSpace.with_hidden": "of a space",
     "graph.sizes": "a formula",
-    "space.tail": "made by the tracer",
     "supernet.": "made by supernet_from, of a space that is checked",
     "tasks.detector.Detector": "features checks the taps whenever it runs",
     "tasks.detection_head": "sizes of the batch",
@@ -187,7 +191,6 @@ TASK = {"num_classes": 0, "lr": 0, "weight_decay": -0.1, "warmup_fraction": -0.1
 STRATEGY = {"num_samples": 1, "lr": 0, "beta1": -0.1, "rho": -0.1, "eta": -0.1}
 TRAINING = {"prior": -0.1, "budget_use": -0.1, "seed": -1}
 BUDGET = {"latency": -0.5, "parameters": 0, "peak_activations": "-1KiB"}
-OFFERED = {"ratios": (0.5, 1.0), "stem_widths": (8,), "head_widths": (1280,)}
 
 
 def made(group):
@@ -198,14 +201,12 @@ def made(group):
 def rows(folders, search):
     image = torch.zeros(1, 3, 32, 32)
     record = detection.DetectionRecord(torch.zeros(3, 32, 32, dtype=torch.uint8), (32, 32), torch.zeros(0, 4), image)
-    space = convert.space_of(small_network(), image)
-    option = spec.BlockOption("ibn", 4, 3)
+    space = space_of(small_network(), image)
     network = nn.Sequential(nn.Flatten(), nn.Linear(12, 3))
     head = {"in_widths": (16, 24), "strides": (16, 32), "num_classes": 2}
     plain = {"in_widths": 0, "strides": 0, "num_classes": 0, "width": 0}
     light = {"low_width": 8, "high_width": 16, "num_classes": 2, "width": 8, "enlargement": 4}
     supernet, chip = make_supernet(), Estimator.load("analytic_array")
-    widths = [[stage.width] for stage in space.stages]
     return {
         "training.csv_logger.CSVLogger": Row(
             csv_logger.CSVLogger, {"flush_logs_every_n_steps": 0}, {"save_dir": folders, "name": "logs"}
@@ -322,7 +323,6 @@ def rows(folders, search):
         ),
         "estimator.judge.peak.peak_error": Row(peak_error, {"num_networks": 0}, {"device": None}),
         "estimator.fit.staircase.curve_subgraphs": Row(curve_subgraphs, {"last_width": 63}),
-        "graph.kernels.kernel_attributes": Row(kernel_attributes, {"size": 0}, {"conv": nn.Conv2d(8, 8, 3)}),
         "graph.subgraph.Subgraph": Row(
             Subgraph,
             dict.fromkeys(("height", "width", "in_channels", "hidden_channels", "out_channels", "kernel", "stride"), 0),
@@ -398,44 +398,24 @@ def rows(folders, search):
                 **{"num_brief_trainings": -1, "brief_epochs": 0, "effort": 0},
             },
         ),
-        "space.curate.curate": Row(curate, {"lanes": 0}, {"space": space, "lanes": 8}),
         "space.curate.curated_widths": Row(
             curated_widths, {"full": 0, "ratios": 0, "lanes": 0}, {"full": 16, "ratios": (0.5, 1.0), "lanes": 8}
         ),
         "space.curate.round_to_lanes": Row(round_to_lanes, {"width": 0, "lanes": 0}, {"width": 16, "lanes": 8}),
         "space.multiplier.DepthMultiplier": Row(
-            DepthMultiplier, {"stages": -3, "widths": 0}, {"stages": (0,), "widths": ((8,), (16,))}
+            DepthMultiplier, {"groups": -1, "widths": 0}, {"name": "stem", "groups": (0,), "widths": ((8,), (16,))}
         ),
-        "space.spec.Architecture": Row(
-            spec.Architecture,
-            {"input_size": 0, "num_classes": -1},
-            {"input_size": (3, 8, 8), "stem": None, "stages": (), "head": None, "num_classes": 2},
-        ),
-        "space.spec.BlockOption": Row(
-            spec.BlockOption, {"expansion": 0, "kernel": 0}, {"kind": "ibn", "expansion": 4, "kernel": 3}
-        ),
-        "space.spec.Choice": Row(spec.Choice, {"stride": 0}, {"stride": 1, "options": (option,)}),
-        "space.spec.ConvSpec": Row(
-            spec.ConvSpec, {"width": 0, "kernel": 0, "stride": 0}, {"width": 8, "kernel": 3, "stride": 2}
-        ),
-        "space.spec.FixedBlock": Row(spec.FixedBlock, {"stride": 0}, {"option": option, "stride": 1}),
-        "space.spec.SearchSpace": Row(
-            lambda **given: spec.replace(space, **given),
-            {"input_size": 0, "num_classes": -1, "reference": -1},
-            {"input_size": space.input_size, "reference": space.reference},
+        "space.block_option.BlockOption": Row(
+            BlockOption, {"expansion": 0, "kernel": 0}, {"kind": "ibn", "expansion": 4, "kernel": 3}
         ),
         "space.spec.SearchSpace.curate": Row(space.curate, {"device": 0}, {}, {"device": "lanes"}),
         "space.spec.SearchSpace.decode": Row(space.decode, {"encoding": -1}, {"encoding": space.reference_encoding}),
         "space.options.SpaceOptions": Row(
             SpaceOptions,
-            {**dict.fromkeys(("ratios", "widths", "stem_widths", "head_widths", "expansions", "kernels"), 0)},
-            {**OFFERED, "widths": widths, "expansions": (2, 4), "kernels": (3, 5)},
+            dict.fromkeys(("ratios", "widths", "expansions", "kernels"), 0),
+            {"ratios": (0.5, 1.0), "widths": {"features.0*": [8]}, "expansions": (2, 4), "kernels": (3, 5)},
         ),
-        "space.spec.Stage": Row(spec.Stage, {"width": 0}, {"blocks": ()}),
-        "space.spec.StageArchitecture": Row(spec.StageArchitecture, {"width": 0}, {"blocks": ()}),
-        "supernet.convert.space_of": Row(
-            convert.space_of, {"lanes": 0}, {"model": small_network(), "example_input": image}
-        ),
+        "space.read.space_of": Row(space_of, {"lanes": 0}, {"model": small_network(), "example_input": image}),
         "supernet.derive.derive": Row(
             derive,
             {"architecture": -1},
@@ -563,6 +543,8 @@ def public():
 
 def put(value, bad):
     """Return what was given with a bad number in the place of the first one, at whatever depth."""
+    if isinstance(value, Mapping):
+        return {key: put(one, bad) for key, one in value.items()}
     return (put(value[0], bad), *value[1:]) if isinstance(value, tuple | list) and value else bad
 
 
