@@ -19,7 +19,7 @@ from lightning_nas.estimator.judge.judge import judge
 from lightning_nas.estimator.judge.parity import PredictionPairs
 from lightning_nas.estimator.measurements import COLUMNS, Figures, MeasuredNetwork, to_row
 from lightning_nas.graph.subgraph import Subgraph
-from lightning_nas.jobs.record import _shares
+from lightning_nas.jobs.block_costs import _shares
 
 STEM, HEAD = Subgraph("stem", 32, 32, 3, 16, 16, 3), Subgraph("classifier", 8, 8, 64, 64, 10)
 BETWEEN = (Subgraph("conv", 32, 32, 16, 32, 32, 3, 2), Subgraph("conv", 16, 16, 32, 64, 64, 3, 2))
