@@ -16,8 +16,8 @@ from lightning_nas.space.options import SpaceOptions
 from lightning_nas.supernet.convert import supernet_from
 from lightning_nas.supernet.derive import derive
 
-# Inverted bottlenecks with and without squeeze-excite, depthwise convolutions in front of an expansion, fused blocks, those
-# of ResNet and YOLO, the padding of TensorFlow, concatenations with offsets.
+# Inverted bottlenecks with and without squeeze-excite, depthwise convolutions in front of an expansion, fused blocks,
+# those of ResNet and YOLO, the padding of TensorFlow, concatenations with offsets.
 NETWORKS = (
     *("torchvision/mobilenet_v2", "torchvision/mobilenet_v3_small", "torchvision/resnet18", "own/yolo", "own/unet"),
     *("timm/mobilenetv4_conv_small", "timm/mobilenet_edgetpu_v2_xs", "timm/tf_efficientnet_lite0"),
