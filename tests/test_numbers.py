@@ -61,11 +61,13 @@ from lightning_nas.jobs.early import try_trainer
 from lightning_nas.multishot import evolution as aging
 from lightning_nas.search import callback, module, settings, strategy
 from lightning_nas.space.block_option import BlockOption
+from lightning_nas.space.build import build_space
 from lightning_nas.space.curate import curated_widths
 from lightning_nas.space.lanes import round_to_lanes
 from lightning_nas.space.multiplier import DepthMultiplier
 from lightning_nas.space.options import SpaceOptions
 from lightning_nas.space.read import space_of
+from lightning_nas.space.tied import tied
 from lightning_nas.supernet import derive, stock, trunk
 from lightning_nas.supernet import features as taps
 from lightning_nas.tasks import boxes, classification, fcos, miou, optimizing, segmentation, segmenter, ssdlite
@@ -117,8 +119,9 @@ EXEMPT = {
     "estimator.judge.granularity": "build_estimator has checked them",
     "estimator.judge.held_out": "judge has checked them",
     "estimator.fit.interval": "a level is one of a few, and so checked as a name",
-    "graph.blocks": "made by the tracer",
+    "graph.block": "made by the tracer",
     "graph.channels": "made by the tracer",
+    "graph.edits": "of a network that was traced",
     "graph.elastic": "of a network that was traced",
     "graph.group_check.checked_groups.seed": "of NumPy's generator, which checks it",
     "graph.kernels": "`refusal` says what cannot be",
@@ -126,6 +129,7 @@ EXEMPT = {
     "graph.layer": "made by the tracer",
     "graph.narrowing": "of width groups, which were found",
     "graph.operation_log": "made by the tracer",
+    "graph.structures": "of a network that was traced",
     "graph.width_groups": "made by the tracer",
     "graph.liveness": "two layouts that the package has",
     "estimator.measure.backends.flatfile": "writes what the package made",
@@ -153,6 +157,7 @@ EXEMPT = {
     "search.module.SearchModule.on_": "Lightning gives it",
     "search.module.SearchModule.training_step": "Lightning gives it",
     "search.": "of a search, whose settings and budgets are checked",
+    "space.nodes": "of a space",
     "space.spec.SearchSpace.member": "of a space",
     "space.spec.SearchSpace.options": "`decode` checks them",
     "space.spec.SearchSpace.widths": "`decode` checks them",
@@ -415,6 +420,10 @@ def rows(folders, search):
             dict.fromkeys(("ratios", "widths", "expansions", "kernels"), 0),
             {"ratios": (0.5, 1.0), "widths": {"features.0*": [8]}, "expansions": (2, 4), "kernels": (3, 5)},
         ),
+        "space.build.build_space": Row(
+            build_space, {"lanes": 0}, {"network": space.network, "blocks": (), "residuals": ()}
+        ),
+        "space.tied.tied": Row(tied, {"most": 0}, {"space": space}),
         "space.read.space_of": Row(space_of, {"lanes": 0}, {"model": small_network(), "example_input": image}),
         "supernet.derive.derive": Row(
             derive,
