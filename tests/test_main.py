@@ -114,8 +114,8 @@ BAD = [
     (["--config-name", "digits", "latency=null"], "at least one of latency"),
     (["--config-name", "digits", "device=abacus"], "ethos_u85_1024(.|\n)*abacus"),
     (
-        ["--config-name", "digits", "space.widths={features.0.*: [20]}"],
-        r"Width 20 of features\.0\.0 is not a multiple of the device's 16 lanes",
+        ["--config-name", "digits", "space.widths={features.2.conv.2: [20]}"],
+        r"Width 20 of features\.2\.conv\.2 is not a multiple of the device's 16 lanes",
     ),
     (["--config-name", "digits", "network.name=resnet18"], "resnet18 does not take"),
     (["--config-name", "digits", "network=resnet_18"], "Unknown network 'resnet_18'.* near are resnet18"),
