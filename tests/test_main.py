@@ -114,11 +114,10 @@ BAD = [
     (["--config-name", "digits", "latency=null"], "at least one of latency"),
     (["--config-name", "digits", "device=abacus"], "ethos_u85_1024(.|\n)*abacus"),
     (
-        ["--config-name", "digits", "space.widths=[[16],[20],[32],[64]]"],
-        "Width 20 of stage 1 is not a multiple of the device's 16 lanes",
+        ["--config-name", "digits", "space.widths={features.2.conv.2: [20]}"],
+        r"Width 20 of features\.2\.conv\.2 is not a multiple of the device's 16 lanes",
     ),
     (["--config-name", "digits", "network.name=resnet18"], "resnet18 does not take"),
-    (["--config-name", "classification", "network=resnet18"], "No supported network was found in ResNet"),
     (["--config-name", "digits", "network=resnet_18"], "Unknown network 'resnet_18'.* near are resnet18"),
     (["--config-name", "digits", "supernet=timm"], "no setting `supernet`. HINT: network=timm"),
     (["--config-name", "digits", "latencies=0.5x"], "latencies(.|\n)*Its keys are: .*latency"),

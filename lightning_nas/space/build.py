@@ -95,7 +95,7 @@ class _Builder:
     def _check_patterns(self, blocks: Sequence[Block], residuals: Sequence[str]) -> None:
         options = self._options
         paths = [*(w.name for w in self._network.widths), *map(_path, blocks), *residuals]
-        for name, patterns in (("only", options.only), ("except_", options.except_), ("widths", options.widths)):
+        for name, patterns in (("only", options.only), ("except_", options.except_), ("widths", options.widths or ())):
             for pattern in patterns:
                 if not any(SpaceOptions(only=[pattern]).admits(path) for path in paths):
                     raise ValueError(

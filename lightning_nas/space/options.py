@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from typing import Literal, get_args
 
@@ -51,7 +51,7 @@ class SpaceOptions:
     kernels: Sequence[int] = ()
     ratios: Sequence[float] = (0.5, 0.75, 1.0)
     scope: Scope = "group"
-    widths: Mapping[str, Sequence[int]] = field(default_factory=dict)
+    widths: Mapping[str, Sequence[int]] | None = None
     only: Sequence[str] = ()
     except_: Sequence[str] = ()
 
@@ -62,11 +62,11 @@ class SpaceOptions:
         check_numbers("expansions", self.expansions, above=0)
         check_numbers("kernels", self.kernels, whole=True, least=1, most=MAX_KERNEL)
         check_numbers("ratios", self.ratios, above=0, most=1)
-        if not isinstance(self.widths, Mapping):
+        if not isinstance(self.widths, Mapping | None):
             raise ValueError(
                 f"`widths` must give lists of widths by pattern, as {{'features.0*': [16]}}; got {self.widths!r}."
             )
-        for pattern, row in self.widths.items():
+        for pattern, row in (self.widths or {}).items():
             check_numbers(f"widths[{pattern!r}]", row, whole=True, least=1)
         for name, patterns in (("only", self.only), ("except_", self.except_)):
             if isinstance(patterns, str) or not all(isinstance(pattern, str) for pattern in patterns):
@@ -91,4 +91,4 @@ class SpaceOptions:
 
     def explicit(self, path: str) -> Sequence[int] | None:
         """Return the explicit widths of a group, None where there are none."""
-        return next((row for pattern, row in self.widths.items() if fnmatchcase(path, pattern)), None)
+        return next((row for pattern, row in (self.widths or {}).items() if fnmatchcase(path, pattern)), None)
