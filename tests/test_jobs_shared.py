@@ -98,8 +98,9 @@ def test_the_second_run_trains_neither_source_nor_supernet_nor_baseline(tmp_path
     taught_by = [json.loads((tmp_path / name / "run.json").read_text())["taught_by"] for name in "ab"]
     assert taught_by == ["source", "baseline"]
     assert other["baseline"] == result["baseline"]
-    widths = [stage["width"] for stage in json.loads((tmp_path / "b" / "architecture.json").read_text())["stages"]]
-    assert widths == [16, 24, 40, 64]
+    widths = json.loads((tmp_path / "b" / "architecture.json").read_text())["widths"]
+    stages = [widths[name] for name in ("features.0.0", "features.2.conv.2", "features.4.conv.2", "features.7.conv.2")]
+    assert stages == [16, 24, 40, 64]
     assert other["subnet"]["latency_ms"] <= 0.8 * other["baseline"]["latency_ms"]
     # Random subnets of kinds alone are others than those of the first run, and are not taken for them.
     found = [path for path in (shared / "checkpoints").glob("random_*.ckpt") if ".previous" not in path.name]

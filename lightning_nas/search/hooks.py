@@ -9,7 +9,6 @@ import lightning.pytorch as pl
 import torch
 from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.utilities import rank_zero_info
-from lightning.pytorch.utilities.model_helpers import is_overridden
 from torch import Tensor
 from typing_extensions import override
 
@@ -31,7 +30,7 @@ from lightning_nas.search.readiness import report_readiness
 from lightning_nas.search.sandwich import add_gradients
 from lightning_nas.search.settings import Joint, Monitor, Selection, SupernetTraining
 from lightning_nas.search.state import SearchState
-from lightning_nas.search.trainers import refuse_strategy, refuse_unaware, total_steps
+from lightning_nas.search.trainers import configures_model, refuse_strategy, refuse_unaware, total_steps
 from lightning_nas.search.validated import validated_encoding
 from lightning_nas.search.warnings_heard import heard_warnings
 from lightning_nas.space.spec import Encoding, SearchSpace
@@ -102,7 +101,7 @@ class SearchHooks(Callback):
         refuse_strategy(trainer)
         self.has_chosen = self._is_begun = False
         # `configure_model` comes after this hook, and may be what converts the network.
-        if not is_overridden("configure_model", pl_module) or has_supernet(pl_module):
+        if not configures_model(pl_module) or has_supernet(pl_module):
             self._begin(pl_module)
         else:
             self._optimizer = None  # what is loaded before is for the search that begins then

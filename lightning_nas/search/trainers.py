@@ -11,7 +11,7 @@ from torch.nn.parallel import DistributedDataParallel
 from lightning_nas.search.lightning_internals import syncs_batch_norm
 from lightning_nas.search.settings import SupernetTraining
 
-__all__ = ["refuse_strategy", "refuse_unaware", "share_statistics", "total_steps"]
+__all__ = ["configures_model", "refuse_strategy", "refuse_unaware", "share_statistics", "total_steps"]
 
 _HINT = "HINT: use `strategy='ddp_find_unused_parameters_true'`, or one device."
 
@@ -88,3 +88,9 @@ def total_steps(trainer: pl.Trainer) -> int:
             " `drop_last=True`."
         )
     return int(total)
+
+
+def configures_model(module: pl.LightningModule) -> bool:
+    """Return whether a module has a `configure_model` of its own, and not Lightning's, of whichever of its packages."""
+    owner = next(base for base in type(module).__mro__ if "configure_model" in vars(base))
+    return owner.__module__.partition(".")[0] not in ("lightning", "pytorch_lightning")
