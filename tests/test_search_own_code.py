@@ -176,5 +176,5 @@ def test_data_of_another_size_than_the_costs_are_of_is_told(tmp_path, caplog, si
         callbacks=[searching(every=4)], default_root_dir=tmp_path, max_epochs=1, enable_checkpointing=False, **QUIET
     )
     trainer.fit(Plain(), DataLoader(data, batch_size=8), DataLoader(data, batch_size=8))
-    told = f"runs on images of about {size} x {size} pixels, and its costs are of 32 x 32"
+    told = f"runs on images of {size} x {size} pixels, and its costs are of 32 x 32"
     assert (told in caplog.text) == is_told
