@@ -103,7 +103,11 @@ def test_residual_blocks_can_be_left_out(space):
     assert [choice.path for choice in without.choices] == [choice.path for choice in space.choices]
     assert all(SKIP not in choice.options for choice in without.choices)
     resnet = space_of_zoo("torchvision/resnet50", kinds=("skip",))
-    assert {tuple(map(str, choice.options)) for choice in resnet.choices} == {("own", "skip")}
+    # The 3x3 and the 1x1 behind it are a fused block; of each stage the first has a convolution beside it.
+    assert [SKIP in choice.options for choice in resnet.choices].count(True) == 12
+    assert {choice.own.kind for choice in resnet.choices} == {"fused"}
+    plain = space_of_zoo("own/vgg", kinds=("skip",))
+    assert not any(SKIP in choice.options for choice in plain.choices)
 
 
 def test_blocks_whose_expansion_is_small_get_parts_of_it():
