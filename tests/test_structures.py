@@ -19,8 +19,9 @@ from lightning_nas.supernet.derive import derive
 # Inverted bottlenecks with and without squeeze-excite, depthwise convolutions in front of an expansion, fused blocks,
 # those of ResNet and YOLO, the padding of TensorFlow, concatenations with offsets.
 NETWORKS = (
-    *("torchvision/mobilenet_v2", "torchvision/mobilenet_v3_small", "torchvision/resnet18", "own/yolo", "own/unet"),
-    *("timm/mobilenetv4_conv_small", "timm/mobilenet_edgetpu_v2_xs", "timm/tf_efficientnet_lite0"),
+    *("torchvision/mobilenet_v3_small", "torchvision/resnet18", "own/yolo", "timm/mobilenetv4_conv_small"),
+    *("timm/mobilenet_edgetpu_v2_xs", "timm/tf_efficientnet_lite0"),
+    *(pytest.param(name, marks=pytest.mark.slow) for name in ("torchvision/mobilenet_v2", "own/unet")),
 )
 OFFERED = SpaceOptions(kinds=("ibn", "fused", "skip"), kernels=(3, 5), scope="group")
 NUM_MEMBERS = 12

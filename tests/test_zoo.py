@@ -6,12 +6,10 @@ from network_trials import LATENCY, OUTPUT, Elsewhere, Trial, Uncompiled, tried
 from networks_page import NUM_MEMBERS, NetworkRow
 from torch import nn
 
+# The others run by `pytest -m slow`, and in the record of `recipes/results/networks.md`.
 QUICK = (
-    "torchvision/mobilenet_v3_small",  # squeeze-excite
     "torchvision/resnet18",
     "own/yolo",  # concatenations, halves of a split
-    "own/unet",
-    "detection/ssdlite320_mobilenet_v3_large",
     "own/timm_pyramid",  # maps of several scales, upsampled and summed
 )
 # What is known not to work of a network, by the steps that fail, with the reason.
