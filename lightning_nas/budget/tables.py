@@ -63,16 +63,11 @@ def cost_tables(space: SearchSpace, estimator: CostModel) -> CostTables:
 
 def warn_off_grid(space: SearchSpace, lanes: int) -> None:
     """Warn, once, of widths, but the source's own, that do not fill the lanes of the device."""
-    # Channels of the tensor that has a group first, for one of the group.
-    units: dict[int, int] = {}
-    for _, result in space.network.counts:
-        for group, gain in result.gains:
-            units.setdefault(group, gain)
-    found = []
+    units, found = space.network.units, []
     for multiplier in space.multipliers:
         full = multiplier.widths[-1]
         rows = (zip(multiplier.groups, row, full, strict=True) for row in multiplier.widths)
-        off = {w for row in rows for group, w, own in row if w * units.get(group, 1) % lanes and w != own}
+        off = {w for row in rows for group, w, own in row if w * units[group] % lanes and w != own}
         if off:
             found.append(f"{sorted(off)} of {multiplier}")
     named = "; ".join(found)

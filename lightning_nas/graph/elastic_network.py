@@ -102,6 +102,15 @@ class ElasticNetwork:
         """Numbers of the groups whose widths can be chosen."""
         return tuple(number for number, width in enumerate(self.widths) if width.is_open)
 
+    @cached_property
+    def units(self) -> tuple[int, ...]:
+        """For each group the channels that the first tensor with it has for one of its width."""
+        found: dict[int, int] = {}
+        for _, result in self.counts:
+            for group, gain in result.gains:
+                found.setdefault(group, gain)
+        return tuple(found.get(group, 1) for group in range(len(self.widths)))
+
     def at(self, widths: Sequence[int]) -> Network:
         """Return the network at the widths of all groups, as tracing the narrower network would."""
         changed = {number for number, (size, width) in enumerate(zip(self.sizes, widths, strict=True)) if size != width}

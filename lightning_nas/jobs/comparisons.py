@@ -16,11 +16,10 @@ from lightning_nas.budget.limits import Limits
 from lightning_nas.budget.removal import possible_options
 from lightning_nas.budget.sampling import draw_near
 from lightning_nas.estimator.cost_model import CostModel
-from lightning_nas.graph.elastic_network import ElasticNetwork
 from lightning_nas.space.architecture import Architecture
 from lightning_nas.space.block_option import BlockOption
 from lightning_nas.space.choice import Choice
-from lightning_nas.space.lanes import round_to_lanes
+from lightning_nas.space.lanes import aligned_width
 from lightning_nas.space.spec import Encoding, SearchSpace
 from lightning_nas.supernet import derive, find_supernet, refit, sort_channels
 from lightning_nas.supernet.subnet import supernet_with
@@ -155,37 +154,18 @@ def _uniform(space: SearchSpace) -> Scaled:
 
 def _rule(space: SearchSpace, estimator: CostModel) -> Scaled:
     """Return what scales all widths but those within blocks, whose expansions stay, to multiples of the lanes."""
-    network, options, units = space.network, fused_where_faster(space, estimator), _units(space.network)
+    network, options = space.network, fused_where_faster(space, estimator)
 
     def scaled(ratio: float) -> Architecture:
         widths = [
-            _aligned(width.size, ratio, units.get(group, 1), estimator.lanes) if group in space.nodes_of else width.size
+            aligned_width(width.size, ratio, network.units[group], estimator.lanes)
+            if group in space.nodes_of
+            else width.size
             for group, width in enumerate(network.widths)
         ]
         return space.member(space.with_hidden(widths, options), options)
 
     return scaled
-
-
-def _aligned(size: int, ratio: float, unit: int, lanes: int) -> int:
-    """Return a part of a width whose channels fill the lanes, and no more than all of it.
-
-    Args:
-        size: The width.
-        ratio: The part of it.
-        unit: Channels of the tensor for one of the width.
-        lanes: The lanes of the device.
-    """
-    return min(size, -(-round_to_lanes(size * unit * ratio, lanes) // unit))
-
-
-def _units(network: ElasticNetwork) -> dict[int, int]:
-    """Return for each group the channels that the first tensor with it has for one of its width."""
-    found: dict[int, int] = {}
-    for _, result in network.counts:
-        for group, gain in result.gains:
-            found.setdefault(group, gain)
-    return found
 
 
 def _random(space: SearchSpace, estimator: CostModel, limits: Limits, seed: int) -> list[Architecture]:

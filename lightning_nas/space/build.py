@@ -58,7 +58,6 @@ class _Place:
     order: int
     rows: int
     columns: int
-    unit: int  # channels of the tensor for one of the group
 
 
 class _Builder:
@@ -191,7 +190,7 @@ class _Builder:
         width, explicit = self._network.widths[group], self._options.explicit(self._network.widths[group].name)
         if explicit is None:
             return self._aligned(group, self._options.ratios)
-        unit = self._places[group].unit
+        unit = self._network.units[group]
         for offered in explicit:
             if offered > width.size:
                 raise ValueError(f"Width {offered} of {width.name} must be above 0 and at most {width.size}.")
@@ -205,7 +204,7 @@ class _Builder:
 
     def _aligned(self, group: int, ratios: Iterable[float]) -> tuple[int, ...]:
         """Return widths of a group whose channels fill the lanes."""
-        size, unit = self._network.sizes[group], self._places[group].unit
+        size, unit = self._network.sizes[group], self._network.units[group]
         channels = curated_widths(size * unit, tuple(ratios), self._lanes)
         return tuple(sorted({-(-width // unit) for width in channels}))
 
@@ -218,8 +217,8 @@ def _places(network: ElasticNetwork) -> Mapping[int, _Place]:
     found: dict[int, _Place] = {}
     for number, (operation, (_, result)) in enumerate(zip(network.network.operations, network.counts, strict=True)):
         rows, columns, _ = operation.layer.out_shape
-        for group, gain in result.gains:
-            found.setdefault(group, _Place(number, rows, columns, gain))
+        for group in result.groups:
+            found.setdefault(group, _Place(number, rows, columns))
     return found
 
 

@@ -7,7 +7,7 @@ from typing import Protocol, runtime_checkable
 from lightning_nas.graph.sizes import round_to_multiple
 from lightning_nas.io.numbers import check_number
 
-__all__ = ["HasLanes", "round_to_lanes"]
+__all__ = ["HasLanes", "aligned_width", "round_to_lanes"]
 
 
 @runtime_checkable
@@ -34,3 +34,20 @@ def round_to_lanes(width: float, lanes: int) -> int:
     check_number("width", width, above=0)
     check_number("lanes", lanes, whole=True, least=1)
     return round_to_multiple(width, lanes)
+
+
+def aligned_width(size: int, ratio: float, unit: int, lanes: int) -> int:
+    """Return a part of a width whose channels fill the lanes, and no more than all of it.
+
+    Args:
+        size: The width.
+        ratio: The part of it.
+        unit: Channels of its tensor for one of the width, such as those that a convolution in groups keeps together.
+        lanes: The lanes of the device.
+
+    Example::
+
+        >>> aligned_width(64, 0.75, 1, 16), aligned_width(32, 0.6, 4, 16)
+        (48, 20)
+    """
+    return min(size, -(-round_to_lanes(size * unit * ratio, lanes) // unit))

@@ -17,7 +17,7 @@ from lightning_nas.io.reading import parse_json
 from lightning_nas.space.architecture import Architecture
 from lightning_nas.space.block_option import BlockOption
 from lightning_nas.space.choice import Choice
-from lightning_nas.space.lanes import HasLanes, round_to_lanes
+from lightning_nas.space.lanes import HasLanes, aligned_width
 from lightning_nas.space.left_out import LeftOut
 from lightning_nas.space.multiplier import DepthMultiplier
 from lightning_nas.space.space_files import space_fields, space_to_dict
@@ -138,11 +138,11 @@ class SearchSpace:
         """
         lanes = device.lanes if isinstance(device, HasLanes) else device
         check_number("lanes", lanes, whole=True, least=1)
-        multipliers = []
+        multipliers, units = [], self.network.units
         for multiplier in self.multipliers:
             full = multiplier.widths[-1]
-            rows = (zip(row, full, strict=True) for row in multiplier.widths)
-            rounded = {tuple(min(limit, round_to_lanes(width, lanes)) for width, limit in row) for row in rows}
+            rows = (zip(row, full, multiplier.groups, strict=True) for row in multiplier.widths)
+            rounded = {tuple(aligned_width(limit, w / limit, units[g], lanes) for w, limit, g in row) for row in rows}
             multipliers.append(replace(multiplier, widths=tuple(sorted({*rounded, full}))))
         return replace(self, multipliers=tuple(multipliers))
 
