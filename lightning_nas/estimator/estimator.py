@@ -82,6 +82,7 @@ class Estimator:
         # A function in place of the regressor, so that nothing is fitted while all parts are measured ones.
         self._prices = Prices(device, self.measurements, self.networks, lambda: self.regressor, exact, fallback)
         self._verified: dict[Architecture, Figures] = {}
+        self._unmeasured: set[str] = set()
 
     @classmethod
     def load(
@@ -263,7 +264,8 @@ class Estimator:
     def verify(self, network: nn.Module | Architecture, example_input: Tensor | None = None) -> Figures | None:
         """Measure the latency and the fast memory of the whole network; None where no backend is here.
 
-        An architecture is measured once and remembered.
+        An architecture is measured once and remembered. Where operators are priced by their bytes (`fallback`), the
+        backend may not know them: a warning says which, once, and nothing is measured.
         """
         backend = available_backend(self.device)
         if backend is None:
@@ -271,10 +273,21 @@ class Estimator:
         # A module may change from one call to the next; an architecture cannot.
         if isinstance(network, Architecture) and network in self._verified:
             return self._verified[network]
-        figures = backend.measure_network(_network(network, example_input, self.fallback))
+        try:
+            figures = backend.measure_network(_network(network, example_input, self.fallback))
+        except ValueError as error:
+            if self.fallback is None:
+                raise
+            self._warn_unmeasured(str(error))
+            return None
         if isinstance(network, Architecture):
             self._verified[network] = figures
         return figures
+
+    def _warn_unmeasured(self, reason: str) -> None:
+        if reason not in self._unmeasured:
+            self._unmeasured.add(reason)
+            _log.warning("Networks are not measured whole by %s, and their estimates count: %s", self.name, reason)
 
     def measured_share(self, parts: Iterable[Subgraph]) -> float:
         """Return the share of a network's latency that is measured rather than predicted."""

@@ -147,7 +147,9 @@ def _prelu(found: Labelling, call: Call) -> Result:
     (image,) = call.tracked
     labels = call.labels[id(image)]
     (weight,) = call.constants
-    if weight.numel() > 1 and not found.add_slot(weight, weight.ndim - 1, per_index(found.channels, labels, 1)):
+    if weight.numel() > 1 and weight.ndim > 1:  # as it is spread over the channels
+        _meet(found, weight, labels, call.path)
+    elif weight.numel() > 1 and not found.add_slot(weight, 0, per_index(found.channels, labels, 1)):
         found.channels.freeze(labels, f"an activation of computed weights is used at {call.path!r}")
     return [found.channels.find(labels)]
 

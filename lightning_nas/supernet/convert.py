@@ -48,6 +48,12 @@ def supernet_from(model: nn.Module, example_input: Tensor, space: SearchSpace | 
     """
     check_source(model, example_input)
     space = space or space_of(model, example_input)
+    if not space.node_sizes:
+        reasons = "; ".join(f"{left.path!r} ({left.reason})" for left in space.left_out[:3])
+        raise ValueError(
+            f"Nothing of this {type(model).__name__} can be searched: it has no width and no block to choose"
+            f"{f'. It has {reasons}' if reasons else ''}. HINT: `print(space.table())`, and the options of the space."
+        )
     groups = _fitting_groups(model, example_input, space)
     expected = outputs_of(model, example_input)
     offers = [(choice.block, forms_of(choice)) for choice in space.choices if choice.block is not None]

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
+from lightning_nas.graph.labelling import Slot
 from lightning_nas.graph.width_groups import WidthGroups
 from lightning_nas.space.block_option import BlockOption
 from lightning_nas.space.choice import Choice
@@ -32,8 +34,9 @@ def architecture_of(subnet: nn.Module, supernet: Supernet) -> Architecture:
     """
     space = supernet.space
     widths = list(space.network.sizes)
-    for number in space.network.open:
-        widths[number] = _width(subnet, supernet.leaves.groups, number)
+    for number, width in _widths(subnet, supernet.leaves.groups).items():
+        if number in space.network.open:
+            widths[number] = width
     options = [_option(subnet, choice, widths, space) for choice in space.choices]
     architecture = space.member(widths, options)
     space.encode(architecture)
@@ -87,16 +90,38 @@ def _narrowed(choice: Choice, option: BlockOption) -> Choice:
     return replace(choice, options=tuple(dict.fromkeys([choice.own, option])))
 
 
-def _width(subnet: nn.Module, groups: WidthGroups, number: int) -> int:
-    """Return the width of a group, by a parameter that has the channels of no other one."""
-    size = groups.groups[number].size
-    for (name, dim), count in groups.groups[number].slots:
-        if (groups.places(groups.slots[name, dim])[0] == number).all():
-            path, _, attribute = name.rpartition(".")
-            tensor = _tensor(subnet, path, attribute)
-            if tensor is not None and tensor.ndim > dim and tensor.shape[dim] % count == 0:
-                return tensor.shape[dim] // count
-    return size
+def _widths(subnet: nn.Module, groups: WidthGroups) -> dict[int, int]:
+    """Return the widths of the open groups of a plain network, by the sizes of its parameters.
+
+    A parameter has the channels of one group, or of several: each tells the width of one that no other has told.
+    """
+    found: dict[int, int] = {}
+    left = set(groups.open)
+    slots = sorted({slot for number in left for slot, _ in groups.groups[number].slots})
+    while left:
+        before = len(left)
+        for slot in slots:
+            numbers, counts = np.unique(groups.places(groups.slots[slot])[0], return_counts=True)
+            unknown = [number for number in numbers.tolist() if number in left]
+            if len(unknown) != 1 or (size := _size(subnet, slot)) is None:
+                continue
+            held = dict(zip(numbers.tolist(), counts.tolist(), strict=True))
+            rest = held.pop(-1, 0)
+            per_width = {number: count // groups.groups[number].size for number, count in held.items()}
+            known = (per_width[n] * found.get(n, groups.groups[n].size) for n in per_width if n != unknown[0])
+            found[unknown[0]] = (size - rest - sum(known)) // per_width[unknown[0]]
+            left.discard(unknown[0])
+        if len(left) == before:  # such as what stands in a module that is left out
+            found |= {number: groups.groups[number].size for number in left}
+            break
+    return found
+
+
+def _size(subnet: nn.Module, slot: Slot) -> int | None:
+    """Return the size of a dimension of a parameter; None where the network has no such one."""
+    path, _, attribute = slot[0].rpartition(".")
+    tensor = _tensor(subnet, path, attribute)
+    return None if tensor is None or tensor.ndim <= slot[1] else tensor.shape[slot[1]]
 
 
 def _tensor(subnet: nn.Module, path: str, attribute: str) -> Tensor | None:
