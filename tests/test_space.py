@@ -244,3 +244,14 @@ def test_networks_without_a_block_have_widths_alone():
     space = space_of(network, images)
     assert not any(choice.block is None for choice in space.choices)
     assert space.multipliers
+
+
+def test_widths_are_said_in_channels():
+    net = nn.Sequential(nn.Conv2d(3, 64, 3, padding=1), nn.GroupNorm(8, 64), nn.ReLU(), nn.Conv2d(64, 4, 1))
+    space = space_of(net, torch.rand(1, 3, 16, 16), options=SpaceOptions(widths={"0": [32]}))
+    assert space.multipliers[0].widths == ((4,), (8,))
+    assert "  0  32, 64" in space.table()
+    with pytest.raises(
+        ValueError, match="Width 12 of 0 is not a multiple of the device's 8 lanes and of its 8 channels"
+    ):
+        space_of(net, torch.rand(1, 3, 16, 16), options=SpaceOptions(widths={"0": [12]}))

@@ -191,16 +191,18 @@ class _Builder:
         if explicit is None:
             return self._aligned(group, self._options.ratios)
         unit = self._network.units[group]
+        full = width.size * unit
         for offered in explicit:
-            if offered > width.size:
-                raise ValueError(f"Width {offered} of {width.name} must be above 0 and at most {width.size}.")
-            if offered * unit % self._lanes and offered != width.size:
-                valid = [w for w in range(1, width.size) if w * unit % self._lanes == 0]
+            if offered > full:
+                raise ValueError(f"Width {offered} of {width.name} must be above 0 and at most {full}.")
+            if (offered % self._lanes or offered % unit) and offered != full:
+                valid = [channels for channels in range(unit, full, unit) if channels % self._lanes == 0]
                 raise ValueError(
-                    f"Width {offered} of {width.name} is not a multiple of the device's {self._lanes} lanes; valid are "
-                    f"{', '.join(map(str, valid[:12]))} and the full width {width.size}."
+                    f"Width {offered} of {width.name} is not a multiple of the device's {self._lanes} lanes"
+                    f"{f' and of its {unit} channels a group' if unit > 1 else ''}; valid are "
+                    f"{', '.join(map(str, valid[:12]))} and the full width {full}."
                 )
-        return tuple(sorted({*explicit, width.size}))
+        return tuple(sorted({*(offered // unit for offered in explicit), width.size}))
 
     def _aligned(self, group: int, ratios: Iterable[float]) -> tuple[int, ...]:
         """Return widths of a group whose channels fill the lanes."""

@@ -218,7 +218,7 @@ class SearchSpace:
 
     def table(self) -> str:
         """Return what can be chosen, and what is not searched with the reason, as text; see `space_table`."""
-        return space_table(self.multipliers, self.choices, self.left_out)
+        return space_table(self.multipliers, self.choices, self.left_out, self.network.units)
 
     def __str__(self) -> str:
         counts = f"{len(self.multipliers)} widths and {len(self.choices)} blocks"

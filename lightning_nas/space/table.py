@@ -15,7 +15,10 @@ _MAX_PATH = 48
 
 
 def space_table(
-    multipliers: Sequence[DepthMultiplier], choices: Sequence[Choice], left_out: Sequence[LeftOut] = ()
+    multipliers: Sequence[DepthMultiplier],
+    choices: Sequence[Choice],
+    left_out: Sequence[LeftOut] = (),
+    units: Sequence[int] = (),
 ) -> str:
     """Return what can be chosen in a space, and what of the network is not searched, with the reason.
 
@@ -23,6 +26,7 @@ def space_table(
         multipliers: Its depth multipliers.
         choices: Its blocks.
         left_out: What is not searched.
+        units: For each width group the channels for one of its width; by default one.
 
     Example::
 
@@ -37,7 +41,7 @@ def space_table(
           2  width: it is an output of the network
         3 architectures
     """
-    widths = [(multiplier.name, _widths(multiplier.widths)) for multiplier in multipliers]
+    widths = [(multiplier.name, _channels(multiplier, units)) for multiplier in multipliers]
     blocks = [(choice.path, ", ".join(map(str, choice.options))) for choice in choices]
     rest = [(left.path, f"{left.what}: {left.reason}") for left in left_out]
     lines = []
@@ -49,5 +53,7 @@ def space_table(
     return "\n".join([*lines, f"{count:.3g} architectures"])
 
 
-def _widths(rows: Sequence[Sequence[int]]) -> str:
+def _channels(multiplier: DepthMultiplier, units: Sequence[int]) -> str:
+    own = [units[group] if units else 1 for group in multiplier.groups]
+    rows = ([width * unit for width, unit in zip(row, own, strict=True)] for row in multiplier.widths)
     return ", ".join("/".join(map(str, row)) for row in rows)

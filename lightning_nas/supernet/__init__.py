@@ -1,6 +1,6 @@
 """Supernets: elastic leaves, conversion, derivation and refit, in plain PyTorch."""
 
-from lightning_nas.space.read import space_of as space_of
+from lightning_nas.supernet.convert import space_of as space_of
 from lightning_nas.supernet.convert import supernet_from as supernet_from
 from lightning_nas.supernet.derive import derive as derive
 from lightning_nas.supernet.derive import recalibrate as recalibrate

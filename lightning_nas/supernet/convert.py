@@ -6,7 +6,8 @@ from torch import Tensor, nn
 
 from lightning_nas.graph.elastic_network import read_network
 from lightning_nas.graph.width_groups import WidthGroups
-from lightning_nas.space.read import space_of
+from lightning_nas.space import read
+from lightning_nas.space.options import SpaceOptions
 from lightning_nas.space.spec import SearchSpace
 from lightning_nas.supernet.agreement import check_agreement, outputs_of
 from lightning_nas.supernet.elastic_leaves import elastic_leaves
@@ -14,7 +15,29 @@ from lightning_nas.supernet.member import forms_of
 from lightning_nas.supernet.source_check import check_source
 from lightning_nas.supernet.supernet import Supernet, forget_warning
 
-__all__ = ["supernet_from"]
+__all__ = ["space_of", "supernet_from"]
+
+
+def space_of(
+    model: nn.Module, example_input: Tensor, lanes: int = 8, options: SpaceOptions | None = None, check: bool = True
+) -> SearchSpace:
+    """Return the search space around a network, after refusing what cannot be converted.
+
+    It is that of `lightning_nas.space.read.space_of`, which says more.
+
+    Args:
+        model: Any convolutional network.
+        example_input: One batch that it can run, shape (N, C, H, W).
+        lanes: Parallelism factor of the device (`Estimator.lanes`).
+        options: What is offered; by default that of `SpaceOptions`.
+        check: Whether narrower networks are run to see that they compute what they should.
+
+    Raises:
+        ValueError: The network cannot be converted, or an option is not valid for it.
+        TypeError: It is none.
+    """
+    check_source(model, example_input)
+    return read.space_of(model, example_input, lanes, options, check)
 
 
 def supernet_from(model: nn.Module, example_input: Tensor, space: SearchSpace | None = None) -> nn.Module:
@@ -47,7 +70,7 @@ def supernet_from(model: nn.Module, example_input: Tensor, space: SearchSpace | 
         16
     """
     check_source(model, example_input)
-    space = space or space_of(model, example_input)
+    space = space or read.space_of(model, example_input)
     if not space.node_sizes:
         reasons = "; ".join(f"{left.path!r} ({left.reason})" for left in space.left_out[:3])
         raise ValueError(
