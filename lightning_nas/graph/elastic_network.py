@@ -24,7 +24,7 @@ __all__ = ["ChannelCount", "ElasticNetwork", "ElasticWidth", "elastic_network", 
 _BY_OUTPUT = ("add", "mul", "concat", "activation", "norm")
 """Operators whose input channels a `Layer` counts as those of their output."""
 
-_PARTIAL = "a tensor holds a part of its channels"
+_PARTIAL = "a tensor lays its channels out in a way that cannot be priced"
 
 Key = tuple[int, int]
 """An operation: its number in the source network, and which it is of those that stand in its place."""
