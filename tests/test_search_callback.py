@@ -14,6 +14,7 @@ from lightning_nas.budget.budget import Budget
 from lightning_nas.search.engine import Search
 from lightning_nas.search.module import SearchModule
 from lightning_nas.space.architecture import subgraphs
+from lightning_nas.space.nodes import described
 
 pytestmark = pytest.mark.usefixtures("few_anchors")
 QUIET = {"logger": False, "enable_progress_bar": False, "enable_model_summary": False, "accelerator": "cpu"}
@@ -212,7 +213,7 @@ def test_progress_is_told_in_a_line_and_logged_by_choice(supernet, estimator, tm
     assert len(lines) == 3  # of four epochs the first is all warm-up
     assert "expected latency_ms " in lines[-1]
     assert "multiplier" in lines[-1]
-    assert str(search.search.supernet.space.decode(search.search.best())) in lines[-1]
+    assert described(search.search.supernet.space, search.search.best()) in lines[-1]
     choices = [name for name in run.callback_metrics if name.startswith("nas/entropy/")]
     sizes = search.search.supernet.space.node_sizes
     assert len(choices) == sum(size > 1 for size in sizes)

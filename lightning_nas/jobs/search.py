@@ -37,6 +37,7 @@ from lightning_nas.report.search_record import ReadinessRecord, SearchRecord, Su
 from lightning_nas.search import Decoupled
 from lightning_nas.search.describe import format_reach
 from lightning_nas.search.quiet_loss import quiet_copy, task_loss
+from lightning_nas.space.nodes import described
 from lightning_nas.space.spec import Architecture, SearchSpace
 from lightning_nas.supernet import derive, option_errors, refit, sort_channels, supernet_from
 from lightning_nas.tasks.search_task import network_of
@@ -236,7 +237,8 @@ class SearchJob:
             self.chosen, self.subnet = _best_refitted(
                 self.candidates, self.untrained, self.teacher, self.images, judged, self.model.data
             )
-        log.info("Selected architecture %s, %.4g ms", self.chosen, self.estimator.latency_ms(self.chosen))
+        words = described(self.space, self.space.encode(self.chosen))
+        log.info("Selected architecture, %.4g ms: %s", self.estimator.latency_ms(self.chosen), words)
 
     def _finetune_subnet(self) -> None:
         self.tuned = self._finetuned_module(self.subnet, self.teacher)

@@ -11,6 +11,7 @@ from lightning_nas.io.units import bytes_text
 from lightning_nas.search.engine import Search
 from lightning_nas.search.penalty import entropy
 from lightning_nas.space.choice import Choice
+from lightning_nas.space.nodes import described
 
 __all__ = ["announcement", "brief", "format_reach", "metrics", "progress_line"]
 
@@ -67,7 +68,7 @@ def brief(search: Search) -> str:
 
 def progress_line(search: Search) -> str:
     """Return where a search stands, with the most probable architecture within the budgets, in one line."""
-    return f"{brief(search)}; leading: {search.supernet.space.decode(search.best())}"
+    return f"{brief(search)}; leading: {described(search.supernet.space, search.best())}"
 
 
 def _cost_text(name: str, figure: float, digits: int = 5) -> str:

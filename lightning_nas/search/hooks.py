@@ -33,6 +33,7 @@ from lightning_nas.search.state import SearchState
 from lightning_nas.search.trainers import configures_model, refuse_strategy, refuse_unaware, total_steps
 from lightning_nas.search.validated import validated_encoding
 from lightning_nas.search.warnings_heard import heard_warnings
+from lightning_nas.space.nodes import described
 from lightning_nas.space.spec import Encoding, SearchSpace
 from lightning_nas.supernet.mixture import check_mixable
 from lightning_nas.supernet.sliced_step import SlicedStep
@@ -256,7 +257,7 @@ class SearchHooks(Callback):
             state.progress.ranked = state.rank(search, loss)
         self.has_chosen = True
         search.supernet.activate(state.chosen())
-        rank_zero_info(f"Selected architecture {search.supernet.space.decode(state.chosen())}")
+        rank_zero_info(f"Selected architecture: {described(search.supernet.space, state.chosen())}")
 
     @override
     def on_fit_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator, Sequence
 
 from lightning_nas.space.spec import SearchSpace
 
-__all__ = ["combined_widths", "node_names", "nodes_behind"]
+__all__ = ["combined_widths", "described", "node_names", "nodes_behind"]
 
 # A table of more would take minutes to price, and a program with it to solve.
 _MAX_COMBINATIONS = 100_000
@@ -17,6 +17,37 @@ _MAX_COMBINATIONS = 100_000
 def node_names(space: SearchSpace) -> tuple[str, ...]:
     """Return what each node of a space chooses, by the path of its module."""
     return (*map(str, space.multipliers), *map(str, space.choices))
+
+
+def described(space: SearchSpace, encoding: Sequence[int]) -> str:
+    """Return in words which options of an architecture are others than the source's.
+
+    Args:
+        space: What can be chosen.
+        encoding: The architecture.
+
+    Example::
+
+        >>> import torch
+        >>> from torch import nn
+        >>> from lightning_nas.space.read import space_of
+        >>> net = nn.Sequential(nn.Conv2d(3, 32, 3), nn.ReLU(), nn.Conv2d(32, 4, 1))
+        >>> space = space_of(net, torch.zeros(1, 3, 8, 8))
+        >>> described(space, (0,)), described(space, (2,))
+        ('0 16 of 32', 'the source network')
+    """
+    words, units = [], space.network.units
+    for multiplier, number in zip(space.multipliers, encoding, strict=False):
+        rows = multiplier.widths[number], multiplier.widths[-1]
+        if rows[0] != rows[1]:
+            chosen, full = (
+                "/".join(str(width * units[group]) for width, group in zip(row, multiplier.groups, strict=True))
+                for row in rows
+            )
+            words.append(f"{multiplier} {chosen} of {full}")
+    pairs = zip(space.choices, space.options(encoding), strict=True)
+    words += [f"{choice} {option}" for choice, option in pairs if option != choice.own]
+    return ", ".join(words) or "the source network"
 
 
 def nodes_behind(space: SearchSpace, groups: Iterable[int], choices: Iterable[int] = ()) -> tuple[int, ...]:
