@@ -13,7 +13,13 @@ QUICK = (
     "own/timm_pyramid",  # maps of several scales, upsampled and summed
 )
 # What is known not to work of a network, by the steps that fail, with the reason.
-FAILING: dict[str, dict[str, str]] = {}
+# Random weights find no objects, and torch.export takes no network whose operators depend on what is found.
+FAILING: dict[str, dict[str, str]] = {
+    "detection/fasterrcnn_mobilenet_v3_large_320_fpn": {
+        "export": "GuardOnDataDependentSymNode",
+        **dict.fromkeys(("narrower", "prices", "search"), "`hidden_channels` of subgraph"),
+    }
+}
 
 
 def names():
