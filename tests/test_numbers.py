@@ -162,6 +162,7 @@ EXEMPT = {
     "space.spec.SearchSpace.options": "`decode` checks them",
     "space.spec.SearchSpace.widths": "`decode` checks them",
     "space.spec.SearchSpace.with_hidden": "of a space",
+    "space.table.space_table": "of a space",
     "graph.sizes": "a formula",
     "supernet.": "made by supernet_from, of a space that is checked",
     "tasks.detector.Detector": "features checks the taps whenever it runs",
