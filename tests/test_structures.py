@@ -69,8 +69,8 @@ def test_each_member_is_what_tracing_its_derived_network_gives(case):
     network, images, space, encodings = case
     supernet = supernet_from(network, images, space)
     traced = encodings[:NUM_TRACED]
-    offered = {option.kind for choice in space.choices for option in choice.options}
-    assert offered == {option.kind for encoding in traced for option in space.options(encoding)}
+    offered = {(option.kind, option.kernel) for choice in space.choices for option in choice.options}
+    assert offered == {(option.kind, option.kernel) for encoding in traced for option in space.options(encoding)}
     for encoding in traced:
         derived = derive(supernet, encoding).eval()
         assert plain(space.decode(encoding).network) == plain(trace(derived, images, "bytes", fold=False))
