@@ -13,6 +13,7 @@ import dataclasses
 import json
 import logging
 import statistics
+import sys
 import time
 import warnings
 from pathlib import Path
@@ -20,9 +21,12 @@ from pathlib import Path
 import lightning.pytorch as pl
 import numpy as np
 import torch
-from searches import search_of
 from torch.nn import functional
 from torchvision.models import mobilenet_v2
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+from searches import search_of
 
 from lightning_nas import Estimator
 from lightning_nas.budget.budget import Budget

@@ -53,9 +53,12 @@ from search_step_parts import (
     toy_block,
     toy_network,
 )
-from searches import search_of
 from torch.nn import functional
 from torchvision.models import mobilenet_v2
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+from searches import search_of
 
 from lightning_nas.space.options import SpaceOptions
 from lightning_nas.supernet import derive, space_of, supernet_from

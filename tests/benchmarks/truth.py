@@ -12,6 +12,7 @@ import argparse
 import csv
 import itertools
 import json
+import sys
 import time
 from dataclasses import asdict
 from pathlib import Path
@@ -19,11 +20,14 @@ from pathlib import Path
 import lightning.pytorch as pl
 import numpy as np
 import torch
-from searches import STRATEGIES, search_of
 from torch.nn import functional
 from torch.utils.data import DataLoader, TensorDataset
 from torchvision.models import MobileNetV2
 from tqdm import tqdm
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+from searches import STRATEGIES, search_of
 
 from lightning_nas import Estimator
 from lightning_nas.space.options import SpaceOptions
