@@ -20,7 +20,11 @@ def imported(node):
 def test_a_script_finds_the_helpers_of_the_tests(script):
     """pytest puts them on the path; a shell does not."""
     statements = ast.parse(script.read_text(encoding="utf-8")).body
-    on_path = [node.lineno for node in statements if "sys.path" in ast.unparse(node) and isinstance(node, ast.Expr | ast.Assign)]
+    on_path = [
+        node.lineno
+        for node in statements
+        if "sys.path" in ast.unparse(node) and isinstance(node, ast.Expr | ast.Assign)
+    ]
     for node in statements:
         for name in imported(node):
             if (TESTS / f"{name}.py").exists() and not (script.parent / f"{name}.py").exists():
