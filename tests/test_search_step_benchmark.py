@@ -94,3 +94,11 @@ def test_a_peer_that_cannot_be_imported_says_why(monkeypatch, tmp_path):
     assert search_step_peers.missing("plinio") == (
         "plinio cannot be imported: No module named 'a_digest_that_is_not_there'"
     )
+
+
+def test_every_shape_of_the_toy_space_is_met_before_anything_is_timed(benchmark):
+    """It has no widths to choose."""
+    case = benchmark.CASES["toy"]
+    supernet = case.supernet()
+    assert set(supernet.supernet.space.node_sizes) == {4}
+    benchmark.meet_all_shapes(supernet, case.images())

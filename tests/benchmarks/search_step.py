@@ -125,8 +125,8 @@ def meet_all_shapes(supernet, batch):
     images, targets = batch
     space = supernet.supernet.space
     supernet.supernet.use_batch_statistics(True)
-    num_widths = max(len(multiplier.widths) for multiplier in space.multipliers)
-    num_options = max(len(choice.options) for choice in space.choices)
+    num_widths = max((len(multiplier.widths) for multiplier in space.multipliers), default=1)
+    num_options = max((len(choice.options) for choice in space.choices), default=1)
     for even, odd, option in product(range(num_widths), range(num_widths), range(num_options)):
         wanted = [odd if node % 2 else even for node in range(len(space.multipliers))]
         wanted += [option] * len(space.choices)
