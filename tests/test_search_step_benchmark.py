@@ -62,6 +62,19 @@ def test_a_peer_that_fails_is_left_out_with_the_reason_and_the_others_are_kept(b
     assert "| NNI 3.0 | 0.90 (0.80 to 1.00) | 1.00 |" in page
 
 
+def test_figures_of_peers_are_kept_where_these_are_not_measured_again(benchmark, monkeypatch, tmp_path):
+    monkeypatch.setattr(sys, "executable", str(program(tmp_path, "ours", OURS)))
+    benchmark.measure(options(program(tmp_path, "peers", PEERS)))
+    before = json.loads(benchmark.RECORD.read_text())["peers"]
+    monkeypatch.setattr(benchmark, "processor", lambda: "another")
+    benchmark.measure(options(None))
+    assert json.loads(benchmark.RECORD.read_text())["peers"] == before
+    benchmark.report()
+    page = benchmark.PAGE.read_text()
+    assert "Measured on 1 threads of one another with" in page
+    assert "The other libraries were measured on 1 threads of one a processor with" in page
+
+
 def test_what_was_measured_before_a_failure_of_our_own_is_kept(benchmark, monkeypatch, tmp_path):
     fails = "if words[2:4] == ['mobilenet_v2', 'search']:\n    sys.exit('MemoryError')\n"
     monkeypatch.setattr(sys, "executable", str(program(tmp_path, "ours", fails + OURS)))

@@ -227,6 +227,8 @@ def measure(options):
         "cases": {name: {} for name in CASES},
         "peers": {},
     }
+    if options.peers is None and RECORD.exists():
+        record |= peers_of(json.loads(RECORD.read_text()))
 
     def keep():
         part = RECORD.with_suffix(".part")
@@ -240,9 +242,20 @@ def measure(options):
         for what in ("search", *EXTREMES):
             case.setdefault("memory_mib", {})[what] = added_mib([*ours, name, f"memory_{what}", *common])
             keep()
-    for name, peer in measured_peers(options.peers, common):
+    for name, peer in measured_peers(options.peers, common) if options.peers or not record["peers"] else ():
         record["peers"][name] = peer
         keep()
+
+
+def peers_of(record):
+    """Return the figures of the peers in a record, with where they were measured."""
+    return {"peers": record["peers"], "peers_place": record.get("peers_place", place(record))}
+
+
+def place(record):
+    """Return where a record was measured."""
+    versions = ", ".join(f"{name} {version}" for name, version in record["versions"].items())
+    return f"{record['threads']} threads of one {record['processor']} with {versions}"
 
 
 def measured_peers(python, common):
@@ -291,12 +304,11 @@ def shown(timed):
 def report():
     """Write the page from the record."""
     record = json.loads(RECORD.read_text())
-    versions = ", ".join(f"{name} {version}" for name, version in record["versions"].items())
     lines = [
         "# What a search step costs",
         "",
         "Written by `python tests/benchmarks/search_step.py report` from `search_step.json`.",
-        f"Measured on {record['threads']} threads of one {record['processor']} with {versions}.",
+        f"Measured on {place(record)}.",
         "",
         "Times are medians of rounds, with the least and the greatest round. The largest network is all of IBN or all",
         "of fused-IBN, at full width and expansion, whichever costs more of what is measured.",
@@ -346,6 +358,8 @@ def peer_lines(record):
         else:
             text = f"{peer['name']} {peer['version']}"
             lines.append(f"| {text} | {shown(peer)} | {memory_ratio(peer['memory_mib']):.2f} |")
+    if "peers_place" in record:
+        lines += ["", f"The other libraries were measured on {record['peers_place']}."]
     return lines
 
 
