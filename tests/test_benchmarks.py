@@ -28,4 +28,4 @@ def test_a_script_finds_the_helpers_of_the_tests(script):
     for node in statements:
         for name in imported(node):
             if (TESTS / f"{name}.py").exists() and not (script.parent / f"{name}.py").exists():
-                assert on_path and on_path[0] < node.lineno, f"{script.name} imports {name} of tests/ without its path"
+                assert min(on_path, default=node.lineno) < node.lineno, f"{script.name} imports {name} of tests/"

@@ -3,6 +3,7 @@ import copy
 import pytest
 import timm
 import torch
+import zoo
 from torch import nn
 from torchvision.models import mobilenet_v2
 
@@ -121,3 +122,23 @@ def test_of_another_network():
         refit(mobilenet_v2(), shallow(), torch.zeros(2, 3, 32, 32))
     with pytest.raises(ValueError, match=r"must have the same blocks; `subnet` has none at 'features\.1\.conv\.1'"):
         refit(nn.Flatten(), mobilenet_v2(), torch.zeros(2, 3, 32, 32))
+
+
+@pytest.mark.parametrize("name", ["own/unet", "timm/mobilenetv4_conv_small"])
+def test_blocks_that_share_a_convolution_are_refitted_in_any_form(name):
+    """The last convolution of one block is the first of the next one, and becomes another with its kind."""
+    network, example = zoo.build(name)
+    images = torch.nn.functional.interpolate(torch.randn(4, 3, 8, 8), size=example.shape[-1], mode="bilinear")
+    space = space_of(
+        network.eval(), images[:1], options=SpaceOptions(kinds=("ibn", "fused", "skip"), ratios=(0.5, 1.0))
+    )
+    supernet = supernet_from(network, images[:1], space)
+    sort_channels(supernet)
+    teacher = derive(supernet, space.reference_encoding)
+    for kind in ("ibn", "fused"):
+        rows = [[option.kind == kind for option in choice.options] for choice in space.choices]
+        widths = space.reference_encoding[: len(space.multipliers)]
+        subnet = derive(supernet, (*widths, *(max(range(len(row)), key=row.__getitem__) for row in rows)))
+        refit(subnet, teacher, images)
+        with torch.no_grad():
+            assert all(torch.isfinite(found).all() for found in zoo.tensors(subnet.eval()(images)))

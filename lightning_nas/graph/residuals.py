@@ -2,20 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from torch import Tensor, nn
 
-from lightning_nas.graph.detector import without_detection
-from lightning_nas.graph.eval_mode import undisturbed
 from lightning_nas.graph.layer import BOUNDS
-from lightning_nas.graph.module_paths import module_paths, watching
+from lightning_nas.graph.module_calls import ModuleCall, module_calls
 from lightning_nas.graph.network import IMAGE, Operation
-from lightning_nas.graph.operation_log import OperationLog
-from lightning_nas.graph.tensors import tensors_in
-from lightning_nas.graph.trace import Recorder
 
 __all__ = ["Residual", "residuals"]
 
@@ -31,16 +25,6 @@ class Residual:
 
     path: str
     operations: range
-
-
-@dataclass(frozen=True)
-class _Call:
-    """A module as it ran: what it took and gave, by the operations that these come from, and what it ran."""
-
-    path: str
-    inputs: tuple[int, ...]
-    outputs: tuple[int, ...]
-    body: range
 
 
 def residuals(model: nn.Module, example_input: Tensor) -> tuple[Residual, ...]:
@@ -60,13 +44,9 @@ def residuals(model: nn.Module, example_input: Tensor) -> tuple[Residual, ...]:
         >>> [found.path for found in residuals(mobilenet_v2(), torch.zeros(1, 3, 64, 64))][:2]
         ['features.3', 'features.5']
     """
-    image = example_input[:1]
-    log, calls = OperationLog(image, "bytes"), list[_Call]()
-    whole = without_detection(model)
-    with undisturbed(model), module_paths(model) as paths, _called(model, log, calls), Recorder(log, paths):
-        outputs = log.outputs(whole(image))
-    found = [call for call in calls if _is_residual(call, log.operations, outputs)]
-    counts = {call.path: sum(other.path == call.path for other in calls) for call in found}
+    ran = module_calls(model, example_input)
+    found = [call for call in ran.calls if _is_residual(call, ran.operations, ran.outputs)]
+    counts = {call.path: sum(other.path == call.path for other in ran.calls) for call in found}
     innermost = [
         call
         for call in found
@@ -76,27 +56,7 @@ def residuals(model: nn.Module, example_input: Tensor) -> tuple[Residual, ...]:
     return tuple(Residual(call.path, call.body) for call in sorted(innermost, key=lambda call: call.body.start))
 
 
-@contextmanager
-def _called(model: nn.Module, log: OperationLog, calls: list[_Call]) -> Iterator[None]:
-    """Note each call of a module while a network runs."""
-    names = {module: name for name, module in model.named_modules() if name}
-    running: list[tuple[tuple[int, ...], int]] = []
-
-    def enter(module: nn.Module, inputs: tuple[object, ...]) -> None:
-        if module in names:
-            running.append((tuple(log.number(tensor) for tensor in tensors_in(inputs)), len(log.operations)))
-
-    def leave(module: nn.Module, _: object, output: object) -> None:
-        if module in names:
-            inputs, start = running.pop()
-            given = tuple(log.number(tensor) for tensor in tensors_in(output))
-            calls.append(_Call(names[module], inputs, given, range(start, len(log.operations))))
-
-    with watching(enter, leave):
-        yield
-
-
-def _is_residual(call: _Call, operations: Sequence[Operation], outputs: Sequence[int]) -> bool:
+def _is_residual(call: ModuleCall, operations: Sequence[Operation], outputs: Sequence[int]) -> bool:
     if len(call.inputs) != 1 or len(call.outputs) != 1 or call.inputs[0] == IMAGE:
         return False
     (source,), (result,), body = call.inputs, call.outputs, call.body

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
@@ -17,7 +17,7 @@ from lightning_nas.graph.eval_mode import evaluating
 from lightning_nas.graph.residuals import residuals
 from lightning_nas.supernet.least_squares import normalised, sampled_rows, solve
 
-__all__ = ["FittedBlock", "fitted_blocks", "refit", "refit_block"]
+__all__ = ["FittedBlock", "Targets", "fit_blocks", "fitted_blocks", "recorded", "refit", "refit_block"]
 
 
 @dataclass(frozen=True)
@@ -54,29 +54,60 @@ def refit(subnet: nn.Module, teacher: nn.Module, images: Tensor) -> None:
     blocks = fitted_blocks(teacher, images[:1])
     _check_same(subnet, teacher, blocks)
     images = images.contiguous(memory_format=torch.channels_last)
-    with evaluating(teacher), _recording(teacher, subnet, blocks) as targets:
-        teacher(images)
-    norms = [module for module in subnet.modules() if isinstance(module, _BatchNorm)]
-    with evaluating(subnet), _single_pass(norms), _fitting(subnet, blocks, targets):
-        subnet(images)
+    targets = recorded(teacher, subnet, blocks, lambda: teacher(images))
+    fit_blocks(subnet, blocks, targets, lambda: subnet(images))
 
 
-def refit_block(subnet: nn.Module, teacher: nn.Module, path: str, block: FittedBlock, inputs: Tensor) -> None:
-    """Fit one block to the teacher's, as `refit` does, on the same inputs (N, C, H, W).
+def refit_block(
+    subnet: nn.Module,
+    teacher: nn.Module,
+    path: str,
+    block: FittedBlock,
+    inputs: Tensor,
+    teacher_inputs: Tensor | None = None,
+) -> None:
+    """Fit one block to the teacher's, as `refit` does.
 
     Args:
         subnet: Network that `derive` gave; changed in place.
         teacher: The network of the widest blocks, with the same channel order.
         path: The module that runs the block and no other one.
         block: The block.
-        inputs: What goes into it.
+        inputs: What goes into it, shape (N, C, H, W).
+        teacher_inputs: What goes into the teacher's; by default the same.
     """
-    module = subnet.get_submodule(path)
-    with evaluating(teacher), _recording(teacher, subnet, [block]) as targets:
-        teacher.get_submodule(path)(inputs)
-    norms = [child for child in module.modules() if isinstance(child, _BatchNorm)]
-    with evaluating(module), _single_pass(norms), _fitting(subnet, [block], targets):
-        module(inputs)
+    own, module = teacher.get_submodule(path), subnet.get_submodule(path)
+    targets = recorded(teacher, subnet, [block], lambda: own(inputs if teacher_inputs is None else teacher_inputs))
+    fit_blocks(subnet, [block], targets, lambda: module(inputs), within=path)
+
+
+def fit_blocks(
+    subnet: nn.Module,
+    blocks: Sequence[FittedBlock],
+    targets: Targets,
+    run: Callable[[], object],
+    within: str = "",
+    skipped: Collection[str] = (),
+) -> None:
+    """Fit blocks while a network runs, and let its batch norms keep the statistics of this run.
+
+    Args:
+        subnet: The network; changed in place.
+        blocks: Its blocks; those of `skipped` modules are left as they are.
+        targets: What each is to give, see `recorded`.
+        run: Runs the network, or a part of it, on the images of the targets.
+        within: The module that runs; by default the network.
+        skipped: Paths of modules that do not run.
+    """
+    runs = [fitted for fitted in blocks if not _is_within(fitted.block.project, skipped)]
+    module = subnet.get_submodule(within)
+    norms = [
+        norm
+        for path, norm in module.named_modules(prefix=within)
+        if isinstance(norm, _BatchNorm) and not _is_within(path, skipped)
+    ]
+    with evaluating(module), _single_pass(norms), _fitting(subnet, runs, targets):
+        run()
 
 
 def fitted_blocks(teacher: nn.Module, example_input: Tensor) -> list[FittedBlock]:
@@ -109,19 +140,32 @@ class _Target:
 
     Attributes:
         output: What its projection's norm gives, shape (rows, C_out), and the residual input where that is added.
+        window: Kernel size and stride of its projection.
         hidden: What its depthwise norm gives, where the subnet's block is fused.
     """
 
     output: Tensor
+    window: tuple[object, object]
     hidden: Tensor | None = None
 
+
+Targets = Mapping[str, _Target]
+"""What the blocks of a teacher give, by the path of their projection."""
 
 _Hook = Callable[[nn.Module, tuple[Tensor], Tensor], Tensor | None]
 
 
-@contextmanager
-def _recording(teacher: nn.Module, student: nn.Module, blocks: Sequence[FittedBlock]) -> Iterator[dict[str, _Target]]:
-    """Collect what the teacher's blocks give at sampled positions, by the path of their projection."""
+def recorded(
+    teacher: nn.Module, student: nn.Module, blocks: Sequence[FittedBlock], run: Callable[[], object]
+) -> Targets:
+    """Return what the teacher's blocks give at sampled positions, by the path of their projection.
+
+    Args:
+        teacher: The network of the widest blocks.
+        student: The network that is to be fitted: where its block is fused, the hidden channels are targets, too.
+        blocks: The blocks.
+        run: Runs the teacher, or the part of it that has the blocks.
+    """
     rows: dict[str, Tensor] = {}
     handles: list[RemovableHandle] = []
 
@@ -148,27 +192,31 @@ def _recording(teacher: nn.Module, student: nn.Module, blocks: Sequence[FittedBl
         if _is_fused(student, block):
             depthwise = teacher.get_submodule(block.depthwise)
             handles.append(depthwise.register_forward_hook(keep(block.depthwise, _module(teacher, block.norm))))
-    targets: dict[str, _Target] = {}
     try:
-        yield targets
-        for fitted in blocks:
-            output = rows[fitted.block.project]
-            if fitted.residual:
-                output = output + rows[fitted.residual]
-            targets[fitted.block.project] = _Target(output, rows.get(fitted.block.depthwise))
+        with evaluating(teacher):
+            run()
     finally:
         for handle in handles:
             handle.remove()
+    targets = {}
+    for fitted in blocks:
+        output = rows[fitted.block.project]
+        if fitted.residual:
+            output = output + rows[fitted.residual]
+        window = _window(teacher.get_submodule(fitted.block.project))
+        targets[fitted.block.project] = _Target(output, window, rows.get(fitted.block.depthwise))
+    return targets
 
 
 @contextmanager
-def _fitting(subnet: nn.Module, blocks: Sequence[FittedBlock], targets: Mapping[str, _Target]) -> Iterator[None]:
+def _fitting(subnet: nn.Module, blocks: Sequence[FittedBlock], targets: Targets) -> Iterator[None]:
     """Solve for each convolution when the forward pass reaches it, and go on with what it gives then."""
     handles = []
     for fitted in blocks:
-        if _is_skipped(subnet, fitted):
-            continue
         block, target = fitted.block, targets[fitted.block.project]
+        # The last convolution of a block can be the first of the next one, which is another where that is fused.
+        if not _is_fitted(subnet, fitted) or _window(subnet.get_submodule(block.project)) != target.window:
+            continue
         conv = _conv(subnet, block.project)
         goal = target.output[:, : conv.out_channels].clone()
         if fitted.residual:
@@ -211,6 +259,10 @@ def _conv(network: nn.Module, path: str) -> nn.Conv2d:
     return conv
 
 
+def _window(conv: nn.Module) -> tuple[object, object]:
+    return getattr(conv, "kernel_size", None), getattr(conv, "stride", None)
+
+
 def _has(network: nn.Module, path: str) -> bool:
     try:
         return isinstance(network.get_submodule(path), nn.Conv2d)
@@ -222,7 +274,7 @@ def _check_same(subnet: nn.Module, teacher: nn.Module, blocks: Sequence[FittedBl
     """Refuse a subnet that has not the teacher's blocks, or of which one is wider or has another stride."""
     for fitted in blocks:
         path, first = fitted.block.project, fitted.block.depthwise or fitted.block.expand
-        if _is_skipped(subnet, fitted):
+        if not _is_fitted(subnet, fitted):
             continue
         found = "" if _has(subnet, path) else "none"
         if not found and _conv(subnet, path).out_channels > _conv(teacher, path).out_channels:
@@ -243,9 +295,16 @@ def _is_fused(network: nn.Module, block: Block) -> bool:
     return isinstance(network.get_submodule(block.depthwise), nn.Identity)
 
 
-def _is_skipped(network: nn.Module, fitted: FittedBlock) -> bool:
-    residual = dict(network.named_modules()).get(fitted.residual) if fitted.residual else None
-    return isinstance(residual, nn.Identity)
+def _is_within(path: str, modules: Collection[str]) -> bool:
+    return any(path == module or path.startswith(f"{module}.") for module in modules)
+
+
+def _is_fitted(network: nn.Module, fitted: FittedBlock) -> bool:
+    """Return whether a network runs a block to its end: it may be left out, or its last convolution be two."""
+    modules = dict(network.named_modules())
+    if fitted.residual and isinstance(modules.get(fitted.residual), nn.Identity):
+        return False
+    return not isinstance(modules.get(fitted.block.project), nn.Sequential)
 
 
 @contextmanager
