@@ -129,6 +129,7 @@ EXEMPT = {
     "graph.layer": "made by the tracer",
     "graph.narrowing": "of width groups, which were found",
     "graph.operation_log": "made by the tracer",
+    "graph.module_calls": "made by the tracer",
     "graph.structures": "of a network that was traced",
     "graph.width_groups": "made by the tracer",
     "graph.liveness": "two layouts that the package has",
