@@ -203,7 +203,7 @@ class Trial:
         search = ArchitectureSearch(
             self.estimator,
             latency=f"{LATENCY}x",
-            training=Joint(every=2, budget_use=self.budget_use),
+            method=Joint(every=2, budget_use=self.budget_use),
             selection=Selection(num_candidates=2, num_evaluations=0, num_random_subnets=0),
             monitor=Monitor(progress_bar=()),
         )

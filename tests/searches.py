@@ -42,7 +42,7 @@ def search_of(estimator, phases="joint", strategy="rloo", **settings):
     assert not settings.keys() - known, settings.keys() - known
     return ArchitectureSearch(
         estimator,
-        training=training_of(phases, strategy, **settings),
+        method=training_of(phases, strategy, **settings),
         selection=_made(Selection, settings),
         monitor=_made(Monitor, settings),
         **{name: settings[name] for name in OWN if name in settings},

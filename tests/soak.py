@@ -36,7 +36,7 @@ SEARCH = [
 SINGLE = [*SEARCH, "search.selection.num_candidates=2", "num_refitted=2"]
 FAMILIES = {
     "single-shot": ["--config-name=digits", "search=joint", *SINGLE],
-    "decoupled": ["--config-name=digits", "search=decoupled", "shared_dir=shared", "search.training.steps=5", *SINGLE],
+    "decoupled": ["--config-name=digits", "search=decoupled", "shared_dir=shared", "search.method.steps=5", *SINGLE],
     "multishot": ["--config-name=multishot", "search.trials=4", "search.rungs=[1]", "num_trial_images=4", *SEARCH],
     # A closed form, since there are a thousand operators of stock networks to compile.
     "estimator": [

@@ -17,7 +17,7 @@ TINY = [
     "epochs.finetune=1",
     "data.image_size=32",
     "data.scenes_per_digit=1",
-    "search.training.steps=3",
+    "search.method.steps=3",
     "search.selection.num_candidates=2",
     "num_refitted=1",
     "num_calibration_batches=1",
@@ -36,7 +36,7 @@ NOT_OF_MULTISHOT = {
     "epochs.finetune",
     "data.image_size",
     "data.scenes_per_digit",
-    "search.training.steps",
+    "search.method.steps",
     "search.selection.num_candidates",
     "space.expansions",
     "space.ratios",
@@ -129,7 +129,7 @@ def test_recipes_of_both_kinds_find_the_same_source(tmp_path):
     few = ["num_refitted=2"]
     segmenter = ["network=segmenter", "task=segmentation", "data=masks", "variants=[{output_stride: 8}]"]
     settings = {
-        "segmentation": ["epochs.search=1", "search.training.steps=3", "search.selection.num_candidates=2", *few],
+        "segmentation": ["epochs.search=1", "search.method.steps=3", "search.selection.num_candidates=2", *few],
         "multishot": [*segmenter, "image_sizes=[]", "epochs.search=1", "search.rungs=[]", "search.trials=1"],
         "deeper": [*segmenter, "image_sizes=[]", "search.rungs=[]", "search.trials=1", "network.head=deeplabv3_lite"],
     }

@@ -32,8 +32,8 @@ TINY = [
 # What takes long and is tested by itself: options tried on images, candidates compared, steps of the search.
 FEW = ["search.selection.num_candidates=2", "num_refitted=2", "num_calibration_batches=2"]
 SHORT = [*FEW, "num_trial_images=4", "space.expansions=[2,6]", "space.ratios=[0.5,1.0]"]
-DECOUPLED = [*SHORT, "search.training.steps=3"]
-DIGITS = [*FEW, "search.training.steps=3", "data.scenes_per_digit=1"]
+DECOUPLED = [*SHORT, "search.method.steps=3"]
+DIGITS = [*FEW, "search.method.steps=3", "data.scenes_per_digit=1"]
 # What a tiny run of one recipe needs besides.
 OTHERS = {
     "multishot": ["search.trials=2", "search.rungs=[]", "num_trial_images=4"],

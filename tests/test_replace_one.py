@@ -14,9 +14,10 @@ from lightning_nas.graph.eval_mode import evaluating
 from lightning_nas.space.options import SpaceOptions
 from lightning_nas.supernet import derive, recalibrate, refit, sort_channels, space_of, supernet_from
 from lightning_nas.supernet.cached_run import CachedRun
-from lightning_nas.supernet.option_errors import FITTED_PART, OptionErrors, replace_one
+from lightning_nas.supernet.option_errors import OptionErrors, replace_one
 from lightning_nas.supernet.read_maps import read_maps, watching_maps
 from lightning_nas.supernet.refit import FittedBlock, refit_block
+from lightning_nas.supernet.source_judge import FITTED_PART, SourceJudge
 
 NETWORKS = ("own/unet", "own/yolo", "segmentation/lraspp_mobilenet_v3_large", "timm/mobilenetv4_conv_small", "own/vgg")
 
@@ -67,7 +68,7 @@ def test_what_is_not_run_again_changes_nothing(name):
     network, example = zoo.build(name)
     images = smooth(12, example.shape[-1])
     supernet = supernet_of(network, images, ratios=(0.5, 1.0), kinds=("ibn", "fused", "skip"))
-    space, found = supernet.supernet.space, replace_one(supernet, images).maps
+    space, found = supernet.supernet.space, replace_one(SourceJudge(supernet, images)).maps
     source = derive(supernet, space.reference_encoding)
     count = round(FITTED_PART * len(images))
     fitted, judged = (part.contiguous(memory_format=torch.channels_last) for part in (images[:count], images[count:]))
@@ -107,8 +108,8 @@ def test_options_are_put_into_what_an_earlier_round_found(shallow):
     supernet, images = shallow
     space = supernet.supernet.space
     start = tuple(0 for _ in space.node_sizes)
-    found = replace_one(supernet, images, start)
-    first = replace_one(supernet, images)
+    found = replace_one(SourceJudge(supernet, images), start)
+    first = replace_one(SourceJudge(supernet, images))
     assert isinstance(found, OptionErrors)
     own = float(found.maps[0][start[0]])
     assert all(float(row[option]) == pytest.approx(own) for row, option in zip(found.maps, start, strict=True))
@@ -117,17 +118,17 @@ def test_options_are_put_into_what_an_earlier_round_found(shallow):
 
 def test_classes_are_compared_where_the_network_gives_classes(shallow):
     supernet, images = shallow
-    found = replace_one(supernet, images)
+    found = replace_one(SourceJudge(supernet, images))
     assert all((row >= -1e-6).all() for row in found.divergences)
     assert max(float(row.max()) for row in found.divergences) > 1e-4
     detector, _ = zoo.build("own/yolo")
-    assert replace_one(supernet_of(detector, smooth(6, 64)), smooth(6, 64)).divergences is None
+    assert replace_one(SourceJudge(supernet_of(detector, smooth(6, 64)), smooth(6, 64))).divergences is None
 
 
 def test_too_few_images_are_refused(shallow):
     supernet, images = shallow
     with pytest.raises(ValueError, match="`images` must be 2 or more"):
-        replace_one(supernet, images[:1])
+        SourceJudge(supernet, images[:1])
 
 
 class InPlace(nn.Module):

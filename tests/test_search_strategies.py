@@ -223,8 +223,10 @@ def test_the_sandwich_adds_the_gradients_of_its_paths(supernet, estimator, tmp_p
 def test_what_a_strategy_cannot_do_is_refused(supernet, estimator):
     with pytest.raises(ValueError, match=r"`strategy` must be a Strategy, such as Rloo\(\); got 'random'"):
         Joint(strategy="random")
-    with pytest.raises(ValueError, match="`training` must be a SupernetTraining, such as Decoupled"):
-        ArchitectureSearch(estimator, latency="0.6x", training="decoupled")
+    with pytest.raises(ValueError, match=r"`method` must be settings such as Joint\(\) .* got 3"):
+        ArchitectureSearch(estimator, latency="0.6x", method=3)
+    with pytest.raises(ValueError, match=r"`method` must be joint, decoupled, library, or .* got 'jiont'"):
+        ArchitectureSearch(estimator, latency="0.6x", method="jiont")
     with pytest.raises(ValueError, match="SearchModule trains one path a step; got Darts"):
         SearchModule(supernet, functional.cross_entropy, estimator, "0.6x", training_of(strategy="darts"))
     parallel = object.__new__(DistributedDataParallel)

@@ -30,7 +30,7 @@ def test_a_task_takes_a_teacher_where_its_arguments_say_so():
 
 def test_a_task_that_takes_no_teacher_is_searched_and_trained_alone(tmp_path):
     tiny = ("trainer.limit_train_batches=2", "trainer.limit_val_batches=1", "trainer.limit_test_batches=1")
-    short = ("epochs.source=1", "epochs.search=1", "epochs.finetune=1", "search.training.steps=2", "num_refitted=1")
+    short = ("epochs.source=1", "epochs.search=1", "epochs.finetune=1", "search.method.steps=2", "num_refitted=1")
     result = commands.run(
         tmp_path,
         *("--config-name", "digits", "latency=0.8x", "output_dir=run", "teaching=null", "search_task=null"),

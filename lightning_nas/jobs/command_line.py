@@ -171,9 +171,9 @@ def _finished(path: Path) -> JsonObject:
 
 
 def _can_share(config: DictConfig) -> bool:
-    """Return whether the runs of a sweep can have one supernet: where its weights are trained before the search."""
-    training = OmegaConf.select(config, "search.training._target_", default="")
-    return "shared_dir" in config and config.shared_dir is None and training.endswith(".Decoupled")
+    """Return whether the runs of a sweep can share what they train before the search."""
+    method = OmegaConf.select(config, "search.method._target_", default="")
+    return "shared_dir" in config and config.shared_dir is None and method.endswith((".Decoupled", ".Library"))
 
 
 def _config_name(arguments: Sequence[str]) -> str | None:

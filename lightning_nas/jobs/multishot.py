@@ -15,6 +15,7 @@ from itertools import chain
 from lightning_nas.budget.budget import Budget
 from lightning_nas.budget.confirm import confirm
 from lightning_nas.budget.limits import Limits
+from lightning_nas.io.numbers import check_number
 from lightning_nas.jobs.job import carry_out
 from lightning_nas.jobs.plan import Epochs, FinetunePlan, Goal, Model, MultishotPlan, Run
 from lightning_nas.jobs.record import Outcome, log_hints, summary, write_run
@@ -258,6 +259,7 @@ def _search_record(totals: Mapping[str, float], num_finetuned: int) -> SearchRec
 
 def _check(search: Evolution, epochs: Epochs, num_budgets: int) -> None:
     # A rung at the last epoch would have nothing left to stop.
+    check_number("epochs.search", epochs.search, whole=True, least=1)
     late = [rung for rung in search.rungs if rung >= epochs.search]
     if late:
         raise ValueError(f"`rungs` must be before the end of a trial, `epochs.search` = {epochs.search}; got {late}.")

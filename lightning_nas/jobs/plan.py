@@ -38,7 +38,8 @@ class Epochs:
 
     Attributes:
         source: Epochs of the network as it is; 0 where its weights are of this task already.
-        search: Epochs of the supernet, which starts from the source; in a multishot search those of each trial.
+        search: Epochs of the supernet, which starts from the source; in a multishot search those of each trial. Without
+            a supernet none are trained, whatever is asked for.
         finetune: Epochs of the derived subnet.
     """
 
@@ -47,7 +48,7 @@ class Epochs:
     finetune: int
 
     def __post_init__(self) -> None:
-        for name, least in (("source", 0), ("search", 1), ("finetune", 1)):
+        for name, least in (("source", 0), ("search", 0), ("finetune", 1)):
             check_number(f"epochs.{name}", getattr(self, name), whole=True, least=least)
 
 

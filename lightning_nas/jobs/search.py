@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from copy import deepcopy
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -20,6 +21,7 @@ from tqdm import tqdm
 from lightning_nas.budget.ablation import searched_options
 from lightning_nas.budget.confirm import confirm
 from lightning_nas.graph.eval_mode import evaluating
+from lightning_nas.io.numbers import check_number
 from lightning_nas.jobs.comparisons import comparison_architectures, inherit
 from lightning_nas.jobs.early import try_data, try_tasks, try_trainer
 from lightning_nas.jobs.inputs import data_name, inputs_and_outputs, prepare, training_images
@@ -34,7 +36,7 @@ from lightning_nas.jobs.teacher import Teacher, better_teacher, is_teachable
 from lightning_nas.report.network_record import MetricRecord
 from lightning_nas.report.run_record import RunRecord
 from lightning_nas.report.search_record import ReadinessRecord, SearchRecord, SupernetRecord
-from lightning_nas.search import Decoupled
+from lightning_nas.search import Decoupled, Library
 from lightning_nas.search.describe import format_reach
 from lightning_nas.search.quiet_loss import quiet_copy, task_loss
 from lightning_nas.space.nodes import described
@@ -87,10 +89,15 @@ class SearchJob:
         self.source = make_network(model.network, model.data.num_classes)
         self.space = model.space_of(self.source, self.example, self.estimator)
         self.callback = search.search(self.estimator, goal.budget)
-        if run.shared_dir is not None and not isinstance(self.callback.training, Decoupled):
+        method = self.callback.method
+        if run.shared_dir is not None and not isinstance(method, Decoupled | Library):
             raise ValueError(
-                "`shared_dir` needs search=decoupled: one training serves all runs only where it comes first."
+                "`shared_dir` needs search=decoupled or library: one training serves all runs only where it comes"
+                " first."
             )
+        self.is_trained = not isinstance(method, Library)
+        if self.is_trained:
+            check_number("epochs.search", run.epochs.search, whole=True, least=1)
         self.limits = self.callback.limits_in(self.space)
         count = math.prod(map(len, searched_options(self.space, self.callback.choices)))
         reach = format_reach(self.limits)
@@ -141,7 +148,7 @@ class SearchJob:
         # Training changes the supernet, but candidates are derived from the source's weights, see `_best_refitted`.
         self.start, self.untrained = self.source, deepcopy(supernet)
         self.images = training_images(model.data, self.finetuning.num_calibration_batches)
-        if num_images := self.searching.num_trial_images:
+        if (num_images := self.searching.num_trial_images) and self.is_trained:
             with self._watch:
                 callback.errors = option_errors(self.untrained, self.images[:num_images])
         # Out of the sorted supernet: maps are imitated channel by channel, so teacher and subnets need one order.
@@ -149,7 +156,8 @@ class SearchJob:
         module = self._taught(supernet, feature_modules=self.space.feature_modules, **(self.searching.task or {}))
         with self.shared.alone():
             # The callback judges it: the first step's loss depends on the path that was drawn for it.
-            self.searched = self.shared.fit("search", module, run.epochs.search, [callback], ends_worse=False)
+            epochs = run.epochs.search if self.is_trained else 1
+            self.searched = self.shared.fit("search", module, epochs, [callback], ends_worse=False)
             if callback.readiness:
                 log.info("Supernet: %s", callback.readiness)
             with self._watch:
@@ -218,7 +226,7 @@ class SearchJob:
             search=SearchRecord(round(searched.seconds + self._watch.seconds, 1), searched.steps, supernet),
             history=callback.history,
             network=network_settings(self.model.network, self.model.data.num_classes),
-            epochs=self.run.epochs,
+            epochs=self.run.epochs if self.is_trained else replace(self.run.epochs, search=0),
             data_name=data_name(self.model.data),
             taught_by=self.teacher_name,
             interface=inputs_and_outputs(self.model.data),
@@ -293,7 +301,7 @@ class SearchJob:
             "search_task": self.searching.task,
             "finetune_task": finetuning.task,
             "averaging": finetuning.averaging,
-            "search": callback.training,
+            "search": callback.method,
             "serves": callback.serves,
             "num_calibration_batches": finetuning.num_calibration_batches,
             "num_trial_images": self.searching.num_trial_images,

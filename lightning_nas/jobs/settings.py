@@ -7,6 +7,8 @@ import re
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import is_dataclass
 from functools import partial
+from importlib.abc import Traversable
+from importlib.resources import files
 from pathlib import Path
 from types import NoneType, UnionType
 from typing import Literal, Union, get_args, get_origin, get_type_hints
@@ -29,6 +31,7 @@ _WORDS: dict[object, str] = {
 # `Union[int, str]` and `int | str` are of different types.
 _UNIONS = (Union, UnionType)
 _INTERPOLATION = re.compile(r"\$\{([\w.]+)\}")
+_READ = re.compile(r"\$\{(\w+)\}")
 _JOB_PATH = re.compile(r"`(job\.[\w.]+)`")
 
 
@@ -44,13 +47,24 @@ def check_recipe(config: DictConfig) -> None:
     used = _interpolations(OmegaConf.to_container(config.job, resolve=False), "job")
     known = {name.split(".")[0] for name in used.values()}
     for name in map(str, config):
-        if name not in known and name not in ("job", "hydra"):
+        if name not in known and name not in ("job", "hydra", *_read_by_groups()):
             raise ValueError(f"There is no setting `{name}`; there are: {', '.join(sorted(known))}.")
     try:
         check_settings(OmegaConf.to_container(config, resolve=True))
     except ValueError as error:
         # Users know a setting by the name that it has in the recipe.
         raise ValueError(_JOB_PATH.sub(lambda match: f"`{_name_of(match[1], used)}`", str(error))) from error
+
+
+def _read_by_groups() -> set[str]:
+    """Return the settings that shipped options of groups read, such as a method of searching: others may not."""
+    groups = (entry for entry in files("lightning_nas.conf").iterdir() if entry.is_dir())
+    texts = (file.read_text(encoding="utf-8") for group in groups for file in group.iterdir() if _is_yaml(file))
+    return {match[1] for text in texts for match in _READ.finditer(text)}
+
+
+def _is_yaml(file: Traversable) -> bool:
+    return file.name.endswith(".yaml")
 
 
 def _name_of(path: str, used: Mapping[str, str]) -> str:

@@ -5,6 +5,7 @@ from lightning_nas.search.callback import ArchitectureSearch as ArchitectureSear
 from lightning_nas.search.module import SearchModule as SearchModule
 from lightning_nas.search.settings import Decoupled as Decoupled
 from lightning_nas.search.settings import Joint as Joint
+from lightning_nas.search.settings import Library as Library
 from lightning_nas.search.settings import Monitor as Monitor
 from lightning_nas.search.settings import PathSampling as PathSampling
 from lightning_nas.search.settings import Selection as Selection

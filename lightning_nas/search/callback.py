@@ -22,7 +22,8 @@ from lightning_nas.search.frontier import FrontierSubnet, frontier_subnets
 from lightning_nas.search.hooks import SearchHooks
 from lightning_nas.search.readiness import Readiness
 from lightning_nas.search.saving import save_subnet
-from lightning_nas.search.settings import Joint, Monitor, Selection, SupernetTraining, check_kind, check_list
+from lightning_nas.search.settings import Library, Method, Monitor, Selection, check_kind, check_list, method_named
+from lightning_nas.search.verify import verified_candidates
 from lightning_nas.space.spec import Architecture
 from lightning_nas.training.divergence import DivergedError
 
@@ -53,8 +54,9 @@ class ArchitectureSearch(SearchHooks):
         estimator: The cost model of your device, such as an `Estimator`; or the name of a shipped device.
         budget: What the subnet may cost.
         latency: Short for `Budget(latency=...)`: milliseconds (8.0), or relative to the source network ("0.5x").
-        training: How the supernet is trained: `Joint`, as above; or `Decoupled`: the whole fit trains weights, and at
-            its end, with these at rest, the logits learn from held-out batches.
+        method: How it is searched: `Joint`, as above; `Decoupled`: the whole fit trains weights, and at its end, with
+            these at rest, the logits learn from held-out batches; or `Library`, which trains nothing: the module is
+            trained already, `fit` reads some hundred images and ends. Or one of their names in small letters.
         selection: How a subnet is chosen at the end.
         serves: Other latencies that `derive` will be asked for after the same training: paths near all are trained.
         choices: What is searched: ``both``, ``widths`` alone or ``kinds`` alone.
@@ -62,7 +64,7 @@ class ArchitectureSearch(SearchHooks):
 
     Attributes:
         errors: What the prior of the training goes by: how far each option is from the source, see `option_errors`;
-            None for the weights that an option keeps. To be set before `fit`.
+            None for the weights that an option keeps. To be set before `fit`; a `Library` measures them.
 
     Raises:
         ValueError: A budget or a setting that is not valid, or none; or, at the start of `fit`, a budget out of reach.
@@ -80,7 +82,7 @@ class ArchitectureSearch(SearchHooks):
         budget: Budget | None = None,
         *,
         latency: float | str | None = None,
-        training: SupernetTraining | None = None,
+        method: Method | str = "joint",
         selection: Selection | None = None,
         serves: Sequence[float | str] = (),
         choices: Choices = "both",
@@ -88,14 +90,13 @@ class ArchitectureSearch(SearchHooks):
     ) -> None:
         loaded = Estimator.load(estimator) if isinstance(estimator, str) else estimator
         asked = _one_budget(budget, latency)
-        training, selection, monitor = training or Joint(), selection or Selection(), monitor or Monitor()
-        check_kind("training", training, SupernetTraining, "Decoupled(steps=200)")
+        selection, monitor = selection or Selection(), monitor or Monitor()
         check_kind("selection", selection, Selection, "Selection(num_candidates=8)")
         check_kind("monitor", monitor, Monitor, "Monitor(validate='source')")
         check_list("serves", serves)
         for value in serves:
             resolve_budget(value, 1.0, LATENCY, asked_as="serves")
-        super().__init__(loaded, asked, training, selection, tuple(serves), choices, monitor)
+        super().__init__(loaded, asked, method_named(method), selection, tuple(serves), choices, monitor)
 
     @property
     def search(self) -> Search | None:
@@ -161,7 +162,10 @@ class ArchitectureSearch(SearchHooks):
         warn_unserved(trained.limits, limits)
         # A search of its own, with copies of the logits: asking changes nothing of the trained one.
         search = Search(trained.supernet, limits, self.training, self.errors, trained.logits)
-        ranked = state.rank(search, state.evaluator(held_out=True))
+        if isinstance(self.method, Library):
+            ranked = verified_candidates(search, self.estimator, self.selection.num_candidates)
+        else:
+            ranked = state.rank(search, state.evaluator(held_out=True))
         state.promised |= dict.fromkeys(ranked, limits)
         return [space.decode(encoding) for encoding in ranked]
 
@@ -197,6 +201,8 @@ class ArchitectureSearch(SearchHooks):
     ) -> ModuleT:
         """Return the found subnet: a plain model within the budget, with inherited weights and recalibrated batch norm.
 
+        That of a `Library` is fitted to the trained network, see `lightning_nas.supernet.refit`.
+
         Args:
             module: The trained LightningModule, or its network (the supernet). A LightningModule gives a
                 LightningModule of the same class, ready to be fine-tuned.
@@ -222,7 +228,8 @@ class ArchitectureSearch(SearchHooks):
         chosen = architecture if asked in (None, self.budget) else self.find(asked)[0]
         encoding = self.state.chosen() if chosen is None else space.encode(chosen)
         confirm(self.state.promised.get(encoding, search.limits), self.estimator, space.decode(encoding))
-        return derive_subnet(fit, module, encoding, num_batches)
+        num_images = self.method.num_images if isinstance(self.method, Library) else 0
+        return derive_subnet(fit, module, encoding, num_batches, num_images)
 
     def save(self, folder: str | Path, subnet: nn.Module | None = None) -> None:
         """Write a subnet so that `load_subnet(folder, model=MyModule(...))` builds it again, in any process.

@@ -11,16 +11,21 @@ from lightning_nas.graph.eval_mode import evaluating
 from lightning_nas.graph.finite import refuse_not_finite
 from lightning_nas.search.lightning_internals import uncompiled
 from lightning_nas.search.loaders import UserFit
+from lightning_nas.search.network_images import network_images
 from lightning_nas.search.quiet_loss import quiet_copy, task_loss
 from lightning_nas.space.spec import Encoding
 from lightning_nas.supernet.derive import derive, recalibrate
+from lightning_nas.supernet.refit import refit
+from lightning_nas.supernet.supernet import find_supernet, owner_of
 
 __all__ = ["derive_subnet"]
 
 ModuleT = TypeVar("ModuleT", bound=nn.Module)
 
 
-def derive_subnet(fit: UserFit, wanted: ModuleT, encoding: Encoding, num_batches: int) -> ModuleT:
+def derive_subnet(
+    fit: UserFit, wanted: ModuleT, encoding: Encoding, num_batches: int, num_fitted_images: int = 0
+) -> ModuleT:
     """Return the plain network of an architecture, batch norm recalibrated on training data.
 
     Args:
@@ -28,6 +33,7 @@ def derive_subnet(fit: UserFit, wanted: ModuleT, encoding: Encoding, num_batches
         wanted: Its module or a part of it: the same part of the derived module is returned.
         encoding: The architecture.
         num_batches: Training batches for batch norm's statistics.
+        num_fitted_images: Training images by which it is fitted to the source in place of that; 0 for none.
 
     Raises:
         ValueError: `wanted` is neither the trained module nor a part of it, or what it inherits is not finite.
@@ -37,6 +43,9 @@ def derive_subnet(fit: UserFit, wanted: ModuleT, encoding: Encoding, num_batches
     if not names:
         raise ValueError(f"This {type(original).__name__} is not part of the module that was searched.")
     derived = derive(fit.module, encoding)
+    if num_fitted_images:
+        _refit(fit, derived, encoding, num_fitted_images)
+        return cast(ModuleT, derived.get_submodule(names[0]))
     norms = [child for child in derived.modules() if isinstance(child, _BatchNorm)]
     # The norms keep what they are given here; all else that a step changes is put back.
     with evaluating(derived), quiet_copy(derived, fit.trainer, fit.loss, norms) as quiet:
@@ -46,3 +55,15 @@ def derive_subnet(fit: UserFit, wanted: ModuleT, encoding: Encoding, num_batches
     refuse_not_finite(derived)
     # The part of a copy has the class that it has in the original.
     return cast(ModuleT, derived.get_submodule(names[0]))
+
+
+def _refit(fit: UserFit, derived: nn.Module, encoding: Encoding, num_images: int) -> None:
+    """Fit the network of a derived module to the source, in place."""
+    supernet = find_supernet(fit.module)
+    if encoding == supernet.space.reference_encoding:
+        return
+    name, network = owner_of(supernet, fit.module)
+    images = network_images(fit, supernet, num_images)
+    teacher = derive(network, supernet.space.reference_encoding)
+    refit(derived.get_submodule(name), teacher, images)
+    refuse_not_finite(derived)

@@ -23,18 +23,22 @@ from lightning_nas.search.effort import num_values
 from lightning_nas.search.engine import Search
 from lightning_nas.search.extend_training import extend, is_last_epoch
 from lightning_nas.search.gradient_estimate import Score
+from lightning_nas.search.library import search_by_library
+from lightning_nas.search.lightning_internals import extend_fit
 from lightning_nas.search.measuring import measure_start
 from lightning_nas.search.needed import report_needed
+from lightning_nas.search.network_images import network_images
 from lightning_nas.search.progress import Progress
 from lightning_nas.search.readiness import report_readiness
 from lightning_nas.search.sandwich import add_gradients
-from lightning_nas.search.settings import Joint, Monitor, Selection, SupernetTraining
+from lightning_nas.search.settings import Joint, Library, Method, Monitor, Selection
 from lightning_nas.search.state import SearchState
 from lightning_nas.search.trainers import configures_model, refuse_strategy, refuse_unaware, total_steps
 from lightning_nas.search.validated import validated_encoding
 from lightning_nas.search.warnings_heard import heard_warnings
 from lightning_nas.space.nodes import described
 from lightning_nas.space.spec import Encoding, SearchSpace
+from lightning_nas.supernet.importance import sort_channels
 from lightning_nas.supernet.mixture import check_mixable
 from lightning_nas.supernet.sliced_step import SlicedStep
 from lightning_nas.supernet.supernet import find_supernet, has_supernet
@@ -50,7 +54,7 @@ class SearchHooks(Callback):
     Args:
         estimator: What architectures cost.
         budget: What the subnet may cost.
-        training: How the supernet is trained.
+        method: How the space is searched.
         selection: How a subnet is chosen at the end.
         serves: Other latencies that the training serves.
         choices: What is searched: ``both``, ``widths`` alone or ``kinds`` alone.
@@ -66,7 +70,7 @@ class SearchHooks(Callback):
         self,
         estimator: CostModel,
         budget: Budget,
-        training: SupernetTraining,
+        method: Method,
         selection: Selection,
         serves: tuple[float | str, ...],
         choices: Choices,
@@ -74,7 +78,8 @@ class SearchHooks(Callback):
     ) -> None:
         super().__init__()
         self.estimator, self.budget, self.serves, self.choices = estimator, budget, serves, choices
-        self.training, self.selection, self.monitor = training, selection, monitor
+        self.method, self.selection, self.monitor = method, selection, monitor
+        self.training = method.scoring if isinstance(method, Library) else method
         self.state = SearchState(estimator, selection)
         self.errors: Sequence[Tensor] | None = None
         self.has_chosen = self._is_begun = False
@@ -130,6 +135,9 @@ class SearchHooks(Callback):
     def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         if not self._is_begun:
             self._begin(pl_module)
+        if isinstance(self.method, Library):
+            self._search_by_library(trainer, pl_module, self.method)
+            return
         search = self.state.started()
         # Not in `setup`: only now has the strategy wrapped the module.
         refuse_unaware(trainer, self.training)
@@ -146,6 +154,28 @@ class SearchHooks(Callback):
             # It loads the data, which must come after the state of a loader that goes on where it was.
             total_steps(trainer)
         self._restore()
+
+    def _search_by_library(self, trainer: pl.Trainer, pl_module: pl.LightningModule, method: Library) -> None:
+        """Search the trained module, unless a checkpoint says what was found, and let the fit end without a step."""
+        state = self.state
+        total_steps(trainer)  # it loads the data
+        self._max_epochs = trainer.max_epochs
+        extend_fit(trainer, 0)
+        state.follow(trainer, pl_module)
+        if self._saved:
+            state.progress, self._saved = Progress.from_dict(self._saved), {}
+        if not state.progress.ranked:
+            sort_channels(pl_module)
+            images = network_images(state.fitted(), state.started().supernet, method.num_images)
+            limits, count = state.started().limits, self.selection.num_candidates
+            found = search_by_library(pl_module, images, limits, self.estimator, method, count)
+            state.progress.errors = [row.tolist() for row in found.errors]
+            state.progress.ranked = list(found.ranked)
+            self.has_chosen = True
+        self.errors = [torch.tensor(row) for row in state.progress.errors]
+        state.search = Search(state.started().supernet, state.started().limits, self.training, self.errors)
+        state.search.supernet.activate(state.chosen())
+        rank_zero_info(f"Selected architecture: {described(state.search.supernet.space, state.chosen())}")
 
     @override
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
@@ -261,6 +291,10 @@ class SearchHooks(Callback):
 
     @override
     def on_fit_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        if isinstance(self.method, Library):
+            # As the user gave it, for another fit.
+            extend_fit(trainer, -1 if self._max_epochs is None else self._max_epochs)
+            return
         # Resumed from the end of its last epoch, a training has no end of its own: nothing was chosen yet.
         if not self.state.progress.ranked:
             self.on_train_end(trainer, pl_module)
@@ -269,6 +303,8 @@ class SearchHooks(Callback):
 
     @override
     def state_dict(self) -> CheckpointState:
+        if isinstance(self.method, Library):
+            return self.state.progress.to_dict() if self.state.progress.ranked else self._saved
         if self.state.search is None or self._optimizer is None:
             return self._saved
         return {

@@ -22,6 +22,7 @@ class Progress:
         start_batches: On how many held-out batches these were taken.
         ranked: The compared architectures, the best first.
         observed: Sampled architectures with their advantages.
+        errors: For each node the error of each option, where these were measured in the trained network.
         readiness: How ready the supernet was when its training ended; None before, and where nothing was held out.
         warnings: What the log warned of at the end.
     """
@@ -32,6 +33,7 @@ class Progress:
     start_batches: int = 0
     ranked: list[Encoding] = field(default_factory=list)
     observed: list[tuple[Encoding, float]] = field(default_factory=list)
+    errors: list[list[float]] = field(default_factory=list)
     readiness: Readiness | None = None
     warnings: list[str] = field(default_factory=list)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import TypeAlias
 
 from lightning_nas.io.numbers import check_number, check_numbers, check_seed
 from lightning_nas.search.quiet_loss import LossFunction
@@ -12,12 +13,15 @@ from lightning_nas.search.strategy import Paths, Rloo, Strategy
 __all__ = [
     "Decoupled",
     "Joint",
+    "Library",
+    "Method",
     "Monitor",
     "PathSampling",
     "Selection",
     "SupernetTraining",
     "check_kind",
     "check_list",
+    "method_named",
 ]
 
 VALIDATED = ("current", "source", "smallest")
@@ -125,6 +129,62 @@ class Decoupled(SupernetTraining):
     def paths(self) -> Paths:
         """What a step trains: single fair paths, too, where a strategy would train what its logits prefer."""
         return "fair" if self.strategy.paths in ("policy", "mixture") else self.strategy.paths
+
+
+@dataclass(frozen=True)
+class Library:
+    """No supernet is trained: each option is put alone into the trained network and scored, and a program is solved.
+
+    See `lightning_nas.supernet.replace_one`. The module must be trained; its weights are not changed.
+
+    Attributes:
+        num_images: Training images by which options are fitted and judged.
+        rounds: How often options are tried: first in the source, then in what was found, until that stands still.
+        budget_use: Least part of the first budget that the subnet uses, where the space has enough near it.
+        seed: Seed of every draw.
+
+    Raises:
+        ValueError: A setting out of range.
+    """
+
+    num_images: int = 384
+    rounds: int = 2
+    budget_use: float = 0.98
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        check_number("num_images", self.num_images, whole=True, least=2)
+        check_number("rounds", self.rounds, whole=True, least=1)
+        check_number("budget_use", self.budget_use, least=0, below=1)
+        check_seed(self.seed)
+
+    @property
+    def scoring(self) -> SupernetTraining:
+        """How a search goes by scores alone: `prior` is so large that candidates stay near the best."""
+        return SupernetTraining(prior=16.0, budget_use=self.budget_use, seed=self.seed)
+
+
+Method: TypeAlias = SupernetTraining | Library
+"""How a search is made: by training a supernet, or by a library of options."""
+
+_NAMED = {"joint": Joint, "decoupled": Decoupled, "library": Library}
+
+
+def method_named(method: Method | str) -> Method:
+    """Return a method, also one that is given by its name.
+
+    Raises:
+        ValueError: There is no such method.
+    """
+    if isinstance(method, str):
+        if method not in _NAMED:
+            raise ValueError(
+                f"`method` must be one of {', '.join(_NAMED)}, or settings such as Joint(); got {method!r}."
+            )
+        return _NAMED[method]()
+    if not isinstance(method, Method):
+        raise ValueError(f"`method` must be settings such as Joint() or Library(), or a name; got {method!r}.")
+    return method
 
 
 @dataclass(frozen=True)

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 
 import torch
@@ -15,16 +15,11 @@ from lightning_nas.space.choice import Choice
 from lightning_nas.space.spec import Encoding
 from lightning_nas.supernet.cached_run import CachedRun
 from lightning_nas.supernet.derive import derive
-from lightning_nas.supernet.read_maps import watching_maps
-from lightning_nas.supernet.refit import FittedBlock, fit_blocks, fitted_blocks, recorded, refit_block
-from lightning_nas.supernet.source_maps import SourceMaps, run_network
-from lightning_nas.supernet.supernet import find_supernet
+from lightning_nas.supernet.refit import FittedBlock, fit_blocks, recorded, refit_block
+from lightning_nas.supernet.source_judge import Judgement, SourceJudge
+from lightning_nas.supernet.source_maps import run_network
 
-__all__ = ["FITTED_PART", "OptionErrors", "option_errors", "replace_one"]
-
-# A block's weights are fitted on the first part of the images and judged on the others.
-FITTED_PART = 0.67
-_BATCH = 64
+__all__ = ["OptionErrors", "option_errors", "replace_one"]
 
 
 @dataclass(frozen=True)
@@ -46,16 +41,19 @@ def option_errors(network: nn.Module, images: Tensor) -> list[Tensor]:
     """Return for each option of each node what it alone does to the trained network, in relative squared distance.
 
     Args:
-        network: As in `replace_one`.
-        images: As in `replace_one`.
+        network: A supernet with the weights of a trained network, its channels sorted: `sort_channels`.
+        images: Training images, shape (N, 3, H, W), normalised; some hundred. Two thirds are for fitting.
 
     Returns:
         For each node of the space the error of each option, shape (num_options,); 0 is as good as the source.
+
+    Raises:
+        ValueError: There are fewer than 2 images.
     """
-    return replace_one(network, images).maps
+    return replace_one(SourceJudge(network, images)).maps
 
 
-def replace_one(network: nn.Module, images: Tensor, start: Encoding | None = None) -> OptionErrors:
+def replace_one(judge: SourceJudge, start: Encoding | None = None) -> OptionErrors:
     """Put each option of each node alone into a trained network, fit it, and measure what reaches the last layers.
 
     The convolutions of a block are fitted by least squares to the source's block, on the inputs that it gets in the
@@ -67,135 +65,89 @@ def replace_one(network: nn.Module, images: Tensor, start: Encoding | None = Non
     Only what stands behind the changed module runs: of modules that end before it begins the output is known.
 
     Args:
-        network: A supernet with the weights of a trained network, its channels sorted: `sort_channels`.
-        images: Training images, shape (N, 3, H, W), normalised; some hundred. Two thirds are for fitting.
+        judge: The trained network and the images.
         start: The member that options are put into; by default the source. A later round begins with what an earlier
             one found.
-
-    Raises:
-        ValueError: There are fewer than 2 images.
     """
-    if len(images) < 2:
-        raise ValueError(f"`images` must be 2 or more, for fitting and for judging; got {len(images)}.")
-    return _ReplaceOne(network, images, start).errors()
+    return _ReplaceOne(judge, judge.space.reference_encoding if start is None else start).errors()
 
 
 class _ReplaceOne:
-    """The network that options are put into, and what it gives on the images."""
+    """The network that options are put into, and what its modules give on the images."""
 
-    def __init__(self, network: nn.Module, images: Tensor, start: Encoding | None) -> None:
-        self.network, self.space = network, find_supernet(network).space
-        self.groups = find_supernet(network).leaves.groups
-        self.encoding = self.space.reference_encoding if start is None else start
-        images = images.contiguous(memory_format=torch.channels_last)
-        count = min(len(images) - 1, max(1, round(FITTED_PART * len(images))))
-        self.images, judged = images[:count], list(images[count:].split(_BATCH))
-        self.teacher = derive(network, self.space.reference_encoding)
-        self.blocks = fitted_blocks(self.teacher, images[:1])
-        self.start = self._start()
+    def __init__(self, judge: SourceJudge, encoding: Encoding) -> None:
+        self.judge, self.space, self.encoding = judge, judge.space, encoding
+        self.start = judge.refitted(encoding)
         modules = [choice.module for choice in self.space.choices if choice.module]
-        self.fitting = CachedRun(self.start, [self.images], modules)
-        self.judging = CachedRun(self.start, judged, modules)
-        self.inputs = self.source_inputs = _inputs(self.start, modules, self.images)
-        if self.start is not self.teacher:
-            self.source_inputs = _inputs(self.teacher, modules, self.images)
-        self.targets = recorded(self.teacher, self.start, self.blocks, lambda: run_network(self.teacher, self.images))
-        self.source = SourceMaps(self.teacher, judged)
-        self.own_maps: list[list[float]] = []
-        self.own = self._measured(self.start, (), self.encoding)
+        self.fitting = CachedRun(self.start, [judge.images], modules)
+        self.judging = CachedRun(self.start, judge.batches, modules)
+        self.inputs = self.source_inputs = _inputs(self.start, modules, judge.images)
+        if self.start is not judge.source:
+            self.source_inputs = _inputs(judge.source, modules, judge.images)
+        self.targets = recorded(judge.source, self.start, judge.blocks, self._run_source)
+        self.own = judge.judge(self.start, encoding)
 
     def errors(self) -> OptionErrors:
         """Try all options, and return their errors."""
         rows = [torch.full((size, 2), torch.nan) for size in self.space.node_sizes]
         for row, option in zip(rows, self.encoding, strict=True):
-            row[option] = torch.tensor(self.own)
+            row[option] = torch.tensor([self.own.error, self.own.divergence])
         total = sum(self.space.node_sizes) - len(rows)
         with tqdm(total=total, desc="Trying options", leave=False) as bar:
             for node, option, found in self._tried():
-                rows[node][option] = torch.tensor(found)
+                rows[node][option] = torch.tensor([found.error, found.divergence])
                 bar.update()
         divergences = [row[:, 1] for row in rows]
         has_classes = not any(row.isnan().any() for row in divergences)
         return OptionErrors([row[:, 0] for row in rows], divergences if has_classes else None)
 
-    def _tried(self) -> Iterator[tuple[int, int, tuple[float, float]]]:
-        """Yield each node and option with its errors."""
+    def _tried(self) -> Iterator[tuple[int, int, Judgement]]:
+        """Yield each node and option with how far it is from the source."""
         first = len(self.space.multipliers)
         alone = {first + number: choice for number, choice in enumerate(self.space.choices) if choice.module}
         for option in range(max((len(choice.options) for choice in alone.values()), default=0)):
             # One network has this option in every block, of which each is taken by itself.
             here = [node for node, c in alone.items() if option < len(c.options) and option != self.encoding[node]]
-            subnet = self._derived(dict.fromkeys(here, option))
+            subnet = derive(self.judge.network, self._with(here, option))
             for node in here:
-                yield node, option, self._block_error(subnet, alone[node], node, option)
+                yield node, option, self._judged_block(subnet, alone[node], node, option)
         for node, size in enumerate(self.space.node_sizes):
             for option in range(size) if node not in alone else ():
                 if option != self.encoding[node]:
-                    yield node, option, self._network_error({node: option})
+                    yield node, option, self._judged_network(node, option)
 
-    def _start(self) -> nn.Module:
-        """Return the network that options are put into, fitted to the source where it is another one."""
-        if self.encoding == self.space.reference_encoding:
-            return self.teacher
-        start = derive(self.network, self.encoding)
-        targets = recorded(self.teacher, start, self.blocks, lambda: run_network(self.teacher, self.images))
-        fit_blocks(start, self.blocks, targets, lambda: run_network(start, self.images))
-        return start
+    def _with(self, nodes: Sequence[int], option: int) -> Encoding:
+        return tuple(option if node in nodes else own for node, own in enumerate(self.encoding))
 
-    def _derived(self, changes: Mapping[int, int]) -> nn.Module:
-        return derive(self.network, self._encoding(changes))
+    def _run_source(self) -> object:
+        return run_network(self.judge.source, self.judge.images)
 
-    def _encoding(self, changes: Mapping[int, int]) -> Encoding:
-        return tuple(changes.get(node, option) for node, option in enumerate(self.encoding))
-
-    def _block_error(self, subnet: nn.Module, choice: Choice, node: int, option: int) -> tuple[float, float]:
+    def _judged_block(self, subnet: nn.Module, choice: Choice, node: int, option: int) -> Judgement:
         """Return the errors of a block that is a module of its own, put into the network as it is."""
         path = choice.module
         if choice.block is not None and choice.options[option].kind != "skip":
             inputs = self.inputs[path], self.source_inputs[path]
-            refit_block(subnet, self.teacher, path, FittedBlock(choice.block, choice.residual), *inputs)
+            refit_block(subnet, self.judge.source, path, FittedBlock(choice.block, choice.residual), *inputs)
         with _replaced(self.start, path, subnet.get_submodule(path)):
-            return self._measured(self.start, [path], self._encoding({node: option}))
+            return self._judged(self.start, [path], self._with([node], option))
 
-    def _network_error(self, changes: Mapping[int, int]) -> tuple[float, float]:
-        """Return the errors of a network that is derived with some options changed, fitted behind the change."""
-        subnet = self._derived(changes)
-        changed = _changed(self.start, subnet)
-        targets, nodes = self.targets, [node - len(self.space.multipliers) for node in changes]
-        if any(node >= 0 for node in nodes):
-            targets = recorded(self.teacher, subnet, self.blocks, lambda: run_network(self.teacher, self.images))
+    def _judged_network(self, node: int, option: int) -> Judgement:
+        """Return the errors of a network that is derived with one option changed, fitted behind the change."""
+        judge, encoding = self.judge, self._with([node], option)
+        subnet = derive(judge.network, encoding)
+        changed, targets = _changed(self.start, subnet), self.targets
+        if node >= len(self.space.multipliers):
+            targets = recorded(judge.source, subnet, judge.blocks, self._run_source)
         with self.fitting.resumed(subnet, changed, 0):
             skipped = self.fitting.skipped(changed)
-            fit_blocks(subnet, self.blocks, targets, lambda: run_network(subnet, self.images), skipped=skipped)
-        return self._measured(subnet, changed, self._encoding(changes))
+            fit_blocks(subnet, judge.blocks, targets, lambda: run_network(subnet, judge.images), skipped=skipped)
+        return self._judged(subnet, changed, encoding)
 
-    def _measured(self, network: nn.Module, changed: Collection[str], encoding: Encoding) -> tuple[float, float]:
-        """Return how far a network is from the source: by its read maps, and by its classes."""
-        kept = self._kept(encoding)
-        maps, divergence = list(self.source.dropped(kept)), 0.0
-        with evaluating(network):
-            for number, images in enumerate(self.judging.batches):
-                with self.judging.resumed(network, changed, number), watching_maps(network, self.source.maps) as found:
-                    output = run_network(network, images)
-                distance = self.source.distance(found, output, number, kept)
-                divergence += distance.divergence
-                for index, part in enumerate(distance.maps):
-                    # What ran before the change is as far as it was.
-                    maps[index] += self.own_maps[number][index] if part is None else part
-                if network is self.start and not changed:
-                    self.own_maps.append([float(part or 0.0) for part in distance.maps])
-        return sum(maps) / len(maps), divergence / sum(map(len, self.judging.batches))
+    def _judged(self, network: nn.Module, changed: Sequence[str], encoding: Encoding) -> Judgement:
+        def resumed(number: int) -> AbstractContextManager[None]:
+            return self.judging.resumed(network, changed, number)
 
-    def _kept(self, encoding: Encoding) -> dict[str, Tensor]:
-        """Return the channels of the read maps that a member has, by the path of their readers, where some are gone."""
-        widths = dict(enumerate(self.space.widths(encoding)))
-        slots = {path: slot for path, slot in self.source.slots.items() if slot in self.groups.slots}
-        found = {path: self.groups.kept(slot, widths) for path, slot in slots.items()}
-        return {
-            path: torch.from_numpy(kept)
-            for path, kept in found.items()
-            if len(kept) < len(self.groups.slots[slots[path]])
-        }
+        return self.judge.judge(network, encoding, resumed, self.own.parts)
 
 
 def _inputs(network: nn.Module, paths: Sequence[str], images: Tensor) -> dict[str, Tensor]:

@@ -1,0 +1,118 @@
+"""`SourceJudge`: fits networks to a trained source on some images, and tells on others how far they are from it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from lightning_nas.graph.eval_mode import evaluating
+from lightning_nas.space.spec import Encoding
+from lightning_nas.supernet.derive import derive
+from lightning_nas.supernet.read_maps import watching_maps
+from lightning_nas.supernet.refit import fit_blocks, fitted_blocks, recorded
+from lightning_nas.supernet.source_maps import SourceMaps, run_network
+from lightning_nas.supernet.supernet import find_supernet, owner_of
+
+__all__ = ["FITTED_PART", "Judgement", "SourceJudge"]
+
+# Blocks are fitted on the first part of the images and judged on the others.
+FITTED_PART = 0.67
+_BATCH = 64
+
+
+@dataclass(frozen=True)
+class Judgement:
+    """How far a network is from the source.
+
+    Attributes:
+        error: The squared distance of its read maps, relative to their variance, on average over the maps.
+        divergence: Of the classes, on average over images; NaN where the output is no classes.
+        parts: What each batch adds to the distance of each map.
+    """
+
+    error: float
+    divergence: float
+    parts: tuple[tuple[float, ...], ...]
+
+
+class SourceJudge:
+    """A trained source network, the images that others are fitted to it on, and those on which they are judged.
+
+    Args:
+        network: A supernet with the weights of the trained network, its channels sorted, or a module of one; not
+            changed.
+        images: Training images, shape (N, 3, H, W), normalised. Two thirds are for fitting.
+
+    Attributes:
+        network: The supernet.
+        space: Its space.
+        images: The images for fitting.
+        batches: Those for judging.
+        source: The source, as a plain network.
+        blocks: Its blocks that can be fitted.
+        maps: What its last layers read.
+
+    Raises:
+        ValueError: There are fewer than 2 images.
+    """
+
+    def __init__(self, network: nn.Module, images: Tensor) -> None:
+        if len(images) < 2:
+            raise ValueError(f"`images` must be 2 or more, for fitting and for judging; got {len(images)}.")
+        supernet = find_supernet(network)
+        self.network = owner_of(supernet, network)[1]
+        self.space, self._groups = supernet.space, supernet.leaves.groups
+        images = images.contiguous(memory_format=torch.channels_last)
+        count = min(len(images) - 1, max(1, round(FITTED_PART * len(images))))
+        self.images, self.batches = images[:count], list(images[count:].split(_BATCH))
+        self.source = derive(self.network, self.space.reference_encoding)
+        self.blocks = fitted_blocks(self.source, images[:1])
+        self.maps = SourceMaps(self.source, self.batches)
+
+    def refitted(self, encoding: Encoding) -> nn.Module:
+        """Return a member, its blocks fitted to the source's; the source itself is returned as it is."""
+        if encoding == self.space.reference_encoding:
+            return self.source
+        subnet = derive(self.network, encoding)
+        targets = recorded(self.source, subnet, self.blocks, lambda: run_network(self.source, self.images))
+        fit_blocks(subnet, self.blocks, targets, lambda: run_network(subnet, self.images))
+        return subnet
+
+    def judge(
+        self,
+        subnet: nn.Module,
+        encoding: Encoding,
+        resumed: Callable[[int], AbstractContextManager[None]] = lambda _: nullcontext(),
+        before: Sequence[Sequence[float]] = (),
+    ) -> Judgement:
+        """Return how far a member is from the source.
+
+        Args:
+            subnet: The network.
+            encoding: What it is a member by.
+            resumed: Gives the context in which it runs a batch, by the number of the batch.
+            before: The parts of the network that it goes on from, for maps that do not run in this context.
+        """
+        kept, divergence, parts = self._kept(encoding), 0.0, []
+        with evaluating(subnet):
+            for number, images in enumerate(self.batches):
+                with resumed(number), watching_maps(subnet, self.maps.maps) as found:
+                    output = run_network(subnet, images)
+                distance = self.maps.distance(found, output, number, kept)
+                divergence += distance.divergence
+                pairs = enumerate(distance.maps)
+                parts.append(tuple(before[number][n] if part is None else part for n, part in pairs))
+        sums = [sum(rows) for rows in zip(self.maps.dropped(kept), *parts, strict=True)]
+        count = sum(map(len, self.batches))
+        return Judgement(sum(sums) / len(sums), divergence / count, tuple(parts))
+
+    def _kept(self, encoding: Encoding) -> dict[str, Tensor]:
+        """Return the channels of the read maps that a member has, by the path of their readers, where some are gone."""
+        widths, groups = dict(enumerate(self.space.widths(encoding))), self._groups
+        slots = {path: slot for path, slot in self.maps.slots.items() if slot in groups.slots}
+        found = {path: groups.kept(slot, widths) for path, slot in slots.items()}
+        return {p: torch.from_numpy(kept) for p, kept in found.items() if len(kept) < len(groups.slots[slots[p]])}
