@@ -134,6 +134,26 @@ def test_blocks_of_a_graph_are_one_cell_and_named_by_their_paths(tmp_path: Path)
     assert "where the estimator says that it pays: blocks `layer.1`, `layer.2`." in page
 
 
+def test_networks_are_groups_of_their_own_and_named(tmp_path: Path) -> None:
+    network = {"image_shape": [96, 128, 3], "operations": [], "outputs": []}
+    graph = {"format": 2, "widths": {}, "blocks": [], "network": network}
+    sources = (
+        {"name": "resnet18"},
+        {"name": "mobilenet_v2"},
+        {"backbone": "mobilenet_v2", "head": "lraspp"},
+        {"_target_": "mine.models.unet.Net"},
+    )
+    for number, source in enumerate(sources):
+        write_run(tmp_path / "task" / str(number), make_result(number), {**graph, "source": source})
+    page = results_page(tmp_path / "task")
+    counts = {row[0]: row[4] for row in rows_of(page) if len(row) == 11 and row[4].isdigit()}
+    # That of the recipes, as such or as a backbone, has no name.
+    assert sorted(counts) == sorted(
+        ["digits, 96\u00d7128", "digits, mine.Net, 96\u00d7128", "digits, resnet18, 96\u00d7128"]
+    )
+    assert counts["digits, 96\u00d7128"] == "2"
+
+
 def test_a_stock_network_is_named(tmp_path: Path) -> None:
     compared = {"stock": {**make_cost(2.0, 0.9), "network": "resnet18"}}
     write_run(tmp_path / "task" / "0", make_result(comparisons=compared))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import statistics
 from collections.abc import Sequence
 
-from lightning_nas.report.recorded import RecordedRun, training_text
+from lightning_nas.report.recorded import RecordedRun, source_text, training_text
 from lightning_nas.report.text import signed, spread_text
 
 __all__ = ["ablation_lines"]
@@ -25,7 +25,7 @@ def ablation_lines(groups: Sequence[Group]) -> list[str]:
     together: dict[tuple[str, ...], dict[str, Group]] = {}
     for group in groups:
         record, provenance = group[0].record, group[0].provenance
-        key = (record.recipe, provenance.data or "", record.device, training_text(provenance))
+        key = (record.recipe, source_text(group[0]), provenance.data or "", record.device, training_text(provenance))
         together.setdefault(key, {})[record.choices] = group
     return [
         f"* **{', '.join(filter(None, names))}**: {_sentence(found)}"

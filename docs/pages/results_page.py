@@ -13,7 +13,7 @@ from fused_blocks import fused_cells, ranges
 from lightning_nas.io.reading import read_json
 from lightning_nas.io.units import bytes_text, count_text
 from lightning_nas.report.network_record import CostRecord, MetricRecord
-from lightning_nas.report.recorded import PRIVATE, RecordedRun, grouped, read_run, training_text
+from lightning_nas.report.recorded import PRIVATE, RecordedRun, grouped, read_run, source_text, training_text
 from lightning_nas.report.rivals import GROUP_HEAD, distinct, group_cells, rivals_table, verdicts
 from lightning_nas.report.search_record import TrialsRecord
 from lightning_nas.report.text import (
@@ -143,7 +143,8 @@ def _search_table(groups: Sequence[Group]) -> Table:
     together: dict[tuple[str, ...], list[Group]] = {}
     for group in groups:
         record, provenance = group[0].record, group[0].provenance
-        named = ", ".join(filter(None, [record.recipe, provenance.data, training_text(provenance)]))
+        words = [record.recipe, source_text(group[0]), provenance.data, training_text(provenance)]
+        named = ", ".join(filter(None, words))
         together.setdefault((named, record.device, searched_text(record.choices)), []).append(group)
     rows = []
     for cells, models in together.items():
@@ -214,8 +215,9 @@ def _fusing(groups: Sequence[Group]) -> list[str]:
         named = ", ".join(f"`{path}`" for path in fusing.blocks if isinstance(path, str))
         named = named or ranges([number for number in fusing.blocks if isinstance(number, int)])
         blocks = f"block{'s' * (len(fusing.blocks) > 1)} {named}" if fusing.blocks else "none"
+        words = [source_text(group[0]), provenance.data or record.recipe, record.device]
         line = (
-            f"* **{provenance.data or record.recipe}, {record.device}**: {before_ms:.3g} ms as it is, {changes[0]} with"
+            f"* **{', '.join(filter(None, words))}**: {before_ms:.3g} ms as it is, {changes[0]} with"
             f" all blocks fused, {changes[1]} with those fused where the estimator says that it pays: {blocks}."
         )
         lines[line] = None

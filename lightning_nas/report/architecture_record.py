@@ -21,11 +21,13 @@ class ArchitectureRecord:
         widths: Channels outside of blocks, in order: of each width group, or of the stem and of each stage; None where
             a file does not tell.
         stages: The kinds of the blocks, such as ``ibn``, by stage; in one row where there are no stages.
+        source: The network that was searched, or its backbone; empty where a file does not tell.
     """
 
     input_size: tuple[int, ...] = ()
     widths: tuple[int | None, ...] = ()
     stages: tuple[tuple[str, ...], ...] = ()
+    source: str = ""
 
     @classmethod
     def from_fields(cls, fields: Fields) -> ArchitectureRecord:
@@ -41,7 +43,7 @@ class ArchitectureRecord:
         stages = fields.listed("stages", "a list of stages") if fields.has("stages") else None
         rows = [] if stages is None else [stages.nested(place) for place in stages]
         widths = (None if stem is None else stem.whole_or_none("width"), *(row.whole_or_none("width") for row in rows))
-        return cls(size, widths, tuple(_kinds(row) for row in rows))
+        return cls(size, widths, tuple(_kinds(row) for row in rows), _source(fields.nested_or_none("network")))
 
 
 def _of_graph(fields: Fields) -> ArchitectureRecord:
@@ -53,7 +55,20 @@ def _of_graph(fields: Fields) -> ArchitectureRecord:
     # Widths within blocks follow from these.
     outside = [name for name in groups if not any(name == path or name.startswith(f"{path}.") for path in paths)]
     kinds = tuple(block.text("kind") for block in blocks)
-    return ArchitectureRecord((channels, height, width), tuple(map(groups.whole, outside)), (kinds,) if kinds else ())
+    size, widths = (channels, height, width), tuple(map(groups.whole, outside))
+    return ArchitectureRecord(size, widths, (kinds,) if kinds else (), _source(fields.nested_or_none("source")))
+
+
+def _source(settings: Fields | None) -> str:
+    """Return the name of a network by its settings: of a stock one its own, of a callable its package's and its own."""
+    if settings is None:
+        return ""
+    name = settings.text_or_none("name") or settings.text_or_none("backbone")
+    target = settings.text_or_none("_target_")
+    if name or not target:
+        return name or ""
+    first, *_, last = f"{target}.".removesuffix(".").split(".")
+    return last if first == last else f"{first}.{last}"
 
 
 def _image_shape(network: Fields) -> tuple[int, ...]:

@@ -18,6 +18,7 @@ __all__ = [
     "group_key",
     "grouped",
     "read_run",
+    "source_text",
     "training_text",
 ]
 
@@ -27,9 +28,10 @@ PICTURE = "picture_"
 PRIVATE = "private_"
 """How the names of pictures begin whose images may not be shown."""
 
-GroupKey = tuple[str, str, str, tuple[float, ...], int, str, int, str]
+GroupKey = tuple[str, str, str, str, tuple[float, ...], int, str, int, str]
 """What a group of runs has in common, see `group_key`."""
 
+_DEFAULT_SOURCE = "mobilenet_v2"
 _CHOICES = ("widths", "kinds", "both")
 
 
@@ -83,6 +85,7 @@ def group_key(run: RecordedRun) -> GroupKey:
     record, provenance = run.record, run.provenance
     return (
         record.recipe,
+        source_text(run),
         record.device,
         provenance.data or "",
         # Four digits: the baseline of a relative budget may differ in the last bits from seed to seed.
@@ -92,6 +95,16 @@ def group_key(run: RecordedRun) -> GroupKey:
         _CHOICES.index(record.choices) if record.choices in _CHOICES else len(_CHOICES),
         record.choices,
     )
+
+
+def source_text(run: RecordedRun) -> str:
+    """Return the network that was searched; nothing for MobileNetV2, which the recipes start from.
+
+    Args:
+        run: The run.
+    """
+    source = run.architecture.source
+    return "" if source == _DEFAULT_SOURCE else source
 
 
 def training_text(provenance: ProvenanceRecord) -> str:

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from lightning_nas.report.network_record import ComparisonRecord
-from lightning_nas.report.recorded import RecordedRun, training_text
+from lightning_nas.report.recorded import RecordedRun, source_text, training_text
 from lightning_nas.report.text import budget_text, searched_text, spread_text
 
 __all__ = [
@@ -163,11 +163,11 @@ def group_cells(group: Group) -> list[str]:
 
 
 def _recipe_text(group: Group) -> str:
-    """Return the recipe, what it was run on, the size of the subnets' images, and how they were fine-tuned."""
+    """Return recipe, network, data, the size of the subnets' images, and how they were fine-tuned."""
     first = group[0]
     pixels = distinct("\u00d7".join(map(str, run.architecture.input_size[1:])) for run in group)
     data = " ".join([first.provenance.data or "", " or ".join(pixels)]).strip()
-    return ", ".join(filter(None, [first.record.recipe, data, training_text(first.provenance)]))
+    return ", ".join(filter(None, [first.record.recipe, source_text(first), data, training_text(first.provenance)]))
 
 
 def rivals_table(

@@ -6,9 +6,9 @@
     python tests/benchmarks/truth_set.py record TASK DATA WORK
     python tests/benchmarks/truth_set.py report
 
-TASK is ``presence`` (DATA: person_presence96; more test images by ``--extra``) or ``streets`` (DATA: camvid). ``source``
-trains the source and draws the members; ``truth`` derives, refits and fine-tunes each of them, taught by the source as
-the recipe does it, and judges it on images that nothing was fitted to: those within the band with two seeds. It goes on
+TASK is ``presence`` (DATA: person_presence96; more test images by ``--extra``), or ``streets`` (DATA: camvid).
+``source`` trains the source and draws the members; ``truth`` derives, refits and fine-tunes each of them, taught by the
+source as the recipe does it, and judges it on images that nothing was fitted to: those within the band with two seeds. It goes on
 where it stopped. ``scores`` asks each score for the same members, which see training images only. ``record`` writes
 ``truth_set_TASK.json`` beside this file, ``report`` the page ``truth_set.md``.
 
@@ -47,6 +47,7 @@ HERE = Path(__file__).parent
 DEVICE, BAND, NUM_BAND, NUM_WIDE = "ethos_u85_1024", (0.485, 0.515), 60, 60
 TEMPERATURES = torch.linspace(0.5, 5.0, 19)
 IGNORED = 255
+QUIET = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False, "enable_model_summary": False}
 
 
 @dataclass(frozen=True)
@@ -99,7 +100,12 @@ class Task:
 def fitted(task, module, epochs, seed):
     """Train a module, without files."""
     pl.seed_everything(seed, workers=True, verbose=False)
-    quiet = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False, "enable_model_summary": False}
+    quiet = {
+        "logger": False,
+        "enable_checkpointing": False,
+        "enable_progress_bar": False,
+        "enable_model_summary": False,
+    }
     trainer = pl.Trainer(max_epochs=epochs, accelerator="cpu", num_sanity_val_steps=0, limit_val_batches=0, **quiet)
     # What was derived of a network that was judged is still in evaluation mode.
     trainer.fit(module.train(), train_dataloaders=task.datamodule_of(seed).train_dataloader())
