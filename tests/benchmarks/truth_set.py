@@ -7,10 +7,10 @@
     python tests/benchmarks/truth_set.py report
 
 TASK is ``presence`` (DATA: person_presence96; more test images by ``--extra``), or ``streets`` (DATA: camvid).
-``source`` trains the source and draws the members; ``truth`` derives, refits and fine-tunes each of them, taught by the
-source as the recipe does it, and judges it on images that nothing was fitted to: those within the band with two seeds. It goes on
-where it stopped. ``scores`` asks each score for the same members, which see training images only. ``record`` writes
-``truth_set_TASK.json`` beside this file, ``report`` the page ``truth_set.md``.
+``source`` trains the source and draws the members. ``truth`` derives, refits and fine-tunes each of them, taught by the
+source as the recipe does it, and judges it on images that nothing was fitted to; those within the band with two seeds.
+It goes on where it stopped. ``scores`` asks each score for the same members; scores see training images only.
+``record`` writes ``truth_set_TASK.json`` beside this file, ``report`` the page ``truth_set.md``.
 
 Members are drawn so that no score's own optimum makes the sample: a third uniformly, the others as the best by random
 importances of the blocks, within 3 % of half the source's latency, and from 0.35 to 0.95 of it.
