@@ -124,7 +124,7 @@ def report():
         "# What scores are worth",
         "",
         "Written by `python tests/benchmarks/truth_set.py report` from `truth_set_TASK.json`. A member's truth is what",
-        "it is after refit and fine-tuning from the trained source, taught by it, on images that nothing was fitted to.",
+        "it is after refit and fine-tuning from the trained source, taught by it, on images nothing was fitted to.",
         "Kendall's tau of a score with the truth, with its 90 % interval by bootstrap over the members. *Regret*: how",
         "much worse the member is that the score thinks best in the band than the best by the truth there.",
     ]
