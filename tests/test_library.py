@@ -4,12 +4,14 @@ import lightning.pytorch as pl
 import pytest
 import torch
 from test_replace_one import smooth
+from torch import nn
 from torch.nn import functional
 from torch.utils.data import DataLoader
 from torchvision.models import mobilenet_v2
 
 from lightning_nas import ArchitectureSearch, load_subnet
 from lightning_nas.search import Library, Selection
+from lightning_nas.search.is_trained import warn_untrained
 from lightning_nas.space.options import SpaceOptions
 from lightning_nas.supernet import derive, find_supernet, recalibrate, space_of, supernet_from
 from lightning_nas.supernet.source_judge import SourceJudge
@@ -120,6 +122,25 @@ def test_a_search_that_was_made_is_not_made_again(module, estimator, tmp_path):
     other.fit(module, DataLoader(Pairs(images), batch_size=16), ckpt_path=tmp_path / "search.ckpt", weights_only=False)
     assert again.candidates == search.candidates
     assert not again.has_chosen
+
+
+def test_a_network_that_is_not_trained_is_said_to_be_so(module, estimator, tmp_path, caplog):
+    module, images = module
+    searched(module, images, estimator, tmp_path, selection=Selection(num_candidates=1))
+    assert "The network is hardly trained: its loss is" in caplog.text
+
+
+def test_a_network_that_is_trained_is_not(caplog):
+    network = nn.Sequential(nn.Flatten(), nn.Linear(8, 4, bias=False))
+    with torch.no_grad():
+        network[1].weight.copy_(4 * torch.eye(4, 8))
+    batch = {"pixels": torch.eye(4, 8).view(4, 1, 2, 4), "label": torch.arange(4)}
+    warn_untrained(Module(network), network, [batch, batch])
+    assert "hardly trained" not in caplog.text
+    with torch.no_grad():
+        network[1].weight.zero_()
+    warn_untrained(Module(network), network, [batch])
+    assert "hardly trained" in caplog.text
 
 
 class Listed(Module):

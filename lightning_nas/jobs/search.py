@@ -38,6 +38,7 @@ from lightning_nas.report.run_record import RunRecord
 from lightning_nas.report.search_record import ReadinessRecord, SearchRecord, SupernetRecord
 from lightning_nas.search import Decoupled, Library
 from lightning_nas.search.describe import format_reach
+from lightning_nas.search.is_trained import warn_untrained
 from lightning_nas.search.quiet_loss import quiet_copy, task_loss
 from lightning_nas.space.nodes import described
 from lightning_nas.space.spec import Architecture, SearchSpace
@@ -151,6 +152,9 @@ class SearchJob:
         if (num_images := self.searching.num_trial_images) and self.is_trained:
             with self._watch:
                 callback.errors = option_errors(self.untrained, self.images[:num_images])
+        if not self.is_trained:
+            alone = self._task(deepcopy(self.source))
+            warn_untrained(alone, network_of(alone), model.data.val_dataloader())
         # Out of the sorted supernet: maps are imitated channel by channel, so teacher and subnets need one order.
         self.teacher = derive(supernet, self.space.reference_encoding)
         module = self._taught(supernet, feature_modules=self.space.feature_modules, **(self.searching.task or {}))

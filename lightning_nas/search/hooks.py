@@ -23,6 +23,7 @@ from lightning_nas.search.effort import num_values
 from lightning_nas.search.engine import Search
 from lightning_nas.search.extend_training import extend, is_last_epoch
 from lightning_nas.search.gradient_estimate import Score
+from lightning_nas.search.is_trained import warn_untrained
 from lightning_nas.search.library import search_by_library
 from lightning_nas.search.lightning_internals import extend_fit
 from lightning_nas.search.measuring import measure_start
@@ -41,7 +42,7 @@ from lightning_nas.space.spec import Encoding, SearchSpace
 from lightning_nas.supernet.importance import sort_channels
 from lightning_nas.supernet.mixture import check_mixable
 from lightning_nas.supernet.sliced_step import SlicedStep
-from lightning_nas.supernet.supernet import find_supernet, has_supernet
+from lightning_nas.supernet.supernet import find_supernet, has_supernet, owner_of
 from lightning_nas.training.checkpoints import CheckpointState
 from lightning_nas.training.divergence import Divergence
 
@@ -166,7 +167,10 @@ class SearchHooks(Callback):
             state.progress, self._saved = Progress.from_dict(self._saved), {}
         if not state.progress.ranked:
             sort_channels(pl_module)
-            images = network_images(state.fitted(), state.started().supernet, method.num_images)
+            fit, supernet = state.fitted(), state.started().supernet
+            network = owner_of(supernet, pl_module)[1]
+            warn_untrained(pl_module, network, fit.training_batches(8), trainer, fit.loss)
+            images = network_images(fit, supernet, method.num_images)
             limits, count = state.started().limits, self.selection.num_candidates
             found = search_by_library(pl_module, images, limits, self.estimator, method, count)
             state.progress.errors = [row.tolist() for row in found.errors]
