@@ -114,6 +114,25 @@ def test_the_second_run_trains_neither_source_nor_supernet_nor_baseline(tmp_path
     assert folders(tmp_path / "shared")[-1] == source
 
 
+def test_a_search_by_a_library_shares_the_source_and_trains_no_supernet(tmp_path):
+    tiny = [setting for setting in TINY if not setting.startswith("search.method")]
+    method = ["search=library", "search.method.num_images=24", "search.method.rounds=1", "comparisons=[taught]"]
+    for name, latency in (("a", "0.8x"), ("b", "0.7x")):
+        folders_of = ["shared_dir=shared", f"hydra.run.dir={name}", f"latency={latency}"]
+        done = commands.run(tmp_path, "--config-name", "digits", *tiny, *method, *folders_of)
+        assert done.returncode == 0, done.stderr
+        result, origin = (json.loads((tmp_path / name / f"{file}.json").read_text()) for file in ("result", "run"))
+        assert result["search"]["steps"] == 0
+        assert origin["epochs"] == {"source": 1, "search": 0, "finetune": 1}
+        assert result["subnet"]["latency_ms"] <= result["budget"]["latency_ms"]
+        # The baseline is trained on for as long as the subnet is, and so is the source that is taught.
+        assert result["baseline"]["steps"] == result["subnet"]["steps"] == 3
+        assert result["comparisons"]["taught"]["latency_ms"] == result["baseline"]["latency_ms"]
+        assert "taught" in done.stdout
+    folders(tmp_path / "shared")  # of one source
+    assert not list((tmp_path / "b" / "checkpoints").glob("source*.ckpt"))
+
+
 def test_the_source_teaches_where_nothing_tells_which_is_better(tmp_path):
     done = run(tmp_path, "latency=0.8x", "trainer.limit_val_batches=0", "hydra.run.dir=a")
     assert done.returncode == 0, done.stderr

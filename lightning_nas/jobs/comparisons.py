@@ -26,10 +26,11 @@ from lightning_nas.supernet.subnet import supernet_with
 
 __all__ = ["Comparison", "comparison_architectures", "fused_everywhere", "fused_where_faster", "inherit"]
 
-Comparison = Literal["uniform", "random", "rule", "stock"]
+Comparison = Literal["uniform", "random", "rule", "stock", "taught"]
 """``uniform``: the source with all widths scaled by one ratio; ``random``: three subnets within the budgets; ``rule``:
 blocks fused where the estimator says that it pays, widths scaled by one ratio and rounded to the lanes; ``stock``: the
-best stock network within the budgets, see `lightning_nas.jobs.stock_comparison`."""
+best stock network within the budgets, see `lightning_nas.jobs.stock_comparison`; ``taught``: the source itself, beyond
+the budgets, taught by itself for as long as the subnet is: what a teacher gains is not the search's."""
 
 log = logging.getLogger(__name__)
 
@@ -51,7 +52,8 @@ def comparison_architectures(
     """Return by name the architectures that a search is compared with: those of its space that keep its budgets.
 
     Args:
-        names: The kinds of networks; ``random`` gives three, and ``stock`` none, which is no member of the space.
+        names: The kinds of networks; ``random`` gives three, ``stock`` and ``taught`` none: they are no members within
+            the budgets.
         space: The space that was searched.
         estimator: The estimator of the device.
         limits: What they have to keep.
@@ -64,7 +66,7 @@ def comparison_architectures(
     for name in names:
         if name not in get_args(Comparison):
             raise ValueError(f"`comparisons` can hold {', '.join(get_args(Comparison))}; got {name!r}.")
-        if name == "stock":
+        if name in ("stock", "taught"):
             continue
         if name == "random":
             drawn = _random(space, estimator, limits, seed)

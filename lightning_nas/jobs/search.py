@@ -200,6 +200,7 @@ class SearchJob:
         self._choose()
         self._finetune_subnet()
         self._finetune_others()
+        self._train_taught()
         self._train_stock()
 
     def record(self) -> RunRecord:
@@ -271,6 +272,20 @@ class SearchJob:
                 other = self._finetuned_module(network, its_teacher)
                 metric = self.shared.train(label, other, self.run.epochs.finetune, self.finetuning.averaging)
             self.compared.append(Compared(name, cost_of(self.estimator, architecture), MetricRecord(**metric)))
+
+    def _train_taught(self) -> None:
+        """Train the source as the subnet was, taught by itself."""
+        if "taught" not in self.finetuning.comparisons:
+            return
+        self.run.begin_random()
+        with self.shared.alone():
+            # Out of the sorted supernet, as its teacher: their maps are compared channel by channel.
+            network = derive(self.untrained, self.space.reference_encoding)
+            module = self._finetuned_module(network, self.teacher)
+            label = f"taught-{self.teacher_name}"
+            metric = self.shared.train(label, module, self.run.epochs.finetune, self.finetuning.averaging)
+        cost = cost_of(self.estimator, self.source_architecture)
+        self.compared.append(Compared("taught", cost, MetricRecord(**metric)))
 
     def _train_stock(self) -> None:
         """Train the stock network as the baseline was: as the source, and on for as long."""

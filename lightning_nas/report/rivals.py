@@ -32,7 +32,12 @@ GROUP_HEAD = ("Recipe, data", "Device", "Budget", "Searched")
 """What the runs of a group have in common, see `group_cells`."""
 
 
-_NAMES = {"uniform": "plain multiplier", "rule": "expert's rule", "stock": "stock network"}
+_NAMES = {
+    "uniform": "plain multiplier",
+    "rule": "expert's rule",
+    "stock": "stock network",
+    "taught": "source taught by itself (beyond the budget)",
+}
 _RANDOM = re.compile(r"random \d+")
 # A smaller difference is none at three digits.
 _LEVEL = 0.0005
