@@ -53,9 +53,7 @@ class _Finder:
             layer, form = operation.layer, operation.layer.form
             if layer.operator != "activation" or form is None or layer.in_shape[:2] == _PIXEL:
                 continue
-            # What is multiplied with a map is a gate, which a ReLU cannot stand for.
-            is_gate = any(self.operations[reader].layer.operator == "mul" for reader in self.readers.get(number, []))
-            if form.variant in _CURVED and not is_gate:
+            if form.variant in _CURVED and not self._is_gate(number):
                 numbers.setdefault(form.variant, []).append(number)
         for variant, places in numbers.items():
             edit = Edit(chains={number: (self._relu(number),) for number in places})
@@ -78,6 +76,15 @@ class _Finder:
             if edit is not None:
                 text = "one standard convolution in place of the depthwise and the 1x1 one"
                 yield self._priced("depthwise", operation.path, text, [edit])
+
+    def _is_gate(self, number: int) -> bool:
+        """Return whether a map is multiplied with another one, pixel by pixel: no ReLU can stand for that."""
+        shape = self.network.network.shape
+        products = (self.operations[reader] for reader in self.readers.get(number, []))
+        others = (
+            source for one in products if one.layer.operator == "mul" for source in one.inputs if source != number
+        )
+        return any(shape(source)[:2] != _PIXEL for source in others)
 
     def _relu(self, number: int) -> Link:
         operation = self.operations[number]

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 
 from lightning_nas.budget.suggestion import Change, Suggestion, SuggestionKind, changed, network_cost, suggestion
 from lightning_nas.estimator.cost_model import CostModel
-from lightning_nas.space.block_option import SKIP, BlockOption
+from lightning_nas.space.block_option import SKIP, BlockOption, Kind
 from lightning_nas.space.choice import Choice
 from lightning_nas.space.spec import SearchSpace
 
@@ -21,6 +21,8 @@ _LEAST_SAVED = 0.003
 _LEAST_RATIO, _MOST_ROWS = 0.5, 8
 # How much more a channel costs than the median width's, both as parts of a whole, for `narrow`.
 _FAR_ABOVE, _ABOUT = 1.5, 0.85
+# Half the channels have to save this much more than all of them.
+_MORE = 1.15
 
 
 @dataclass(frozen=True)
@@ -66,11 +68,24 @@ class _Finder:
         for node, choice in enumerate(self.space.choices, start=len(self.space.multipliers)):
             kinds = {kind for kind, kernel in choice.structures if kernel == choice.own.kernel}
             if choice.own.kind == "ibn" and "fused" in kinds:
-                yield self._of_block("fuse", node, choice, replace(choice.own, kind="fused"))
+                yield from self._fused(node, choice)
             if choice.own.kind == "fused" and "ibn" in kinds:
                 yield self._of_block("unfuse", node, choice, replace(choice.own, kind="ibn"))
             if SKIP in choice.options:
                 yield self._of_block("skip", node, choice, SKIP)
+
+    def _fused(self, node: int, choice: Choice) -> Iterator[Suggestion]:
+        """Yield the fused block of as many hidden channels, and where that saves more, of about half as many."""
+        whole = self._of_block("fuse", node, choice, replace(choice.own, kind="fused"))
+        yield whole
+        narrow = self._hidden_changes(node, choice, "fused")
+        unit = 1 if choice.block is None else self.space.network.units[choice.block.group]
+        channels = min(narrow, key=lambda found: abs(2 * found - unit * choice.size), default=0)
+        option = narrow[channels].block if channels else None
+        if option is not None:
+            half = self._of_block("fuse", node, choice, option)
+            if half.saved_ms > max(_MORE * whole.saved_ms, 0.0):
+                yield half
 
     def widths(self) -> list[Suggestion]:
         """Return widths that do not fill the lanes, and those that cost far more than others."""
@@ -112,14 +127,21 @@ class _Finder:
         for node, choice in enumerate(space.choices, start=len(space.multipliers)):
             if choice.block is None or not choice.size:
                 continue
-            num_in = choice.inputs.at(space.network.sizes)
             unit = space.network.units[choice.block.group]
-            changes = {}
-            for channels in self._rows(choice.size * unit):
-                option = BlockOption(choice.own.kind, channels / unit / num_in, choice.own.kernel)
-                if choice.hidden(option, space.network.sizes, space.network.sizes) * unit == channels:
-                    changes[channels] = Change(node, option)
+            changes = self._hidden_changes(node, choice, choice.own.kind)
             yield _Width(node, f"{choice.path} (hidden)", choice.size * unit, changes)
+
+    def _hidden_changes(self, node: int, choice: Choice, kind: Kind) -> dict[int, Change]:
+        """Return by their number what sets the hidden channels of a block, where it is of a kind."""
+        assert choice.block is not None  # those without one have no hidden channels
+        sizes = self.space.network.sizes
+        num_in, unit = choice.inputs.at(sizes), self.space.network.units[choice.block.group]
+        found = {}
+        for channels in self._rows(choice.size * unit):
+            option = BlockOption(kind, channels / unit / num_in, choice.own.kernel)
+            if choice.hidden(option, sizes, sizes) * unit == channels:
+                found[channels] = Change(node, option)
+        return found
 
     def _rows(self, channels: int) -> list[int]:
         """Return the widths of full lanes below one: the next, and some down to half of it."""

@@ -44,7 +44,7 @@ def together(
     Where harm was measured, the next one is that which saves most time for the harm that it adds, as long as the sum is
     within `most_harm`: errors of options that are put alone into a network add up to that of all of them (Molchanov et
     al. 2022, arXiv 2107.10624). Where it was not, the next one is that which saves most time of those that give up
-    next to nothing: fused and parted blocks, and widths that lose no more than a tenth of their channels.
+    hardly any channel: fused and parted blocks, and widths that lose no more than a tenth.
 
     Args:
         space: The space around the network.
@@ -102,10 +102,8 @@ class _Steps:
 
 
 def _is_mild(space: SearchSpace, one: Suggestion) -> bool:
-    """Return whether a suggestion gives up next to nothing, as far as that is known without data."""
-    if one.kind in ("fuse", "unfuse"):
-        return True
-    if one.kind != "align" or one.change is None:
+    """Return whether a suggestion leaves a network about as large, which is all that is known without data."""
+    if one.kind not in ("fuse", "unfuse", "align") or one.change is None:
         return False
     before, after = (changed(space, changes) for changes in ([], [one.change]))
     pairs = zip(before.widths, after.widths, strict=True)

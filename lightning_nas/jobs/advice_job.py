@@ -172,7 +172,7 @@ def _task(network: partial[nn.Module]) -> str:
 
 
 def _write(run: AdviceRun, advice: Advice) -> None:
-    tables = advice_tables(advice.cost, advice.layers, advice.suggestions, advice.steps)
+    tables = advice_tables(advice.cost, advice.layers, advice.suggestions, advice.steps, advice.compiled_ms)
     title = advice_title(advice.network, advice.device, advice.cost)
     subtitle = " ".join(advice.notes) or "What each change saves is priced on the whole network; nothing was trained."
     write_text(run.folder / "report.html", advice_page(title, subtitle, tables))
@@ -187,6 +187,7 @@ def _record(advice: Advice) -> dict[str, object]:
         "layers": [asdict(layer) for layer in advice.layers],
         "suggestions": [asdict(one) for one in advice.suggestions],
         "steps": [asdict(step) for step in advice.steps],
+        "compiled_ms": advice.compiled_ms,
         "notes": list(advice.notes),
     }
 

@@ -17,6 +17,11 @@ _BUSY = (
     "busy: multipliers at work; lanes: those with a channel. Bound by compute where the multipliers work, by lanes"
     " where too few have a channel, by memory where neither holds, so that time goes into moving values."
 )
+_NO_DATA = "Without data: only what leaves the network about as large. With images, all of the above count."
+_HARM = (
+    "Harm: how far the maps that the last layers read are from the network's own, relative to their variance, once the"
+    " blocks are refitted and before any training; it adds up."
+)
 _BY_HAND = "~ is done by hand; the others are applied by the space around the network (apply=true)."
 
 
@@ -33,7 +38,11 @@ def advice_title(network: str, device: str, cost: NetworkCost) -> str:
 
 
 def advice_tables(
-    cost: NetworkCost, layers: Sequence[LayerBound], suggestions: Sequence[Suggestion], steps: Sequence[Step]
+    cost: NetworkCost,
+    layers: Sequence[LayerBound],
+    suggestions: Sequence[Suggestion],
+    steps: Sequence[Step],
+    compiled_ms: tuple[float, float] | None = None,
 ) -> list[AdviceTable]:
     """Return the tables of an advice.
 
@@ -42,11 +51,12 @@ def advice_tables(
         layers: Its layers.
         suggestions: What to change, in their order.
         steps: What to change one after the other.
+        compiled_ms: Latency before and after all steps by the compiler of the device; None for none.
     """
     return [
         _layers(layers),
         _alone(cost, [one for one in suggestions if one.kind not in ("stock", "widen")]),
-        _together(cost, steps),
+        _together(cost, steps, compiled_ms),
         _plain("Channels that cost no time", [one for one in suggestions if one.kind == "widen"]),
         _stock([one for one in suggestions if one.kind == "stock"]),
     ]
@@ -85,7 +95,7 @@ def _alone(cost: NetworkCost, suggestions: Sequence[Suggestion]) -> AdviceTable:
     return AdviceTable("What to change, each alone", head, tuple(rows), f"{_BY_HAND}{more}")
 
 
-def _together(cost: NetworkCost, steps: Sequence[Step]) -> AdviceTable:
+def _together(cost: NetworkCost, steps: Sequence[Step], compiled_ms: tuple[float, float] | None) -> AdviceTable:
     has_harm = any(step.harm is not None for step in steps)
     rows = (
         (
@@ -99,7 +109,11 @@ def _together(cost: NetworkCost, steps: Sequence[Step]) -> AdviceTable:
         for step in steps
     )
     head = ("ms then", "saved", "parameters", "peak", *(("harm",) if has_harm else ()), "what", "where")
-    note = "" if has_harm else "Without data: only what gives up next to nothing. With images, all of the above count."
+    notes = [_HARM if has_harm else _NO_DATA]
+    if compiled_ms is not None:
+        before, after = compiled_ms
+        notes.append(f"By the device's compiler: {before:.4f} -> {after:.4f} ms, {1 - after / before:.1%} saved.")
+    note = " ".join(notes)
     return AdviceTable("Together, one after the other", head, tuple(rows), note)
 
 

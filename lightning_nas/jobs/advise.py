@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from torch import Tensor, nn
 
@@ -31,9 +31,9 @@ __all__ = ["MOST_HARM", "Advice", "advise", "advise_on"]
 
 log = logging.getLogger(__name__)
 
-MOST_HARM = 0.25
-"""The most that suggestions which are taken together may do to the maps that the last layers read, relative to their
-variance, by default."""
+MOST_HARM = 1.0
+"""The most harm of the steps in sum, by default: before any training the maps that the last layers read are then off by
+as much as they vary."""
 
 _OPTIONS = SpaceOptions(kinds=("ibn", "fused", "skip"), ratios=(0.5, 0.625, 0.75, 0.875, 1.0))
 _SIDES = (0.75, 0.5)
@@ -55,6 +55,8 @@ class Advice:
             comes first.
         steps: Those that the space can apply, taken one after the other.
         space: The space around the network that applies them; None where it has none.
+        compiled_ms: Latency of the network, and of that with all steps, by the compiler of the device; None where it is
+            not installed.
         notes: What could not be found out, and why.
     """
 
@@ -65,6 +67,7 @@ class Advice:
     suggestions: tuple[Suggestion, ...]
     steps: tuple[Step, ...]
     space: SearchSpace | None
+    compiled_ms: tuple[float, float] | None = None
     notes: tuple[str, ...] = ()
 
     @property
@@ -78,7 +81,7 @@ class Advice:
 
     def __str__(self) -> str:
         title = advice_title(self.network, self.device, self.cost)
-        return advice_text(title, advice_tables(self.cost, self.layers, self.suggestions, self.steps))
+        return advice_text(title, advice_tables(self.cost, self.layers, self.suggestions, self.steps, self.compiled_ms))
 
 
 def advise(model: nn.Module, example_input: Tensor, estimator: CostModel, images: Tensor | None = None) -> Advice:
@@ -106,7 +109,7 @@ def advise(model: nn.Module, example_input: Tensor, estimator: CostModel, images
         >>> estimator = Estimator.load("ethos_u85_1024")
         >>> advice = advise_on(mobilenet_v2(), torch.zeros(1, 3, 224, 224), estimator, stock=None)
         >>> [(step.suggestion.kind, step.suggestion.path) for step in advice.steps][:2]
-        [('fuse', 'features.2.conv'), ('fuse', 'features.3')]
+        [('fuse', 'features.2.conv'), ('fuse', 'features.4.conv')]
     """
     make = _classifiers(model, example_input, estimator)
     return advise_on(model, example_input, estimator, images, stock=make)
@@ -153,7 +156,7 @@ def advise_on(
         found += _stock(stock, own_name, example_input, estimator, cost)
     for note in notes:
         log.warning("%s", note)
-    return Advice(
+    advice = Advice(
         network=type(model).__name__,
         device=estimator.device.name,
         cost=cost,
@@ -163,6 +166,16 @@ def advise_on(
         space=space,
         notes=tuple(notes),
     )
+    return replace(advice, compiled_ms=_compiled(advice, estimator))
+
+
+def _compiled(advice: Advice, estimator: CostModel) -> tuple[float, float] | None:
+    """Return what the compiler says of the network before and after all steps."""
+    if advice.space is None or advice.architecture is None:
+        return None
+    before = estimator.verify_ms(changed(advice.space, []))
+    after = None if before is None else estimator.verify_ms(advice.architecture)
+    return None if before is None or after is None else (before, after)
 
 
 def _traced(model: nn.Module, example_input: Tensor, estimator: CostModel) -> Network:

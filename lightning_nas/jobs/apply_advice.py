@@ -31,8 +31,8 @@ def apply_advice(advice: Advice, model: nn.Module, images: Tensor | None = None)
         >>> from lightning_nas.jobs.advise import advise_on
         >>> network, example = mobilenet_v2(), torch.zeros(1, 3, 64, 64)
         >>> advice = advise_on(network, example, Estimator.load("ethos_u85_1024"))
-        >>> apply_advice(advice, network).features[2].conv[1]
-        Identity()
+        >>> apply_advice(advice, network).features[2].conv[0][0].kernel_size
+        (3, 3)
     """
     architecture = advice.architecture
     if architecture is None or advice.space is None:
