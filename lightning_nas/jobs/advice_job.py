@@ -78,13 +78,17 @@ class AdvicePlan:
     apply: bool = False
 
     def __post_init__(self) -> None:
-        sides = self.image_size if isinstance(self.image_size, Sequence) else [self.image_size]
-        check_numbers("image_size", sides, whole=True, least=1)
-        if isinstance(self.image_size, Sequence) and len(self.image_size) != 2:
+        if not isinstance(self.image_size, Sequence):
+            check_number("image_size", self.image_size, whole=True, least=1)
+        elif len(self.image_size) != 2:
             raise ValueError(f"`image_size` must be one side, or height and width; got {self.image_size}.")
+        else:
+            check_numbers("image_size", self.image_size, whole=True, least=1)
         check_number("num_classes", self.num_classes, whole=True, least=1)
         if self.num_images is not None:
             check_number("num_images", self.num_images, whole=True, least=0)
+        if self.num_images == 1:
+            raise ValueError("`num_images` must be 0, or 2 and more, for fitting and for judging; got 1.")
         check_number("most_harm", self.most_harm, least=0)
 
     @property
@@ -121,8 +125,6 @@ def give_advice(
     # Those that take a folder are embedded digits without one, unless their images are asked for.
     is_given = data.keywords.get("root", "") is not None
     num_images = (_NUM_IMAGES if is_given else 0) if plan.num_images is None else plan.num_images
-    if num_images == 1:
-        raise ValueError("`num_images` must be 0, or 2 and more, for fitting and for judging; got 1.")
     if num_images:
         _refuse_untrained(network)
     module = data(image_size=plan.image_size) if is_given or num_images else None

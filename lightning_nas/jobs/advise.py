@@ -18,6 +18,7 @@ from lightning_nas.estimator.cost_model import CostModel
 from lightning_nas.graph.decompose import split
 from lightning_nas.graph.network import Network
 from lightning_nas.graph.trace import trace
+from lightning_nas.io.numbers import check_number
 from lightning_nas.jobs.advice_harm import check_images, near_chance, with_harm
 from lightning_nas.jobs.advice_tables import advice_tables, advice_title
 from lightning_nas.jobs.rivals import RIVALS, is_same_stock, stock_rivals
@@ -134,7 +135,11 @@ def advise_on(
         stock: Makes another network of the name of a stock network; None compares with none.
         own_name: Name of the network itself, where it is a stock one.
         most_harm: The most harm of the steps in sum.
+
+    Raises:
+        ValueError: As `advise`, or `most_harm` is below 0.
     """
+    check_number("most_harm", most_harm, least=0)
     traced = _traced(model, example_input, estimator)
     if images is not None:
         check_images(images, example_input)
