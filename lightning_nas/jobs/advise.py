@@ -90,7 +90,7 @@ def advise(model: nn.Module, example_input: Tensor, estimator: CostModel, images
 
     Blocks are fused, widths aligned to the lanes or narrowed, residual blocks left out, depthwise convolutions,
     activations and squeeze-and-excitation replaced, images made smaller, and stock networks compared. Each change is
-    priced as a whole network. `apply_advice` of `lightning_nas.jobs.apply_advice` makes what the steps say.
+    priced as a whole network. `lightning_nas.apply_advice` makes what the steps say.
 
     Args:
         model: Any convolutional network; it is not changed.

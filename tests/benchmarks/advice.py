@@ -1,9 +1,9 @@
 """Advice on stock networks: how long it takes, and whether what it says it saves is what a compiler says.
 
-``python tests/benchmarks/advice.py run`` asks for advice on ten networks at 224 px on three devices, without data. Where
-the device's compiler is installed (Vela), the network is compiled as it is, with all steps that can be applied together,
-and with the best single suggestion of each kind. What is known is not run again. ``report`` writes ``advice.md`` from
-``advice.json`` beside this file.
+``python tests/benchmarks/advice.py run`` asks for advice on ten networks at 224 px on three devices, without data.
+Where the device's compiler is installed (Vela), the network is compiled as it is, with all steps that can be applied
+together, and with the best single suggestion of each kind. What is known is not run again. ``report`` writes
+``advice.md`` from ``advice.json`` beside this file.
 """
 
 import argparse
@@ -174,10 +174,10 @@ def report():
         "",
         "Written by `python tests/benchmarks/advice.py report` from `advice.json`.",
         "",
-        "`advise` on stock networks of 1000 classes at 224 px, without data and without training. *Together* is what can be",
-        "applied without data: fused blocks, and widths that lose less than a tenth. *Saving off* is how far the saving is",
-        "off from what Vela says of both networks compiled whole, as a part of the network's latency; *off* and *latency",
-        f"then off* are the errors of the estimates before and after. The goal: {GOAL:.0%}.",
+        "`advise` on stock networks of 1000 classes at 224 px, without data and without training. *Together* is what",
+        "can be applied without data: fused blocks, and widths that lose less than a tenth. *Saving off* is how far",
+        "the saving is off from what Vela says of both networks compiled whole, as a part of the network's latency;",
+        f"*off* and *latency then off* are the errors of the estimates before and after. The goal: {GOAL:.0%}.",
         *table(
             ["what", "compiled", "median off", "most", "within the goal"],
             [
