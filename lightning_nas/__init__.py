@@ -8,6 +8,8 @@ if TYPE_CHECKING:
     from lightning_nas.budget.budget import Budget as Budget
     from lightning_nas.estimator import Estimator as Estimator
     from lightning_nas.graph.decompose import decompose as decompose
+    from lightning_nas.jobs.advise import advise as advise
+    from lightning_nas.jobs.apply_advice import apply_advice as apply_advice
     from lightning_nas.jobs.load import load_subnet as load_subnet
     from lightning_nas.search import ArchitectureSearch as ArchitectureSearch
     from lightning_nas.search import SearchModule as SearchModule
@@ -29,6 +31,8 @@ _PLACES = {
     "SearchModule": "search",
     "SearchSpace": "space",
     "SpaceOptions": "space",
+    "advise": "jobs.advise",
+    "apply_advice": "jobs.apply_advice",
     "decompose": "graph.decompose",
     "derive": "supernet",
     "load_subnet": "jobs.load",

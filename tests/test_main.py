@@ -60,7 +60,7 @@ def test_without_arguments_it_lists_the_recipes(tmp_path):
     assert not list(tmp_path.iterdir())
 
 
-@pytest.mark.parametrize("recipe", sorted(set(recipes()) - {"estimator"}))
+@pytest.mark.parametrize("recipe", sorted(set(recipes()) - {"advise", "estimator"}))
 def test_recipe_from_start_to_result(tmp_path, recipe):
     done = run(tmp_path, "--config-name", recipe, "latency=0.6x", "seed=3", *TINY, *OTHERS.get(recipe, []))
     assert done.returncode == 0, done.stderr

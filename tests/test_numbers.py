@@ -56,7 +56,7 @@ from lightning_nas.estimator.measure.sampling import sample
 from lightning_nas.estimator.measure.settings import checked_settings
 from lightning_nas.estimator.measurements import Figures
 from lightning_nas.io.numbers import check_number
-from lightning_nas.jobs import estimator_plan, plan, rivals
+from lightning_nas.jobs import advice_job, advise, estimator_plan, plan, rivals
 from lightning_nas.jobs.early import try_trainer
 from lightning_nas.multishot import evolution as aging
 from lightning_nas.search import callback, module, settings, strategy
@@ -77,6 +77,9 @@ from lightning_nas.training import csv_logger
 
 # Nobody gives these a number: what calls them has checked it, or has counted it itself. A place, and why.
 EXEMPT = {
+    "jobs.advice_tables": "of an advice",
+    "jobs.advise.Advice.": "a result",
+    "estimator.bounds": "a result",
     "jobs.networks.": "checked by what makes the network",
     "jobs.rivals.Rival.": "what was priced",
     "jobs.rivals.stock_rivals.bounds": "each is checked under the name of its cost",
@@ -334,6 +337,15 @@ def rows(folders, search):
             Subgraph,
             dict.fromkeys(("height", "width", "in_channels", "hidden_channels", "out_channels", "kernel", "stride"), 0),
             {"kind": "conv", **dict.fromkeys(("height", "width", "in_channels", "hidden_channels", "out_channels"), 8)},
+        ),
+        "jobs.advise.advise_on": Row(
+            advise.advise_on, {"most_harm": -1}, {"model": None, "example_input": None, "estimator": None}
+        ),
+        "jobs.advice_job.AdviceRun": Row(
+            advice_job.AdviceRun, {"seed": -1}, {"recipe": "", "output_dir": folders / "run", "seed": 0}
+        ),
+        "jobs.advice_job.AdvicePlan": Row(
+            advice_job.AdvicePlan, {"image_size": 0, "num_classes": 0, "num_images": -1, "most_harm": -0.1}
         ),
         "jobs.estimator_plan.EstimatorRun": Row(
             estimator_plan.EstimatorRun, {"seed": -1}, {"recipe": "", "output_dir": folders / "run", "seed": 0}

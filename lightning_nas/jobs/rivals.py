@@ -71,12 +71,16 @@ class Rival:
         latency_ms: What the estimator says of it.
         imagenet_accuracy: Top-1 accuracy on ImageNet in percent, where its library says it; timm does not.
         has_weights: Whether its library has weights of ImageNet for it.
+        parameter_bytes: Weights and biases, as int8.
+        peak_bytes: Peak of its activations, as int8.
     """
 
     name: str
     latency_ms: float
     imagenet_accuracy: float | None = None
     has_weights: bool = False
+    parameter_bytes: int = 0
+    peak_bytes: int = 0
 
 
 def stock_rivals(
@@ -128,7 +132,8 @@ def stock_rivals(
             continue
         num_priced += 1
         if all(costs[cost] <= bound for cost, bound in bounds.items()):
-            rivals.append(Rival(name, costs[LATENCY], _imagenet_accuracy(name), _has_weights(name)))
+            sizes = int(costs[PARAMETERS]), int(costs[PEAK_ACTIVATIONS])
+            rivals.append(Rival(name, costs[LATENCY], _imagenet_accuracy(name), _has_weights(name), *sizes))
     if refused:
         log.info("Stock networks that cannot be priced at this size: %s", "; ".join(refused))
     limits = ", ".join(f"{cost}={bound:.4g}" for cost, bound in bounds.items())
