@@ -17,6 +17,7 @@ from lightning_nas.search.settings import ZeroShot
 from lightning_nas.search.verify import first_verified, verified_candidates
 from lightning_nas.space.spec import Encoding
 from lightning_nas.supernet.derive import derive
+from lightning_nas.supernet.supernet import owner_of
 from lightning_nas.supernet.zero_cost import zero_cost
 
 __all__ = ["ScoredMember", "rank_products", "score_table", "search_zero_shot"]
@@ -48,7 +49,8 @@ def search_zero_shot(
     the table of the best.
 
     Args:
-        network: A supernet with the weights of a trained network, its channels sorted: `sort_channels`.
+        network: A supernet with the weights of a trained network, its channels sorted (`sort_channels`), or a module of
+            one.
         images: Training images, shape (N, 3, H, W), normalised.
         search: The search by `ZeroShot.scoring`, for the budgets.
         estimator: What members cost; its backend is asked where it is installed.
@@ -58,7 +60,7 @@ def search_zero_shot(
     Raises:
         ValueError: No member is within the budgets, or a score cannot run an operator of the network.
     """
-    space = search.supernet.space
+    space, network = search.supernet.space, owner_of(search.supernet, network)[1]
     drawn = search.candidates(settings.num_members)
     names = [score.removeprefix("-") for score in settings.scores]
     columns: list[list[tuple[float, ...]]] = [[] for _ in names]
@@ -107,11 +109,12 @@ def score_table(members: Sequence[ScoredMember], scores: Sequence[str], count: i
 
     Args:
         members: The best first.
-        scores: Names of their scores.
+        scores: Names of their scores, as `ZeroShot.scores` has them; ``(less)`` says that less is better.
         count: How many rows at most.
     """
     has_latency = any(member.latency_ms is not None for member in members)
-    rows = [["rank", *(["latency, ms"] if has_latency else []), *scores]]
+    headings = [f"{score[1:]} (less)" if score.startswith("-") else score for score in scores]
+    rows = [["rank", *(["latency, ms"] if has_latency else []), *headings]]
     for rank, member in enumerate(members[:count], start=1):
         latency = [] if member.latency_ms is None else [f"{member.latency_ms:.4g}"]
         rows.append([str(rank), *latency, *(f"{value:.6g}" for value in member.values)])
