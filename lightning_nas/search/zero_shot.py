@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -21,6 +22,8 @@ from lightning_nas.supernet.supernet import owner_of
 from lightning_nas.supernet.zero_cost import zero_cost
 
 __all__ = ["ScoredMember", "rank_products", "score_table", "search_zero_shot"]
+
+log = logging.getLogger(__name__)
 
 _SHOWN = 10
 
@@ -81,7 +84,9 @@ def search_zero_shot(
         )
         for place in order
     ]
-    rank_zero_info(f"The best of {len(members)} members within the budgets:\n{score_table(members, settings.scores)}")
+    # The command line shows what this package logs and silences Lightning; in a script it is the other way round.
+    tell = log.info if log.isEnabledFor(logging.INFO) else rank_zero_info
+    tell(f"The best of {len(members)} members within the budgets:\n{score_table(members, settings.scores)}")
     ordered = [member.encoding for member in members]
     # Where the estimate is low, the backend may find all of them to be over; then others cost less.
     kept = first_verified(search, estimator, ordered, num_candidates)

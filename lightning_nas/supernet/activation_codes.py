@@ -44,13 +44,13 @@ def naswot(network: nn.Module, images: Tensor) -> float:
         ValueError: There are fewer than 2 images, or the network has no activations or an operator that fails.
     """
     check_images("naswot", images, 2)
-    kernel = torch.zeros(len(images), len(images), dtype=torch.float64, device=images.device)
+    kernel = torch.zeros(len(images), len(images), dtype=torch.float64)
 
     def add(bits: Tensor) -> None:
         code = bits.float()
         both, ones = code @ code.T, code.sum(1)
         # Bits that both have, and those that neither has.
-        kernel.add_(2 * both - ones - ones[:, None] + code.shape[1])
+        kernel.add_((2 * both - ones - ones[:, None] + code.shape[1]).cpu())
 
     _each_code("naswot", network, images, add)
     alike = kernel == kernel.diagonal()

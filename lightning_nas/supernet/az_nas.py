@@ -97,9 +97,10 @@ def _rows(values: Tensor) -> Tensor:
 
 
 def _entropy(values: Tensor) -> float:
-    rows = _rows(values).double()
+    rows = _rows(values)
     rows = rows - rows.mean(0)
-    variances = torch.linalg.eigvalsh(rows.T @ rows).clamp(min=0)
+    # Not every device has float64.
+    variances = torch.linalg.eigvalsh((rows.T @ rows).cpu().double()).clamp(min=0)
     # A map that is constant is spread over nothing.
     return float(torch.special.entr(variances / variances.sum().clamp(min=1e-30)).sum())
 

@@ -44,14 +44,15 @@ def synflow(network: nn.Module, images: Tensor) -> float:
         ValueError: The network has an operator that fails or overflows.
     """
     check_images("synflow", images, 1)
-    positive = deepcopy(network).double().eval()
+    # The flow grows with each layer, and not every device has float64.
+    positive = deepcopy(network).cpu().double().eval()
     for path, module in list(positive.named_modules()):
         if isinstance(module, FrozenBatchNorm2d):
             positive.set_submodule(path, nn.Identity())
     with torch.no_grad():
         for parameter in positive.parameters():
             parameter.abs_().requires_grad_(True)
-    ones = torch.ones_like(images[:1], dtype=torch.float64)
+    ones = torch.ones(1, *images.shape[1:], dtype=torch.float64)
     layers = (module for module in positive.modules() if isinstance(module, nn.Conv2d | nn.ConvTranspose2d | nn.Linear))
     weights = [layer.weight for layer in layers]
     with torch.enable_grad(), score_run("synflow", positive), _Positive():
