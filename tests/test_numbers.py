@@ -68,7 +68,7 @@ from lightning_nas.space.multiplier import DepthMultiplier
 from lightning_nas.space.options import SpaceOptions
 from lightning_nas.space.read import space_of
 from lightning_nas.space.tied import tied
-from lightning_nas.supernet import derive, stock, trunk
+from lightning_nas.supernet import az_nas, derive, stock, trunk, zico
 from lightning_nas.supernet import features as taps
 from lightning_nas.tasks import boxes, classification, fcos, miou, optimizing, segmentation, segmenter, ssdlite
 from lightning_nas.tasks import detection as detecting
@@ -410,6 +410,10 @@ def rows(folders, search):
         "search.settings.SupernetTraining": Row(settings.SupernetTraining, TRAINING),
         "search.settings.Joint": Row(settings.Joint, {**TRAINING, "warmup": -0.1, "every": 0}),
         "search.settings.Decoupled": Row(settings.Decoupled, {**TRAINING, "steps": 0}),
+        "search.settings.ZeroShot": Row(
+            settings.ZeroShot,
+            {"num_members": 0, "num_images": 3, "num_fitted_images": -1, "budget_use": -0.1, "seed": -1},
+        ),
         "search.settings.Selection": Row(
             settings.Selection,
             {
@@ -439,6 +443,12 @@ def rows(folders, search):
         ),
         "space.tied.tied": Row(tied, {"most": 0}, {"space": space}),
         "space.read.space_of": Row(space_of, {"lanes": 0}, {"model": small_network(), "example_input": image}),
+        "supernet.az_nas.block_scores": Row(
+            az_nas.block_scores, {"seed": -1}, {"network": small_network(), "images": image.expand(4, -1, -1, -1)}
+        ),
+        "supernet.zico.zico": Row(
+            zico.zico, {"seed": -1}, {"network": small_network(), "images": image.expand(4, -1, -1, -1)}
+        ),
         "supernet.derive.derive": Row(
             derive,
             {"architecture": -1},

@@ -225,7 +225,7 @@ def test_what_a_strategy_cannot_do_is_refused(supernet, estimator):
         Joint(strategy="random")
     with pytest.raises(ValueError, match=r"`method` must be settings such as Joint\(\) .* got 3"):
         ArchitectureSearch(estimator, latency="0.6x", method=3)
-    with pytest.raises(ValueError, match=r"`method` must be joint, decoupled, library, or .* got 'jiont'"):
+    with pytest.raises(ValueError, match=r"must be one of joint, decoupled, library, zeroshot, or .* got 'jiont'"):
         ArchitectureSearch(estimator, latency="0.6x", method="jiont")
     with pytest.raises(ValueError, match="SearchModule trains one path a step; got Darts"):
         SearchModule(supernet, functional.cross_entropy, estimator, "0.6x", training_of(strategy="darts"))

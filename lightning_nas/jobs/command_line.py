@@ -173,7 +173,11 @@ def _finished(path: Path) -> JsonObject:
 def _can_share(config: DictConfig) -> bool:
     """Return whether the runs of a sweep can share what they train before the search."""
     method = OmegaConf.select(config, "search.method._target_", default="")
-    return "shared_dir" in config and config.shared_dir is None and method.endswith((".Decoupled", ".Library"))
+    return (
+        "shared_dir" in config
+        and config.shared_dir is None
+        and method.endswith((".Decoupled", ".Library", ".ZeroShot"))
+    )
 
 
 def _config_name(arguments: Sequence[str]) -> str | None:

@@ -36,7 +36,7 @@ from lightning_nas.jobs.teacher import Teacher, better_teacher, is_teachable
 from lightning_nas.report.network_record import MetricRecord
 from lightning_nas.report.run_record import RunRecord
 from lightning_nas.report.search_record import ReadinessRecord, SearchRecord, SupernetRecord
-from lightning_nas.search import Decoupled, Library
+from lightning_nas.search import Decoupled, SupernetTraining
 from lightning_nas.search.describe import format_reach
 from lightning_nas.search.is_trained import warn_untrained
 from lightning_nas.search.quiet_loss import quiet_copy, task_loss
@@ -91,12 +91,12 @@ class SearchJob:
         self.space = model.space_of(self.source, self.example, self.estimator)
         self.callback = search.search(self.estimator, goal.budget)
         method = self.callback.method
-        if run.shared_dir is not None and not isinstance(method, Decoupled | Library):
+        self.is_trained = isinstance(method, SupernetTraining)
+        if run.shared_dir is not None and self.is_trained and not isinstance(method, Decoupled):
             raise ValueError(
-                "`shared_dir` needs search=decoupled or library: one training serves all runs only where it comes"
-                " first."
+                "`shared_dir` needs search=decoupled, library or zeroshot: one training serves all runs only where it"
+                " comes first."
             )
-        self.is_trained = not isinstance(method, Library)
         if self.is_trained:
             check_number("epochs.search", run.epochs.search, whole=True, least=1)
         self.limits = self.callback.limits_in(self.space)

@@ -10,6 +10,7 @@ from lightning_nas.search.settings import Monitor as Monitor
 from lightning_nas.search.settings import PathSampling as PathSampling
 from lightning_nas.search.settings import Selection as Selection
 from lightning_nas.search.settings import SupernetTraining as SupernetTraining
+from lightning_nas.search.settings import ZeroShot as ZeroShot
 from lightning_nas.search.strategy import Darts as Darts
 from lightning_nas.search.strategy import FBNetV2 as FBNetV2
 from lightning_nas.search.strategy import Gdas as Gdas

@@ -20,10 +20,22 @@ from lightning_nas.search.derive_module import derive_subnet
 from lightning_nas.search.engine import Search
 from lightning_nas.search.frontier import FrontierSubnet, frontier_subnets
 from lightning_nas.search.hooks import SearchHooks
+from lightning_nas.search.network_images import network_images
 from lightning_nas.search.readiness import Readiness
 from lightning_nas.search.saving import save_subnet
-from lightning_nas.search.settings import Library, Method, Monitor, Selection, check_kind, check_list, method_named
+from lightning_nas.search.settings import (
+    Library,
+    Method,
+    Monitor,
+    Selection,
+    ZeroShot,
+    check_kind,
+    check_list,
+    method_named,
+    num_fitted_images,
+)
 from lightning_nas.search.verify import verified_candidates
+from lightning_nas.search.zero_shot import search_zero_shot
 from lightning_nas.space.spec import Architecture
 from lightning_nas.training.divergence import DivergedError
 
@@ -55,8 +67,8 @@ class ArchitectureSearch(SearchHooks):
         budget: What the subnet may cost.
         latency: Short for `Budget(latency=...)`: milliseconds (8.0), or relative to the source network ("0.5x").
         method: How it is searched: `Joint`, as above; `Decoupled`: the whole fit trains weights, and at its end, with
-            these at rest, the logits learn from held-out batches; or `Library`, which trains nothing: the module is
-            trained already, `fit` reads some hundred images and ends. Or one of their names in small letters.
+            these at rest, the logits learn from held-out batches; or `Library` or `ZeroShot`, which train nothing: the
+            module is trained already, `fit` reads some images and ends. Or one of their names in small letters.
         selection: How a subnet is chosen at the end.
         serves: Other latencies that `derive` will be asked for after the same training: paths near all are trained.
         choices: What is searched: ``both``, ``widths`` alone or ``kinds`` alone.
@@ -164,6 +176,10 @@ class ArchitectureSearch(SearchHooks):
         search = Search(trained.supernet, limits, self.training, self.errors, trained.logits)
         if isinstance(self.method, Library):
             ranked = verified_candidates(search, self.estimator, self.selection.num_candidates)
+        elif isinstance(self.method, ZeroShot):
+            fit, count = state.fitted(), self.selection.num_candidates
+            images = network_images(fit, trained.supernet, self.method.num_images)
+            ranked = search_zero_shot(fit.module, images, search, self.estimator, self.method, count)
         else:
             ranked = state.rank(search, state.evaluator(held_out=True))
         state.promised |= dict.fromkeys(ranked, limits)
@@ -201,7 +217,7 @@ class ArchitectureSearch(SearchHooks):
     ) -> ModuleT:
         """Return the found subnet: a plain model within the budget, with inherited weights and recalibrated batch norm.
 
-        That of a `Library` is fitted to the trained network, see `lightning_nas.supernet.refit`.
+        That of a `Library` or a `ZeroShot` is fitted to the trained network, see `lightning_nas.supernet.refit`.
 
         Args:
             module: The trained LightningModule, or its network (the supernet). A LightningModule gives a
@@ -228,8 +244,7 @@ class ArchitectureSearch(SearchHooks):
         chosen = architecture if asked in (None, self.budget) else self.find(asked)[0]
         encoding = self.state.chosen() if chosen is None else space.encode(chosen)
         confirm(self.state.promised.get(encoding, search.limits), self.estimator, space.decode(encoding))
-        num_images = self.method.num_images if isinstance(self.method, Library) else 0
-        return derive_subnet(fit, module, encoding, num_batches, num_images)
+        return derive_subnet(fit, module, encoding, num_batches, num_fitted_images(self.method))
 
     def save(self, folder: str | Path, subnet: nn.Module | None = None) -> None:
         """Write a subnet so that `load_subnet(folder, model=MyModule(...))` builds it again, in any process.

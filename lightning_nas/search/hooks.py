@@ -32,11 +32,12 @@ from lightning_nas.search.network_images import network_images
 from lightning_nas.search.progress import Progress
 from lightning_nas.search.readiness import report_readiness
 from lightning_nas.search.sandwich import add_gradients
-from lightning_nas.search.settings import Joint, Library, Method, Monitor, Selection
+from lightning_nas.search.settings import Joint, Library, Method, Monitor, Selection, SupernetTraining, Untrained
 from lightning_nas.search.state import SearchState
 from lightning_nas.search.trainers import configures_model, refuse_strategy, refuse_unaware, total_steps
 from lightning_nas.search.validated import validated_encoding
 from lightning_nas.search.warnings_heard import heard_warnings
+from lightning_nas.search.zero_shot import search_zero_shot
 from lightning_nas.space.nodes import described
 from lightning_nas.space.spec import Encoding, SearchSpace
 from lightning_nas.supernet.importance import sort_channels
@@ -80,7 +81,7 @@ class SearchHooks(Callback):
         super().__init__()
         self.estimator, self.budget, self.serves, self.choices = estimator, budget, serves, choices
         self.method, self.selection, self.monitor = method, selection, monitor
-        self.training = method.scoring if isinstance(method, Library) else method
+        self.training = method if isinstance(method, SupernetTraining) else method.scoring
         self.state = SearchState(estimator, selection)
         self.errors: Sequence[Tensor] | None = None
         self.has_chosen = self._is_begun = False
@@ -136,8 +137,8 @@ class SearchHooks(Callback):
     def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         if not self._is_begun:
             self._begin(pl_module)
-        if isinstance(self.method, Library):
-            self._search_by_library(trainer, pl_module, self.method)
+        if not isinstance(self.method, SupernetTraining):
+            self._search_untrained(trainer, pl_module, self.method)
             return
         search = self.state.started()
         # Not in `setup`: only now has the strategy wrapped the module.
@@ -156,7 +157,7 @@ class SearchHooks(Callback):
             total_steps(trainer)
         self._restore()
 
-    def _search_by_library(self, trainer: pl.Trainer, pl_module: pl.LightningModule, method: Library) -> None:
+    def _search_untrained(self, trainer: pl.Trainer, pl_module: pl.LightningModule, method: Untrained) -> None:
         """Search the trained module, unless a checkpoint says what was found, and let the fit end without a step."""
         state = self.state
         total_steps(trainer)  # it loads the data
@@ -167,16 +168,19 @@ class SearchHooks(Callback):
             state.progress, self._saved = Progress.from_dict(self._saved), {}
         if not state.progress.ranked:
             sort_channels(pl_module)
-            fit, supernet = state.fitted(), state.started().supernet
-            network = owner_of(supernet, pl_module)[1]
+            fit, search, count = state.fitted(), state.started(), self.selection.num_candidates
+            network = owner_of(search.supernet, pl_module)[1]
             warn_untrained(pl_module, network, fit.training_batches(8), trainer, fit.loss)
-            images = network_images(fit, supernet, method.num_images)
-            limits, count = state.started().limits, self.selection.num_candidates
-            found = search_by_library(pl_module, images, limits, self.estimator, method, count)
-            state.progress.errors = [row.tolist() for row in found.errors]
-            state.progress.ranked = list(found.ranked)
+            images = network_images(fit, search.supernet, method.num_images)
+            if isinstance(method, Library):
+                found = search_by_library(pl_module, images, search.limits, self.estimator, method, count)
+                state.progress.errors = [row.tolist() for row in found.errors]
+                state.progress.ranked = list(found.ranked)
+            else:
+                ranked = search_zero_shot(pl_module, images, search, self.estimator, method, count)
+                state.progress.ranked = ranked
             self.has_chosen = True
-        self.errors = [torch.tensor(row) for row in state.progress.errors]
+        self.errors = [torch.tensor(row) for row in state.progress.errors] or None
         state.search = Search(state.started().supernet, state.started().limits, self.training, self.errors)
         state.search.supernet.activate(state.chosen())
         rank_zero_info(f"Selected architecture: {described(state.search.supernet.space, state.chosen())}")
@@ -295,7 +299,7 @@ class SearchHooks(Callback):
 
     @override
     def on_fit_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        if isinstance(self.method, Library):
+        if not isinstance(self.method, SupernetTraining):
             # As the user gave it, for another fit.
             extend_fit(trainer, -1 if self._max_epochs is None else self._max_epochs)
             return
@@ -307,7 +311,7 @@ class SearchHooks(Callback):
 
     @override
     def state_dict(self) -> CheckpointState:
-        if isinstance(self.method, Library):
+        if not isinstance(self.method, SupernetTraining):
             return self.state.progress.to_dict() if self.state.progress.ranked else self._saved
         if self.state.search is None or self._optimizer is None:
             return self._saved
