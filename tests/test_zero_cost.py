@@ -148,6 +148,8 @@ def test_az_nas_judges_the_maps_of_the_modules_that_are_named():
     network, images = small(nn.ReLU(inplace=True)), images_of(4)
     named = block_scores(network, images, ["first", "second"])
     assert named == block_scores(network, images)
+    # Maps are what the modules give, whatever works in place behind them.
+    assert named == block_scores(small(nn.ReLU()), images)
     with pytest.raises(ValueError, match="`az_nas` compares 2 feature maps or more; first give 1"):
         block_scores(network, images, ["first"])
     # A block that is left out is the identity, and not judged by its gradients.
@@ -223,9 +225,11 @@ class Cut(nn.Module):
 
 @pytest.mark.parametrize("score", ["zico", "az_nas"])
 def test_what_has_no_gradient_is_named(score):
-    network = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Sequential(Rounded(), nn.Conv2d(4, 4, 1)))
-    with pytest.raises(ValueError, match=rf"`{score}` cannot run module '2.0' \(Rounded\): .*backward"):
-        zero_cost(score, network, images_of(4))
+    first, last = nn.Sequential(Rounded(), nn.Conv2d(4, 4, 1)), nn.Sequential(nn.Conv2d(4, 4, 1), Rounded())
+    for inner, place in ((first, "2.0"), (last, "2.1")):
+        network = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), inner, nn.Conv2d(4, 4, 1))
+        with pytest.raises(ValueError, match=rf"`{score}` cannot run module '{place}' \(Rounded\): .*backward"):
+            zero_cost(score, network, images_of(4))
 
 
 def test_what_cannot_run_is_named():
