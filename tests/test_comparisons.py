@@ -107,5 +107,5 @@ def test_what_cannot_be_compared_is_said(space, costs, caplog):
     assert comparison_architectures(("rule",), space, costs, tight, seed=0) == {}
     assert "No network of the kind 'rule' keeps the budgets" in caplog.text
     limits = limits_of(space, costs, Budget(latency="0.9x"))
-    with pytest.raises(ValueError, match="`comparisons` can hold uniform, random, rule, stock; got 'best'"):
+    with pytest.raises(ValueError, match="`comparisons` can hold uniform, random, rule, stock, taught; got 'best'"):
         comparison_architectures(("best",), space, costs, limits, seed=0)

@@ -135,7 +135,7 @@ BAD = [
     (["--config-name", "digits", "search=joint", "shared_dir=shared"], "`shared_dir` needs search=decoupled"),
     (
         ["--config-name", "digits", "comparisons=[best]"],
-        "each item one of uniform, random, rule, stock; got (.|\n)*best",
+        "each item one of uniform, random, rule, stock, taught; got (.|\n)*best",
     ),
     (["--config-name", "digits", "taught_by=me"], "`taught_by` must be one of source, baseline, best; got 'me'"),
     (["--config-name", "digits", "search.choices=depth"], "`search.choices` must be one of both, widths, kinds; got"),
