@@ -12,7 +12,7 @@ from lightning_nas.report.advice import AdviceTable
 
 __all__ = ["advice_tables", "advice_title"]
 
-_MOST_LAYERS, _MOST_ALONE, _MOST_TEXT, _MOST_PATH = 12, 25, 56, 34
+_MOST_LAYERS, _MOST_ALONE, _MOST_TEXT, _MOST_PATH = 12, 25, 42, 28
 _BUSY = (
     "busy: multipliers at work; lanes: those with a channel. Bound by compute where the multipliers work, by lanes"
     " where too few have a channel, by memory where neither holds, so that time goes into moving values."
@@ -73,7 +73,7 @@ def _layers(layers: Sequence[LayerBound]) -> AdviceTable:
             f"{layer.bytes_per_s / 1e9:.1f}",
             layer.bound or "-",
             _short(layer.name, _MOST_TEXT),
-            _short(layer.path, _MOST_PATH),
+            _short_path(layer.path),
         )
         for layer in dearest
     )
@@ -127,12 +127,12 @@ def _stock(suggestions: Iterable[Suggestion]) -> AdviceTable:
 
 
 def _plain(title: str, suggestions: Iterable[Suggestion]) -> AdviceTable:
-    return AdviceTable(title, ("what", "where"), tuple((one.text, _short(one.path, _MOST_PATH)) for one in suggestions))
+    return AdviceTable(title, ("what", "where"), tuple((one.text, _short_path(one.path)) for one in suggestions))
 
 
 def _what(one: Suggestion) -> tuple[str, str]:
     mark = "" if one.change is not None else "~"
-    return _short(f"{mark}{one.text}", _MOST_TEXT), _short(one.path, _MOST_PATH)
+    return _short(f"{mark}{one.text}", _MOST_TEXT), _short_path(one.path)
 
 
 def _bytes(count: int) -> str:
@@ -145,6 +145,10 @@ def _harm_text(harm: float | None) -> str:
 
 
 def _short(text: str, most: int) -> str:
-    """Return a text cut in its middle, where paths and sizes say least."""
-    half = (most - 2) // 2
-    return text if len(text) <= most else f"{text[:half]}..{text[-half:]}"
+    """Return the beginning of a text."""
+    return text if len(text) <= most else f"{text[: most - 2]}.."
+
+
+def _short_path(path: str) -> str:
+    """Return the end of a path, which tells it from others."""
+    return path if len(path) <= _MOST_PATH else f"..{path[2 - _MOST_PATH :]}"
