@@ -276,6 +276,14 @@ def test_text_is_tables_that_fit_a_terminal(advice):
     assert f"{advice.steps[-1].cost.latency_ms:.4f}" in text
 
 
+def test_what_is_done_by_hand_is_not_hidden_by_what_has_harm(advice):
+    harmed = [replace(one, harm=0.1) for one in advice.suggestions if one.change is not None]
+    by_hand = [one for one in advice.suggestions if one.kind == "input"]
+    text = str(replace(advice, suggestions=(*harmed, *harmed, *by_hand)))
+    assert len(harmed) > 10
+    assert f"~{by_hand[0].text}" in text
+
+
 def test_a_network_that_cannot_be_changed_gets_the_rest(estimator, caplog):
     network = mobilenet_v2(num_classes=4, width_mult=0.5).eval()
     network.supernet = nn.Identity()  # a name that conversion needs

@@ -12,7 +12,8 @@ from lightning_nas.report.advice import AdviceTable
 
 __all__ = ["advice_tables", "advice_title"]
 
-_MOST_LAYERS, _MOST_ALONE, _MOST_TEXT, _MOST_PATH = 12, 25, 42, 28
+_MOST_LAYERS, _MOST_ALONE, _MOST_BY_HAND = 12, 20, 8
+_MOST_TEXT, _MOST_PATH = 42, 28
 _BUSY = (
     "busy: multipliers at work; lanes: those with a channel. Bound by compute where the multipliers work, by lanes"
     " where too few have a channel, by memory where neither holds, so that time goes into moving values."
@@ -85,7 +86,9 @@ def _layers(layers: Sequence[LayerBound]) -> AdviceTable:
 def _alone(cost: NetworkCost, suggestions: Sequence[Suggestion]) -> AdviceTable:
     has_harm = any(one.harm is not None for one in suggestions)
     rows = []
-    for one in suggestions[:_MOST_ALONE]:
+    # What is done by hand has no harm, and so comes last; it is not to be hidden by the others.
+    by_hand = [one for one in suggestions[_MOST_ALONE:] if one.change is None][:_MOST_BY_HAND]
+    for one in [*suggestions[:_MOST_ALONE], *by_hand]:
         harm = (_harm_text(one.harm),) if has_harm else ()
         figures = (f"{one.saved_ms:.4f}", f"{one.saved_ms / cost.latency_ms:.1%}", _bytes(one.saved_parameter_bytes))
         rows.append((*figures, _bytes(one.saved_peak_bytes), *harm, *_what(one)))
