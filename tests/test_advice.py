@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 import zoo
+from conftest import LinearEstimator, small_network
 from torch import nn
 from torch.nn import functional
 from torchvision.models import mobilenet_v2, mobilenet_v3_small
@@ -259,7 +260,7 @@ def test_the_changed_network_is_refitted(judged, estimator):
 
 
 def test_stock_networks_of_as_many_classes_are_named(network, estimator, monkeypatch):
-    monkeypatch.setattr(advising, "RIVALS", ("lcnet_050", "mobilenet_v2", "resnet10t"))
+    monkeypatch.setattr(advising, "RIVALS", ("lcnet_050", "mobilenetv2_050", "resnet10t"))
     (found,) = [one for one in advise(network, EXAMPLE, estimator).suggestions if one.kind == "stock"]
     rival = cost_of(zoo.timm.create_model("lcnet_050", num_classes=10).eval(), estimator)
     own = cost_of(network, estimator)
@@ -275,6 +276,14 @@ def test_text_is_tables_that_fit_a_terminal(advice):
     assert f"{advice.steps[-1].cost.latency_ms:.4f}" in text
 
 
+def test_what_is_done_by_hand_is_not_hidden_by_what_has_harm(advice):
+    harmed = [replace(one, harm=0.1) for one in advice.suggestions if one.change is not None]
+    by_hand = [one for one in advice.suggestions if one.kind == "input"]
+    text = str(replace(advice, suggestions=(*harmed, *harmed, *by_hand)))
+    assert len(harmed) > 10
+    assert f"~{by_hand[0].text}" in text
+
+
 def test_a_network_that_cannot_be_changed_gets_the_rest(estimator, caplog):
     network = mobilenet_v2(num_classes=4, width_mult=0.5).eval()
     network.supernet = nn.Identity()  # a name that conversion needs
@@ -283,9 +292,17 @@ def test_a_network_that_cannot_be_changed_gets_the_rest(estimator, caplog):
     assert found.architecture is None
     assert {one.kind for one in found.suggestions} == {"input"}
     assert found.notes[0] in caplog.text
+    assert found.notes[0][:80] in str(found)
     assert found.notes[0].startswith("No block and no width can be changed: ")
     with pytest.raises(ValueError, match="nothing to apply"):
         apply_advice(found, network)
+
+
+def test_any_cost_model_will_do():
+    advice = advise_on(small_network().eval(), torch.zeros(1, 3, 32, 32), LinearEstimator())
+    assert advice.compiled_ms is None
+    assert {layer.bound for layer in advice.layers} == {""}
+    assert advice.suggestions
 
 
 @pytest.mark.parametrize(

@@ -74,7 +74,7 @@ class _Finder:
                 continue
             edit = self._standard(number)
             if edit is not None:
-                text = "one standard convolution in place of the depthwise and the 1x1 one"
+                text = "standard convolution for depthwise and 1x1"
                 yield self._priced("depthwise", operation.path, text, [edit])
 
     def _is_gate(self, number: int) -> bool:

@@ -153,7 +153,7 @@ class _Finder:
     def _of_block(self, kind: SuggestionKind, node: int, choice: Choice, option: BlockOption) -> Suggestion:
         words = {
             "fuse": f"fuse: {choice.own} -> {option}",
-            "unfuse": f"part the fused convolution: {choice.own} -> {option}",
+            "unfuse": f"unfuse: {choice.own} -> {option}",
             "skip": "leave this residual block out",
         }
         return self._priced(kind, choice.path, words[kind], Change(node, option))

@@ -1,4 +1,4 @@
-"""What bounds each layer of a network on a device: its multipliers, its memory, or lanes without a channel."""
+"""Bounds of layers: whether multipliers, memory, or lanes without a channel keep each from being faster."""
 
 from __future__ import annotations
 

@@ -12,7 +12,8 @@ from lightning_nas.report.advice import AdviceTable
 
 __all__ = ["advice_tables", "advice_title"]
 
-_MOST_LAYERS, _MOST_ALONE, _MOST_TEXT, _MOST_PATH = 12, 25, 56, 34
+_MOST_LAYERS, _MOST_ALONE, _MOST_BY_HAND = 12, 20, 8
+_MOST_TEXT, _MOST_PATH = 42, 28
 _BUSY = (
     "busy: multipliers at work; lanes: those with a channel. Bound by compute where the multipliers work, by lanes"
     " where too few have a channel, by memory where neither holds, so that time goes into moving values."
@@ -73,7 +74,7 @@ def _layers(layers: Sequence[LayerBound]) -> AdviceTable:
             f"{layer.bytes_per_s / 1e9:.1f}",
             layer.bound or "-",
             _short(layer.name, _MOST_TEXT),
-            _short(layer.path, _MOST_PATH),
+            _short_path(layer.path),
         )
         for layer in dearest
     )
@@ -85,7 +86,9 @@ def _layers(layers: Sequence[LayerBound]) -> AdviceTable:
 def _alone(cost: NetworkCost, suggestions: Sequence[Suggestion]) -> AdviceTable:
     has_harm = any(one.harm is not None for one in suggestions)
     rows = []
-    for one in suggestions[:_MOST_ALONE]:
+    # What is done by hand has no harm, and so comes last; it is not to be hidden by the others.
+    by_hand = [one for one in suggestions[_MOST_ALONE:] if one.change is None][:_MOST_BY_HAND]
+    for one in [*suggestions[:_MOST_ALONE], *by_hand]:
         harm = (_harm_text(one.harm),) if has_harm else ()
         figures = (f"{one.saved_ms:.4f}", f"{one.saved_ms / cost.latency_ms:.1%}", _bytes(one.saved_parameter_bytes))
         rows.append((*figures, _bytes(one.saved_peak_bytes), *harm, *_what(one)))
@@ -127,12 +130,12 @@ def _stock(suggestions: Iterable[Suggestion]) -> AdviceTable:
 
 
 def _plain(title: str, suggestions: Iterable[Suggestion]) -> AdviceTable:
-    return AdviceTable(title, ("what", "where"), tuple((one.text, _short(one.path, _MOST_PATH)) for one in suggestions))
+    return AdviceTable(title, ("what", "where"), tuple((one.text, _short_path(one.path)) for one in suggestions))
 
 
 def _what(one: Suggestion) -> tuple[str, str]:
     mark = "" if one.change is not None else "~"
-    return _short(f"{mark}{one.text}", _MOST_TEXT), _short(one.path, _MOST_PATH)
+    return _short(f"{mark}{one.text}", _MOST_TEXT), _short_path(one.path)
 
 
 def _bytes(count: int) -> str:
@@ -145,6 +148,10 @@ def _harm_text(harm: float | None) -> str:
 
 
 def _short(text: str, most: int) -> str:
-    """Return a text cut in its middle, where paths and sizes say least."""
-    half = (most - 2) // 2
-    return text if len(text) <= most else f"{text[:half]}..{text[-half:]}"
+    """Return the beginning of a text."""
+    return text if len(text) <= most else f"{text[: most - 2]}.."
+
+
+def _short_path(path: str) -> str:
+    """Return the end of a path, which tells it from others."""
+    return path if len(path) <= _MOST_PATH else f"..{path[2 - _MOST_PATH :]}"

@@ -24,6 +24,7 @@ from lightning_nas.jobs.advice_tables import advice_tables, advice_title
 from lightning_nas.jobs.rivals import RIVALS, is_same_stock, stock_rivals
 from lightning_nas.report.advice import advice_text
 from lightning_nas.space.architecture import Architecture
+from lightning_nas.space.choice import Choice
 from lightning_nas.space.options import SpaceOptions
 from lightning_nas.space.spec import SearchSpace
 from lightning_nas.supernet import space_of, stock_network
@@ -82,7 +83,8 @@ class Advice:
 
     def __str__(self) -> str:
         title = advice_title(self.network, self.device, self.cost)
-        return advice_text(title, advice_tables(self.cost, self.layers, self.suggestions, self.steps, self.compiled_ms))
+        tables = advice_tables(self.cost, self.layers, self.suggestions, self.steps, self.compiled_ms)
+        return advice_text(title, tables, self.notes)
 
 
 def advise(model: nn.Module, example_input: Tensor, estimator: CostModel, images: Tensor | None = None) -> Advice:
@@ -151,7 +153,7 @@ def advise_on(
         notes.append(f"No block and no width can be changed: {error}")
     if space is not None:
         found += space_suggestions(space, estimator)
-        fusable = [choice.block.depthwise for choice in space.choices if choice.block and len(choice.structures) > 1]
+        fusable = [choice.block.depthwise for choice in space.choices if choice.block and _is_fusable(choice)]
         found += hand_suggestions(space.network, estimator, fusable)
         if images is not None:
             if note := near_chance(model, images):
@@ -210,6 +212,10 @@ def _smaller_inputs(
         yield suggestion("input", ("", text), cost, network_cost(estimator, smaller))
 
 
+def _is_fusable(choice: Choice) -> bool:
+    return any(kind == "fused" for kind, _ in choice.structures)
+
+
 def _rounded(side: float) -> int:
     return max(_SIDE_STEP, round(side / _SIDE_STEP) * _SIDE_STEP)
 
@@ -229,10 +235,12 @@ def _stock(
     """Yield stock networks that are no slower, the dearest first."""
     names = [name for name in RIVALS if not is_same_stock(name, own_name)]
     rivals = stock_rivals(names, make, example_input, estimator, {LATENCY: cost.latency_ms})
-    for rival in rivals[:_NUM_STOCK]:
+    costs = (NetworkCost(rival.latency_ms, rival.parameter_bytes, rival.peak_bytes) for rival in rivals)
+    # One that costs exactly the same is the network itself.
+    others = [(rival, after) for rival, after in zip(rivals, costs, strict=True) if after != cost]
+    for rival, after in others[:_NUM_STOCK]:
         accuracy = rival.imagenet_accuracy
         text = rival.name if accuracy is None else f"{rival.name} ({accuracy:.1f} % on ImageNet)"
-        after = NetworkCost(rival.latency_ms, rival.parameter_bytes, rival.peak_bytes)
         yield suggestion("stock", ("", text), cost, after)
 
 

@@ -32,12 +32,13 @@ class AdviceTable:
     note: str = ""
 
 
-def advice_text(title: str, tables: Sequence[AdviceTable]) -> str:
+def advice_text(title: str, tables: Sequence[AdviceTable], notes: Sequence[str] = ()) -> str:
     """Return tables as plain text.
 
     Args:
         title: The first line.
         tables: The tables; those without rows are left out.
+        notes: Sentences below them.
 
     Example::
 
@@ -53,7 +54,7 @@ def advice_text(title: str, tables: Sequence[AdviceTable]) -> str:
         if one.rows:
             lines = [one.title, *map(_cut, plain_table(one.head, one.rows).splitlines())]
             parts.append("\n".join([*lines, *textwrap.wrap(one.note, _MOST_COLUMNS)]))
-    return "\n\n".join(parts)
+    return "\n\n".join([*parts, *(textwrap.fill(note, _MOST_COLUMNS) for note in notes)])
 
 
 def advice_page(title: str, subtitle: str, tables: Sequence[AdviceTable]) -> str:
