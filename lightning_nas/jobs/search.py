@@ -7,7 +7,7 @@ import logging
 import math
 import time
 from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, nullcontext
 from copy import deepcopy
 from dataclasses import replace
 from functools import partial
@@ -161,7 +161,9 @@ class SearchJob:
         with self.shared.alone():
             # The callback judges it: the first step's loss depends on the path that was drawn for it.
             epochs = run.epochs.search if self.is_trained else 1
-            self.searched = self.shared.fit("search", module, epochs, [callback], ends_worse=False)
+            # A search without a training takes its time before the fit would count it.
+            with nullcontext() if self.is_trained else self._watch:
+                self.searched = self.shared.fit("search", module, epochs, [callback], ends_worse=False)
             if callback.readiness:
                 log.info("Supernet: %s", callback.readiness)
             with self._watch:
@@ -200,7 +202,6 @@ class SearchJob:
         self._choose()
         self._finetune_subnet()
         self._finetune_others()
-        self._train_taught()
         self._train_stock()
 
     def record(self) -> RunRecord:
@@ -261,7 +262,7 @@ class SearchJob:
         write_run_picture(self.run.folder, self.tuned, self.model.data, self.run.show_images)
 
     def _finetune_others(self) -> None:
-        """Train other networks of the same budget as the subnet was trained."""
+        """Train other networks of the same budget, and the source if that is asked for, as the subnet was trained."""
         self.compared = []
         for name, architecture in self.others.items():
             self.run.begin_random()
@@ -272,18 +273,14 @@ class SearchJob:
                 other = self._finetuned_module(network, its_teacher)
                 metric = self.shared.train(label, other, self.run.epochs.finetune, self.finetuning.averaging)
             self.compared.append(Compared(name, cost_of(self.estimator, architecture), MetricRecord(**metric)))
-
-    def _train_taught(self) -> None:
-        """Train the source as the subnet was, taught by itself."""
         if "taught" not in self.finetuning.comparisons:
             return
         self.run.begin_random()
         with self.shared.alone():
             # Out of the sorted supernet, as its teacher: their maps are compared channel by channel.
-            network = derive(self.untrained, self.space.reference_encoding)
-            module = self._finetuned_module(network, self.teacher)
-            label = f"taught-{self.teacher_name}"
-            metric = self.shared.train(label, module, self.run.epochs.finetune, self.finetuning.averaging)
+            source = derive(self.untrained, self.space.reference_encoding)
+            taught, epochs = self._finetuned_module(source, self.teacher), self.run.epochs.finetune
+            metric = self.shared.train(f"taught-{self.teacher_name}", taught, epochs, self.finetuning.averaging)
         cost = cost_of(self.estimator, self.source_architecture)
         self.compared.append(Compared("taught", cost, MetricRecord(**metric)))
 

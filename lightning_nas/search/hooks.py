@@ -23,27 +23,23 @@ from lightning_nas.search.effort import num_values
 from lightning_nas.search.engine import Search
 from lightning_nas.search.extend_training import extend, is_last_epoch
 from lightning_nas.search.gradient_estimate import Score
-from lightning_nas.search.is_trained import warn_untrained
-from lightning_nas.search.library import search_by_library
 from lightning_nas.search.lightning_internals import extend_fit
 from lightning_nas.search.measuring import measure_start
 from lightning_nas.search.needed import report_needed
-from lightning_nas.search.network_images import network_images
 from lightning_nas.search.progress import Progress
 from lightning_nas.search.readiness import report_readiness
 from lightning_nas.search.sandwich import add_gradients
-from lightning_nas.search.settings import Joint, Library, Method, Monitor, Selection, SupernetTraining, Untrained
+from lightning_nas.search.settings import Joint, Method, Monitor, Selection, SupernetTraining
 from lightning_nas.search.state import SearchState
 from lightning_nas.search.trainers import configures_model, refuse_strategy, refuse_unaware, total_steps
+from lightning_nas.search.untrained_search import search_untrained
 from lightning_nas.search.validated import validated_encoding
 from lightning_nas.search.warnings_heard import heard_warnings
-from lightning_nas.search.zero_shot import search_zero_shot
 from lightning_nas.space.nodes import described
 from lightning_nas.space.spec import Encoding, SearchSpace
-from lightning_nas.supernet.importance import sort_channels
 from lightning_nas.supernet.mixture import check_mixable
 from lightning_nas.supernet.sliced_step import SlicedStep
-from lightning_nas.supernet.supernet import find_supernet, has_supernet, owner_of
+from lightning_nas.supernet.supernet import find_supernet, has_supernet
 from lightning_nas.training.checkpoints import CheckpointState
 from lightning_nas.training.divergence import Divergence
 
@@ -138,7 +134,14 @@ class SearchHooks(Callback):
         if not self._is_begun:
             self._begin(pl_module)
         if not isinstance(self.method, SupernetTraining):
-            self._search_untrained(trainer, pl_module, self.method)
+            total_steps(trainer)  # it loads the data
+            self._max_epochs = trainer.max_epochs
+            extend_fit(trainer, 0)
+            if self._saved:
+                self.state.progress, self._saved = Progress.from_dict(self._saved), {}
+            self.has_chosen = not self.state.progress.ranked
+            given = self.state, self.estimator, self.method, self.selection.num_candidates
+            self.errors = search_untrained(trainer, pl_module, *given)
             return
         search = self.state.started()
         # Not in `setup`: only now has the strategy wrapped the module.
@@ -156,34 +159,6 @@ class SearchHooks(Callback):
             # It loads the data, which must come after the state of a loader that goes on where it was.
             total_steps(trainer)
         self._restore()
-
-    def _search_untrained(self, trainer: pl.Trainer, pl_module: pl.LightningModule, method: Untrained) -> None:
-        """Search the trained module, unless a checkpoint says what was found, and let the fit end without a step."""
-        state = self.state
-        total_steps(trainer)  # it loads the data
-        self._max_epochs = trainer.max_epochs
-        extend_fit(trainer, 0)
-        state.follow(trainer, pl_module)
-        if self._saved:
-            state.progress, self._saved = Progress.from_dict(self._saved), {}
-        if not state.progress.ranked:
-            sort_channels(pl_module)
-            fit, search, count = state.fitted(), state.started(), self.selection.num_candidates
-            network = owner_of(search.supernet, pl_module)[1]
-            warn_untrained(pl_module, network, fit.training_batches(8), trainer, fit.loss)
-            images = network_images(fit, search.supernet, method.num_images)
-            if isinstance(method, Library):
-                found = search_by_library(pl_module, images, search.limits, self.estimator, method, count)
-                state.progress.errors = [row.tolist() for row in found.errors]
-                state.progress.ranked = list(found.ranked)
-            else:
-                ranked = search_zero_shot(pl_module, images, search, self.estimator, method, count)
-                state.progress.ranked = ranked
-            self.has_chosen = True
-        self.errors = [torch.tensor(row) for row in state.progress.errors] or None
-        state.search = Search(state.started().supernet, state.started().limits, self.training, self.errors)
-        state.search.supernet.activate(state.chosen())
-        rank_zero_info(f"Selected architecture: {described(state.search.supernet.space, state.chosen())}")
 
     @override
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:

@@ -1,4 +1,4 @@
-"""Whether a network is trained: its loss on its own images, and on those of others."""
+"""Warning of a network that is hardly trained: its loss on its own images, and on those of others."""
 
 from __future__ import annotations
 

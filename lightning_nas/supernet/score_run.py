@@ -1,4 +1,4 @@
-"""How a score runs a network: what fails is named by its module, and batch norm takes the statistics of its batch."""
+"""Runs of a network for a score: a failure is named by its module, and batch norm takes the batch's statistics."""
 
 from __future__ import annotations
 
