@@ -139,7 +139,7 @@ BAD = [
     ),
     (["--config-name", "digits", "taught_by=me"], "`taught_by` must be one of source, baseline, best; got 'me'"),
     (["--config-name", "digits", "search.choices=depth"], "`search.choices` must be one of both, widths, kinds; got"),
-    (["--config-name", "digitz"], "no recipe 'digitz'; there are: classification, detection, digits"),
+    (["--config-name", "digitz"], "no recipe 'digitz'; there are: advise, classification, detection, digits"),
     (["--config-name", "classification", "data.root=nowhere"], "nowhere"),
     (["--config-name", "classification", "data.root=empty"], "empty"),
     (["--config-name", "classification", "network.weights=none.pth"], "no file of weights at 'none.pth'"),

@@ -50,8 +50,8 @@ def search_untrained(
     if not state.progress.ranked:
         sort_channels(module)
         fit, network = state.fitted(), owner_of(supernet, module)[1]
-        warn_untrained(module, network, fit.training_batches(8), trainer, fit.loss)
         images = network_images(fit, supernet, method.num_images)
+        warn_untrained(module, network, fit.training_batches(8), trainer, fit.loss)
         if isinstance(method, Library):
             found = search_by_library(module, images, search.limits, estimator, method, num_candidates)
             state.progress.errors = [row.tolist() for row in found.errors]
