@@ -67,7 +67,9 @@ def test_what_is_not_run_again_changes_nothing(name):
     torch.manual_seed(0)
     network, example = zoo.build(name)
     images = smooth(12, example.shape[-1])
-    supernet = supernet_of(network, images, ratios=(0.5, 1.0), kinds=("ibn", "fused", "skip"))
+    supernet = supernet_of(
+        network, images, ratios=(0.5, 1.0), kinds=("ibn", "fused", "skip"), expansions=(2,), kernels=(3,)
+    )
     space, found = supernet.supernet.space, replace_one(SourceJudge(supernet, images)).maps
     source = derive(supernet, space.reference_encoding)
     count = round(FITTED_PART * len(images))

@@ -165,7 +165,8 @@ class Library:
     @property
     def scoring(self) -> SupernetTraining:
         """How a search goes by scores alone: `prior` is so large that candidates stay near the best."""
-        return SupernetTraining(prior=16.0, budget_use=self.budget_use, seed=self.seed)
+        # No path is trained, so that none is proposed for a pool.
+        return SupernetTraining(sampling=PathSampling(pool=1), prior=16.0, budget_use=self.budget_use, seed=self.seed)
 
 
 @dataclass(frozen=True)
