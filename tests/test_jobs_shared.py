@@ -129,6 +129,8 @@ def test_a_search_by_a_library_shares_the_source_and_trains_no_supernet(tmp_path
         assert result["baseline"]["steps"] == result["subnet"]["steps"] == 3
         assert result["comparisons"]["taught"]["latency_ms"] == result["baseline"]["latency_ms"]
         assert "taught" in done.stdout
+        # After three steps it is.
+        assert "The network is hardly trained" in done.stdout
     folders(tmp_path / "shared")  # of one source
     assert not list((tmp_path / "b" / "checkpoints").glob("source*.ckpt"))
 

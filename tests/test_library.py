@@ -110,6 +110,8 @@ def test_what_is_found_is_derived_refitted_saved_and_found_for_other_budgets(mod
     (tighter, *_) = search.find(latency="0.5x")
     assert estimator.latency_ms(tighter) < 0.75 * estimator.latency_ms(search.architecture)
     assert search.derive(module, latency="0.5x") is not None
+    with pytest.raises(ValueError, match="A frontier compares losses of a trained supernet, and Library trains none"):
+        search.frontier()
 
 
 def test_a_search_that_was_made_is_not_made_again(module, estimator, tmp_path):
@@ -153,8 +155,13 @@ class Listed(Module):
 def test_a_network_that_gets_no_images_is_refused(module, estimator, tmp_path):
     module, images = module
     listed = Listed(module.network)
+    search = ArchitectureSearch(estimator, latency="0.7x", method=Library(num_images=48))
+    trainer = pl.Trainer(
+        max_epochs=3, callbacks=[search], default_root_dir=tmp_path, enable_checkpointing=False, **QUIET
+    )
     with pytest.raises(ValueError, match="first argument that the network is called with is list"):
-        searched(listed, images, estimator, tmp_path)
+        trainer.fit(listed, DataLoader(Pairs(images), batch_size=16))
+    assert trainer.max_epochs == 3
 
 
 @pytest.mark.parametrize("settings", [{"num_images": 1}, {"rounds": 0}, {"budget_use": 1.0}, {"seed": -1}])

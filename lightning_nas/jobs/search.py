@@ -91,13 +91,13 @@ class SearchJob:
         self.space = model.space_of(self.source, self.example, self.estimator)
         self.callback = search.search(self.estimator, goal.budget)
         method = self.callback.method
-        self.is_trained = isinstance(method, SupernetTraining)
-        if run.shared_dir is not None and self.is_trained and not isinstance(method, Decoupled):
+        self.trains_supernet = isinstance(method, SupernetTraining)
+        if run.shared_dir is not None and self.trains_supernet and not isinstance(method, Decoupled):
             raise ValueError(
                 "`shared_dir` needs search=decoupled, library or zeroshot: one training serves all runs only where it"
                 " comes first."
             )
-        if self.is_trained:
+        if self.trains_supernet:
             check_number("epochs.search", run.epochs.search, whole=True, least=1)
         self.limits = self.callback.limits_in(self.space)
         count = math.prod(map(len, searched_options(self.space, self.callback.choices)))
@@ -149,20 +149,21 @@ class SearchJob:
         # Training changes the supernet, but candidates are derived from the source's weights, see `_best_refitted`.
         self.start, self.untrained = self.source, deepcopy(supernet)
         self.images = training_images(model.data, self.finetuning.num_calibration_batches)
-        if (num_images := self.searching.num_trial_images) and self.is_trained:
+        if (num_images := self.searching.num_trial_images) and self.trains_supernet:
             with self._watch:
                 callback.errors = option_errors(self.untrained, self.images[:num_images])
-        if not self.is_trained:
+        if not self.trains_supernet:
+            # Without its teacher, which is itself and would see the same images; training batches mix the classes.
             alone = self._task(deepcopy(self.source))
-            warn_untrained(alone, network_of(alone), model.data.val_dataloader())
+            warn_untrained(alone, network_of(alone), model.data.train_dataloader())
         # Out of the sorted supernet: maps are imitated channel by channel, so teacher and subnets need one order.
         self.teacher = derive(supernet, self.space.reference_encoding)
         module = self._taught(supernet, feature_modules=self.space.feature_modules, **(self.searching.task or {}))
         with self.shared.alone():
             # The callback judges it: the first step's loss depends on the path that was drawn for it.
-            epochs = run.epochs.search if self.is_trained else 1
+            epochs = run.epochs.search if self.trains_supernet else 1
             # A search without a training takes its time before the fit would count it.
-            with nullcontext() if self.is_trained else self._watch:
+            with nullcontext() if self.trains_supernet else self._watch:
                 self.searched = self.shared.fit("search", module, epochs, [callback], ends_worse=False)
             if callback.readiness:
                 log.info("Supernet: %s", callback.readiness)
@@ -232,7 +233,7 @@ class SearchJob:
             search=SearchRecord(round(searched.seconds + self._watch.seconds, 1), searched.steps, supernet),
             history=callback.history,
             network=network_settings(self.model.network, self.model.data.num_classes),
-            epochs=self.run.epochs if self.is_trained else replace(self.run.epochs, search=0),
+            epochs=self.run.epochs if self.trains_supernet else replace(self.run.epochs, search=0),
             data_name=data_name(self.model.data),
             taught_by=self.teacher_name,
             interface=inputs_and_outputs(self.model.data),

@@ -28,6 +28,7 @@ from lightning_nas.search.settings import (
     Method,
     Monitor,
     Selection,
+    SupernetTraining,
     ZeroShot,
     check_kind,
     check_list,
@@ -197,9 +198,14 @@ class ArchitectureSearch(SearchHooks):
 
         Raises:
             RuntimeError: Before `fit`.
-            ValueError: There is no latency budget, or `count` is below 2.
+            ValueError: There is no latency budget, `count` is below 2, or no supernet was trained.
         """
         state, search = self.state, self.state.started()
+        if not isinstance(self.method, SupernetTraining):
+            raise ValueError(
+                f"A frontier compares losses of a trained supernet, and {type(self.method).__name__} trains none. HINT:"
+                " ask `find(latency=...)` for each latency."
+            )
         evaluator, encode = state.evaluator(held_out=True), search.supernet.space.encode
         points = frontier_subnets(search, state.progress.observed, evaluator, count, self.estimator.verify_ms)
         # Nobody asked for a latency: each is to keep the one that it is listed with.

@@ -135,13 +135,14 @@ class SearchHooks(Callback):
             self._begin(pl_module)
         if not isinstance(self.method, SupernetTraining):
             total_steps(trainer)  # it loads the data
-            self._max_epochs = trainer.max_epochs
-            extend_fit(trainer, 0)
             if self._saved:
                 self.state.progress, self._saved = Progress.from_dict(self._saved), {}
             self.has_chosen = not self.state.progress.ranked
             given = self.state, self.estimator, self.method, self.selection.num_candidates
             self.errors = search_untrained(trainer, pl_module, *given)
+            # Only now: a search that fails leaves the Trainer as it was.
+            self._max_epochs = trainer.max_epochs
+            extend_fit(trainer, 0)
             return
         search = self.state.started()
         # Not in `setup`: only now has the strategy wrapped the module.

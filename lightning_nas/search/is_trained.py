@@ -36,7 +36,8 @@ def warn_untrained(
     Args:
         module: What gives the loss; without a teacher, which would see the same images.
         network: Its network, which takes images first.
-        batches: Prepared for a step; the first 8 are read.
+        batches: Prepared for a step, each of several classes: of one sorted by class, others' images are as good. The
+            first 8 are read.
         trainer: The Trainer that the module is attached to.
         loss: Gives the loss in place of `training_step`.
     """

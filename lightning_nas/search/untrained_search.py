@@ -12,8 +12,8 @@ from torch import Tensor
 from lightning_nas.estimator.cost_model import CostModel
 from lightning_nas.search.engine import Search
 from lightning_nas.search.is_trained import warn_untrained
-from lightning_nas.search.library import search_by_library
 from lightning_nas.search.network_images import network_images
+from lightning_nas.search.option_library import search_by_library
 from lightning_nas.search.settings import Library, Untrained
 from lightning_nas.search.state import SearchState
 from lightning_nas.search.zero_shot import search_zero_shot
