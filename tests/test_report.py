@@ -137,6 +137,12 @@ def test_a_block_that_is_left_out_leaves_its_place(tmp_path: Path) -> None:
 def test_expansions_are_short(tmp_path: Path) -> None:
     labels = [replace(BASELINE[2], expansion=expansion, kernel=3, stride=1).label for expansion in (6.0, 16 / 3, 200.0)]
     assert labels == ["e6 k3", "e5.3 k3", "e200 k3"]
+    # Expansions of decoders are narrow ones of wide inputs: beside each other they would run into each other.
+    narrow = [replace(BASELINE[2], expansion=expansion, kernel=3, stride=1) for expansion in (0.093, 0.5)]
+    texts = [item.text for item in ElementTree.fromstring(architecture_svg(narrow)).iter() if item.text]
+    assert "e0.5 k3" in texts
+    assert "e0.093" in texts
+    assert not any("e0.093 k3" in text for text in texts if "to 24" not in text)
 
 
 def test_a_picture_of_its_own_has_literal_colours_of_the_light_theme(tmp_path: Path) -> None:

@@ -87,6 +87,10 @@ class BlockCost:
         return " ".join([*parts, f"s{self.stride}"] if self.stride != 1 else parts)
 
 
+# Letters of a label that fit a column.
+_WIDEST = 7
+
+
 def architecture_svg(blocks: Sequence[BlockCost], baseline: Sequence[BlockCost] = (), title: str = "") -> str:
     """Return the picture of a network, with that of the baseline above it on the same scale where one is given.
 
@@ -209,12 +213,13 @@ def _column(block: BlockCost, ghost_ms: float, centre: float, floor: float, scal
     y = floor - (top if top - height < 18 else height) - 4
     items.append(text(centre, round(y, 1), f"{share:.0%}" if share >= 0.005 else "<1%", "small", "middle"))
     items.append(text(centre, floor + 16, str(block.out_width), "strong", "middle"))
-    for line, part in enumerate(_two_lines(block.label)):
+    for line, part in enumerate(_lines(block.label)):
         items.append(text(centre, floor + 30 + 12 * line, part, "dim small", "middle"))
     return items
 
 
-def _two_lines(label: str) -> list[str]:
-    """Keep expansion and kernel on one line, and put the stride below, so that columns stay narrow."""
+def _lines(label: str) -> list[str]:
+    """Keep expansion and kernel on one line where a column is wide enough, and put the stride below."""
     head, separator, stride = label.rpartition(" s")
-    return [head, f"s{stride}"] if separator else [label]
+    first = [head, f"s{stride}"] if separator else [label]
+    return [*(first[0].split() if len(first[0]) > _WIDEST else first[:1]), *first[1:]]
