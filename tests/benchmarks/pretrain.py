@@ -7,6 +7,9 @@ for any photo (Hinton et al. 2015, arXiv 1503.02531). From nothing, a network ha
 from these weights it does: they are what ``network.weights=OUT.pth`` begins with in the recorded runs of networks that
 no package carries weights of. Photos are read from folders, by the way in ``--photos``: name only what nothing is
 tested on.
+
+``--start`` begins with the weights of a network of the same convolutions, whatever its parameters are called: those of
+EfficientNet-Lite0, which a package carries, fit ``efficientnet_b0``, which is it with squeeze-excite.
 """
 
 import argparse
@@ -42,10 +45,25 @@ def photos_in(folders):
     return found
 
 
-def pretrained(name, teacher, photos, steps, lr):
+def started(network, weights):
+    """Give a network the weights of one of the same layers, in their order, but for squeeze-excite, which opens."""
+    gates = {name for name in network.state_dict() if ".se." in name}
+    ours = {name: value for name, value in network.state_dict().items() if name not in gates}
+    if [value.shape for value in ours.values()] != [value.shape for value in weights.values()]:
+        raise SystemExit("the weights of --start are not those of a network of the same layers")
+    network.load_state_dict(dict(zip(ours, weights.values(), strict=True)), strict=False)
+    for name, value in network.named_parameters():
+        if name.endswith("se.conv_expand.bias"):
+            torch.nn.init.constant_(value, 3.0)
+    return network
+
+
+def pretrained(name, teacher, photos, steps, lr, start=None):
     """Train a stock network to give the teacher's logits, and return it."""
     torch.manual_seed(0)
     network = stock_network(name, 1000).to(memory_format=torch.channels_last).train()
+    if start is not None:
+        network = started(network, torch.load(start, weights_only=True))
     augment = v2.Compose(
         [
             v2.RandomResizedCrop(SIZE, scale=(0.15, 1.0), antialias=True),
@@ -55,7 +73,7 @@ def pretrained(name, teacher, photos, steps, lr):
     )
     optimizer = torch.optim.AdamW(network.parameters(), lr=lr, weight_decay=0.02)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, lr, total_steps=steps, pct_start=0.1)
-    started, mean = time.time(), math.nan
+    begun, mean = time.time(), math.nan
     for step in range(steps):
         picked = torch.randint(len(photos), (BATCH,)).tolist()
         images = torch.stack([augment(photos[index]) for index in picked]).float() / 255
@@ -70,7 +88,7 @@ def pretrained(name, teacher, photos, steps, lr):
         schedule.step()
         mean = loss.item() if math.isnan(mean) else 0.98 * mean + 0.02 * loss.item()
         if step % 100 == 0:
-            say(f"step {step} of {steps}, divergence {mean:.3f}, {time.time() - started:.0f} s")
+            say(f"step {step} of {steps}, divergence {mean:.3f}, {time.time() - begun:.0f} s")
     return network.eval()
 
 
@@ -83,11 +101,12 @@ def main():
     parser.add_argument("--photos", type=Path, nargs="+", required=True)
     parser.add_argument("--steps", type=int, default=2500)
     parser.add_argument("--lr", type=float, default=2e-3)
+    parser.add_argument("--start", type=Path, help="weights of a network of the same convolutions")
     given = parser.parse_args()
     teacher = stock_network("mobilenet_v2", 1000, given.teacher).to(memory_format=torch.channels_last).eval()
     photos = photos_in(given.photos)
     say(f"{len(photos)} photos")
-    network = pretrained(given.network, teacher, photos, given.steps, given.lr)
+    network = pretrained(given.network, teacher, photos, given.steps, given.lr, given.start)
     torch.save(network.state_dict(), given.out)
 
 
