@@ -24,6 +24,7 @@ from lightning_nas.search.network_images import network_images
 from lightning_nas.search.readiness import Readiness
 from lightning_nas.search.saving import save_subnet
 from lightning_nas.search.settings import (
+    Fitting,
     Library,
     Method,
     Monitor,
@@ -33,7 +34,6 @@ from lightning_nas.search.settings import (
     check_kind,
     check_list,
     method_named,
-    num_fitted_images,
 )
 from lightning_nas.search.verify import verified_candidates
 from lightning_nas.search.zero_shot import search_zero_shot
@@ -250,7 +250,7 @@ class ArchitectureSearch(SearchHooks):
         chosen = architecture if asked in (None, self.budget) else self.find(asked)[0]
         encoding = self.state.chosen() if chosen is None else space.encode(chosen)
         confirm(self.state.promised.get(encoding, search.limits), self.estimator, space.decode(encoding))
-        return derive_subnet(fit, module, encoding, num_batches, num_fitted_images(self.method))
+        return derive_subnet(fit, module, encoding, num_batches, Fitting.of(self.method))
 
     def save(self, folder: str | Path, subnet: nn.Module | None = None) -> None:
         """Write a subnet so that `load_subnet(folder, model=MyModule(...))` builds it again, in any process.

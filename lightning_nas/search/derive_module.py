@@ -13,9 +13,11 @@ from lightning_nas.search.lightning_internals import uncompiled
 from lightning_nas.search.loaders import UserFit
 from lightning_nas.search.network_images import network_images
 from lightning_nas.search.quiet_loss import quiet_copy, task_loss
+from lightning_nas.search.settings import Fitting
 from lightning_nas.space.spec import Encoding
 from lightning_nas.supernet.derive import derive, recalibrate
-from lightning_nas.supernet.refit import refit
+from lightning_nas.supernet.refine import block_modules, refine
+from lightning_nas.supernet.refit import fitted_blocks, refit
 from lightning_nas.supernet.supernet import find_supernet, owner_of
 
 __all__ = ["derive_subnet"]
@@ -24,7 +26,7 @@ ModuleT = TypeVar("ModuleT", bound=nn.Module)
 
 
 def derive_subnet(
-    fit: UserFit, wanted: ModuleT, encoding: Encoding, num_batches: int, num_fitted_images: int = 0
+    fit: UserFit, wanted: ModuleT, encoding: Encoding, num_batches: int, fitting: Fitting | None = None
 ) -> ModuleT:
     """Return the plain network of an architecture, batch norm recalibrated on training data.
 
@@ -33,7 +35,7 @@ def derive_subnet(
         wanted: Its module or a part of it: the same part of the derived module is returned.
         encoding: The architecture.
         num_batches: Training batches for batch norm's statistics.
-        num_fitted_images: Training images by which it is fitted to the source in place of that; 0 for none.
+        fitting: How it is fitted to the source, in place of that; None for not at all.
 
     Raises:
         ValueError: `wanted` is neither the trained module nor a part of it, or what it inherits is not finite.
@@ -43,8 +45,8 @@ def derive_subnet(
     if not names:
         raise ValueError(f"This {type(original).__name__} is not part of the module that was searched.")
     derived = derive(fit.module, encoding)
-    if num_fitted_images:
-        _refit(fit, derived, encoding, num_fitted_images)
+    if fitting is not None and fitting.num_images:
+        _fit_to_source(fit, derived, encoding, fitting)
         return cast(ModuleT, derived.get_submodule(names[0]))
     norms = [child for child in derived.modules() if isinstance(child, _BatchNorm)]
     # The norms keep what they are given here; all else that a step changes is put back.
@@ -57,13 +59,17 @@ def derive_subnet(
     return cast(ModuleT, derived.get_submodule(names[0]))
 
 
-def _refit(fit: UserFit, derived: nn.Module, encoding: Encoding, num_images: int) -> None:
+def _fit_to_source(fit: UserFit, derived: nn.Module, encoding: Encoding, fitting: Fitting) -> None:
     """Fit the network of a derived module to the source, in place."""
     supernet = find_supernet(fit.module)
-    if encoding == supernet.space.reference_encoding:
+    space = supernet.space
+    if encoding == space.reference_encoding:
         return
     name, network = owner_of(supernet, fit.module)
-    images = network_images(fit, supernet, num_images)
-    teacher = derive(network, supernet.space.reference_encoding)
-    refit(derived.get_submodule(name), teacher, images)
+    images = network_images(fit, supernet, fitting.num_images)
+    subnet, teacher = derived.get_submodule(name), derive(network, space.reference_encoding)
+    refit(subnet, teacher, images)
+    if fitting.refine_steps:
+        modules = block_modules(space, encoding, fitted_blocks(teacher, images[:1]))
+        refine(subnet, teacher, images, modules, fitting.refine_steps)
     refuse_not_finite(derived)

@@ -54,11 +54,11 @@ def search_by_library(
     Raises:
         ValueError: There are fewer than 2 images, or no member is within the budgets.
     """
-    judge, supernet = SourceJudge(network, images), find_supernet(network)
+    judge, supernet = SourceJudge(network, images, settings.refine_steps), find_supernet(network)
     ranked: dict[Encoding, float] = {}
     start = judge.space.reference_encoding
     for number in range(settings.rounds):
-        errors = replace_one(judge, start).maps
+        errors = replace_one(judge, start, settings.num_workers).maps
         search = Search(supernet, limits, settings.scoring, errors)
         found = verified_candidates(search, estimator, num_candidates)
         new = [encoding for encoding in found if encoding not in ranked]

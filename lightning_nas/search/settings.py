@@ -13,6 +13,7 @@ from lightning_nas.supernet.zero_cost import SCORES
 
 __all__ = [
     "Decoupled",
+    "Fitting",
     "Joint",
     "Library",
     "Method",
@@ -25,7 +26,6 @@ __all__ = [
     "check_kind",
     "check_list",
     "method_named",
-    "num_fitted_images",
 ]
 
 VALIDATED = ("current", "source", "smallest")
@@ -144,6 +144,10 @@ class Library:
     Attributes:
         num_images: Training images by which options are fitted and judged.
         rounds: How often options are tried: first in the source, then in what was found, until that stands still.
+        refine_steps: Optimizer steps by which each block is refined, alone, once it is fitted in closed form; some
+            hundred, or 0 for none. Of the options that are tried and of the subnet; see
+            `lightning_nas.supernet.refine`.
+        num_workers: Processes that try options, as those of a `DataLoader`; 0 for none beside this one.
         budget_use: Least part of the first budget that the subnet uses, where the space has enough near it.
         seed: Seed of every draw.
 
@@ -153,12 +157,16 @@ class Library:
 
     num_images: int = 384
     rounds: int = 2
+    refine_steps: int = 0
+    num_workers: int = 0
     budget_use: float = 0.98
     seed: int = 0
 
     def __post_init__(self) -> None:
         check_number("num_images", self.num_images, whole=True, least=2)
         check_number("rounds", self.rounds, whole=True, least=1)
+        check_number("refine_steps", self.refine_steps, whole=True, least=0)
+        check_number("num_workers", self.num_workers, whole=True, least=0)
         check_number("budget_use", self.budget_use, least=0, below=1)
         check_seed(self.seed)
 
@@ -249,11 +257,24 @@ def method_named(method: Method | str) -> Method:
     return method
 
 
-def num_fitted_images(method: Method) -> int:
-    """Return the number of training images by which what is derived is fitted to the trained network; 0 for none."""
-    if isinstance(method, Library):
-        return method.num_images
-    return method.num_fitted_images if isinstance(method, ZeroShot) else 0
+@dataclass(frozen=True)
+class Fitting:
+    """How what is derived is fitted to the trained network.
+
+    Attributes:
+        num_images: Training images for `lightning_nas.supernet.refit`; 0 for new statistics of batch norm alone.
+        refine_steps: Optimizer steps of each block behind that, see `lightning_nas.supernet.refine`.
+    """
+
+    num_images: int = 0
+    refine_steps: int = 0
+
+    @classmethod
+    def of(cls, method: Method) -> Fitting:
+        """Return how members are fitted that a method finds."""
+        if isinstance(method, Library):
+            return cls(method.num_images, method.refine_steps)
+        return cls(method.num_fitted_images) if isinstance(method, ZeroShot) else cls()
 
 
 @dataclass(frozen=True)

@@ -8,13 +8,14 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
+from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
 
 from lightning_nas.graph.eval_mode import evaluating
-from lightning_nas.space.choice import Choice
 from lightning_nas.space.spec import Encoding
 from lightning_nas.supernet.cached_run import CachedRun
 from lightning_nas.supernet.derive import derive
+from lightning_nas.supernet.refine import refine_block
 from lightning_nas.supernet.refit import FittedBlock, fit_blocks, recorded, refit_block
 from lightning_nas.supernet.source_judge import Judgement, SourceJudge
 from lightning_nas.supernet.source_maps import run_network
@@ -53,7 +54,7 @@ def option_errors(network: nn.Module, images: Tensor) -> list[Tensor]:
     return replace_one(SourceJudge(network, images)).maps
 
 
-def replace_one(judge: SourceJudge, start: Encoding | None = None) -> OptionErrors:
+def replace_one(judge: SourceJudge, start: Encoding | None = None, num_workers: int = 0) -> OptionErrors:
     """Put each option of each node alone into a trained network, fit it, and measure what reaches the last layers.
 
     The convolutions of a block are fitted by least squares to the source's block, on the inputs that it gets in the
@@ -68,12 +69,16 @@ def replace_one(judge: SourceJudge, start: Encoding | None = None) -> OptionErro
         judge: The trained network and the images.
         start: The member that options are put into; by default the source. A later round begins with what an earlier
             one found.
+        num_workers: Processes that try options, of one thread each, as those of a `DataLoader`; 0 for this one alone.
     """
-    return _ReplaceOne(judge, judge.space.reference_encoding if start is None else start).errors()
+    return _ReplaceOne(judge, judge.space.reference_encoding if start is None else start).errors(num_workers)
 
 
-class _ReplaceOne:
-    """The network that options are put into, and what its modules give on the images."""
+class _ReplaceOne(Dataset[tuple[int, int, float, float]]):
+    """The options of a space, each with its errors once it is tried in a network, of whose modules outputs are kept.
+
+    A data set, so that a `DataLoader` tries them in several processes.
+    """
 
     def __init__(self, judge: SourceJudge, encoding: Encoding) -> None:
         self.judge, self.space, self.encoding = judge, judge.space, encoding
@@ -87,34 +92,34 @@ class _ReplaceOne:
         self.targets = recorded(judge.source, self.start, judge.blocks, self._run_source)
         self.own = judge.judge(self.start, encoding)
 
-    def errors(self) -> OptionErrors:
+        first = len(self.space.multipliers)
+        self.alone = {first + number: choice for number, choice in enumerate(self.space.choices) if choice.module}
+        # Blocks come option by option: one network has the option in every block, of which each is taken by itself.
+        pairs = [(node, option) for node, size in enumerate(self.space.node_sizes) for option in range(size)]
+        tried = [(node, option) for node, option in pairs if option != encoding[node]]
+        self.tried = sorted(tried, key=lambda pair: (pair[0] not in self.alone, pair[0] in self.alone and pair[1]))
+        self.derived: dict[int, nn.Module] = {}
+
+    def errors(self, num_workers: int) -> OptionErrors:
         """Try all options, and return their errors."""
         rows = [torch.full((size, 2), torch.nan) for size in self.space.node_sizes]
         for row, option in zip(rows, self.encoding, strict=True):
             row[option] = torch.tensor([self.own.error, self.own.divergence])
-        total = sum(self.space.node_sizes) - len(rows)
-        with tqdm(total=total, desc="Trying options", leave=False) as bar:
-            for node, option, found in self._tried():
-                rows[node][option] = torch.tensor([found.error, found.divergence])
-                bar.update()
+        results = DataLoader(self, batch_size=None, collate_fn=_as_it_is, num_workers=num_workers)
+        for node, option, error, divergence in tqdm(results, desc="Trying options", leave=False):
+            rows[node][option] = torch.tensor([error, divergence])
         divergences = [row[:, 1] for row in rows]
         has_classes = not any(row.isnan().any() for row in divergences)
         return OptionErrors([row[:, 0] for row in rows], divergences if has_classes else None)
 
-    def _tried(self) -> Iterator[tuple[int, int, Judgement]]:
-        """Yield each node and option with how far it is from the source."""
-        first = len(self.space.multipliers)
-        alone = {first + number: choice for number, choice in enumerate(self.space.choices) if choice.module}
-        for option in range(max((len(choice.options) for choice in alone.values()), default=0)):
-            # One network has this option in every block, of which each is taken by itself.
-            here = [node for node, c in alone.items() if option < len(c.options) and option != self.encoding[node]]
-            subnet = derive(self.judge.network, self._with(here, option))
-            for node in here:
-                yield node, option, self._judged_block(subnet, alone[node], node, option)
-        for node, size in enumerate(self.space.node_sizes):
-            for option in range(size) if node not in alone else ():
-                if option != self.encoding[node]:
-                    yield node, option, self._judged_network(node, option)
+    def __len__(self) -> int:
+        return len(self.tried)
+
+    def __getitem__(self, index: int) -> tuple[int, int, float, float]:
+        node, option = self.tried[index]
+        with torch.no_grad():
+            found = self._judged_block(node, option) if node in self.alone else self._judged_network(node, option)
+        return node, option, found.error, found.divergence
 
     def _with(self, nodes: Sequence[int], option: int) -> Encoding:
         return tuple(option if node in nodes else own for node, own in enumerate(self.encoding))
@@ -122,13 +127,26 @@ class _ReplaceOne:
     def _run_source(self) -> object:
         return run_network(self.judge.source, self.judge.images)
 
-    def _judged_block(self, subnet: nn.Module, choice: Choice, node: int, option: int) -> Judgement:
+    def _with_option(self, option: int) -> nn.Module:
+        """Return a network with an option in every block that has it; the last one is kept."""
+        if option not in self.derived:
+            here = [node for node, c in self.alone.items() if option < len(c.options) and option != self.encoding[node]]
+            self.derived = {option: derive(self.judge.network, self._with(here, option))}
+        return self.derived[option]
+
+    def _judged_block(self, node: int, option: int) -> Judgement:
         """Return the errors of a block that is a module of its own, put into the network as it is."""
-        path = choice.module
+        choice, subnet = self.alone[node], self._with_option(option)
+        path, block = choice.module, subnet.get_submodule(choice.module)
         if choice.block is not None and choice.options[option].kind != "skip":
-            inputs = self.inputs[path], self.source_inputs[path]
-            refit_block(subnet, self.judge.source, path, FittedBlock(choice.block, choice.residual), *inputs)
-        with _replaced(self.start, path, subnet.get_submodule(path)):
+            inputs, source_inputs = self.inputs[path], self.source_inputs[path]
+            refit_block(
+                subnet, self.judge.source, path, FittedBlock(choice.block, choice.residual), inputs, source_inputs
+            )
+            if self.judge.refine_steps and choice.block.project in self.targets:
+                goal = _given(self.judge.source.get_submodule(path), source_inputs)
+                refine_block(block, inputs, goal[:, : _given(block, inputs[:1]).shape[1]], self.judge.refine_steps)
+        with _replaced(self.start, path, block):
             return self._judged(self.start, [path], self._with([node], option))
 
     def _judged_network(self, node: int, option: int) -> Judgement:
@@ -148,6 +166,18 @@ class _ReplaceOne:
             return self.judging.resumed(network, changed, number)
 
         return self.judge.judge(network, encoding, resumed, self.own.parts)
+
+
+def _as_it_is(item: object) -> object:
+    return item
+
+
+def _given(module: nn.Module, inputs: Tensor) -> Tensor:
+    """Return what a module gives; a copy of the inputs runs, since it may work in place."""
+    with evaluating(module):
+        output = module(inputs.clone())
+    assert isinstance(output, Tensor)
+    return output
 
 
 def _inputs(network: nn.Module, paths: Sequence[str], images: Tensor) -> dict[str, Tensor]:

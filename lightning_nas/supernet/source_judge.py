@@ -13,6 +13,7 @@ from lightning_nas.graph.eval_mode import evaluating
 from lightning_nas.space.spec import Encoding
 from lightning_nas.supernet.derive import derive
 from lightning_nas.supernet.read_maps import watching_maps
+from lightning_nas.supernet.refine import block_modules, refine
 from lightning_nas.supernet.refit import fit_blocks, fitted_blocks, recorded
 from lightning_nas.supernet.source_maps import SourceMaps, run_network
 from lightning_nas.supernet.supernet import find_supernet, owner_of
@@ -46,6 +47,8 @@ class SourceJudge:
         network: A supernet with the weights of the trained network, its channels sorted, or a module of one; not
             changed.
         images: Training images, shape (N, 3, H, W), normalised. Two thirds are for fitting.
+        refine_steps: Optimizer steps by which each changed block is refined once it is fitted, see `refine`; 0 for
+            none.
 
     Attributes:
         network: The supernet.
@@ -60,7 +63,7 @@ class SourceJudge:
         ValueError: There are fewer than 2 images.
     """
 
-    def __init__(self, network: nn.Module, images: Tensor) -> None:
+    def __init__(self, network: nn.Module, images: Tensor, refine_steps: int = 0) -> None:
         if len(images) < 2:
             raise ValueError(f"`images` must be 2 or more, for fitting and for judging; got {len(images)}.")
         supernet = find_supernet(network)
@@ -72,6 +75,7 @@ class SourceJudge:
         self.source = derive(self.network, self.space.reference_encoding)
         self.blocks = fitted_blocks(self.source, images[:1])
         self.maps = SourceMaps(self.source, self.batches)
+        self.refine_steps = refine_steps
 
     def refitted(self, encoding: Encoding) -> nn.Module:
         """Return a member, its blocks fitted to the source's; the source itself is returned as it is."""
@@ -80,6 +84,9 @@ class SourceJudge:
         subnet = derive(self.network, encoding)
         targets = recorded(self.source, subnet, self.blocks, lambda: run_network(self.source, self.images))
         fit_blocks(subnet, self.blocks, targets, lambda: run_network(subnet, self.images))
+        if self.refine_steps:
+            modules = block_modules(self.space, encoding, self.blocks)
+            refine(subnet, self.source, self.images, modules, self.refine_steps)
         return subnet
 
     def judge(
