@@ -42,6 +42,7 @@ class SourceMaps:
     Args:
         source: The network.
         batches: Images, shape (N, 3, H, W).
+        by_reader: Whether a channel counts by the squared weights that read it, in place of by its variance alone.
 
     Attributes:
         maps: The read maps.
@@ -49,7 +50,7 @@ class SourceMaps:
             mean over all batches, shape (C,).
     """
 
-    def __init__(self, source: nn.Module, batches: Sequence[Tensor]) -> None:
+    def __init__(self, source: nn.Module, batches: Sequence[Tensor], by_reader: bool = False) -> None:
         self.maps = read_maps(source, batches[0])
         self._goals: list[list[Tensor]] = []
         self._outputs: list[object] = []
@@ -61,7 +62,9 @@ class SourceMaps:
                 self._outputs.append(output)
         # A map that is read several times, as by a head that all levels share, has several goals.
         self._owners = [(one, time) for one in self.maps for time in range(len(found[one.reader]))]
-        self.spread = [_spread([goals[index] for goals in self._goals]) for index in range(len(self._owners))]
+        spread = [_spread([goals[index] for goals in self._goals]) for index in range(len(self._owners))]
+        self._weights = [_weights(source, one, by_reader) for one, _ in self._owners]
+        self.spread = [rows * weights for rows, weights in zip(spread, self._weights, strict=True)]
 
     @property
     def slots(self) -> dict[str, Slot]:
@@ -92,18 +95,28 @@ class SourceMaps:
             kept: As in `dropped`.
         """
         distances: list[float | None] = []
-        for (one, time), goal, spread in zip(self._owners, self._goals[batch], self.spread, strict=True):
+        rows = zip(self._owners, self._goals[batch], self.spread, self._weights, strict=True)
+        for (one, time), goal, spread, weights in rows:
             if one.reader not in found:
                 distances.append(None)
                 continue
-            wanted = goal[:, kept[one.reader]] if one.reader in kept else goal
-            error = (_channels_first(one, found[one.reader][time]) - wanted).square().sum()
-            distances.append(float(error / spread.sum().clamp(min=1e-12)))
+            if one.reader in kept:
+                goal, weights = goal[:, kept[one.reader]], weights[kept[one.reader]]
+            error = (_channels_first(one, found[one.reader][time]) - goal).square().transpose(0, 1).flatten(1).sum(1)
+            distances.append(float((error * weights).sum() / spread.sum().clamp(min=1e-12)))
         return Distance(tuple(distances), _divergence(output, self._outputs[batch]))
 
 
 def _channels_first(one: ReadMap, values: Tensor) -> Tensor:
     return values if one.is_map else values.movedim(-1, 1)
+
+
+def _weights(source: nn.Module, one: ReadMap, by_reader: bool) -> Tensor:
+    """Return what each channel of a map counts: the sum of the squared weights that read it, or one."""
+    weight = source.get_parameter(f"{one.reader}.weight").detach()
+    dim = 0 if one.is_transposed or getattr(source.get_submodule(one.reader), "groups", 1) > 1 else 1
+    squares = weight.square().transpose(0, dim).flatten(1).sum(1)
+    return squares if by_reader else torch.ones_like(squares)
 
 
 def _spread(goals: Sequence[Tensor]) -> Tensor:

@@ -97,16 +97,17 @@ class Task:
         return Segmentation(network, self.datamodule.num_classes, lr, **taught)
 
 
-def fitted(task, module, epochs, seed):
+def fitted(task, module, epochs, seed, callbacks=()):
     """Train a module, without files."""
     pl.seed_everything(seed, workers=True, verbose=False)
-    quiet = {
-        "logger": False,
-        "enable_checkpointing": False,
-        "enable_progress_bar": False,
-        "enable_model_summary": False,
-    }
-    trainer = pl.Trainer(max_epochs=epochs, accelerator="cpu", num_sanity_val_steps=0, limit_val_batches=0, **quiet)
+    trainer = pl.Trainer(
+        max_epochs=epochs,
+        accelerator="cpu",
+        num_sanity_val_steps=0,
+        limit_val_batches=0,
+        callbacks=list(callbacks),
+        **QUIET,
+    )
     # What was derived of a network that was judged is still in evaluation mode.
     trainer.fit(module.train(), train_dataloaders=task.datamodule_of(seed).train_dataloader())
     return module

@@ -2,16 +2,22 @@
 
 import json
 import time
+from copy import deepcopy
 from pathlib import Path
 
 import numpy as np
 from scipy.stats import kendalltau
-from truth_set import BAND, Setting, Task, rows_in, say
+from truth_set import BAND, DEVICE, Setting, Task, fitted, rows_in, say
 
-from lightning_nas import Estimator
+from lightning_nas import ArchitectureSearch, Estimator
 from lightning_nas.budget.sampling import kept_weights
+from lightning_nas.search import Decoupled, Selection
+from lightning_nas.search.zero_shot import rank_products
+from lightning_nas.supernet import derive
 from lightning_nas.supernet.option_errors import replace_one
 from lightning_nas.supernet.source_judge import SourceJudge
+from lightning_nas.supernet.source_maps import SourceMaps
+from lightning_nas.supernet.zero_cost import SCORES, zero_cost
 
 HERE = Path(__file__).parent
 PAGE = HERE / "truth_set.md"
@@ -32,36 +38,112 @@ def run(given):
 
 def ask_scores(task, work):
     """Ask each score for all members, and keep what it says and the seconds that it took; higher is better."""
-    setting = Setting(task, work)
-    encodings = {name: encoding for name, (encoding, _) in setting.members.items()}
-    found = {}
+    setting, path = Setting(task, work), work / "scores.json"
+    found = json.loads(path.read_text()) if path.exists() else {"step_seconds": seconds_per_step(setting)}
+    families = (replaced, replaced_by_reader, replaced_and_refined, counted, whole_members, zero_shot, supernets)
+    for family in families:
+        scores = found.setdefault("scores", {})
+        if family.__name__ in {score["family"] for score in scores.values()}:
+            continue
+        for name, seconds, values in family(setting):
+            values = {key: float(value) for key, value in values.items()}
+            scores[name] = {"family": family.__name__, "seconds": round(seconds, 1), "values": values}
+            say(f"{name}: {seconds:.1f} s")
+        path.write_text(json.dumps(found))
 
-    def keep(name, seconds, values):
-        found[name] = {"seconds": round(seconds, 1), "values": {key: float(value) for key, value in values.items()}}
-        (work / "scores.json").write_text(json.dumps(found))
-        say(f"{name}: {seconds:.1f} s")
 
+def seconds_per_step(setting):
+    """Return the seconds of a training step of the source, for what scores cost in steps."""
+    task, network = setting.task, deepcopy(setting.source_network)
     started = time.monotonic()
-    judge = SourceJudge(setting.supernet, setting.images)
+    fitted(task, task.module(network, task.lr[1]), 1, 0)
+    return (time.monotonic() - started) / len(task.datamodule.train_dataloader())
+
+
+def encodings_of(setting):
+    return {name: encoding for name, (encoding, _) in setting.members.items()}
+
+
+def replaced(setting, what="", **options):
+    """Yield the sums of what each option alone does to the source."""
+    encodings, started = encodings_of(setting), time.monotonic()
+    judge = SourceJudge(setting.supernet, setting.images, **options)
     errors = replace_one(judge)
     seconds = time.monotonic() - started
-    keep("one replaced, last maps, summed", seconds, summed(errors.maps, encodings, -1))
+    yield f"one replaced{what}, last maps, summed", seconds, summed(errors.maps, encodings, -1)
     if errors.divergences is not None:
-        keep("one replaced, divergence, summed", seconds, summed(errors.divergences, encodings, -1))
+        yield f"one replaced{what}, divergence, summed", seconds, summed(errors.divergences, encodings, -1)
         roots = [row.clamp(min=0).sqrt() for row in errors.divergences]
-        keep("one replaced, root of the divergence, summed", seconds, summed(roots, encodings, -1))
-    keep("kept weights", 0.0, summed(kept_weights(setting.space), encodings, 1))
-    estimator = Estimator.load("ethos_u85_1024", fallback="bytes")
+        yield f"one replaced{what}, root of the divergence, summed", seconds, summed(roots, encodings, -1)
+
+
+def replaced_and_refined(setting):
+    """Yield the same where each block is refined by gradient."""
+    yield from replaced(setting, " and refined", refine_steps=100)
+
+
+def replaced_by_reader(setting):
+    """Yield the same where a channel of a last map counts by the weights that read it."""
+    started = time.monotonic()
+    judge = SourceJudge(setting.supernet, setting.images)
+    judge.maps = SourceMaps(judge.source, judge.batches, by_reader=True)
+    errors = replace_one(judge).maps
+    seconds = time.monotonic() - started
+    yield "one replaced, last maps by their readers, summed", seconds, summed(errors, encodings_of(setting), -1)
+
+
+def counted(setting):
+    """Yield what is counted: weights of the source that remain, parameters and multiply-accumulates."""
+    encodings, estimator = encodings_of(setting), Estimator.load(DEVICE, fallback="bytes")
+    yield "kept weights", 0.0, summed(kept_weights(setting.space), encodings, 1)
     for name, cost in (("parameters", lambda a: estimator.memory(a).parameter_bytes), ("MACs", estimator.macs)):
-        keep(name, 0.0, {key: cost(setting.space.decode(encoding)) for key, encoding in encodings.items()})
+        yield name, 0.0, {key: cost(setting.space.decode(encoding)) for key, encoding in encodings.items()}
+
+
+def whole_members(setting):
+    """Yield how far each member is from the source once it is refitted."""
     started, maps, divergences = time.monotonic(), {}, {}
-    for name, encoding in encodings.items():
+    judge = SourceJudge(setting.supernet, setting.images)
+    for name, encoding in encodings_of(setting).items():
         judged = judge.judge(judge.refitted(encoding), encoding)
         maps[name], divergences[name] = -judged.error, -judged.divergence
     seconds = time.monotonic() - started
-    keep("whole member refitted, last maps", seconds, maps)
+    yield "whole member refitted, last maps", seconds, maps
     if not np.isnan(list(divergences.values())).any():
-        keep("whole member refitted, divergence", seconds, divergences)
+        yield "whole member refitted, divergence", seconds, divergences
+
+
+def zero_shot(setting):
+    """Yield the scores that need no training, each as its paper has it; members have the source's weights."""
+    encodings, images = encodings_of(setting), setting.images[:32]
+    for score in SCORES:
+        if score in ("params", "macs"):
+            continue
+        started = time.monotonic()
+        members = [derive(setting.supernet, encoding).eval() for encoding in encodings.values()]
+        rows = [zero_cost(score, member, images, setting.space.feature_modules) for member in members]
+        columns = list(zip(*rows, strict=True))
+        values = columns[0] if len(columns) == 1 else rank_products(columns)
+        yield score, time.monotonic() - started, dict(zip(encodings, values, strict=True))
+
+
+def supernets(setting, lengths=(4, 16), seeds=(0, 1, 2)):
+    """Yield the losses that members inherit from a supernet on held-out training images, by its epochs and seed."""
+    task, encodings = setting.task, encodings_of(setting)
+    for epochs, seed in ((epochs, seed) for epochs in lengths for seed in seeds):
+        started = time.monotonic()
+        module = task.module(deepcopy(setting.supernet), task.lr[1], setting.teacher, setting.space.feature_modules)
+        search = ArchitectureSearch(
+            Estimator.load(DEVICE, fallback="bytes"),
+            latency="0.5x",
+            method=Decoupled(steps=1),
+            selection=Selection(num_candidates=1, num_evaluations=0, num_random_subnets=0),
+            serves=["0.7x", "0.95x"],
+        )
+        fitted(task, module, epochs, seed, [search])
+        loss = search.state.evaluator(held_out=True)
+        values = {name: -loss(encoding) for name, encoding in encodings.items()}
+        yield f"supernet of {epochs} epochs, seed {seed}", time.monotonic() - started, values
 
 
 def summed(rows, encodings, sign):
@@ -126,7 +208,8 @@ def report():
         "Written by `python tests/benchmarks/truth_set.py report` from `truth_set_TASK.json`. A member's truth is what",
         "it is after refit and fine-tuning from the trained source, taught by it, on images nothing was fitted to.",
         "Kendall's tau of a score with the truth, with its 90 % interval by bootstrap over the members. *Regret*: how",
-        "much worse the member is that the score thinks best in the band than the best by the truth there.",
+        "much worse the member is that the score thinks best in the band than the best by the truth there. What it costs",
+        "is for all members together, in training steps of the source at the same batch size.",
     ]
     for path in sorted(HERE.glob("truth_set_*.json")):
         lines += ["", *task_lines(path.stem.removeprefix("truth_set_"), json.loads(path.read_text()))]
@@ -137,6 +220,7 @@ def task_lines(task, found):
     """Return the lines of one task."""
     lines = [f"## {task}", ""]
     band = {name for name in found["members"] if name.startswith("band")}
+    step, scores = found["scores"]["step_seconds"], found["scores"]["scores"]
     for what, text in (("kl", "divergence from the source"), ("ce", "cross-entropy"), ("metric", "metric")):
         means, pairs = truths(found, what)
         inside = [name for name in means if name in band]
@@ -146,17 +230,21 @@ def task_lines(task, found):
             f" run deviates by {deviation:.4f}; two seeds agree by tau {repeated:.2f}; a perfect score would reach"
             f" {ceiling:.2f} in the band.",
             "",
-            "| score | all | in the band | regret | seconds |",
-            "| --- | --- | --- | --- | --- |",
+            "| score | all | in the band | its best there | regret | cost in steps |",
+            "| --- | --- | --- | --- | --- | --- |",
         ]
-        for name, score in found["scores"].items():
+        order, taus = sorted(inside, key=means.__getitem__, reverse=True), {}
+        for name, score in scores.items():
             cells = []
             for names in (list(means), inside):
                 truth, values = [means[n] for n in names], [score["values"][n] for n in names]
                 low, high = interval(truth, values)
                 cells.append(f"{tau(truth, values):.2f} ({low:.2f} to {high:.2f})")
+            taus[name] = tau(truth, values)
             best = max(inside, key=score["values"].__getitem__)
-            regret = max(means[n] for n in inside) - means[best]
-            lines.append(f"| {name} | {cells[0]} | {cells[1]} | {regret:.4f} | {score['seconds']} |")
-        lines.append("")
+            place, regret = order.index(best) + 1, means[order[0]] - means[best]
+            steps = round(score["seconds"] / step)
+            lines.append(f"| {name} | {' | '.join(cells)} | {place} of {len(order)} | {regret:.4f} | {steps} |")
+        worse = [name for name, value in taus.items() if value < taus["parameters"]]
+        lines += ["", f"Worse than the number of parameters in the band: {', '.join(worse) or 'none'}.", ""]
     return lines[:-1]
