@@ -208,8 +208,8 @@ def report():
         "Written by `python tests/benchmarks/truth_set.py report` from `truth_set_TASK.json`. A member's truth is what",
         "it is after refit and fine-tuning from the trained source, taught by it, on images nothing was fitted to.",
         "Kendall's tau of a score with the truth, with its 90 % interval by bootstrap over the members. *Regret*: how",
-        "much worse the member is that the score thinks best in the band than the best by the truth there. What it costs",
-        "is for all members together, in training steps of the source at the same batch size.",
+        "much worse the member is that the score thinks best in the band than the best by the truth there. What it",
+        "costs is for all members together, in training steps of the source at the same batch size.",
     ]
     for path in sorted(HERE.glob("truth_set_*.json")):
         lines += ["", *task_lines(path.stem.removeprefix("truth_set_"), json.loads(path.read_text()))]
