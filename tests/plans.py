@@ -4,7 +4,8 @@ from dataclasses import fields
 
 from lightning_nas.budget.budget import Budget
 from lightning_nas.jobs.estimator import build_estimator
-from lightning_nas.jobs.estimator_plan import DeviceChoice, EstimatorPlan, EstimatorRun
+from lightning_nas.jobs.estimator_plan import DeviceChoice, EstimatorPlan
+from lightning_nas.jobs.job_run import JobRun
 from lightning_nas.jobs.plan import FinetunePlan, Goal, Model, MultishotPlan, Run, SearchPlan
 from lightning_nas.space.options import SpaceOptions
 
@@ -36,7 +37,7 @@ def plans(search, settings):
 
 def built(**settings):
     """Build an estimator by settings as its recipe has them."""
-    groups = (EstimatorRun, DeviceChoice, EstimatorPlan)
+    groups = (JobRun, DeviceChoice, EstimatorPlan)
     names = [{field.name for field in fields(group)} for group in groups]
     assert not settings.keys() - set.union(*names)
     return build_estimator(

@@ -56,7 +56,7 @@ from lightning_nas.estimator.measure.sampling import sample
 from lightning_nas.estimator.measure.settings import checked_settings
 from lightning_nas.estimator.measurements import Figures
 from lightning_nas.io.numbers import check_number
-from lightning_nas.jobs import advice_job, advise, estimator_plan, plan, rivals
+from lightning_nas.jobs import advice_job, advise, estimator_plan, job_run, plan, rivals
 from lightning_nas.jobs.early import try_trainer
 from lightning_nas.multishot import evolution as aging
 from lightning_nas.search import callback, module, settings, strategy
@@ -341,14 +341,11 @@ def rows(folders, search):
         "jobs.advise.advise_on": Row(
             advise.advise_on, {"most_harm": -1}, {"model": None, "example_input": None, "estimator": None}
         ),
-        "jobs.advice_job.AdviceRun": Row(
-            advice_job.AdviceRun, {"seed": -1}, {"recipe": "", "output_dir": folders / "run", "seed": 0}
+        "jobs.job_run.JobRun": Row(
+            job_run.JobRun, {"seed": -1}, {"recipe": "", "output_dir": folders / "run", "seed": 0}
         ),
         "jobs.advice_job.AdvicePlan": Row(
             advice_job.AdvicePlan, {"image_size": 0, "num_classes": 0, "num_images": -1, "most_harm": -0.1}
-        ),
-        "jobs.estimator_plan.EstimatorRun": Row(
-            estimator_plan.EstimatorRun, {"seed": -1}, {"recipe": "", "output_dir": folders / "run", "seed": 0}
         ),
         "jobs.estimator_plan.DeviceChoice": Row(estimator_plan.DeviceChoice, {"lanes": 0}, {"device": "nothing"}),
         "jobs.estimator_plan.EstimatorPlan": Row(

@@ -7,54 +7,30 @@ import logging
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
-from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
 from lightning_nas.estimator import Estimator
-from lightning_nas.io.numbers import check_number, check_numbers, check_seed
+from lightning_nas.io.numbers import check_number, check_numbers
 from lightning_nas.io.writing import write_text
 from lightning_nas.jobs.advice_tables import advice_tables, advice_title
 from lightning_nas.jobs.advise import MOST_HARM, Advice, advise_on
 from lightning_nas.jobs.apply_advice import apply_advice
 from lightning_nas.jobs.inputs import prepare
+from lightning_nas.jobs.job_run import JobRun
 from lightning_nas.jobs.networks import BUILDERS, make_network, network_settings, stock_name, stock_variant
 from lightning_nas.jobs.search_data import SearchData
 from lightning_nas.report.advice import advice_page
 from lightning_nas.supernet.rebuilding import Rebuilding
 from lightning_nas.supernet.subnet_files import write_subnet
 
-__all__ = ["AdvicePlan", "AdviceRun", "give_advice"]
+__all__ = ["AdvicePlan", "give_advice"]
 
 log = logging.getLogger(__name__)
 
 _NUM_IMAGES = 192
 _BATCHES_AT_MOST = 10_000
-
-
-@dataclass(frozen=True)
-class AdviceRun:
-    """Where the job writes.
-
-    Attributes:
-        recipe: Name of the recipe.
-        output_dir: Directory of the run; it receives advice.json and report.html, and with ``apply=true``
-            architecture.json, subnet.safetensors and rebuild.py.
-        seed: Seed of the images that are drawn.
-    """
-
-    recipe: str
-    output_dir: str | Path
-    seed: int
-
-    def __post_init__(self) -> None:
-        check_seed(self.seed)
-
-    @property
-    def folder(self) -> Path:
-        """The directory of the run."""
-        return Path(self.output_dir)
 
 
 @dataclass(frozen=True)
@@ -101,7 +77,7 @@ class AdvicePlan:
 
 
 def give_advice(
-    run: AdviceRun,
+    run: JobRun,
     device: str,
     estimator: Callable[[str], Estimator],
     network: partial[nn.Module],
@@ -173,7 +149,7 @@ def _task(network: partial[nn.Module]) -> str:
     return next((task for task, builder in BUILDERS.items() if builder is function), "classification")
 
 
-def _write(run: AdviceRun, advice: Advice) -> None:
+def _write(run: JobRun, advice: Advice) -> None:
     tables = advice_tables(advice.cost, advice.layers, advice.suggestions, advice.steps, advice.compiled_ms)
     title = advice_title(advice.network, advice.device, advice.cost)
     subtitle = " ".join(advice.notes) or "What each change saves is priced on the whole network; nothing was trained."
@@ -195,7 +171,7 @@ def _record(advice: Advice) -> dict[str, object]:
 
 
 def _apply(
-    run: AdviceRun,
+    run: JobRun,
     advice: Advice,
     model: nn.Module,
     images: Tensor | None,

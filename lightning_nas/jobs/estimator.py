@@ -22,9 +22,10 @@ from lightning_nas.estimator.measurements import read_measurements
 from lightning_nas.estimator.share import SUFFIX, pack
 from lightning_nas.io.locks import alone
 from lightning_nas.io.writing import remove_parts, write_text
-from lightning_nas.jobs.estimator_plan import DeviceChoice, EstimatorPlan, EstimatorRun
+from lightning_nas.jobs.estimator_plan import DeviceChoice, EstimatorPlan
 from lightning_nas.jobs.estimator_source import DeviceSource, begin_table, open_source
 from lightning_nas.jobs.estimator_steps import measured_staircase, rounded, save_record, staircase_record
+from lightning_nas.jobs.job_run import JobRun
 from lightning_nas.jobs.record import versions
 from lightning_nas.report.estimator import EstimatorRecord, estimator_page
 from lightning_nas.training.fingerprint import described_device
@@ -43,7 +44,7 @@ PROBE = Subgraph("conv", 8, 8, 16, 16, 16, kernel=3)
 _MOST_COMPARED = 1500
 
 
-def build_estimator(run: EstimatorRun, choice: DeviceChoice, plan: EstimatorPlan) -> EstimatorRecord:
+def build_estimator(run: JobRun, choice: DeviceChoice, plan: EstimatorPlan) -> EstimatorRecord:
     """Measure what is missing, find the lanes, fit, judge and draw; a run that was stopped continues.
 
     Args:
@@ -84,7 +85,7 @@ class EstimatorJob:
         ImportError: Its packages are not installed.
     """
 
-    def __init__(self, run: EstimatorRun, choice: DeviceChoice, plan: EstimatorPlan, source: DeviceSource) -> None:
+    def __init__(self, run: JobRun, choice: DeviceChoice, plan: EstimatorPlan, source: DeviceSource) -> None:
         self.run, self.choice, self.plan, self.source = run, choice, plan, source
         width = plan.staircase_width
         self.curves = curve_subgraphs(width) if width is not None else []

@@ -4,36 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 
 from lightning_nas.estimator.fit.staircase import FIRST_WIDTH, MIN_POINTS
-from lightning_nas.io.numbers import check_number, check_seed
+from lightning_nas.io.numbers import check_number
 
-__all__ = ["DeviceChoice", "EstimatorPlan", "EstimatorRun"]
-
-
-@dataclass(frozen=True)
-class EstimatorRun:
-    """Where the job writes, and its seed.
-
-    Attributes:
-        recipe: Name of the recipe, for the record.
-        output_dir: Directory of the run; it receives the table, the device, both in one ``.estimator.zip`` to hand on,
-            report.html and, last of all, result.json.
-        seed: Seed of the subgraphs that are measured.
-    """
-
-    recipe: str
-    output_dir: str | Path
-    seed: int
-
-    def __post_init__(self) -> None:
-        check_seed(self.seed)
-
-    @property
-    def folder(self) -> Path:
-        """The directory of the run."""
-        return Path(self.output_dir)
+__all__ = ["DeviceChoice", "EstimatorPlan"]
 
 
 @dataclass(frozen=True)

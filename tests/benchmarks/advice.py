@@ -1,6 +1,6 @@
 """Advice on stock networks: how long it takes, and whether what it says it saves is what a compiler says.
 
-``python tests/benchmarks/advice.py run`` asks for advice on ten networks at 224 px on three devices, without data.
+``python tests/benchmarks/advice.py run`` asks for advice on ten networks at 224 px on five devices, without data.
 Where the device's compiler is installed (Vela), the network is compiled as it is, with all steps that can be applied
 together, and with the best single suggestion of each kind. What is known is not run again. ``report`` writes
 ``advice.md`` from ``advice.json`` beside this file.
@@ -23,7 +23,7 @@ from lightning_nas.supernet import stock_network
 
 RECORD = Path(__file__).with_suffix(".json")
 PAGE = Path(__file__).with_suffix(".md")
-DEVICES = ("ethos_u85_1024", "ethos_u55_128", "edge_tpu")
+DEVICES = ("ethos_u85_1024", "ethos_u65_512", "ethos_u55_256", "ethos_u55_128", "edge_tpu")
 NETWORKS = (
     *("mobilenet_v2", "mobilenetv3_large_100", "torchvision/efficientnet_b0", "efficientnet_lite0", "mnasnet1_0"),
     *("resnet18", "mobilenetv4_conv_small", "tf_efficientnetv2_b0", "mobilenet_edgetpu_v2_xs", "regnet_y_400mf"),
