@@ -62,8 +62,8 @@ def module():
     return Module(network), images
 
 
-def searched(module, images, estimator, folder, **settings):
-    search = ArchitectureSearch(estimator, latency="0.7x", method=Library(num_images=48), **settings)
+def searched(module, images, estimator, folder, method=None, **settings):
+    search = ArchitectureSearch(estimator, latency="0.7x", method=method or Library(num_images=48), **settings)
     trainer = pl.Trainer(max_epochs=3, callbacks=[search], default_root_dir=folder, enable_checkpointing=False, **QUIET)
     trainer.fit(module, DataLoader(Pairs(images), batch_size=16))
     return search, trainer
@@ -112,6 +112,15 @@ def test_what_is_found_is_derived_refitted_saved_and_found_for_other_budgets(mod
     assert search.derive(module, latency="0.5x") is not None
     with pytest.raises(ValueError, match="A frontier compares losses of a trained supernet, and Library trains none"):
         search.frontier()
+
+
+def test_what_is_derived_is_refined_where_options_were(module, estimator, tmp_path):
+    module, images = module
+    method, few = Library(num_images=48, rounds=1, refine_steps=10, num_workers=2), Selection(num_candidates=1)
+    search, _ = searched(module, images, estimator, tmp_path, method, selection=few)
+    judge, encoding = SourceJudge(module, 2 * images), find_supernet(module).space.encode(search.architecture)
+    closed = judge.judge(judge.refitted(encoding), encoding).error
+    assert judge.judge(search.derive(module).network, encoding).error < closed
 
 
 def test_a_search_that_was_made_is_not_made_again(module, estimator, tmp_path):
@@ -164,7 +173,17 @@ def test_a_network_that_gets_no_images_is_refused(module, estimator, tmp_path):
     assert trainer.max_epochs == 3
 
 
-@pytest.mark.parametrize("settings", [{"num_images": 1}, {"rounds": 0}, {"budget_use": 1.0}, {"seed": -1}])
+OUT_OF_RANGE = [
+    {"num_images": 1},
+    {"rounds": 0},
+    {"refine_steps": -1},
+    {"num_workers": -1},
+    {"budget_use": 1.0},
+    {"seed": -1},
+]
+
+
+@pytest.mark.parametrize("settings", OUT_OF_RANGE)
 def test_settings_out_of_range_are_refused(settings):
     with pytest.raises(ValueError, match=next(iter(settings))):
         Library(**settings)
