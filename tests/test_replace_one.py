@@ -14,7 +14,7 @@ from lightning_nas.graph.eval_mode import evaluating
 from lightning_nas.space.options import SpaceOptions
 from lightning_nas.supernet import derive, recalibrate, refit, sort_channels, space_of, supernet_from
 from lightning_nas.supernet.cached_run import CachedRun
-from lightning_nas.supernet.option_errors import OptionErrors, replace_one
+from lightning_nas.supernet.option_errors import OptionErrors, OptionTrials, replace_one
 from lightning_nas.supernet.read_maps import read_maps, watching_maps
 from lightning_nas.supernet.refit import FittedBlock, refit_block
 from lightning_nas.supernet.source_judge import FITTED_PART, SourceJudge
@@ -70,12 +70,13 @@ def test_what_is_not_run_again_changes_nothing(name):
     supernet = supernet_of(
         network, images, ratios=(0.5, 1.0), kinds=("ibn", "fused", "skip"), expansions=(2,), kernels=(3,)
     )
-    space, found = supernet.supernet.space, replace_one(SourceJudge(supernet, images)).maps
+    space = supernet.supernet.space
+    trials = OptionTrials(SourceJudge(supernet, images), space.reference_encoding)
     source = derive(supernet, space.reference_encoding)
     count = round(FITTED_PART * len(images))
     fitted, judged = (part.contiguous(memory_format=torch.channels_last) for part in (images[:count], images[count:]))
     maps, reference = read_maps(source, images), space.reference_encoding
-    assert [len(row) for row in found] == list(space.node_sizes)
+    assert len(trials) == sum(space.node_sizes) - len(space.node_sizes)
     nodes = range(len(space.node_sizes))
     tried = [*nodes[:2], *nodes[len(space.multipliers) :][:3], nodes[-1]]
     for node in tried:
@@ -90,12 +91,9 @@ def test_what_is_not_run_again_changes_nothing(name):
         elif choice.block is not None and choice.options[option].kind != "skip":
             taken = input_of(source, choice.module, fitted)
             refit_block(subnet, source, choice.module, FittedBlock(choice.block, choice.residual), taken)
-        assert float(found[node][option]) == pytest.approx(
-            error_of(subnet, source, judged, maps), rel=5e-2, abs=1e-5
-        ), node
-    for row, own in zip(found, reference, strict=True):
-        assert row[own] == 0
-        assert (row >= 0).all()
+        *tried_alone, found, _ = trials[trials.tried.index((node, option))]
+        assert tried_alone == [node, option]
+        assert found == pytest.approx(error_of(subnet, source, judged, maps), rel=5e-2, abs=1e-5), node
 
 
 @pytest.fixture(scope="module")
@@ -118,13 +116,24 @@ def test_options_are_put_into_what_an_earlier_round_found(shallow):
     assert own > max(float(row.max()) for row in first.maps)
 
 
+def test_every_option_has_an_error_and_the_source_none(shallow):
+    supernet, images = shallow
+    space, found = supernet.supernet.space, replace_one(SourceJudge(supernet, images)).maps
+    assert [len(row) for row in found] == list(space.node_sizes)
+    for row, own in zip(found, space.reference_encoding, strict=True):
+        assert row[own] == 0
+        assert (row >= 0).all()
+
+
 def test_classes_are_compared_where_the_network_gives_classes(shallow):
     supernet, images = shallow
     found = replace_one(SourceJudge(supernet, images))
     assert all((row >= -1e-6).all() for row in found.divergences)
     assert max(float(row.max()) for row in found.divergences) > 1e-4
     detector, _ = zoo.build("own/yolo")
-    assert replace_one(SourceJudge(supernet_of(detector, smooth(6, 64)), smooth(6, 64))).divergences is None
+    images = smooth(6, 64)
+    supernet = supernet_of(detector, images, ratios=(0.5, 1.0), kinds=("ibn",), expansions=(2,), kernels=(3,))
+    assert replace_one(SourceJudge(supernet, images)).divergences is None
 
 
 def test_too_few_images_are_refused(shallow):

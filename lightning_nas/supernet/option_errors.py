@@ -20,7 +20,7 @@ from lightning_nas.supernet.refit import FittedBlock, fit_blocks, recorded, refi
 from lightning_nas.supernet.source_judge import Judgement, SourceJudge
 from lightning_nas.supernet.source_maps import run_network
 
-__all__ = ["OptionErrors", "option_errors", "replace_one"]
+__all__ = ["OptionErrors", "OptionTrials", "option_errors", "replace_one"]
 
 
 @dataclass(frozen=True)
@@ -71,13 +71,20 @@ def replace_one(judge: SourceJudge, start: Encoding | None = None, num_workers: 
             one found.
         num_workers: Processes that try options, of one thread each, as those of a `DataLoader`; 0 for this one alone.
     """
-    return _ReplaceOne(judge, judge.space.reference_encoding if start is None else start).errors(num_workers)
+    return OptionTrials(judge, judge.space.reference_encoding if start is None else start).errors(num_workers)
 
 
-class _ReplaceOne(Dataset[tuple[int, int, float, float]]):
+class OptionTrials(Dataset[tuple[int, int, float, float]]):
     """The options of a space, each with its errors once it is tried in a network, of whose modules outputs are kept.
 
-    A data set, so that a `DataLoader` tries them in several processes.
+    A data set, so that a `DataLoader` tries them in several processes: an item is node, option, error and divergence.
+
+    Args:
+        judge: The trained network and the images.
+        encoding: The member that options are put into.
+
+    Attributes:
+        tried: The node and the option of each item.
     """
 
     def __init__(self, judge: SourceJudge, encoding: Encoding) -> None:
@@ -91,7 +98,6 @@ class _ReplaceOne(Dataset[tuple[int, int, float, float]]):
             self.source_inputs = _inputs(judge.source, modules, judge.images)
         self.targets = recorded(judge.source, self.start, judge.blocks, self._run_source)
         self.own = judge.judge(self.start, encoding)
-
         first = len(self.space.multipliers)
         self.alone = {first + number: choice for number, choice in enumerate(self.space.choices) if choice.module}
         # Blocks come option by option: one network has the option in every block, of which each is taken by itself.
