@@ -6,7 +6,7 @@ import hashlib
 import logging
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from copy import deepcopy
 from dataclasses import replace
@@ -40,9 +40,11 @@ from lightning_nas.search import Decoupled, SupernetTraining
 from lightning_nas.search.describe import format_reach
 from lightning_nas.search.is_trained import warn_untrained
 from lightning_nas.search.quiet_loss import quiet_copy, task_loss
+from lightning_nas.search.settings import Fitting
 from lightning_nas.space.nodes import described
 from lightning_nas.space.spec import Architecture, SearchSpace
-from lightning_nas.supernet import derive, option_errors, refit, sort_channels, supernet_from
+from lightning_nas.supernet import derive, option_errors, sort_channels, supernet_from
+from lightning_nas.supernet.refine import fit_member
 from lightning_nas.tasks.search_task import network_of
 from lightning_nas.training.fingerprint import described_device, described_network, described_trainer, plain
 from lightning_nas.training.phases import Phases, shared_phases, source_phases
@@ -249,11 +251,20 @@ class SearchJob:
         last = () if self.space.network.network.is_classifier else self.space.feature_modules[-1:]
         judged = partial(self._taught, feature_modules=last)
         with self._watch:
-            self.chosen, self.subnet = _best_refitted(
-                self.candidates, self.untrained, self.teacher, self.images, judged, self.model.data
-            )
+            self.chosen, self.subnet = self._best_refitted(judged)
         words = described(self.space, self.space.encode(self.chosen))
         log.info("Selected architecture, %.4g ms: %s", self.estimator.latency_ms(self.chosen), words)
+
+    def _best_refitted(self, taught: Callable[..., pl.LightningModule]) -> tuple[Architecture, nn.Module]:
+        """Return the candidate that is the best once it is refitted to the teacher, and its network."""
+        refitted, refine_steps = [], Fitting.of(self.callback.method).refine_steps
+        for architecture in tqdm(self.candidates, desc="Refitting candidates"):
+            # The search tells architectures apart; what its paths had to share is no better a start than the source.
+            subnet, encoding = derive(self.untrained, architecture), self.space.encode(architecture)
+            fit_member(subnet, self.teacher, self.images, self.space, encoding, refine_steps)
+            refitted.append((_validation_loss(taught(network=subnet), self.model.data), architecture, subnet))
+        _, chosen, best = min(refitted, key=lambda entry: entry[0])
+        return chosen, best
 
     def _finetune_subnet(self) -> None:
         self.tuned = self._finetuned_module(self.subnet, self.teacher)
@@ -377,25 +388,6 @@ class _Watch:
 
     def __exit__(self, *error: object) -> None:
         self.seconds += time.monotonic() - self._started
-
-
-def _best_refitted(
-    candidates: Sequence[Architecture],
-    untrained: nn.Module,
-    teacher: nn.Module,
-    images: Tensor,
-    taught: Callable[..., pl.LightningModule],
-    data: SearchData,
-) -> tuple[Architecture, nn.Module]:
-    """Return the candidate that is the best once it is refitted to the teacher, and its network."""
-    refitted = []
-    for architecture in tqdm(candidates, desc="Refitting candidates"):
-        # The search tells architectures apart; what its paths had to share is no better a start than the source.
-        subnet = derive(untrained, architecture)
-        refit(subnet, teacher, images)
-        refitted.append((_validation_loss(taught(network=subnet), data), architecture, subnet))
-    _, chosen, best = min(refitted, key=lambda entry: entry[0])
-    return chosen, best
 
 
 def _validation_loss(module: pl.LightningModule, data: SearchData) -> float:

@@ -16,8 +16,7 @@ from lightning_nas.search.quiet_loss import quiet_copy, task_loss
 from lightning_nas.search.settings import Fitting
 from lightning_nas.space.spec import Encoding
 from lightning_nas.supernet.derive import derive, recalibrate
-from lightning_nas.supernet.refine import block_modules, refine
-from lightning_nas.supernet.refit import fitted_blocks, refit
+from lightning_nas.supernet.refine import fit_member
 from lightning_nas.supernet.supernet import find_supernet, owner_of
 
 __all__ = ["derive_subnet"]
@@ -68,8 +67,5 @@ def _fit_to_source(fit: UserFit, derived: nn.Module, encoding: Encoding, fitting
     name, network = owner_of(supernet, fit.module)
     images = network_images(fit, supernet, fitting.num_images)
     subnet, teacher = derived.get_submodule(name), derive(network, space.reference_encoding)
-    refit(subnet, teacher, images)
-    if fitting.refine_steps:
-        modules = block_modules(space, encoding, fitted_blocks(teacher, images[:1]))
-        refine(subnet, teacher, images, modules, fitting.refine_steps)
+    fit_member(subnet, teacher, images, space, encoding, fitting.refine_steps)
     refuse_not_finite(derived)

@@ -9,12 +9,30 @@ from torch import Tensor, nn
 
 from lightning_nas.graph.eval_mode import evaluating
 from lightning_nas.space.spec import Encoding, SearchSpace
-from lightning_nas.supernet.refit import FittedBlock
+from lightning_nas.supernet.refit import FittedBlock, fitted_blocks, refit
 from lightning_nas.supernet.source_maps import run_network
 
-__all__ = ["block_modules", "refine", "refine_block"]
+__all__ = ["block_modules", "fit_member", "refine", "refine_block"]
 
 _LR, _BATCH, _SEED = 1e-3, 64, 0
+
+
+def fit_member(
+    subnet: nn.Module, source: nn.Module, images: Tensor, space: SearchSpace, encoding: Encoding, refine_steps: int = 0
+) -> None:
+    """Fit a member of a space to its source, in closed form and then, if that is asked for, by gradient.
+
+    Args:
+        subnet: What `derive` gave; changed in place.
+        source: The network of the widest blocks, with the same channel order.
+        images: Training images, shape (N, 3, H, W), normalised.
+        space: The space.
+        encoding: The member.
+        refine_steps: Optimizer steps of each block, see `refine`; 0 for none.
+    """
+    refit(subnet, source, images)
+    if refine_steps:
+        refine(subnet, source, images, block_modules(space, encoding, fitted_blocks(source, images[:1])), refine_steps)
 
 
 def refine(network: nn.Module, source: nn.Module, images: Tensor, paths: Sequence[str], steps: int) -> None:
