@@ -6,11 +6,9 @@ import hashlib
 import logging
 import math
 import time
-from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from copy import deepcopy
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 
 import lightning.pytorch as pl
@@ -148,7 +146,7 @@ class SearchJob:
         run, model, callback = self.run, self.model, self.callback
         run.begin_random()
         supernet = _sorted_supernet(self.source, self.example, self.space)
-        # Training changes the supernet, but candidates are derived from the source's weights, see `_best_refitted`.
+        # Training changes the supernet, but candidates are derived from the source's weights, see `_choose`.
         self.start, self.untrained = self.source, deepcopy(supernet)
         self.images = training_images(model.data, self.finetuning.num_calibration_batches)
         if (num_images := self.searching.num_trial_images) and self.trains_supernet:
@@ -249,22 +247,17 @@ class SearchJob:
         """Refit the candidates to the teacher, and take the best."""
         # The map that a classifier pools is imitated by itself; of other networks it has to be named.
         last = () if self.space.network.network.is_classifier else self.space.feature_modules[-1:]
-        judged = partial(self._taught, feature_modules=last)
+        refitted, refine_steps = [], Fitting.of(self.callback.method).refine_steps
         with self._watch:
-            self.chosen, self.subnet = self._best_refitted(judged)
+            for architecture in tqdm(self.candidates, desc="Refitting candidates"):
+                # The search tells architectures apart; what its paths had to share is no better a start than the source.
+                subnet, encoding = derive(self.untrained, architecture), self.space.encode(architecture)
+                fit_member(subnet, self.teacher, self.images, self.space, encoding, refine_steps)
+                loss = _validation_loss(self._taught(subnet, feature_modules=last), self.model.data)
+                refitted.append((loss, architecture, subnet))
+            _, self.chosen, self.subnet = min(refitted, key=lambda entry: entry[0])
         words = described(self.space, self.space.encode(self.chosen))
         log.info("Selected architecture, %.4g ms: %s", self.estimator.latency_ms(self.chosen), words)
-
-    def _best_refitted(self, taught: Callable[..., pl.LightningModule]) -> tuple[Architecture, nn.Module]:
-        """Return the candidate that is the best once it is refitted to the teacher, and its network."""
-        refitted, refine_steps = [], Fitting.of(self.callback.method).refine_steps
-        for architecture in tqdm(self.candidates, desc="Refitting candidates"):
-            # The search tells architectures apart; what its paths had to share is no better a start than the source.
-            subnet, encoding = derive(self.untrained, architecture), self.space.encode(architecture)
-            fit_member(subnet, self.teacher, self.images, self.space, encoding, refine_steps)
-            refitted.append((_validation_loss(taught(network=subnet), self.model.data), architecture, subnet))
-        _, chosen, best = min(refitted, key=lambda entry: entry[0])
-        return chosen, best
 
     def _finetune_subnet(self) -> None:
         self.tuned = self._finetuned_module(self.subnet, self.teacher)
