@@ -250,7 +250,8 @@ class SearchJob:
         refitted, refine_steps = [], Fitting.of(self.callback.method).refine_steps
         with self._watch:
             for architecture in tqdm(self.candidates, desc="Refitting candidates"):
-                # The search tells architectures apart; what its paths had to share is no better a start than the source.
+                # The search tells architectures apart; what its paths had to share is no better a start than the
+                # source.
                 subnet, encoding = derive(self.untrained, architecture), self.space.encode(architecture)
                 fit_member(subnet, self.teacher, self.images, self.space, encoding, refine_steps)
                 loss = _validation_loss(self._taught(subnet, feature_modules=last), self.model.data)
