@@ -11,7 +11,7 @@ import pytest
 import torch
 from plain_loop import EPOCHS, fit, largest_difference, loader, plain_loop, plugin, searching
 from torch.utils.data import DataLoader, DistributedSampler
-from two_processes import ACCUMULATE, PRECISIONS, module
+from two_processes import ACCUMULATE, PRECISIONS, UNTRAINED, module
 
 
 @pytest.fixture(scope="module")
@@ -91,6 +91,17 @@ def test_two_processes_on_the_same_batches_are_one(folder, tmp_path):
     assert max(largest_difference(alone.network, network) for network in networks) <= 1e-6
     assert first["ranked"] == [list(nodes) for nodes in search.state.progress.ranked]
     assert len(first["history"]) == len(search.history)
+
+
+@pytest.mark.parametrize("name", UNTRAINED)
+def test_what_is_searched_without_training_is_the_same_in_both_processes(folder, name):
+    """Their images are not, and what images tell of single options differs."""
+    (first, second), networks = found(folder, name)
+    assert first == second
+    assert first["within"]
+    assert first["steps"] == 0
+    assert largest_difference(*networks) == 0
+    assert largest_difference(networks[0], module().network) > 0  # channels are sorted
 
 
 class Half:

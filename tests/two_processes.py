@@ -10,13 +10,21 @@ import warnings
 from pathlib import Path
 
 import torch
+from conftest import LinearEstimator
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.strategies import DDPStrategy
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from plain_loop import Plain, Stateful, fit, loader, make_supernet, plugin, searching, within
 
+from lightning_nas import ArchitectureSearch
+from lightning_nas.search import Library, Selection, ZeroShot
+
 PRECISIONS = ("fp32", "bf16", "fp16")
 ACCUMULATE = (1, 4)
+UNTRAINED = {
+    "library": Library(num_images=24, rounds=1),
+    "zeroshot": ZeroShot(("zico",), num_members=8, num_images=8, num_fitted_images=24),
+}
 SAVED_AT = 12
 """Batches before the checkpoint: in the middle of the second epoch, between two optimizer steps."""
 
@@ -26,11 +34,11 @@ def module():
     return Plain(make_supernet(kernels=(3,)))
 
 
-def search_on_both(folder, name, unused=True, **options):
+def search_on_both(folder, name, unused=True, search=None, **options):
     """Search on both processes, and write down what this one ends with."""
     strategy = DDPStrategy(find_unused_parameters=unused, process_group_backend="gloo")
     options = {"strategy": strategy, "devices": 2, "use_distributed_sampler": False, **options}
-    trained, search = module(), searching(candidates=2)
+    trained, search = module(), search or searching(candidates=2)
     trainer = fit(trained, search, folder, **options)
     torch.save(trained.network.state_dict(), folder / f"{name}-{trainer.global_rank}.pt")
     decided = {
@@ -67,6 +75,9 @@ def main(folder):
                 options |= {"data": Stateful(seed=1 + rank), "val": loader(seed=11 + rank)}
                 options |= {"accumulate_grad_batches": accumulate, **plugin(precision)[0]}
                 search_on_both(folder, f"{name}-{kind}", **options)
+    for name, method in UNTRAINED.items():
+        search = ArchitectureSearch(LinearEstimator(), latency="0.6x", method=method, selection=Selection(2))
+        search_on_both(folder, name, search=search, data=loader(seed=1 + rank))
     search_on_both(folder, "same-batches")
     search_on_both(folder, "split-by-lightning", use_distributed_sampler=True)
     refused(folder, "every-gradient", unused=False)

@@ -181,6 +181,7 @@ class ArchitectureSearch(SearchHooks):
             fit, count = state.fitted(), self.selection.num_candidates
             images = network_images(fit, trained.supernet, self.method.num_images)
             ranked = search_zero_shot(fit.module, images, search, self.estimator, self.method, count)
+            ranked = fit.trainer.strategy.broadcast(ranked)  # each process has images of its own
         else:
             ranked = state.rank(search, state.evaluator(held_out=True))
         state.promised |= dict.fromkeys(ranked, limits)

@@ -52,12 +52,14 @@ def search_untrained(
         fit, network = state.fitted(), owner_of(supernet, module)[1]
         images = network_images(fit, supernet, method.num_images)
         warn_untrained(module, network, fit.training_batches(8), trainer, fit.loss)
+        rows: list[list[float]] = []
         if isinstance(method, Library):
             found = search_by_library(module, images, search.limits, estimator, method, num_candidates)
-            state.progress.errors = [row.tolist() for row in found.errors]
-            state.progress.ranked = list(found.ranked)
+            ranked, rows = list(found.ranked), [row.tolist() for row in found.errors]
         else:
-            state.progress.ranked = search_zero_shot(module, images, search, estimator, method, num_candidates)
+            ranked = search_zero_shot(module, images, search, estimator, method, num_candidates)
+        # Each process has seen images of its own; all go on with what the first one found.
+        state.progress.ranked, state.progress.errors = trainer.strategy.broadcast((ranked, rows))
     errors = [torch.tensor(row) for row in state.progress.errors] or None
     state.search = Search(supernet, search.limits, method.scoring, errors)
     supernet.activate(state.chosen())
