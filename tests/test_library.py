@@ -85,13 +85,13 @@ def test_a_trained_module_is_searched_without_a_step(module, estimator, tmp_path
     # It is nearer to the source than random members of the same cost are.
     judge = SourceJudge(module, 2 * images)
     chosen = space.encode(search.architecture)
-    found = judge.judge(judge.refitted(chosen), chosen).error
+    found = judge.judge(judge.refitted(chosen)).error
     table, generator = search.limits_in(space).costs[0], torch.Generator().manual_seed(0)
     others = []
     while len(others) < 6:
         encoding = tuple(int(torch.randint(size, (1,), generator=generator)) for size in space.node_sizes)
         if 0.9 < table.table.exact(encoding) / table.budget <= 1:
-            others.append(judge.judge(judge.refitted(encoding), encoding).error)
+            others.append(judge.judge(judge.refitted(encoding)).error)
     assert found < min(others)
 
 
@@ -101,8 +101,8 @@ def test_what_is_found_is_derived_refitted_saved_and_found_for_other_budgets(mod
     subnet = search.derive(module)
     assert isinstance(subnet, Module)
     judge, encoding = SourceJudge(module, 2 * images), find_supernet(module).space.encode(search.architecture)
-    raw = judge.judge(derive(module.network, encoding), encoding).error
-    assert judge.judge(subnet.network, encoding).error < 0.9 * raw
+    raw = judge.judge(derive(module.network, encoding)).error
+    assert judge.judge(subnet.network).error < 0.9 * raw
     search.save(tmp_path / "saved", subnet)
     loaded = load_subnet(tmp_path / "saved", model=Module(network_of()[0]))
     with torch.no_grad():
@@ -119,8 +119,8 @@ def test_what_is_derived_is_refined_where_options_were(module, estimator, tmp_pa
     method, few = Library(num_images=48, rounds=1, refine_steps=10, num_workers=2), Selection(num_candidates=1)
     search, _ = searched(module, images, estimator, tmp_path, method, selection=few)
     judge, encoding = SourceJudge(module, 2 * images), find_supernet(module).space.encode(search.architecture)
-    closed = judge.judge(judge.refitted(encoding), encoding).error
-    assert judge.judge(search.derive(module).network, encoding).error < closed
+    closed = judge.judge(judge.refitted(encoding)).error
+    assert judge.judge(search.derive(module).network).error < closed
 
 
 def test_a_search_that_was_made_is_not_made_again(module, estimator, tmp_path):

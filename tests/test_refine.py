@@ -69,7 +69,7 @@ def test_options_that_processes_try_have_the_errors_that_one_finds(shallow):
     supernet, images = shallow
     judge = SourceJudge(supernet, images)
     alone, shared = replace_one(judge), replace_one(judge, num_workers=2)
-    for one, other in zip(alone.maps, shared.maps, strict=True):
+    for one, other in zip(alone.distances, shared.distances, strict=True):
         torch.testing.assert_close(one, other, rtol=1e-3, atol=1e-6)
 
 
@@ -79,8 +79,8 @@ def test_refined_options_have_smaller_errors(shallow):
     refined = replace_one(SourceJudge(supernet, images, refine_steps=40))
     first = len(supernet.supernet.space.multipliers)
     # Width groups are fitted in closed form alone.
-    for one, other in zip(closed.maps[:first], refined.maps[:first], strict=True):
+    for one, other in zip(closed.distances[:first], refined.distances[:first], strict=True):
         torch.testing.assert_close(one, other, rtol=1e-3, atol=1e-6)
-    pairs = zip(closed.maps[first:], refined.maps[first:], strict=True)
+    pairs = zip(closed.distances[first:], refined.distances[first:], strict=True)
     before, after = (sum(float(row.sum()) for row in rows) for rows in zip(*pairs, strict=True))
     assert after < 0.95 * before

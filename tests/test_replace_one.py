@@ -14,8 +14,8 @@ from lightning_nas.graph.eval_mode import evaluating
 from lightning_nas.space.options import SpaceOptions
 from lightning_nas.supernet import derive, recalibrate, refit, sort_channels, space_of, supernet_from
 from lightning_nas.supernet.cached_run import CachedRun
+from lightning_nas.supernet.last_layers import last_layers
 from lightning_nas.supernet.option_errors import OptionErrors, OptionTrials, replace_one
-from lightning_nas.supernet.read_maps import read_maps, watching_maps
 from lightning_nas.supernet.refit import FittedBlock, refit_block
 from lightning_nas.supernet.source_judge import FITTED_PART, SourceJudge
 
@@ -36,10 +36,20 @@ def supernet_of(network, images, **options):
     return supernet
 
 
-def maps_of(network, images, maps):
-    with evaluating(network), watching_maps(network, maps) as found:
+def given_by(network, images, layers):
+    """Return what the last layers give, of one behind pooling at each position of what is pooled."""
+    found = {layer: [] for layer in layers}
+    handles = [
+        network.get_submodule(layer.pooled or layer.path).register_forward_hook(lambda *now, to=to: to.append(now[2]))
+        for layer, to in found.items()
+    ]
+    with evaluating(network):
         without_detection(network)(images)
-    return [one.movedim(-1, 1) if not m.is_map else one for m in maps for one in found[m.reader]]
+    for handle in handles:
+        handle.remove()
+    pairs = [(layer, output) for layer, outputs in found.items() for output in outputs]
+    weights = {layer: network.get_submodule(layer.path).weight for layer in layers if layer.pooled}
+    return [o if not one.pooled else torch.einsum("nchw,kc->nkhw", o, weights[one]) for one, o in pairs]
 
 
 def input_of(network, path, images):
@@ -51,14 +61,12 @@ def input_of(network, path, images):
     return inputs[0]
 
 
-def error_of(subnet, source, images, maps):
-    """Return the error by its definition, of a network whose read maps keep their leading channels."""
+def error_of(subnet, source, images, layers):
+    """Return the error by its definition."""
     found = []
-    for one, goal in zip(maps_of(subnet, images, maps), maps_of(source, images, maps), strict=True):
+    for one, goal in zip(given_by(subnet, images, layers), given_by(source, images, layers), strict=True):
         rows = goal.transpose(0, 1).flatten(1)
-        spread = (rows - rows.mean(1, keepdim=True)).square().sum(1)
-        missing = (one - goal[:, : one.shape[1]]).square().sum() + spread[one.shape[1] :].sum()
-        found.append(missing / spread.sum())
+        found.append((one - goal).square().sum() / (rows - rows.mean(1, keepdim=True)).square().sum())
     return float(torch.stack(found).mean())
 
 
@@ -75,7 +83,7 @@ def test_what_is_not_run_again_changes_nothing(name):
     source = derive(supernet, space.reference_encoding)
     count = round(FITTED_PART * len(images))
     fitted, judged = (part.contiguous(memory_format=torch.channels_last) for part in (images[:count], images[count:]))
-    maps, reference = read_maps(source, images), space.reference_encoding
+    layers, reference = last_layers(source, images), space.reference_encoding
     assert len(trials) == sum(space.node_sizes) - len(space.node_sizes)
     nodes = range(len(space.node_sizes))
     tried = [*nodes[:2], *nodes[len(space.multipliers) :][:3], nodes[-1]]
@@ -93,7 +101,7 @@ def test_what_is_not_run_again_changes_nothing(name):
             refit_block(subnet, source, choice.module, FittedBlock(choice.block, choice.residual), taken)
         *tried_alone, found, _ = trials[trials.tried.index((node, option))]
         assert tried_alone == [node, option]
-        assert found == pytest.approx(error_of(subnet, source, judged, maps), rel=5e-2, abs=1e-5), node
+        assert found == pytest.approx(error_of(subnet, source, judged, layers), rel=5e-2, abs=1e-5), node
 
 
 @pytest.fixture(scope="module")
@@ -111,14 +119,14 @@ def test_options_are_put_into_what_an_earlier_round_found(shallow):
     found = replace_one(SourceJudge(supernet, images), start)
     first = replace_one(SourceJudge(supernet, images))
     assert isinstance(found, OptionErrors)
-    own = float(found.maps[0][start[0]])
-    assert all(float(row[option]) == pytest.approx(own) for row, option in zip(found.maps, start, strict=True))
-    assert own > max(float(row.max()) for row in first.maps)
+    own = float(found.distances[0][start[0]])
+    assert all(float(row[option]) == pytest.approx(own) for row, option in zip(found.distances, start, strict=True))
+    assert own > max(float(row.max()) for row in first.distances)
 
 
 def test_every_option_has_an_error_and_the_source_none(shallow):
     supernet, images = shallow
-    space, found = supernet.supernet.space, replace_one(SourceJudge(supernet, images)).maps
+    space, found = supernet.supernet.space, replace_one(SourceJudge(supernet, images)).distances
     assert [len(row) for row in found] == list(space.node_sizes)
     for row, own in zip(found, space.reference_encoding, strict=True):
         assert row[own] == 0

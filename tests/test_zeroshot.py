@@ -93,8 +93,8 @@ def test_what_is_found_is_derived_refitted_saved_and_found_for_other_budgets(mod
     search, _ = searched(module, images, estimator, tmp_path, selection=Selection(num_candidates=2))
     subnet = search.derive(module)
     judge, encoding = SourceJudge(module, 2 * images), find_supernet(module).space.encode(search.architecture)
-    raw = judge.judge(derive(module.network, encoding), encoding).error
-    assert judge.judge(subnet.network, encoding).error < 0.9 * raw
+    raw = judge.judge(derive(module.network, encoding)).error
+    assert judge.judge(subnet.network).error < 0.9 * raw
     search.save(tmp_path / "saved", subnet)
     loaded = load_subnet(tmp_path / "saved", model=Module(network_of()[0]))
     with torch.no_grad():
@@ -106,7 +106,7 @@ def test_what_is_found_is_derived_refitted_saved_and_found_for_other_budgets(mod
     assert search.find(latency="0.5x") == found
     assert search.derive(module, latency="0.5x") is not None
     unfitted, _ = searched(module, images, estimator, tmp_path, ZeroShot(**{**FEW, "num_fitted_images": 0}))
-    assert judge.judge(unfitted.derive(module).network, encoding).error > judge.judge(subnet.network, encoding).error
+    assert judge.judge(unfitted.derive(module).network).error > judge.judge(subnet.network).error
 
 
 def test_a_search_that_was_made_is_not_made_again(module, estimator, tmp_path):

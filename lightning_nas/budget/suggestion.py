@@ -69,8 +69,8 @@ class Suggestion:
         saved_parameter_bytes: Bytes of parameters saved; negative where there are more of them.
         saved_peak_bytes: Bytes of peak activations saved.
         change: How the space around the network applies it; None where that is to be done by hand.
-        harm: What it does to the trained network once that is refitted: the squared distance of the maps that its last
-            layers read, relative to their variance. None where it was not measured.
+        harm: What it does to the trained network once that is refitted: the squared distance of what its last layers
+            give, relative to its variance. None where it was not measured.
     """
 
     kind: SuggestionKind

@@ -78,7 +78,7 @@ def with_harm(
         return list(suggestions)
     offered = offering(space, changes)
     judge = SourceJudge(supernet_around(model, offered), images)
-    errors = replace_one(judge).maps
+    errors = replace_one(judge).distances
     found = []
     for one in suggestions:
         if one.change is not None:

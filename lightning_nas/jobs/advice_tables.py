@@ -20,7 +20,7 @@ _BUSY = (
 )
 _NO_DATA = "Without data: only what leaves the network about as large. With images, all of the above count."
 _HARM = (
-    "Harm: how far the maps that the last layers read are from the network's own, relative to their variance, once the"
+    "Harm: how far what the last layers give is from what the network's own give, relative to its variance, once the"
     " blocks are refitted and before any training; it adds up."
 )
 _BY_HAND = "~ is done by hand; the others are applied by the space around the network (apply=true)."

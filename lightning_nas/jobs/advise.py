@@ -34,8 +34,8 @@ __all__ = ["MOST_HARM", "Advice", "advise", "advise_on"]
 log = logging.getLogger(__name__)
 
 MOST_HARM = 1.0
-"""The most harm of the steps in sum, by default: before any training the maps that the last layers read are then off by
-as much as they vary."""
+"""The most harm of the steps in sum, by default: before any training what the last layers give is then off by as much
+as it varies."""
 
 _OPTIONS = SpaceOptions(kinds=("ibn", "fused", "skip"), ratios=(0.5, 0.625, 0.75, 0.875, 1.0))
 _SIDES = (0.75, 0.5)

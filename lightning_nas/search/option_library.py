@@ -58,11 +58,11 @@ def search_by_library(
     ranked: dict[Encoding, float] = {}
     start = judge.space.reference_encoding
     for number in range(settings.rounds):
-        errors = replace_one(judge, start, settings.num_workers).maps
+        errors = replace_one(judge, start, settings.num_workers).distances
         search = Search(supernet, limits, settings.scoring, errors)
         found = verified_candidates(search, estimator, num_candidates)
         new = [encoding for encoding in found if encoding not in ranked]
-        ranked |= {encoding: judge.judge(judge.refitted(encoding), encoding).error for encoding in new}
+        ranked |= {encoding: judge.judge(judge.refitted(encoding)).error for encoding in new}
         ranked = dict(sorted(ranked.items(), key=lambda item: item[1]))
         best = next(iter(ranked))
         rank_zero_info(f"Round {number + 1}: the best of {len(ranked)} members is {ranked[best]:.4f} from the source.")

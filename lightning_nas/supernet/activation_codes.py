@@ -11,7 +11,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from lightning_nas.graph.eval_mode import evaluating
 from lightning_nas.supernet.score_run import check_images, score_run
-from lightning_nas.supernet.source_maps import run_network
+from lightning_nas.supernet.source_outputs import run_network
 
 __all__ = ["naswot", "swap"]
 

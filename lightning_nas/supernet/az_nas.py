@@ -12,7 +12,7 @@ from torch.nn import functional
 
 from lightning_nas.io.numbers import check_seed
 from lightning_nas.supernet.score_run import check_images, differentiable, score_run
-from lightning_nas.supernet.source_maps import run_network
+from lightning_nas.supernet.source_outputs import run_network
 
 __all__ = ["BlockScores", "block_scores"]
 

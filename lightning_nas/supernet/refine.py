@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from lightning_nas.graph.eval_mode import evaluating
 from lightning_nas.space.spec import Encoding, SearchSpace
 from lightning_nas.supernet.refit import FittedBlock, fitted_blocks, refit
-from lightning_nas.supernet.source_maps import run_network
+from lightning_nas.supernet.source_outputs import run_network
 
 __all__ = ["block_modules", "fit_member", "refine", "refine_block"]
 

@@ -12,10 +12,10 @@ from torch import Tensor, nn
 from lightning_nas.graph.eval_mode import evaluating
 from lightning_nas.space.spec import Encoding
 from lightning_nas.supernet.derive import derive
-from lightning_nas.supernet.read_maps import watching_maps
+from lightning_nas.supernet.last_layers import watching_layers
 from lightning_nas.supernet.refine import block_modules, refine
 from lightning_nas.supernet.refit import fit_blocks, fitted_blocks, recorded
-from lightning_nas.supernet.source_maps import SourceMaps, run_network
+from lightning_nas.supernet.source_outputs import SourceOutputs, run_network
 from lightning_nas.supernet.supernet import find_supernet, owner_of
 
 __all__ = ["FITTED_PART", "Judgement", "SourceJudge"]
@@ -30,9 +30,9 @@ class Judgement:
     """How far a network is from the source.
 
     Attributes:
-        error: The squared distance of its read maps, relative to their variance, on average over the maps.
+        error: The squared distance of what its last layers give, relative to its variance, on average over the layers.
         divergence: Of the classes, on average over images; NaN where the output is no classes.
-        parts: What each batch adds to the distance of each map.
+        parts: What each batch adds to the distance of each output.
     """
 
     error: float
@@ -57,7 +57,7 @@ class SourceJudge:
         batches: Those for judging.
         source: The source, as a plain network.
         blocks: Its blocks that can be fitted.
-        maps: What its last layers read.
+        outputs: What its last layers give.
 
     Raises:
         ValueError: There are fewer than 2 images.
@@ -68,13 +68,13 @@ class SourceJudge:
             raise ValueError(f"`images` must be 2 or more, for fitting and for judging; got {len(images)}.")
         supernet = find_supernet(network)
         self.network = owner_of(supernet, network)[1]
-        self.space, self._groups = supernet.space, supernet.leaves.groups
+        self.space = supernet.space
         images = images.contiguous(memory_format=torch.channels_last)
         count = min(len(images) - 1, max(1, round(FITTED_PART * len(images))))
         self.images, self.batches = images[:count], list(images[count:].split(_BATCH))
         self.source = derive(self.network, self.space.reference_encoding)
         self.blocks = fitted_blocks(self.source, images[:1])
-        self.maps = SourceMaps(self.source, self.batches)
+        self.outputs = SourceOutputs(self.source, self.batches)
         self.refine_steps = refine_steps
 
     def refitted(self, encoding: Encoding) -> nn.Module:
@@ -92,7 +92,6 @@ class SourceJudge:
     def judge(
         self,
         subnet: nn.Module,
-        encoding: Encoding,
         resumed: Callable[[int], AbstractContextManager[None]] = lambda _: nullcontext(),
         before: Sequence[Sequence[float]] = (),
     ) -> Judgement:
@@ -100,26 +99,18 @@ class SourceJudge:
 
         Args:
             subnet: The network.
-            encoding: What it is a member by.
             resumed: Gives the context in which it runs a batch, by the number of the batch.
-            before: The parts of the network that it goes on from, for maps that do not run in this context.
+            before: The parts of the network that it goes on from, for layers that do not run in this context.
         """
-        kept, divergence, parts = self._kept(encoding), 0.0, []
+        divergence, parts = 0.0, []
         with evaluating(subnet):
             for number, images in enumerate(self.batches):
-                with resumed(number), watching_maps(subnet, self.maps.maps) as found:
-                    output = run_network(subnet, images)
-                distance = self.maps.distance(found, output, number, kept)
+                with resumed(number), watching_layers(subnet, self.outputs.layers) as found:
+                    result = run_network(subnet, images)
+                distance = self.outputs.distance(found, result, number)
                 divergence += distance.divergence
-                pairs = enumerate(distance.maps)
+                pairs = enumerate(distance.outputs)
                 parts.append(tuple(before[number][n] if part is None else part for n, part in pairs))
-        sums = [sum(rows) for rows in zip(self.maps.dropped(kept), *parts, strict=True)]
+        sums = [sum(rows) for rows in zip(*parts, strict=True)]
         count = sum(map(len, self.batches))
         return Judgement(sum(sums) / len(sums), divergence / count, tuple(parts))
-
-    def _kept(self, encoding: Encoding) -> dict[str, Tensor]:
-        """Return the channels of the read maps that a member has, by the path of their readers, where some are gone."""
-        widths, groups = dict(enumerate(self.space.widths(encoding))), self._groups
-        slots = {path: slot for path, slot in self.maps.slots.items() if slot in groups.slots}
-        found = {path: groups.kept(slot, widths) for path, slot in slots.items()}
-        return {p: torch.from_numpy(kept) for p, kept in found.items() if len(kept) < len(groups.slots[slots[p]])}

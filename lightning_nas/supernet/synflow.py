@@ -13,7 +13,7 @@ from torchvision.ops import FrozenBatchNorm2d
 
 from lightning_nas.graph.tensors import tensors_in
 from lightning_nas.supernet.score_run import check_images, score_run
-from lightning_nas.supernet.source_maps import run_network
+from lightning_nas.supernet.source_outputs import run_network
 
 __all__ = ["synflow"]
 

@@ -16,7 +16,6 @@ from lightning_nas.search.zero_shot import rank_products
 from lightning_nas.supernet import derive
 from lightning_nas.supernet.option_errors import replace_one
 from lightning_nas.supernet.source_judge import SourceJudge
-from lightning_nas.supernet.source_maps import SourceMaps
 from lightning_nas.supernet.zero_cost import SCORES, zero_cost
 
 HERE = Path(__file__).parent
@@ -40,7 +39,7 @@ def ask_scores(task, work):
     """Ask each score for all members, and keep what it says and the seconds that it took; higher is better."""
     setting, path = Setting(task, work), work / "scores.json"
     found = json.loads(path.read_text()) if path.exists() else {"step_seconds": seconds_per_step(setting)}
-    families = (replaced, replaced_by_reader, replaced_and_refined, counted, whole_members, zero_shot, supernets)
+    families = (replaced, replaced_and_refined, counted, whole_members, zero_shot, supernets)
     for family in families:
         scores = found.setdefault("scores", {})
         if family.__name__ in {score["family"] for score in scores.values()}:
@@ -70,7 +69,7 @@ def replaced(setting, what="", **options):
     judge = SourceJudge(setting.supernet, setting.images, **options)
     errors = replace_one(judge)
     seconds = time.monotonic() - started
-    yield f"one replaced{what}, last maps, summed", seconds, summed(errors.maps, encodings, -1)
+    yield f"one replaced{what}, last layers, summed", seconds, summed(errors.distances, encodings, -1)
     if errors.divergences is not None:
         yield f"one replaced{what}, divergence, summed", seconds, summed(errors.divergences, encodings, -1)
         roots = [row.clamp(min=0).sqrt() for row in errors.divergences]
@@ -80,16 +79,6 @@ def replaced(setting, what="", **options):
 def replaced_and_refined(setting):
     """Yield the same where each block is refined by gradient."""
     yield from replaced(setting, " and refined", refine_steps=100)
-
-
-def replaced_by_reader(setting):
-    """Yield the same where a channel of a last map counts by the weights that read it."""
-    started = time.monotonic()
-    judge = SourceJudge(setting.supernet, setting.images)
-    judge.maps = SourceMaps(judge.source, judge.batches, by_reader=True)
-    errors = replace_one(judge).maps
-    seconds = time.monotonic() - started
-    yield "one replaced, last maps by their readers, summed", seconds, summed(errors, encodings_of(setting), -1)
 
 
 def counted(setting):
@@ -102,13 +91,13 @@ def counted(setting):
 
 def whole_members(setting):
     """Yield how far each member is from the source once it is refitted."""
-    started, maps, divergences = time.monotonic(), {}, {}
+    started, distances, divergences = time.monotonic(), {}, {}
     judge = SourceJudge(setting.supernet, setting.images)
     for name, encoding in encodings_of(setting).items():
-        judged = judge.judge(judge.refitted(encoding), encoding)
-        maps[name], divergences[name] = -judged.error, -judged.divergence
+        judged = judge.judge(judge.refitted(encoding))
+        distances[name], divergences[name] = -judged.error, -judged.divergence
     seconds = time.monotonic() - started
-    yield "whole member refitted, last maps", seconds, maps
+    yield "whole member refitted, last layers", seconds, distances
     if not np.isnan(list(divergences.values())).any():
         yield "whole member refitted, divergence", seconds, divergences
 

@@ -1,4 +1,4 @@
-"""Read maps: the last feature maps of a network, those that its final linear maps read."""
+"""Last layers: the linear maps of a network from which nothing but its output follows."""
 
 from __future__ import annotations
 
@@ -8,11 +8,12 @@ from dataclasses import dataclass
 from math import prod
 
 from torch import Tensor, nn
+from torch.nn import functional
 
 from lightning_nas.graph.module_calls import CalledNetwork, module_calls
 from lightning_nas.graph.network import IMAGE
 
-__all__ = ["ReadMap", "read_maps", "watching_maps"]
+__all__ = ["LastLayer", "last_layers", "watching_layers"]
 
 _LINEAR = ("conv", "depthwise", "transposed_conv", "linear")
 # What stands between the last map of a classifier and its linear layer.
@@ -20,26 +21,25 @@ _POOLING = ("pool", "avg_pool", "max_pool", "activation", "norm", "other")
 
 
 @dataclass(frozen=True)
-class ReadMap:
-    """A feature map that a network's output follows from by one linear map.
+class LastLayer:
+    """A convolution or linear layer from which nothing but the network's output follows.
 
     Attributes:
-        reader: Path of the convolution or linear layer that reads it, whose output nothing but the output follows from.
-        module: Path of the module that gives the map before it is pooled; empty where the reader takes it as it is.
-        is_map: Whether channels are its second dimension; if not, they are its last.
-        is_transposed: Whether the reader is a transposed convolution, whose weight counts them first.
+        path: The layer.
+        pooled: Path of the module that gives the map that is pooled in front of it; empty where it takes what it reads
+            as it is.
+        is_map: Whether channels are the second dimension of what it gives; if not, they are the last.
     """
 
-    reader: str
-    module: str = ""
+    path: str
+    pooled: str = ""
     is_map: bool = True
-    is_transposed: bool = False
 
 
-def read_maps(model: nn.Module, example_input: Tensor) -> tuple[ReadMap, ...]:
-    """Return the feature maps that the last linear maps of a network read, in order of execution.
+def last_layers(model: nn.Module, example_input: Tensor) -> tuple[LastLayer, ...]:
+    """Return the last layers of a network, in order of execution.
 
-    Of a classifier this is the map that is pooled; of a segmenter or a detector each map that a last convolution reads.
+    Of a classifier this is its linear layer; of a segmenter or a detector each last convolution.
 
     Args:
         model: The network.
@@ -49,43 +49,43 @@ def read_maps(model: nn.Module, example_input: Tensor) -> tuple[ReadMap, ...]:
 
         >>> import torch
         >>> from torchvision.models import mobilenet_v2
-        >>> read_maps(mobilenet_v2(), torch.zeros(1, 3, 64, 64))
-        (ReadMap(reader='classifier.1', module='features', is_map=True, is_transposed=False),)
+        >>> last_layers(mobilenet_v2(), torch.zeros(1, 3, 64, 64))
+        (LastLayer(path='classifier.1', pooled='features', is_map=True),)
     """
     ran = module_calls(model, example_input)
     layers = dict(model.named_modules())
-    found: dict[str, ReadMap] = {}
+    found: dict[str, LastLayer] = {}
     for number in sorted(_last_linear(ran)):
         path = ran.operations[number].path
         if isinstance(layers.get(path), nn.Conv2d | nn.ConvTranspose2d | nn.Linear):
-            module, layer = _pooled_module(ran, number), layers[path]
-            is_map = bool(module) or not isinstance(layer, nn.Linear)
-            found[path] = ReadMap(path, module, is_map, isinstance(layer, nn.ConvTranspose2d))
+            pooled = _pooled_module(ran, number)
+            found[path] = LastLayer(path, pooled, bool(pooled) or not isinstance(layers[path], nn.Linear))
     return tuple(found.values())
 
 
 @contextmanager
-def watching_maps(network: nn.Module, maps: Sequence[ReadMap]) -> Iterator[dict[str, list[Tensor]]]:
-    """Collect the read maps of what a network runs, by the path of their reader; of one that runs often all of them.
+def watching_layers(network: nn.Module, layers: Sequence[LastLayer]) -> Iterator[dict[str, list[Tensor]]]:
+    """Collect what the last layers that run give, by path, channels second; of one that runs often all of it.
+
+    A layer behind pooling gives a map here, too: it is applied to every position of what is pooled. A few classes of
+    some hundred images would be few numbers to tell networks apart by.
 
     Args:
         network: The network.
-        maps: Which.
+        layers: Its last layers.
     """
     found: dict[str, list[Tensor]] = {}
 
-    def keep_input(reader: str) -> Callable[[nn.Module, tuple[Tensor, ...]], None]:
-        return lambda _, inputs: found.setdefault(reader, []).append(inputs[0])
+    def keep(one: LastLayer) -> Callable[[nn.Module, object, Tensor], None]:
+        def hook(_: nn.Module, __: object, output: Tensor) -> None:
+            if one.pooled:
+                # Of the layer's bias nothing is told: it is the same in each network.
+                output = functional.conv2d(output, network.get_parameter(f"{one.path}.weight")[:, :, None, None])
+            found.setdefault(one.path, []).append(output if one.is_map else output.movedim(-1, 1))
 
-    def keep_output(reader: str) -> Callable[[nn.Module, object, Tensor], None]:
-        return lambda _, __, output: found.setdefault(reader, []).append(output)
+        return hook
 
-    handles = []
-    for one in maps:
-        if one.module:
-            handles.append(network.get_submodule(one.module).register_forward_hook(keep_output(one.reader)))
-        else:
-            handles.append(network.get_submodule(one.reader).register_forward_pre_hook(keep_input(one.reader)))
+    handles = [network.get_submodule(one.pooled or one.path).register_forward_hook(keep(one)) for one in layers]
     try:
         yield found
     finally:
