@@ -18,7 +18,7 @@ from lightning_nas.space.options import SpaceOptions
 from lightning_nas.supernet import derive, find_supernet, space_of, supernet_from
 from lightning_nas.supernet.activation_codes import naswot
 from lightning_nas.supernet.source_judge import SourceJudge
-from lightning_nas.supernet.zero_cost import params
+from lightning_nas.supernet.zero_cost import AGREEMENT, SCORES, params
 
 FEW = {"num_members": 12, "num_images": 16, "num_fitted_images": 48, "budget_use": 0.9}
 
@@ -43,8 +43,8 @@ def test_members_in_the_band_are_ranked_without_a_step(module, estimator, tmp_pa
     module, images = module
     with caplog.at_level(logging.INFO):
         budget = Budget(latency="0.7x", parameters="0.8x")
-        chosen = Selection(num_candidates=12)
-        search, trainer = searched(module, images, estimator, tmp_path, budget=budget, selection=chosen)
+        chosen, method = Selection(num_candidates=12), ZeroShot(("naswot", "-params"), **FEW)
+        search, trainer = searched(module, images, estimator, tmp_path, method, budget, selection=chosen)
     assert (trainer.global_step, trainer.max_epochs, module.num_steps) == (0, 3, 0)
     assert search.has_chosen
     space = find_supernet(module).space
@@ -119,6 +119,20 @@ def test_a_search_that_was_made_is_not_made_again(module, estimator, tmp_path):
     other.fit(module, DataLoader(Pairs(images), batch_size=16), ckpt_path=tmp_path / "search.ckpt", weights_only=False)
     assert again.candidates == search.candidates
     assert not again.has_chosen
+
+
+def test_a_score_that_tells_less_than_the_parameters_is_warned_of(module, estimator, tmp_path):
+    module, images = module
+    method = ZeroShot(("-naswot", "params"), **{**FEW, "num_members": 2})
+    search, _ = searched(module, images, estimator, tmp_path, method, selection=Selection(num_candidates=1))
+    (warned,) = [text for text in search.warnings if "number of parameters" in text]
+    assert warned.startswith("`-naswot` tells less than the number of parameters: ")
+    assert f"is {-AGREEMENT['naswot']:.2f}, of more parameters {AGREEMENT['params']:.2f}" in warned
+
+
+def test_the_default_score_tells_the_most():
+    assert AGREEMENT[ZeroShot().scores[0]] == max(AGREEMENT.values())
+    assert set(AGREEMENT) == set(SCORES)
 
 
 class Rounding(torch.nn.ReLU6):

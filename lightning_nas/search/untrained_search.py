@@ -16,6 +16,7 @@ from lightning_nas.search.network_images import network_images
 from lightning_nas.search.option_library import search_by_library
 from lightning_nas.search.settings import Library, Untrained
 from lightning_nas.search.state import SearchState
+from lightning_nas.search.warnings_heard import heard_warnings
 from lightning_nas.search.zero_shot import search_zero_shot
 from lightning_nas.space.nodes import described
 from lightning_nas.supernet.importance import sort_channels
@@ -51,13 +52,14 @@ def search_untrained(
         sort_channels(module)
         fit, network = state.fitted(), owner_of(supernet, module)[1]
         images = network_images(fit, supernet, method.num_images)
-        warn_untrained(module, network, fit.training_batches(8), trainer, fit.loss)
         rows: list[list[float]] = []
-        if isinstance(method, Library):
-            found = search_by_library(module, images, search.limits, estimator, method, num_candidates)
-            ranked, rows = list(found.ranked), [row.tolist() for row in found.errors]
-        else:
-            ranked = search_zero_shot(module, images, search, estimator, method, num_candidates)
+        with heard_warnings() as state.progress.warnings:
+            warn_untrained(module, network, fit.training_batches(8), trainer, fit.loss)
+            if isinstance(method, Library):
+                found = search_by_library(module, images, search.limits, estimator, method, num_candidates)
+                ranked, rows = list(found.ranked), [row.tolist() for row in found.errors]
+            else:
+                ranked = search_zero_shot(module, images, search, estimator, method, num_candidates)
         # Each process has seen images of its own; all go on with what the first one found.
         state.progress.ranked, state.progress.errors = trainer.strategy.broadcast((ranked, rows))
     errors = [torch.tensor(row) for row in state.progress.errors] or None

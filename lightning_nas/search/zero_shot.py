@@ -19,7 +19,7 @@ from lightning_nas.search.verify import first_verified, verified_candidates
 from lightning_nas.space.spec import Encoding
 from lightning_nas.supernet.derive import derive
 from lightning_nas.supernet.supernet import owner_of
-from lightning_nas.supernet.zero_cost import zero_cost
+from lightning_nas.supernet.zero_cost import AGREEMENT, zero_cost
 
 __all__ = ["ScoredMember", "rank_products", "score_table", "search_zero_shot"]
 
@@ -63,6 +63,7 @@ def search_zero_shot(
     Raises:
         ValueError: No member is within the budgets, or a score cannot run an operator of the network.
     """
+    _warn_weak(settings.scores)
     space, network = search.supernet.space, owner_of(search.supernet, network)[1]
     drawn = search.candidates(settings.num_members)
     names = [score.removeprefix("-") for score in settings.scores]
@@ -127,6 +128,19 @@ def score_table(members: Sequence[ScoredMember], scores: Sequence[str], count: i
     return "\n".join(
         "  ".join(cell.rjust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows
     )
+
+
+def _warn_weak(scores: Sequence[str]) -> None:
+    """Warn of scores that told less of fine-tuned members than the number of parameters does."""
+    least = AGREEMENT["params"]
+    for score in scores:
+        sign = -1 if score.startswith("-") else 1
+        if (found := sign * AGREEMENT[score.removeprefix("-")]) < least:
+            log.warning(
+                "`%s` tells less than the number of parameters: among fine-tuned networks of one latency Kendall's tau"
+                " with how near they come to their source is %.2f, of more parameters %.2f. HINT: scores=[naswot].",
+                *(score, found, least),
+            )
 
 
 def _single(column: Sequence[tuple[float, ...]]) -> list[float]:

@@ -13,10 +13,22 @@ from lightning_nas.supernet.az_nas import block_scores
 from lightning_nas.supernet.synflow import synflow
 from lightning_nas.supernet.zico import zico
 
-__all__ = ["SCORES", "macs", "params", "zero_cost"]
+__all__ = ["AGREEMENT", "SCORES", "macs", "params", "zero_cost"]
 
 SCORES = ("naswot", "swap", "synflow", "zico", "az_nas", "params", "macs")
 """Names of the scores."""
+
+AGREEMENT = {
+    "naswot": 0.49,
+    "swap": 0.49,
+    "synflow": -0.06,
+    "zico": 0.15,
+    "az_nas": 0.15,
+    "params": -0.15,
+    "macs": 0.03,
+}
+"""Kendall's tau of each score with how near members of one latency come to the source by fine-tuning:
+``tests/benchmarks/truth_set.md``."""
 
 
 def params(network: nn.Module) -> float:

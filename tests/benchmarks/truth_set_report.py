@@ -6,7 +6,6 @@ from copy import deepcopy
 from pathlib import Path
 
 import numpy as np
-from scipy.stats import kendalltau
 from truth_set import BAND, DEVICE, Setting, Task, fitted, rows_in, say
 
 from lightning_nas import ArchitectureSearch, Estimator
@@ -22,7 +21,7 @@ HERE = Path(__file__).parent
 PAGE = HERE / "truth_set.md"
 TRUTHS = {"ce": -1.0, "metric": 1.0, "kl": -1.0}
 """What is measured of a fine-tuned member, and the sign by which more is better."""
-NUM_BOOTSTRAP = 1000
+NUM_BOOTSTRAP = 300
 
 
 def run(given):
@@ -32,7 +31,7 @@ def run(given):
     elif given.action == "record":
         record(given.task, given.work)
     else:
-        report()
+        PAGE.write_text(page())
 
 
 def ask_scores(task, work):
@@ -45,7 +44,7 @@ def ask_scores(task, work):
         if family.__name__ in {score["family"] for score in scores.values()}:
             continue
         for name, seconds, values in family(setting):
-            values = {key: float(value) for key, value in values.items()}
+            values = {key: float(f"{value:.6g}") for key, value in values.items()}
             scores[name] = {"family": family.__name__, "seconds": round(seconds, 1), "values": values}
             say(f"{name}: {seconds:.1f} s")
         path.write_text(json.dumps(found))
@@ -149,9 +148,17 @@ def record(task, work):
         "source": json.loads((work / "source.json").read_text()),
         "members": json.loads((work / "members.json").read_text()),
         "rows": rows_in(work),
-        "scores": json.loads((work / "scores.json").read_text()) if (work / "scores.json").exists() else {},
+        "scores": json.loads((work / "scores.json").read_text()),
     }
-    (HERE / f"truth_set_{task}.json").write_text(json.dumps(found, indent=1) + "\n")
+    lines = [f"{json.dumps(key)}: {_lines(value)}" for key, value in found.items()]
+    (HERE / f"truth_set_{task}.json").write_text("{\n" + ",\n".join(lines) + "\n}\n")
+
+
+def _lines(value):
+    """Return JSON with a line for each row."""
+    if isinstance(value, list):
+        return "[\n" + ",\n".join(json.dumps(row) for row in value) + "\n]"
+    return "{\n" + ",\n".join(f"{json.dumps(key)}: {json.dumps(row)}" for key, row in value.items()) + "\n}"
 
 
 def truths(found, what):
@@ -165,14 +172,24 @@ def truths(found, what):
 
 
 def tau(one, other):
-    return float(kendalltau(one, other).statistic)
+    """Return Kendall's tau-b."""
+    return _tau(_signs(one), _signs(other))
 
 
 def interval(one, other):
     """Return the 90 % interval of a tau by bootstrap over members."""
-    rng, one, other = np.random.default_rng(0), np.asarray(one), np.asarray(other)
-    picks = (rng.integers(len(one), size=len(one)) for _ in range(NUM_BOOTSTRAP))
-    return np.nanquantile([tau(one[pick], other[pick]) for pick in picks], [0.05, 0.95])
+    rng, one, other = np.random.default_rng(0), _signs(one), _signs(other)
+    picks = (np.sort(rng.integers(len(one), size=len(one))) for _ in range(NUM_BOOTSTRAP))
+    return np.nanquantile([_tau(one[np.ix_(pick, pick)], other[np.ix_(pick, pick)]) for pick in picks], [0.05, 0.95])
+
+
+def _signs(values):
+    values = np.asarray(values, dtype=float)
+    return np.sign(values[:, None] - values[None, :])
+
+
+def _tau(one, other):
+    return float((one * other).sum() / np.sqrt(np.square(one).sum() * np.square(other).sum()))
 
 
 def noise(pairs):
@@ -189,8 +206,8 @@ def noise(pairs):
     return deviation, tau(*pairs.T), float(np.mean([tau(*rows) for rows in zip(drawn, seen, strict=True)]))
 
 
-def report():
-    """Write the page of all tasks that are recorded."""
+def page():
+    """Return the page of all tasks that are recorded."""
     lines = [
         "# What scores are worth",
         "",
@@ -200,9 +217,22 @@ def report():
         "much worse the member is that the score thinks best in the band than the best by the truth there. What it",
         "costs is for all members together, in training steps of the source at the same batch size.",
     ]
-    for path in sorted(HERE.glob("truth_set_*.json")):
-        lines += ["", *task_lines(path.stem.removeprefix("truth_set_"), json.loads(path.read_text()))]
-    PAGE.write_text("\n".join(lines) + "\n")
+    for task, found in recorded():
+        lines += ["", *task_lines(task, found)]
+    return "\n".join(lines) + "\n"
+
+
+def recorded():
+    """Return the tasks that are recorded, with their records."""
+    paths = sorted(HERE.glob("truth_set_*.json"))
+    return [(path.stem.removeprefix("truth_set_"), json.loads(path.read_text())) for path in paths]
+
+
+def agreement(found, name):
+    """Return the tau of a score with the divergence of fine-tuned members from the source, within one latency."""
+    means = {key: value for key, value in truths(found, "kl")[0].items() if key.startswith("band")}
+    values = found["scores"]["scores"][name]["values"]
+    return tau(list(means.values()), [values[key] for key in means])
 
 
 def task_lines(task, found):

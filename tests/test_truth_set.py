@@ -1,0 +1,48 @@
+"""The yardstick of scores: its ranks and its noise, and what the package says by it."""
+
+import importlib
+from pathlib import Path
+
+import numpy as np
+import pytest
+from scipy.stats import kendalltau
+
+from lightning_nas.supernet.zero_cost import AGREEMENT
+
+BENCHMARKS = Path(__file__).parent / "benchmarks"
+NAMES = {"params": "parameters", "macs": "MACs"}
+
+
+@pytest.fixture
+def report(monkeypatch):
+    monkeypatch.syspath_prepend(BENCHMARKS)
+    return importlib.import_module("truth_set_report")
+
+
+def test_tau_is_that_of_kendall(report):
+    rng = np.random.default_rng(0)
+    one, other = rng.normal(size=40).round(1), rng.normal(size=40)
+    assert report.tau(one, other) == pytest.approx(kendalltau(one, other).statistic)
+    low, high = report.interval(one, one + 0.3 * other)
+    assert low < report.tau(one, one + 0.3 * other) < high
+    assert high - low < 0.4
+
+
+def test_noise_is_found_again(report):
+    rng = np.random.default_rng(0)
+    true = rng.normal(0, 3, 4000)
+    deviation, repeated, ceiling = report.noise(true[:800, None] + rng.normal(0, 1, (800, 2)))
+    assert deviation == pytest.approx(1, rel=0.1)
+    # Of two normal variables Kendall's tau is 2/pi times the arcsine of their correlation.
+    assert repeated == pytest.approx(2 / np.pi * np.arcsin(9 / 10), abs=0.03)
+    assert ceiling == pytest.approx(2 / np.pi * np.arcsin(np.sqrt(9 / 9.5)), abs=0.03)
+
+
+def test_scores_are_warned_of_by_what_is_recorded(report):
+    for score, value in AGREEMENT.items():
+        found = [report.agreement(record, NAMES.get(score, score)) for _, record in report.recorded()]
+        assert round(float(np.mean(found)), 2) == value, score
+
+
+def test_the_page_is_what_the_records_say(report):
+    assert report.PAGE.read_text() == report.page()
