@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass
 
-from lightning.pytorch.utilities import rank_zero_info
 from torch import Tensor, nn
 
 from lightning_nas.budget.limits import Limits
 from lightning_nas.estimator.cost_model import CostModel
 from lightning_nas.search.engine import Search
 from lightning_nas.search.settings import Library
+from lightning_nas.search.tell import tell
 from lightning_nas.search.verify import verified_candidates
 from lightning_nas.space.spec import Encoding
 from lightning_nas.supernet.option_errors import replace_one
@@ -18,6 +19,8 @@ from lightning_nas.supernet.source_judge import SourceJudge
 from lightning_nas.supernet.supernet import find_supernet
 
 __all__ = ["LibrarySearch", "search_by_library"]
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -65,7 +68,7 @@ def search_by_library(
         ranked |= {encoding: judge.judge(judge.refitted(encoding)).error for encoding in new}
         ranked = dict(sorted(ranked.items(), key=lambda item: item[1]))
         best = next(iter(ranked))
-        rank_zero_info(f"Round {number + 1}: the best of {len(ranked)} members is {ranked[best]:.4f} from the source.")
+        tell(log, f"Round {number + 1}: the best of {len(ranked)} members is {ranked[best]:.4f} from the source.")
         if best == start:
             break
         start = best

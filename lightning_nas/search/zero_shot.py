@@ -8,13 +8,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from lightning.pytorch.utilities import rank_zero_info
 from torch import Tensor, nn
 from tqdm import tqdm
 
 from lightning_nas.estimator.cost_model import CostModel
 from lightning_nas.search.engine import Search
 from lightning_nas.search.settings import ZeroShot
+from lightning_nas.search.tell import tell
 from lightning_nas.search.verify import first_verified, verified_candidates
 from lightning_nas.space.spec import Encoding
 from lightning_nas.supernet.derive import derive
@@ -85,9 +85,7 @@ def search_zero_shot(
         )
         for place in order
     ]
-    # The command line shows what this package logs and silences Lightning; in a script it is the other way round.
-    tell = log.info if log.isEnabledFor(logging.INFO) else rank_zero_info
-    tell(f"The best of {len(members)} members within the budgets:\n{score_table(members, settings.scores)}")
+    tell(log, f"The best of {len(members)} members within the budgets:\n{score_table(members, settings.scores)}")
     ordered = [member.encoding for member in members]
     # Where the estimate is low, the backend may find all of them to be over; then others cost less.
     kept = first_verified(search, estimator, ordered, num_candidates)
