@@ -3,6 +3,7 @@
 import json
 import time
 from copy import deepcopy
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -38,16 +39,17 @@ def ask_scores(task, work):
     """Ask each score for all members, and keep what it says and the seconds that it took; higher is better."""
     setting, path = Setting(task, work), work / "scores.json"
     found = json.loads(path.read_text()) if path.exists() else {"step_seconds": seconds_per_step(setting)}
-    families = (replaced, replaced_and_refined, counted, whole_members, zero_shot, supernets)
-    for family in families:
+    families = {one.__name__: one for one in (replaced, replaced_and_refined, counted, whole_members, zero_shot)}
+    families |= {f"supernet {seed}": partial(supernet, seed=seed) for seed in range(3)}
+    for kind, family in families.items():
         scores = found.setdefault("scores", {})
-        if family.__name__ in {score["family"] for score in scores.values()}:
+        if kind in {score["family"] for score in scores.values()}:
             continue
         for name, seconds, values in family(setting):
             values = {key: float(f"{value:.6g}") for key, value in values.items()}
-            scores[name] = {"family": family.__name__, "seconds": round(seconds, 1), "values": values}
+            scores[name] = {"family": kind, "seconds": round(seconds, 1), "values": values}
             say(f"{name}: {seconds:.1f} s")
-        path.write_text(json.dumps(found))
+            path.write_text(json.dumps(found))
 
 
 def seconds_per_step(setting):
@@ -115,23 +117,21 @@ def zero_shot(setting):
         yield score, time.monotonic() - started, dict(zip(encodings, values, strict=True))
 
 
-def supernets(setting, lengths=(12,), seeds=(0, 1, 2)):
-    """Yield the losses that members inherit from a supernet on held-out training images, by its epochs and seed."""
-    task, encodings = setting.task, encodings_of(setting)
-    for epochs, seed in ((epochs, seed) for epochs in lengths for seed in seeds):
-        started = time.monotonic()
-        module = task.module(deepcopy(setting.supernet), task.lr[1], setting.teacher, setting.space.feature_modules)
-        search = ArchitectureSearch(
-            Estimator.load(DEVICE, fallback="bytes"),
-            latency="0.5x",
-            method=Decoupled(steps=1),
-            selection=Selection(num_candidates=1, num_evaluations=0, num_random_subnets=0),
-            serves=["0.7x", "0.95x"],
-        )
-        fitted(task, module, epochs, seed, [search])
-        loss = search.state.evaluator(held_out=True)
-        values = {name: -loss(encoding) for name, encoding in encodings.items()}
-        yield f"supernet of {epochs} epochs, seed {seed}", time.monotonic() - started, values
+def supernet(setting, seed, epochs=12):
+    """Yield the losses that members inherit from a supernet, on training batches."""
+    task, started = setting.task, time.monotonic()
+    module = task.module(deepcopy(setting.supernet), task.lr[1], setting.teacher, setting.space.feature_modules)
+    search = ArchitectureSearch(
+        Estimator.load(DEVICE, fallback="bytes"),
+        latency="0.5x",
+        method=Decoupled(steps=1),
+        selection=Selection(num_candidates=1, num_evaluations=0, num_random_subnets=0),
+        serves=["0.7x", "0.95x"],
+    )
+    fitted(task, module, epochs, seed, [search])
+    loss = search.state.evaluator(held_out=True)
+    values = {name: -loss(encoding) for name, encoding in encodings_of(setting).items()}
+    yield f"supernet of {epochs} epochs, seed {seed}", time.monotonic() - started, values
 
 
 def summed(rows, encodings, sign):
