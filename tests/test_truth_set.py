@@ -32,10 +32,30 @@ def test_noise_is_found_again(report):
     rng = np.random.default_rng(0)
     true = rng.normal(0, 3, 4000)
     deviation, repeated, ceiling = report.noise(true[:800, None] + rng.normal(0, 1, (800, 2)))
+    # Members without a second seed are noisier, and of the same spread.
+    alone = report.noise([*(true[:400, None] + rng.normal(0, 1, (400, 2))), *(true[400:800, None])])
+    assert alone[0] == pytest.approx(deviation, rel=0.1)
+    assert ceiling - 0.05 < alone[2] < ceiling
     assert deviation == pytest.approx(1, rel=0.1)
     # Of two normal variables Kendall's tau is 2/pi times the arcsine of their correlation.
     assert repeated == pytest.approx(2 / np.pi * np.arcsin(9 / 10), abs=0.03)
     assert ceiling == pytest.approx(2 / np.pi * np.arcsin(np.sqrt(9 / 9.5)), abs=0.03)
+
+
+def test_what_a_seed_does_to_all_members_is_no_noise(report):
+    truth = {"a": (0.3, 0.1), "b": (0.4, 0.2), "c": (0.5, 0.3), "d": (0.6,)}
+    rows = [
+        {"name": name, "seed": seed, "truth": {"metric": value}}
+        for name, values in truth.items()
+        for seed, value in enumerate(values)
+    ]
+    found = report.truths({"rows": rows}, "metric")
+    assert {name: np.round(values, 6).tolist() for name, values in found.items()} == {
+        "a": [0.2, 0.2],
+        "b": [0.3, 0.3],
+        "c": [0.4, 0.4],
+        "d": [0.5],
+    }
 
 
 def test_scores_are_warned_of_by_what_is_recorded(report):

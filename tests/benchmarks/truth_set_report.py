@@ -22,7 +22,7 @@ HERE = Path(__file__).parent
 PAGE = HERE / "truth_set.md"
 TRUTHS = {"ce": -1.0, "metric": 1.0, "kl": -1.0}
 """What is measured of a fine-tuned member, and the sign by which more is better."""
-NUM_BOOTSTRAP = 300
+NUM_BOOTSTRAP = 200
 
 
 def run(given):
@@ -162,13 +162,18 @@ def _lines(value):
 
 
 def truths(found, what):
-    """Return the truth of each member, the mean of its seeds, and of those with two seeds the truth of each."""
+    """Return for each member its truth by each seed, less what a seed does to all members alike."""
     by_name = {}
     for row in found["rows"]:
         by_name.setdefault(row["name"], {})[row["seed"]] = TRUTHS[what] * row["truth"][what]
-    means = {name: float(np.mean(list(seeds.values()))) for name, seeds in by_name.items()}
-    pairs = [(seeds[0], seeds[1]) for seeds in by_name.values() if len(seeds) == 2]
-    return means, np.array(pairs)
+    pairs = np.array([(seeds[0], seeds[1]) for seeds in by_name.values() if len(seeds) == 2])
+    shifts = pairs.mean(0) - pairs.mean()
+    return {name: [value - shifts[seed] for seed, value in seeds.items()] for name, seeds in by_name.items()}
+
+
+def means_of(found, what, names=None):
+    """Return the mean truth of each member, or of some."""
+    return {key: float(np.mean(runs)) for key, runs in truths(found, what).items() if names is None or key in names}
 
 
 def tau(one, other):
@@ -192,17 +197,22 @@ def _tau(one, other):
     return float((one * other).sum() / np.sqrt(np.square(one).sum() * np.square(other).sum()))
 
 
-def noise(pairs):
+def noise(runs):
     """Return the standard deviation of one run, the tau of two seeds, and what a perfect score would reach.
 
-    A perfect score knows the mean over all seeds; the truth here is that of two. Its tau with them is found by drawing:
-    the members' spread less the noise, and noise added again.
+    A perfect score knows the mean over all seeds; the truth here is that of one or two. Its tau with them is found by
+    drawing: members spread as they do less their noise, and noise added again.
+
+    Args:
+        runs: The truths of each member by its seeds.
     """
     rng = np.random.default_rng(0)
+    pairs = np.array([seeds for seeds in runs if len(seeds) == 2])
     deviation = float(np.sqrt(((pairs[:, 0] - pairs[:, 1]) ** 2).mean() / 2))
-    spread = max(1e-12, float(pairs.mean(1).var() - deviation**2 / 2)) ** 0.5
-    drawn = rng.normal(0, spread, (200, len(pairs)))
-    seen = drawn + rng.normal(0, deviation / 2**0.5, drawn.shape)
+    errors = deviation / np.sqrt([len(seeds) for seeds in runs])
+    variance = np.var([np.mean(seeds) for seeds in runs]) - np.mean(np.square(errors))
+    drawn = rng.normal(0, max(1e-12, float(variance)) ** 0.5, (200, len(runs)))
+    seen = drawn + rng.normal(0, 1, drawn.shape) * errors
     return deviation, tau(*pairs.T), float(np.mean([tau(*rows) for rows in zip(drawn, seen, strict=True)]))
 
 
@@ -230,7 +240,7 @@ def recorded():
 
 def agreement(found, name):
     """Return the tau of a score with the divergence of fine-tuned members from the source, within one latency."""
-    means = {key: value for key, value in truths(found, "kl")[0].items() if key.startswith("band")}
+    means = means_of(found, "kl", {key for key in found["members"] if key.startswith("band")})
     values = found["scores"]["scores"][name]["values"]
     return tau(list(means.values()), [values[key] for key in means])
 
@@ -241,13 +251,14 @@ def task_lines(task, found):
     band = {name for name in found["members"] if name.startswith("band")}
     step, scores = found["scores"]["step_seconds"], found["scores"]["scores"]
     for what, text in (("kl", "divergence from the source"), ("ce", "cross-entropy"), ("metric", "metric")):
-        means, pairs = truths(found, what)
+        means, runs = means_of(found, what), truths(found, what)
         inside = [name for name in means if name in band]
-        deviation, repeated, ceiling = noise(pairs)
+        deviation, repeated, ceiling = noise([runs[name] for name in inside])
+        twice = sum(len(runs[name]) == 2 for name in inside)
         lines += [
-            f"By {text}: {len(means)} members, {len(inside)} within {BAND[0]} to {BAND[1]} of the source's latency. One"
-            f" run deviates by {deviation:.4f}; two seeds agree by tau {repeated:.2f}; a perfect score would reach"
-            f" {ceiling:.2f} in the band.",
+            f"By {text}: {len(means)} members, {len(inside)} within {BAND[0]} to {BAND[1]} of the source's latency,"
+            f" {twice} of these with two seeds. One run deviates by {deviation:.4f}; two seeds agree by tau"
+            f" {repeated:.2f}; a perfect score would reach {ceiling:.2f} in the band.",
             "",
             "| score | all | in the band | its best there | regret | cost in steps |",
             "| --- | --- | --- | --- | --- | --- |",
