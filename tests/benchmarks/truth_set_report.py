@@ -226,6 +226,12 @@ def page():
         "Kendall's tau of a score with the truth, with its 90 % interval by bootstrap over the members. *Regret*: how",
         "much worse the member is that the score thinks best in the band than the best by the truth there. What it",
         "costs is for all members together, in training steps of the source at the same batch size.",
+        "",
+        "* *one replaced, summed*: the errors of single options in the source, see `replace_one`, added up; *last layers*",
+        "  by what the last layers give, *divergence* by the classes' probabilities; *refined* with 100 steps a block.",
+        "* *whole member refitted*: the same of the member itself, refitted as a whole.",
+        "* *supernet*: minus the loss that the member inherits after 12 epochs, on 8 batches of training images.",
+        "* The others are counted, or are zero-shot scores with the weights of the source.",
     ]
     for task, found in recorded():
         lines += ["", *task_lines(task, found)]
