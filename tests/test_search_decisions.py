@@ -2,6 +2,7 @@
 
 import itertools
 import re
+from contextlib import nullcontext
 from types import SimpleNamespace
 
 import numpy as np
@@ -18,6 +19,7 @@ from lightning_nas.budget.evolution import evolve
 from lightning_nas.budget.solver import Limit, _Program, solve, usable_part
 from lightning_nas.io.units import bytes_text
 from lightning_nas.jobs import search as jobs
+from lightning_nas.search import Library
 from lightning_nas.search.describe import announcement, brief, metrics
 from lightning_nas.search.engine import Search
 from lightning_nas.search.frontier import frontier_subnets
@@ -109,16 +111,26 @@ def test_a_slower_subnet_that_is_no_better_is_not_of_the_frontier(supernet):
 
 def test_the_candidate_that_is_best_once_it_is_refitted_is_taken(supernet, images, monkeypatch):
     space = supernet.supernet.space
-    search = searching(supernet)
-    candidates = [space.decode(nodes) for nodes in search.candidates(3)]
-    losses = iter([2.0, 1.0, 3.0])
+    candidates = [space.decode(nodes) for nodes in searching(supernet).candidates(3)]
+    losses, fitted = iter([2.0, 1.0, 3.0]), []
     monkeypatch.setattr(jobs, "_validation_loss", lambda module, data: next(losses))
-    monkeypatch.setattr(jobs, "refit", lambda *arguments: None)
-    chosen, network = jobs._best_refitted(
-        candidates, supernet, None, images, lambda network: SimpleNamespace(network=network), None
+    monkeypatch.setattr(jobs, "fit_member", lambda *arguments: fitted.append(arguments[-2:]))
+    job = SimpleNamespace(
+        space=space,
+        callback=SimpleNamespace(method=Library(refine_steps=7)),
+        candidates=candidates,
+        untrained=supernet,
+        teacher=None,
+        images=images,
+        estimator=LinearEstimator(),
+        model=SimpleNamespace(data=None),
+        _watch=nullcontext(),
+        _taught=lambda network, feature_modules: network,
     )
-    assert chosen == candidates[1]
-    assert network.features[-1][0].in_channels == dict(candidates[1].widths)["features.4.conv.2"]
+    jobs.SearchJob._choose(job)
+    assert job.chosen == candidates[1]
+    assert job.subnet.features[-1][0].in_channels == dict(candidates[1].widths)["features.4.conv.2"]
+    assert fitted == [(space.encode(candidate), 7) for candidate in candidates]
 
 
 @pytest.mark.parametrize("prior", [0.0, 1.0])
