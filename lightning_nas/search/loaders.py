@@ -171,9 +171,8 @@ class UserFit:
         if recent or self.loaders.training is None:
             return list(recent)
         with isolate_rng():
-            batches = list(self.training_batches(CALIBRATION_BATCHES))
-            # As many as a training that was not interrupted has seen last, in several epochs if need be.
-            return (batches * CALIBRATION_BATCHES)[:CALIBRATION_BATCHES]
+            # Of one epoch alone, as a training that was not interrupted keeps them.
+            return list(self.training_batches(CALIBRATION_BATCHES))
 
 
 def _single(loaders: object) -> DataLoader[object] | None:
