@@ -126,7 +126,9 @@ def test_options_are_put_into_what_an_earlier_round_found(shallow):
 
 def test_every_option_has_an_error_and_the_source_none(shallow):
     supernet, images = shallow
+    drawn = torch.get_rng_state()
     space, found = supernet.supernet.space, replace_one(SourceJudge(supernet, images)).distances
+    assert torch.equal(torch.get_rng_state(), drawn)  # what is trained behind it is as without
     assert [len(row) for row in found] == list(space.node_sizes)
     for row, own in zip(found, space.reference_encoding, strict=True):
         assert row[own] == 0

@@ -147,7 +147,8 @@ class Library:
         refine_steps: Optimizer steps by which each block is refined, alone, once it is fitted in closed form; some
             hundred, or 0 for none. Of the options that are tried and of the subnet; see
             `lightning_nas.supernet.refine`.
-        num_workers: Processes that try options, as those of a `DataLoader`; 0 for none beside this one.
+        num_workers: Processes that try options, as those of a `DataLoader`, where the network is on the CPU; 0 for none
+            beside this one.
         budget_use: Least part of the first budget that the subnet uses, where the space has enough near it.
         seed: Seed of every draw.
 

@@ -72,6 +72,7 @@ def replace_one(judge: SourceJudge, start: Encoding | None = None, num_workers: 
         start: The member that options are put into; by default the source. A later round begins with what an earlier
             one found.
         num_workers: Processes that try options, of one thread each, as those of a `DataLoader`; 0 for this one alone.
+            They are for networks on the CPU.
     """
     return OptionTrials(judge, judge.space.reference_encoding if start is None else start).errors(num_workers)
 
@@ -113,7 +114,9 @@ class OptionTrials(Dataset[tuple[int, int, float, float]]):
         rows = [torch.full((size, 2), torch.nan) for size in self.space.node_sizes]
         for row, option in zip(rows, self.encoding, strict=True):
             row[option] = torch.tensor([self.own.error, self.own.divergence])
-        results = DataLoader(self, batch_size=None, collate_fn=_as_it_is, num_workers=num_workers)
+        # With a generator of its own it draws nothing from the one that trainings go by.
+        own = torch.Generator()
+        results = DataLoader(self, batch_size=None, collate_fn=_as_it_is, num_workers=num_workers, generator=own)
         for node, option, error, divergence in tqdm(results, desc="Trying options", leave=False):
             rows[node][option] = torch.tensor([error, divergence])
         divergences = [row[:, 1] for row in rows]
