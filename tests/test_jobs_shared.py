@@ -131,6 +131,7 @@ def test_a_search_by_a_library_shares_the_source_and_trains_no_supernet(tmp_path
         assert "taught" in done.stdout
         # After three steps it is.
         assert "The network is hardly trained" in done.stdout
+        assert {text.split(":")[0] for text in result["search"]["warnings"]} == {"The network is hardly trained"}
     folders(tmp_path / "shared")  # of one source
     assert not list((tmp_path / "b" / "checkpoints").glob("source*.ckpt"))
 

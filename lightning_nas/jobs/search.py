@@ -39,6 +39,7 @@ from lightning_nas.search.describe import format_reach
 from lightning_nas.search.is_trained import warn_untrained
 from lightning_nas.search.quiet_loss import quiet_copy, task_loss
 from lightning_nas.search.settings import Fitting
+from lightning_nas.search.warnings_heard import heard_warnings
 from lightning_nas.space.nodes import described
 from lightning_nas.space.spec import Architecture, SearchSpace
 from lightning_nas.supernet import derive, option_errors, sort_channels, supernet_from
@@ -152,10 +153,11 @@ class SearchJob:
         if (num_images := self.searching.num_trial_images) and self.trains_supernet:
             with self._watch:
                 callback.errors = option_errors(self.untrained, self.images[:num_images])
-        if not self.trains_supernet:
-            # Without its teacher, which is itself and would see the same images; training batches mix the classes.
-            alone = self._task(deepcopy(self.source))
-            warn_untrained(alone, network_of(alone), model.data.train_dataloader())
+        with heard_warnings() as self.heard:
+            if not self.trains_supernet:
+                # Without its teacher, which is itself and would see the same images; training batches mix the classes.
+                alone = self._task(deepcopy(self.source))
+                warn_untrained(alone, network_of(alone), model.data.train_dataloader())
         # Out of the sorted supernet: maps are imitated channel by channel, so teacher and subnets need one order.
         self.teacher = derive(supernet, self.space.reference_encoding)
         module = self._taught(supernet, feature_modules=self.space.feature_modules, **(self.searching.task or {}))
@@ -211,7 +213,7 @@ class SearchJob:
         readiness = callback.readiness
         supernet = SupernetRecord(
             None if readiness is None else ReadinessRecord(str(readiness), readiness.to_dict()),
-            tuple(callback.warnings),
+            (*self.heard, *callback.warnings),
         )
         outcome = Outcome(
             recipe=self.run.recipe,
