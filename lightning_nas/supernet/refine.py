@@ -18,7 +18,13 @@ _LR, _BATCH, _SEED = 1e-3, 64, 0
 
 
 def fit_member(
-    subnet: nn.Module, source: nn.Module, images: Tensor, space: SearchSpace, encoding: Encoding, refine_steps: int = 0
+    subnet: nn.Module,
+    source: nn.Module,
+    images: Tensor,
+    space: SearchSpace,
+    encoding: Encoding,
+    refine_steps: int = 0,
+    blocks: Sequence[FittedBlock] | None = None,
 ) -> None:
     """Fit a member of a space to its source, in closed form and then, if that is asked for, by gradient.
 
@@ -29,10 +35,12 @@ def fit_member(
         space: The space.
         encoding: The member.
         refine_steps: Optimizer steps of each block, see `refine`; 0 for none.
+        blocks: What `fitted_blocks` gave for the source, where it is known already.
     """
-    refit(subnet, source, images)
+    blocks = fitted_blocks(source, images[:1]) if blocks is None else blocks
+    refit(subnet, source, images, blocks)
     if refine_steps:
-        refine(subnet, source, images, block_modules(space, encoding, fitted_blocks(source, images[:1])), refine_steps)
+        refine(subnet, source, images, block_modules(space, encoding, blocks), refine_steps)
 
 
 def refine(network: nn.Module, source: nn.Module, images: Tensor, paths: Sequence[str], steps: int) -> None:

@@ -16,6 +16,7 @@ from lightning_nas.graph.elastic_network import read_network
 from lightning_nas.graph.eval_mode import evaluating
 from lightning_nas.graph.residuals import residuals
 from lightning_nas.supernet.least_squares import normalised, sampled_rows, solve
+from lightning_nas.supernet.source_outputs import run_network
 
 __all__ = ["FittedBlock", "Targets", "fit_blocks", "fitted_blocks", "recorded", "refit", "refit_block"]
 
@@ -33,7 +34,7 @@ class FittedBlock:
     residual: str = ""
 
 
-def refit(subnet: nn.Module, teacher: nn.Module, images: Tensor) -> None:
+def refit(subnet: nn.Module, teacher: nn.Module, images: Tensor, blocks: Sequence[FittedBlock] | None = None) -> None:
     """Fit the convolutions of each block so that its output is that of the teacher's block; no gradients, one pass.
 
     A narrower block lost hidden channels, a fused one its inner activation. From the input that the refitted subnet
@@ -47,15 +48,16 @@ def refit(subnet: nn.Module, teacher: nn.Module, images: Tensor) -> None:
         teacher: The network of the widest blocks, with the same channel order: `derive(supernet,
             supernet.supernet.space.reference_encoding)`, before or after the search. It is not changed.
         images: Training images, shape (N, 3, H, W), normalised; some hundred.
+        blocks: What `fitted_blocks` gave for the teacher, where it is known already.
 
     Raises:
         ValueError: The two networks do not have the same blocks.
     """
-    blocks = fitted_blocks(teacher, images[:1])
+    blocks = fitted_blocks(teacher, images[:1]) if blocks is None else blocks
     _check_same(subnet, teacher, blocks)
     images = images.contiguous(memory_format=torch.channels_last)
-    targets = recorded(teacher, subnet, blocks, lambda: teacher(images))
-    fit_blocks(subnet, blocks, targets, lambda: subnet(images))
+    targets = recorded(teacher, subnet, blocks, lambda: run_network(teacher, images))
+    fit_blocks(subnet, blocks, targets, lambda: run_network(subnet, images))
 
 
 def refit_block(

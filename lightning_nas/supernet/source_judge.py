@@ -13,8 +13,8 @@ from lightning_nas.graph.eval_mode import evaluating
 from lightning_nas.space.spec import Encoding
 from lightning_nas.supernet.derive import derive
 from lightning_nas.supernet.last_layers import watching_layers
-from lightning_nas.supernet.refine import block_modules, refine
-from lightning_nas.supernet.refit import fit_blocks, fitted_blocks, recorded
+from lightning_nas.supernet.refine import fit_member
+from lightning_nas.supernet.refit import fitted_blocks
 from lightning_nas.supernet.source_outputs import SourceOutputs, run_network
 from lightning_nas.supernet.supernet import find_supernet, owner_of
 
@@ -82,11 +82,7 @@ class SourceJudge:
         if encoding == self.space.reference_encoding:
             return self.source
         subnet = derive(self.network, encoding)
-        targets = recorded(self.source, subnet, self.blocks, lambda: run_network(self.source, self.images))
-        fit_blocks(subnet, self.blocks, targets, lambda: run_network(subnet, self.images))
-        if self.refine_steps:
-            modules = block_modules(self.space, encoding, self.blocks)
-            refine(subnet, self.source, self.images, modules, self.refine_steps)
+        fit_member(subnet, self.source, self.images, self.space, encoding, self.refine_steps, self.blocks)
         return subnet
 
     def judge(
